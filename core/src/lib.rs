@@ -1,4 +1,27 @@
 //! Every decision of Berth, as pure functions and values.
+//!
+//! No clock, no I/O, no environment, no proxy-wasm: time, randomness and bytes come in as arguments, decisions go out
+//! as values. The filter, the `berth` binary and the tests all decide by this crate.
+//!
+//! In the order of a request's way, which is also the order to read:
+//!
+//! 1. [`session`]: which session a request belongs to, over bytes.
+//! 2. [`ring`]: session hash → nodes in order, as Envoy's own hash policies would.
+//! 3. [`membership`], [`health`], [`roster`]: what Envoy says of its hosts, the state that follows, and the shared
+//!    record of both.
+//! 4. [`snapshot`], [`decision`]: one immutable view of a pool, and the placement of a session in it.
+//! 5. [`passive`]: what a worker learns from its own requests.
+//! 6. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+pub mod config;
+pub mod decision;
+pub mod event;
+pub mod health;
+pub mod membership;
+pub mod passive;
 pub mod ring;
+pub mod roster;
 pub mod session;
+pub mod snapshot;
+pub mod time;

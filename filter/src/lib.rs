@@ -1,1 +1,20 @@
-//! The filter.
+//! Berth's Envoy filter: callbacks in, hostcalls out, every decision in `berth_core`.
+//!
+//! [`root`] lives once per VM: it reads the configuration, keeps each pool's snapshot fresh and, in one VM per Envoy,
+//! polls the membership. [`stream`] lives once per request. [`plugin`] is what the two share, [`shared`] what the VMs
+//! share, and [`host`] the only place that calls the proxy.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod host;
+mod metrics;
+mod plugin;
+mod root;
+mod shared;
+mod stream;
+
+use proxy_wasm::types::LogLevel;
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(LogLevel::Info);
+    proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
+}}

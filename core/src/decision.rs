@@ -1,0 +1,141 @@
+//! Where a session goes: a walk along the ring that asks each node's state.
+//!
+//! Without a state cluster the ring's answer *is* the placement, so an existing session and a new one look alike. The
+//! walk is kind to existing ones: a degraded or draining node keeps the sessions the ring gives it, but inherits none
+//! from a node that is out, and serves as nobody's successor.
+
+use crate::event::{Outcome, Reason};
+use crate::health::State;
+use crate::snapshot::{Snapshot, SnapshotNode};
+
+/// Owner and two successors: as many as the shipped retry policy tries.
+pub const MAX_CANDIDATES: usize = 3;
+
+/// The nodes a session may go to, best first, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    nodes: [u32; MAX_CANDIDATES],
+    len: u8,
+    /// What to count and to show.
+    pub outcome: Outcome,
+    /// Why the owner owns it.
+    pub reason: Reason,
+}
+
+/// Why a session has no placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPlacement {
+    /// The pool has no members on its ring.
+    NoMembers,
+    /// Members there are, but none that may serve.
+    NoUsableNode,
+}
+
+impl Placement {
+    /// Places the session with this hash.
+    ///
+    /// # Errors
+    /// If nobody can take it; what that means for the request is the pool's policy.
+    pub fn of(snapshot: &Snapshot, hash: u64) -> Result<Self, NoPlacement> {
+        let mut placement =
+            Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome: Outcome::Ring, reason: Reason::Owner };
+        if snapshot.panic {
+            placement.outcome = Outcome::Panic;
+            for node in snapshot.ring().candidates(hash).take(MAX_CANDIDATES) {
+                placement.push(node);
+            }
+        } else {
+            placement.walk(snapshot, hash);
+        }
+        match (placement.len, snapshot.ring().is_empty()) {
+            (0, true) => Err(NoPlacement::NoMembers),
+            (0, false) => Err(NoPlacement::NoUsableNode),
+            _ => Ok(placement),
+        }
+    }
+
+    /// The nodes as indexes into the snapshot's, owner first.
+    pub fn indexes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.nodes.iter().take(usize::from(self.len)).map(|&index| index as usize)
+    }
+
+    /// The nodes, owner first.
+    pub fn nodes<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s SnapshotNode> + 's {
+        self.indexes().filter_map(|index| snapshot.nodes.get(index))
+    }
+
+    /// True if the owner may be given a session that does not exist yet.
+    #[must_use]
+    pub fn takes_new(&self, snapshot: &Snapshot) -> bool {
+        snapshot.panic || self.nodes(snapshot).next().is_some_and(|owner| takes_strangers(owner.state))
+    }
+
+    /// Appends the destination header's value, `ip:port,ip:port,ip:port`.
+    pub fn write_destination(&self, snapshot: &Snapshot, value: &mut Vec<u8>) {
+        for (position, node) in self.nodes(snapshot).enumerate() {
+            if position > 0 {
+                value.push(b',');
+            }
+            value.extend_from_slice(node.address.as_bytes());
+        }
+    }
+
+    fn walk(&mut self, snapshot: &Snapshot, hash: u64) {
+        // A session that lost its node to cooldown is a stranger to all others; one that a warming node has not taken
+        // over yet is still at home with the next.
+        let mut stranger = false;
+        for index in snapshot.ring().candidates(hash) {
+            let Some(node) = snapshot.nodes.get(index) else { continue };
+            let welcome = match node.state {
+                State::Active => true,
+                State::Warming(share) => is_admitted(hash, node.key_hash, share),
+                State::Degraded | State::Draining => !stranger,
+                State::Cooldown | State::Pending => false,
+            };
+            if welcome {
+                self.push(index);
+                stranger = true;
+            } else if self.len == 0 {
+                self.reason = match node.state {
+                    State::Cooldown => Reason::Cooldown,
+                    _ if self.reason == Reason::Owner => Reason::Warming,
+                    _ => self.reason,
+                };
+                stranger |= node.state == State::Cooldown;
+            }
+            if usize::from(self.len) == MAX_CANDIDATES {
+                return;
+            }
+        }
+        if self.len == 0 {
+            self.take_any(snapshot, hash);
+        }
+    }
+
+    /// Nobody was welcoming: rather a degraded, draining or barely warm node than none.
+    fn take_any(&mut self, snapshot: &Snapshot, hash: u64) {
+        let serving = |&index: &usize| snapshot.nodes.get(index).is_some_and(|node| node.state.serves());
+        for index in snapshot.ring().candidates(hash).filter(serving).take(MAX_CANDIDATES) {
+            self.push(index);
+        }
+    }
+
+    fn push(&mut self, index: usize) {
+        if let (Some(slot), Ok(index)) = (self.nodes.get_mut(usize::from(self.len)), u32::try_from(index)) {
+            *slot = index;
+            self.len += 1;
+        }
+    }
+}
+
+fn takes_strangers(state: State) -> bool {
+    matches!(state, State::Active | State::Warming(_))
+}
+
+/// Whether a warming node that takes `share` of [`State::WHOLE`] takes this session. As the share grows sessions are
+/// only ever added. The multiplication (Knuth's, by the golden ratio) makes the draw independent of the hash's place
+/// on the ring.
+fn is_admitted(hash: u64, key_hash: u64, share: u16) -> bool {
+    let draw = (hash ^ key_hash).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 49;
+    draw < u64::from(share)
+}

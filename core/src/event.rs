@@ -1,0 +1,202 @@
+//! What may be counted or shown, and what it is called. The names of metrics, labels and headers live only here.
+//!
+//! A stat's labels are dotted segments, `berth_requests_total.pool.nodes.outcome.ring`, which the `stats_tags` of
+//! `envoy/envoy.yaml` turn into Prometheus labels. There is never a session id among them.
+
+/// The request header that the `override_host` policy reads.
+pub const DESTINATION_HEADER: &str = "x-berth-destination";
+/// The request header with the session id that Envoy's own ring hashes when Berth could not place the session.
+pub const HASH_KEY_HEADER: &str = "x-berth-hash-key";
+/// The value of [`DESTINATION_HEADER`] for such a session: names no host, so the fallback policy picks.
+pub const UNPLACED_DESTINATION: &str = "unplaced";
+/// The opt-in response header that says what Berth did.
+pub const DEBUG_HEADER: &str = "x-berth";
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The ring placed it.
+    Ring,
+    /// The ring placed it, and health was ignored.
+    Panic,
+    /// It names no session; any node will do.
+    Sessionless,
+    /// Berth answered it.
+    Rejected,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of its discriminant.
+    pub const ALL: [Self; 4] = [Self::Ring, Self::Panic, Self::Sessionless, Self::Rejected];
+
+    /// Its name in metrics and headers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Panic => "panic",
+            Self::Sessionless => "sessionless",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// Why it became so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The ring's first choice.
+    Owner,
+    /// The first choice is in cooldown.
+    Cooldown,
+    /// The first choice is new and does not take this session yet.
+    Warming,
+    /// Another node answered than was asked first.
+    Retried,
+    /// The session began with this request: a cookie was issued.
+    Issued,
+    /// No session id in any of the sources.
+    NoSession,
+    /// The membership is not known yet: Envoy's own ring picks.
+    NoSnapshot,
+    /// The pool has no members.
+    NoMembers,
+    /// No member may serve.
+    NoUsableNode,
+}
+
+impl Reason {
+    /// Its name in metrics and headers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Cooldown => "cooldown",
+            Self::Warming => "warming",
+            Self::Retried => "retried",
+            Self::Issued => "issued",
+            Self::NoSession => "no_session",
+            Self::NoSnapshot => "no_snapshot",
+            Self::NoMembers => "no_members",
+            Self::NoUsableNode => "no_usable_node",
+        }
+    }
+}
+
+/// A counter of a pool. All are counted in the VM and flushed once a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// `berth_requests_total{outcome}`.
+    Requests(Outcome),
+    /// `berth_unplaced_total{reason}`: sessions that Envoy's own ring placed.
+    Unplaced(Unplaced),
+    /// `berth_reassignments_total{reason="retried"}`: another node answered than the owner.
+    Retried,
+    /// `berth_passive_ejections_total`: nodes put into cooldown by a worker's own count.
+    PassiveEjections,
+    /// `berth_polls_total{result}`: looks at the membership.
+    Polls(PollResult),
+    /// `berth_leader_changes_total`: a VM took over the polling.
+    LeaderChanges,
+}
+
+/// Why Envoy's own ring had to place a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unplaced {
+    /// The membership is not known yet.
+    NoSnapshot,
+    /// The pool has no members.
+    NoMembers,
+}
+
+/// How a poll of the admin interface ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollResult {
+    /// It named the pool's cluster.
+    Ok,
+    /// No answer, or not 200.
+    Failed,
+    /// An answer that does not name the pool's cluster.
+    UnknownCluster,
+}
+
+impl Counter {
+    /// Every counter; its place here is its place in an array of values.
+    pub const ALL: [Self; 12] = [
+        Self::Requests(Outcome::Ring),
+        Self::Requests(Outcome::Panic),
+        Self::Requests(Outcome::Sessionless),
+        Self::Requests(Outcome::Rejected),
+        Self::Unplaced(Unplaced::NoSnapshot),
+        Self::Unplaced(Unplaced::NoMembers),
+        Self::Retried,
+        Self::PassiveEjections,
+        Self::Polls(PollResult::Ok),
+        Self::Polls(PollResult::Failed),
+        Self::Polls(PollResult::UnknownCluster),
+        Self::LeaderChanges,
+    ];
+
+    /// Its place in [`Counter::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Requests(outcome) => outcome as usize,
+            Self::Unplaced(reason) => 4 + reason as usize,
+            Self::Retried => 6,
+            Self::PassiveEjections => 7,
+            Self::Polls(result) => 8 + result as usize,
+            Self::LeaderChanges => 11,
+        }
+    }
+
+    /// The stat's name for this pool.
+    #[must_use]
+    pub fn stat(self, pool: &str) -> String {
+        let (name, label) = match self {
+            Self::Requests(outcome) => ("requests", format!(".outcome.{}", outcome.name())),
+            Self::Unplaced(Unplaced::NoSnapshot) => ("unplaced", ".reason.no_snapshot".to_owned()),
+            Self::Unplaced(Unplaced::NoMembers) => ("unplaced", ".reason.no_members".to_owned()),
+            Self::Retried => ("reassignments", ".reason.retried".to_owned()),
+            Self::PassiveEjections => ("passive_ejections", String::new()),
+            Self::Polls(PollResult::Ok) => ("polls", ".result.ok".to_owned()),
+            Self::Polls(PollResult::Failed) => ("polls", ".result.failed".to_owned()),
+            Self::Polls(PollResult::UnknownCluster) => ("polls", ".result.unknown_cluster".to_owned()),
+            Self::LeaderChanges => ("leader_changes", String::new()),
+        };
+        format!("berth_{name}_total.pool.{pool}{label}")
+    }
+}
+
+/// The gauge of how many nodes of a pool are in a state: `berth_nodes{pool,state}`.
+#[must_use]
+pub fn nodes_gauge(pool: &str, state: &str) -> String {
+    format!("berth_nodes.pool.{pool}.state.{state}")
+}
+
+/// The gauge of whether a pool is in panic: `berth_panic{pool}`, 0 or 1.
+#[must_use]
+pub fn panic_gauge(pool: &str) -> String {
+    format!("berth_panic.pool.{pool}")
+}
+
+/// The counter of requests that matched no pool: `berth_bypassed_total`.
+pub const BYPASSED_STAT: &str = "berth_bypassed_total";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_stands_at_its_index() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(counter.index(), index, "{counter:?}");
+        }
+        assert!(Outcome::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
+    }
+
+    #[test]
+    fn stat_names_follow_the_shipped_tag_rules() {
+        assert_eq!(Counter::Requests(Outcome::Ring).stat("nodes"), "berth_requests_total.pool.nodes.outcome.ring");
+        assert_eq!(Counter::LeaderChanges.stat("nodes"), "berth_leader_changes_total.pool.nodes");
+    }
+}

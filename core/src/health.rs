@@ -1,0 +1,329 @@
+//! One node's health: what was observed of it, and the state that follows from it at a given time.
+//!
+//! Observations are stored, states are derived. So no timer has to fire, and every VM that holds the same record and
+//! the same time comes to the same state. What the operator wants (EDS DEGRADED, DRAINING) is kept apart from what was
+//! seen. Who is asked, and when, is not decided here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::membership::HostFlags;
+use crate::time::Millis;
+
+/// How patient a pool is with its nodes; see `docs/OPERATIONS.md` for each field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// How long a node stays out after it was last seen unhealthy.
+    pub cooldown: Millis,
+    /// Where the doubling on each relapse ends; also how long a node must behave before a failure counts as its first.
+    pub max_cooldown: Millis,
+    /// How long the ramp of a new or returned node takes; zero for none.
+    pub warm_up: Millis,
+    /// The share of its sessions that a warming node gets at once, in percent.
+    pub warm_up_from_percent: u32,
+    /// Consecutive failed requests after which one worker puts a node into cooldown; 0 switches this off.
+    pub passive_failures: u32,
+    /// Below this percentage of usable nodes health is no longer believed; 0 switches panic off.
+    pub panic_threshold: u32,
+    /// How long the share must be back at the threshold before panic ends.
+    pub panic_hold: Millis,
+}
+
+/// What a node may be given. `docs/OPERATIONS.md` has the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Everything.
+    Active,
+    /// Everything, for a growing share of its sessions: this many of [`State::WHOLE`].
+    Warming(u16),
+    /// Its sessions, no new ones.
+    Degraded,
+    /// Its sessions, no new ones, and it will leave.
+    Draining,
+    /// Nothing: it failed, and has not been well for long enough.
+    Cooldown,
+    /// Nothing yet: its first active check has not answered.
+    Pending,
+}
+
+impl State {
+    /// The share of a node that has finished warming up.
+    pub const WHOLE: u16 = 1 << 15;
+
+    /// Every state's name in metrics and headers.
+    pub const NAMES: [&'static str; 6] = ["active", "warming", "degraded", "draining", "cooldown", "pending"];
+
+    /// The state's place in [`State::NAMES`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Active => 0,
+            Self::Warming(_) => 1,
+            Self::Degraded => 2,
+            Self::Draining => 3,
+            Self::Cooldown => 4,
+            Self::Pending => 5,
+        }
+    }
+
+    /// True if the node may serve the sessions it already has.
+    #[must_use]
+    pub fn serves(self) -> bool {
+        !matches!(self, Self::Cooldown | Self::Pending)
+    }
+}
+
+/// All that was observed of one node.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Envoy calls it unhealthy now.
+    unhealthy: bool,
+    pending: bool,
+    degraded: bool,
+    draining: bool,
+    /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
+    joined: Option<Millis>,
+    cooldown: Option<Cooldown>,
+}
+
+/// The latest cooldown, over or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Cooldown {
+    /// Its length from the last unhealthy sight on.
+    length: Millis,
+    last_unhealthy: Millis,
+    /// Envoy has said so too: its next healthy-to-unhealthy change is another failure, not news of this one.
+    confirmed: bool,
+}
+
+impl Cooldown {
+    fn end(&self) -> Millis {
+        self.last_unhealthy + self.length
+    }
+}
+
+impl Health {
+    /// A node that was there from the start: it does not warm up.
+    #[must_use]
+    pub fn established() -> Self {
+        Self::default()
+    }
+
+    /// A node that joined at `now`.
+    #[must_use]
+    pub fn joined(now: Millis) -> Self {
+        Self { joined: Some(now), ..Self::default() }
+    }
+
+    /// Takes in what Envoy says of the node at `now`.
+    pub fn observe(&mut self, flags: HostFlags, policy: &HealthPolicy, now: Millis) {
+        match (self.unhealthy, flags.unhealthy) {
+            (false, true) => self.fail(true, policy, now),
+            // The last sight of it unhealthy: from here the cooldown runs.
+            (true, false) => self.touch_cooldown(now),
+            (true, true) | (false, false) => {}
+        }
+        self.unhealthy = flags.unhealthy;
+        // A node is new from its first good word on, or its checks would eat its warm-up.
+        if self.pending && !flags.pending && self.joined.is_some() {
+            self.joined = Some(now);
+        }
+        self.pending = flags.pending;
+        self.degraded = flags.degraded;
+        self.draining = flags.draining;
+    }
+
+    /// A worker's own consecutive failures reached the limit.
+    pub fn report_failure(&mut self, policy: &HealthPolicy, now: Millis) {
+        if self.in_cooldown(now) {
+            self.touch_cooldown(now);
+        } else {
+            self.fail(false, policy, now);
+        }
+    }
+
+    /// The state at `now`.
+    #[must_use]
+    pub fn state(&self, policy: &HealthPolicy, now: Millis) -> State {
+        if self.in_cooldown(now) {
+            State::Cooldown
+        } else if self.pending {
+            State::Pending
+        } else if self.draining {
+            State::Draining
+        } else if self.degraded {
+            State::Degraded
+        } else {
+            self.warmth(policy, now)
+        }
+    }
+
+    /// True if nothing is known of the node yet.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.pending && !self.unhealthy
+    }
+
+    /// True if the state will change by the passing of time alone.
+    #[must_use]
+    pub fn is_timed(&self, policy: &HealthPolicy, now: Millis) -> bool {
+        self.in_cooldown(now) || matches!(self.warmth(policy, now), State::Warming(_))
+    }
+
+    fn in_cooldown(&self, now: Millis) -> bool {
+        self.unhealthy || self.cooldown.as_ref().is_some_and(|cooldown| now < cooldown.end())
+    }
+
+    fn touch_cooldown(&mut self, now: Millis) {
+        if let Some(cooldown) = &mut self.cooldown {
+            cooldown.last_unhealthy = cooldown.last_unhealthy.max(now);
+        }
+    }
+
+    fn fail(&mut self, confirmed: bool, policy: &HealthPolicy, now: Millis) {
+        let length = match &self.cooldown {
+            None => policy.cooldown,
+            // Envoy's own check confirms what a worker reported: the same failure, not a relapse.
+            Some(last) if now < last.end() && confirmed && !last.confirmed => last.length,
+            Some(last) if now.since(last.end()) <= policy.max_cooldown => {
+                last.length.doubled().min(policy.max_cooldown).max(policy.cooldown)
+            }
+            Some(_) => policy.cooldown,
+        };
+        self.cooldown = Some(Cooldown { length, last_unhealthy: now, confirmed });
+    }
+
+    fn warmth(&self, policy: &HealthPolicy, now: Millis) -> State {
+        let began = self.joined.max(self.cooldown.as_ref().map(Cooldown::end));
+        let Some(began) = began.filter(|&began| now < began + policy.warm_up) else { return State::Active };
+        let (done, from) = (now.since(began).0, u64::from(policy.warm_up_from_percent));
+        // Linear from `from` percent to all of it, in parts of WHOLE.
+        let percent_of_length = 100 * policy.warm_up.0;
+        let parts = u64::from(State::WHOLE) * (from * policy.warm_up.0 + (100 - from.min(100)) * done);
+        State::Warming(u16::try_from(parts / percent_of_length.max(1)).unwrap_or(State::WHOLE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: HealthPolicy = HealthPolicy {
+        cooldown: Millis(30_000),
+        max_cooldown: Millis(300_000),
+        warm_up: Millis(30_000),
+        warm_up_from_percent: 10,
+        passive_failures: 3,
+        panic_threshold: 50,
+        panic_hold: Millis(5_000),
+    };
+    const BAD: HostFlags = HostFlags { unhealthy: true, pending: false, degraded: false, draining: false };
+    const GOOD: HostFlags = HostFlags { unhealthy: false, pending: false, degraded: false, draining: false };
+
+    fn at(seconds: u64) -> Millis {
+        Millis(1_000_000 + seconds * 1000)
+    }
+
+    fn state(health: &Health, seconds: u64) -> State {
+        health.state(&POLICY, at(seconds))
+    }
+
+    #[test]
+    fn stays_out_for_the_cooldown_after_it_was_last_seen_unhealthy_and_then_warms_up() {
+        let mut health = Health::established();
+        health.observe(BAD, &POLICY, at(0));
+        health.observe(BAD, &POLICY, at(50));
+
+        health.observe(GOOD, &POLICY, at(60));
+
+        assert_eq!(state(&health, 59), State::Cooldown);
+        assert_eq!(state(&health, 89), State::Cooldown);
+        assert_eq!(state(&health, 90), State::Warming(State::WHOLE / 10));
+        assert_eq!(state(&health, 119), State::Warming(31784));
+        assert_eq!(state(&health, 120), State::Active);
+    }
+
+    #[test]
+    fn each_relapse_doubles_the_cooldown_up_to_its_maximum() {
+        let mut health = Health::established();
+        let mut now = 0;
+        let mut lengths = Vec::new();
+        for _ in 0..6 {
+            health.observe(BAD, &POLICY, at(now));
+            health.observe(GOOD, &POLICY, at(now));
+            let out = (0..).find(|s| state(&health, now + s) != State::Cooldown).unwrap();
+            lengths.push(out);
+            now += out + 1;
+        }
+        assert_eq!(lengths, [30, 60, 120, 240, 300, 300]);
+    }
+
+    #[test]
+    fn a_flap_within_the_cooldown_is_a_relapse() {
+        let mut health = Health::established();
+        for (seconds, flags) in [(0, BAD), (1, GOOD), (2, BAD), (3, GOOD)] {
+            health.observe(flags, &POLICY, at(seconds));
+        }
+
+        assert_eq!(state(&health, 62), State::Cooldown);
+        assert_ne!(state(&health, 63), State::Cooldown);
+    }
+
+    #[test]
+    fn a_failure_long_after_the_last_one_counts_as_the_first() {
+        let mut health = Health::established();
+        health.observe(BAD, &POLICY, at(0));
+        health.observe(GOOD, &POLICY, at(0));
+
+        health.observe(BAD, &POLICY, at(331));
+        health.observe(GOOD, &POLICY, at(331));
+
+        assert_ne!(state(&health, 361), State::Cooldown);
+    }
+
+    #[test]
+    fn a_workers_report_and_envoys_check_of_one_outage_are_one_failure() {
+        let mut health = Health::established();
+        health.report_failure(&POLICY, at(0));
+        health.observe(GOOD, &POLICY, at(1));
+        health.report_failure(&POLICY, at(1));
+        health.observe(BAD, &POLICY, at(2));
+        health.observe(GOOD, &POLICY, at(3));
+
+        assert_eq!(state(&health, 32), State::Cooldown);
+        assert_ne!(state(&health, 33), State::Cooldown);
+    }
+
+    #[test]
+    fn a_new_node_warms_up_from_its_first_good_check_and_a_known_one_does_not() {
+        let mut health = Health::joined(at(0));
+        health.observe(HostFlags { pending: true, ..GOOD }, &POLICY, at(0));
+        assert_eq!(state(&health, 5), State::Pending);
+
+        health.observe(GOOD, &POLICY, at(10));
+
+        assert_eq!(state(&health, 10), State::Warming(State::WHOLE / 10));
+        assert_eq!(state(&health, 40), State::Active);
+        assert_eq!(state(&Health::established(), 0), State::Active);
+    }
+
+    #[test]
+    fn degraded_and_draining_nodes_serve_but_a_failure_still_puts_them_out() {
+        let mut health = Health::established();
+        health.observe(HostFlags { degraded: true, ..GOOD }, &POLICY, at(0));
+        assert_eq!(state(&health, 0), State::Degraded);
+        health.observe(HostFlags { draining: true, ..GOOD }, &POLICY, at(1));
+        assert_eq!(state(&health, 1), State::Draining);
+
+        health.observe(HostFlags { draining: true, ..BAD }, &POLICY, at(2));
+
+        assert_eq!(state(&health, 2), State::Cooldown);
+    }
+
+    #[test]
+    fn without_a_warm_up_a_node_is_active_at_once() {
+        let policy = HealthPolicy { warm_up: Millis(0), ..POLICY };
+
+        assert_eq!(Health::joined(at(0)).state(&policy, at(0)), State::Active);
+    }
+}

@@ -1,0 +1,234 @@
+//! What the VMs of one Envoy share about a pool: its members, their health, and whether there is panic.
+//!
+//! The leader folds each poll into the roster, any worker adds its own reports, and whoever changed it publishes it;
+//! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
+//! compare-and-swap) is the filter's affair.
+
+use serde::{Deserialize, Serialize};
+
+use crate::health::{Health, HealthPolicy};
+use crate::membership::Observation;
+use crate::time::Millis;
+
+/// One member of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Textual `ip:port`; also its ring key.
+    pub address: String,
+    /// Its weight on the ring, at least 1.
+    pub weight: u32,
+    /// Envoy's locality, `region/zone/sub_zone`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub locality: String,
+    /// What was observed of it.
+    #[serde(flatten)]
+    pub health: Health,
+}
+
+/// Whether health is believed.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Panic {
+    /// It is.
+    #[default]
+    Calm,
+    /// Too few nodes are usable.
+    Panicking,
+    /// Enough are usable again since then; panic ends when that has held.
+    Recovering(Millis),
+}
+
+impl Panic {
+    /// True while health is ignored.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        *self != Self::Calm
+    }
+}
+
+/// The members of one pool and what is known of them.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roster {
+    /// Grows with every change.
+    pub version: u64,
+    /// In the order of Envoy's host set.
+    pub nodes: Vec<Node>,
+    /// Whether health is believed.
+    pub panic: Panic,
+}
+
+impl Roster {
+    /// Reads a published roster; anything else, such as one of another release, is `None` and is built anew.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(bytes).ok().filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
+    }
+
+    /// The form that is published.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Folds in what Envoy says at `now`. True if that changed anything, and with it the version.
+    ///
+    /// Only the best priority that has hosts is used: Berth places sessions, it does not spill over.
+    pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
+        let before = self.clone();
+        let first_look = self.version == 0;
+        let best = observations.iter().map(|observation| observation.priority).min();
+        let mut known = std::mem::take(&mut self.nodes);
+        known.sort_by(|a, b| a.address.cmp(&b.address));
+        for seen in observations.into_iter().filter(|seen| Some(seen.priority) == best) {
+            let mut health = match known.binary_search_by(|node| node.address.cmp(&seen.address)) {
+                Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
+                Err(_) if first_look => Health::established(),
+                Err(_) => Health::joined(now),
+            };
+            health.observe(seen.flags, policy, now);
+            self.nodes.push(Node { address: seen.address, weight: seen.weight, locality: seen.locality, health });
+        }
+        self.settle(before, policy, now)
+    }
+
+    /// Puts `address` into cooldown on a worker's word. True if that changed anything.
+    pub fn report_failure(&mut self, address: &str, policy: &HealthPolicy, now: Millis) -> bool {
+        let before = self.clone();
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.address == address) {
+            node.health.report_failure(policy, now);
+        }
+        self.settle(before, policy, now)
+    }
+
+    /// Looks again at what time alone has changed, when there is no news. True if that changed anything.
+    pub fn reassess(&mut self, policy: &HealthPolicy, now: Millis) -> bool {
+        if self.version == 0 {
+            return false;
+        }
+        let before = self.clone();
+        self.settle(before, policy, now)
+    }
+
+    fn settle(&mut self, before: Self, policy: &HealthPolicy, now: Millis) -> bool {
+        self.panic = self.panic_at(policy, now);
+        // The first look counts as news even if it found nobody: "no members" is knowledge too.
+        let changed = before.version == 0 || *self != before;
+        if changed {
+            self.version = before.version + 1;
+        }
+        changed
+    }
+
+    fn panic_at(&self, policy: &HealthPolicy, now: Millis) -> Panic {
+        let known = || self.nodes.iter().filter(|node| !node.health.is_pending());
+        let usable = known().filter(|node| node.health.state(policy, now).serves()).count() as u64;
+        let enough = usable * 100 >= u64::from(policy.panic_threshold) * known().count() as u64;
+        match (&self.panic, enough) {
+            (Panic::Calm, true) => Panic::Calm,
+            (_, false) => Panic::Panicking,
+            (Panic::Panicking, true) if policy.panic_hold == Millis(0) => Panic::Calm,
+            (Panic::Panicking, true) => Panic::Recovering(now),
+            (Panic::Recovering(since), true) if now.since(*since) >= policy.panic_hold => Panic::Calm,
+            (Panic::Recovering(since), true) => Panic::Recovering(*since),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::State;
+    use crate::membership::HostFlags;
+
+    const POLICY: HealthPolicy = HealthPolicy {
+        cooldown: Millis(10_000),
+        max_cooldown: Millis(40_000),
+        warm_up: Millis(0),
+        warm_up_from_percent: 10,
+        passive_failures: 3,
+        panic_threshold: 50,
+        panic_hold: Millis(5_000),
+    };
+
+    fn seen(unhealthy: &[bool]) -> Vec<Observation> {
+        let host = |(index, &unhealthy): (usize, &bool)| Observation {
+            address: format!("10.0.0.{index}:80"),
+            weight: 1,
+            locality: String::new(),
+            priority: 0,
+            flags: HostFlags { unhealthy, ..HostFlags::default() },
+        };
+        unhealthy.iter().enumerate().map(host).collect()
+    }
+
+    fn at(seconds: u64) -> Millis {
+        Millis(1_000_000 + seconds * 1000)
+    }
+
+    #[test]
+    fn a_look_that_shows_nothing_new_changes_nothing() {
+        let mut roster = Roster::default();
+
+        assert!(roster.observe(seen(&[false, true]), &POLICY, at(0)));
+        assert!(!roster.observe(seen(&[false, true]), &POLICY, at(1)));
+        assert_eq!(roster.version, 1);
+    }
+
+    #[test]
+    fn two_of_three_down_is_panic_which_ends_only_after_it_has_held() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+        roster.observe(seen(&[false, true, true]), &POLICY, at(1));
+        assert!(roster.panic.is_on());
+
+        // The two are well at 2 s, out of cooldown at 12 s, and calm returns at 17 s.
+        let mut on = Vec::new();
+        for second in 2..=18 {
+            roster.observe(seen(&[false, false, false]), &POLICY, at(second));
+            on.push(roster.panic.is_on());
+        }
+
+        assert_eq!(on.iter().filter(|on| **on).count(), 15, "{on:?}");
+        assert_eq!(on.last(), Some(&false));
+    }
+
+    #[test]
+    fn half_of_the_nodes_is_enough() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, true]), &POLICY, at(0));
+
+        assert!(!roster.panic.is_on());
+    }
+
+    #[test]
+    fn a_workers_report_reaches_the_roster_and_an_unknown_node_is_ignored() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+
+        assert!(roster.report_failure("10.0.0.1:80", &POLICY, at(1)));
+        assert!(!roster.report_failure("10.9.9.9:80", &POLICY, at(1)));
+
+        assert_eq!(roster.nodes[1].health.state(&POLICY, at(2)), State::Cooldown);
+    }
+
+    #[test]
+    fn what_is_published_is_what_is_read() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, true, false]), &POLICY, at(0));
+        roster.report_failure("10.0.0.0:80", &POLICY, at(1));
+
+        assert_eq!(Roster::decode(&roster.encode()), Some(roster));
+        assert_eq!(Roster::decode(b"{\"version\":1}"), None);
+    }
+
+    #[test]
+    fn only_the_best_priority_that_has_hosts_takes_part() {
+        let mut hosts = seen(&[false, false]);
+        hosts[0].priority = 1;
+        let mut roster = Roster::default();
+        roster.observe(hosts, &POLICY, at(0));
+
+        assert_eq!(roster.nodes.len(), 1);
+        assert_eq!(roster.nodes[0].address, "10.0.0.1:80");
+    }
+}

@@ -1,0 +1,98 @@
+//! A pool's members, states, ring and panic as one immutable value: what a request is placed by.
+//!
+//! A VM holds one per pool and swaps it whole, so no request sees half of two views. Building one is cheap unless the
+//! members or weights changed; only then is the ring built again.
+
+use std::rc::Rc;
+
+use crate::health::{HealthPolicy, State};
+use crate::ring::{Algorithm, Member, Ring, RingError, session_hash};
+use crate::roster::Roster;
+use crate::time::Millis;
+
+/// A node as a request sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotNode {
+    /// Textual `ip:port`.
+    pub address: String,
+    /// What it may be given.
+    pub state: State,
+    /// The hash of its address, by which it draws its share of sessions while it warms up.
+    pub key_hash: u64,
+}
+
+/// One view of a pool.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The version of the roster it was built from.
+    pub version: u64,
+    /// The members; the ring speaks of them by index.
+    pub nodes: Vec<SnapshotNode>,
+    /// Health is ignored.
+    pub panic: bool,
+    /// Some state changes by the passing of time alone: build again at the next tick.
+    pub timed: bool,
+    ring: Rc<Ring>,
+    members: Rc<Vec<Member>>,
+}
+
+impl Snapshot {
+    /// The view of `roster` at `now`. The ring of `previous` is kept if it would come out the same.
+    ///
+    /// # Errors
+    /// If the ring cannot be built, for example because it would have too many points.
+    pub fn build(
+        roster: &Roster,
+        algorithm: Algorithm,
+        policy: &HealthPolicy,
+        now: Millis,
+        previous: Option<&Self>,
+    ) -> Result<Self, RingError> {
+        let members: Vec<Member> = roster
+            .nodes
+            .iter()
+            .map(|node| Member { key: node.address.clone(), weight: node.weight })
+            .collect();
+        let (ring, members) = match previous {
+            Some(previous) if *previous.members == members => {
+                (Rc::clone(&previous.ring), Rc::clone(&previous.members))
+            }
+            _ => (Rc::new(Ring::build(&members, algorithm)?), Rc::new(members)),
+        };
+        let nodes = roster
+            .nodes
+            .iter()
+            .map(|node| SnapshotNode {
+                address: node.address.clone(),
+                state: node.health.state(policy, now),
+                key_hash: session_hash(node.address.as_bytes()),
+            })
+            .collect();
+        Ok(Self {
+            version: roster.version,
+            nodes,
+            panic: roster.panic.is_on(),
+            timed: roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
+            ring,
+            members,
+        })
+    }
+
+    /// The ring of the members.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// How many nodes are in each state, in the order of [`State::NAMES`].
+    #[must_use]
+    pub fn count_states(&self) -> [u64; State::NAMES.len()] {
+        let mut counts = [0; State::NAMES.len()];
+        for node in &self.nodes {
+            if let Some(count) = counts.get_mut(node.state.index()) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+}

@@ -1,0 +1,126 @@
+//! Every hostcall that Berth makes, as bytes and options.
+//!
+//! A refused call is never fatal here: a header that cannot be read is absent, a value that cannot be stored is not
+//! stored. Only the `*_bytes` calls of the SDK are used, since the others panic on bytes that are not UTF-8.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use berth_core::time::Millis;
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
+
+/// The wall clock. A clock that cannot be read stands at zero.
+pub(crate) fn now() -> Millis {
+    let since_epoch = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Millis(since_epoch.and_then(|length| u64::try_from(length.as_millis()).ok()).unwrap_or(0))
+}
+
+/// 128 random bits.
+pub(crate) fn random() -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok().map(|()| bytes)
+}
+
+pub(crate) fn set_tick_period(period: Millis) {
+    let _ = hostcalls::set_tick_period(Duration::from_millis(period.0));
+}
+
+pub(crate) fn plugin_configuration(size: usize) -> Option<Vec<u8>> {
+    hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten()
+}
+
+/// A request header; several of one name are joined by Envoy. Only while the request's headers are being handled.
+pub(crate) fn request_header(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+}
+
+/// Sets a request header in place of all of that name. Clears the route cache.
+pub(crate) fn set_request_header(name: &str, value: &[u8]) {
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
+}
+
+pub(crate) fn remove_request_header(name: &str) {
+    let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+}
+
+pub(crate) fn set_response_header(name: &str, value: &[u8]) {
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpResponseHeaders, name, Some(value));
+}
+
+pub(crate) fn add_response_header(name: &str, value: &[u8]) {
+    let _ = hostcalls::add_map_value_bytes(MapType::HttpResponseHeaders, name, value);
+}
+
+pub(crate) fn respond(status: u32, headers: Vec<(&str, &str)>, body: &str) {
+    let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+}
+
+/// The cluster that the route names for this request.
+pub(crate) fn route_cluster() -> Option<Vec<u8>> {
+    property(vec!["xds", "cluster_name"])
+}
+
+/// The host that answered, as textual `ip:port`, once there is one.
+pub(crate) fn upstream_address() -> Option<Vec<u8>> {
+    property(vec!["upstream", "address"])
+}
+
+/// Envoy's response flags as bits; zero while all is well.
+pub(crate) fn response_flags() -> Option<u64> {
+    let bytes = property(vec!["response", "flags"])?;
+    Some(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?))
+}
+
+fn property(path: Vec<&str>) -> Option<Vec<u8>> {
+    hostcalls::get_property(path).ok().flatten()
+}
+
+/// A value that all VMs of this Envoy share, with the token for replacing it.
+pub(crate) fn shared(key: &str) -> (Option<Vec<u8>>, Option<u32>) {
+    hostcalls::get_shared_data(key).unwrap_or((None, None))
+}
+
+/// Replaces a shared value. With a token: only if nobody did since; false if somebody did.
+pub(crate) fn set_shared(key: &str, value: &[u8], token: Option<u32>) -> bool {
+    hostcalls::set_shared_data(key, Some(value), token).is_ok()
+}
+
+/// Sends a GET; `None` if it was refused at once, as when the cluster is unknown.
+pub(crate) fn get(cluster: &str, path: &str, timeout: Millis) -> Option<u32> {
+    let headers = vec![(":method", "GET"), (":path", path), (":authority", cluster)];
+    hostcalls::dispatch_http_call(cluster, headers, None, vec![], Duration::from_millis(timeout.0)).ok()
+}
+
+/// The body of the answer that is being delivered, if it is a 200. `headers` is their number: none means that the
+/// call broke down, and asking for one would then trap.
+pub(crate) fn answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
+    if headers == 0 {
+        return None;
+    }
+    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
+    if status != b"200" {
+        return None;
+    }
+    hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten()
+}
+
+/// A metric's id; `None` if the host refuses it, and then it is not counted.
+pub(crate) fn define_counter(name: &str) -> Option<u32> {
+    hostcalls::define_metric(MetricType::Counter, name).ok()
+}
+
+pub(crate) fn define_gauge(name: &str) -> Option<u32> {
+    hostcalls::define_metric(MetricType::Gauge, name).ok()
+}
+
+pub(crate) fn increment(metric: Option<u32>, by: u64) {
+    if let (Some(metric), Ok(by)) = (metric, i64::try_from(by)) {
+        let _: Result<(), Status> = hostcalls::increment_metric(metric, by);
+    }
+}
+
+pub(crate) fn set_gauge(metric: Option<u32>, value: u64) {
+    if let Some(metric) = metric {
+        let _ = hostcalls::record_metric(metric, value);
+    }
+}

@@ -1,0 +1,50 @@
+//! Counting within the VM: a request costs no hostcall, each tick flushes.
+
+use std::cell::Cell;
+
+use berth_core::event::{self, Counter};
+use berth_core::health::State;
+use berth_core::snapshot::Snapshot;
+
+use crate::host;
+
+/// One pool's metrics.
+pub(crate) struct PoolMetrics {
+    counters: [(Cell<u64>, Option<u32>); Counter::ALL.len()],
+    nodes: [Option<u32>; State::NAMES.len()],
+    panic: Option<u32>,
+}
+
+impl PoolMetrics {
+    pub(crate) fn define(pool: &str) -> Self {
+        Self {
+            counters: Counter::ALL.map(|counter| (Cell::new(0), host::define_counter(&counter.stat(pool)))),
+            nodes: State::NAMES.map(|state| host::define_gauge(&event::nodes_gauge(pool, state))),
+            panic: host::define_gauge(&event::panic_gauge(pool)),
+        }
+    }
+
+    pub(crate) fn count(&self, counter: Counter) {
+        if let Some((value, _)) = self.counters.get(counter.index()) {
+            value.set(value.get() + 1);
+        }
+    }
+
+    /// Hands what was counted since the last flush to Envoy.
+    pub(crate) fn flush(&self) {
+        for (value, metric) in &self.counters {
+            let by = value.take();
+            if by > 0 {
+                host::increment(*metric, by);
+            }
+        }
+    }
+
+    /// Sets the gauges. Only the leader does, or each VM would set them to its own view.
+    pub(crate) fn show(&self, snapshot: &Snapshot) {
+        for (metric, count) in self.nodes.iter().zip(snapshot.count_states()) {
+            host::set_gauge(*metric, count);
+        }
+        host::set_gauge(self.panic, u64::from(snapshot.panic));
+    }
+}

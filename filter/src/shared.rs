@@ -1,0 +1,114 @@
+//! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster, and who polls.
+//!
+//! Shared data has neither delete nor expiry, so there is a fixed number of keys: two per pool and one lease. All
+//! writes compare and swap. Keys carry the wire version; a roster of another release is never read.
+
+use berth_core::roster::Roster;
+use berth_core::time::Millis;
+
+use crate::host;
+
+/// On an absent key Envoy accepts any token, and afterwards none that was not handed out: so the first of two
+/// writers wins. A real token never gets here, it counts writes from 1.
+const ABSENT: u32 = u32::MAX;
+/// Writers meet only when workers report the same outage; each lost round means that another one's write went in.
+const ATTEMPTS: usize = 16;
+
+/// Where one pool's roster is published.
+pub(crate) struct RosterKey {
+    roster: String,
+    /// Beside it, only its version: so that a tick without news copies a few bytes.
+    version: String,
+}
+
+impl RosterKey {
+    /// Pools of the same name and source share a roster, also across a configuration reload.
+    pub(crate) fn new(pool: &str, source: &str) -> Self {
+        let roster = format!("berth/1/roster/{pool}/{source}");
+        Self { version: format!("{roster}/version"), roster }
+    }
+
+    /// The published version, 0 if there is none.
+    pub(crate) fn version(&self) -> u64 {
+        host::shared(&self.version).0.and_then(|bytes| parse_number(&bytes)).unwrap_or(0)
+    }
+
+    /// The published roster.
+    pub(crate) fn read(&self) -> Option<Roster> {
+        host::shared(&self.roster).0.and_then(|bytes| Roster::decode(&bytes))
+    }
+
+    /// Applies a change to the published roster; `change` says whether it changed anything, and may run again.
+    /// Returns the roster as it then stands, or `None` if others kept getting in between.
+    pub(crate) fn update(&self, mut change: impl FnMut(&mut Roster) -> bool) -> Option<Roster> {
+        for _ in 0..ATTEMPTS {
+            let (bytes, token) = host::shared(&self.roster);
+            let mut roster = bytes.and_then(|bytes| Roster::decode(&bytes)).unwrap_or_default();
+            if !change(&mut roster) {
+                return Some(roster);
+            }
+            if host::set_shared(&self.roster, &roster.encode(), Some(token.unwrap_or(ABSENT))) {
+                host::set_shared(&self.version, roster.version.to_string().as_bytes(), None);
+                return Some(roster);
+            }
+        }
+        None
+    }
+}
+
+/// Who polls: the holder of a lease that it renews while it lives.
+pub(crate) struct Lease {
+    key: String,
+    /// This VM's name in it.
+    holder: String,
+}
+
+/// What a look at the lease showed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Leadership {
+    /// Another VM polls.
+    Other,
+    /// This one does.
+    Held,
+    /// This one does from now on.
+    Taken,
+}
+
+impl Lease {
+    pub(crate) fn new(source: &str, holder: String) -> Self {
+        Self { key: format!("berth/1/leader/{source}"), holder }
+    }
+
+    /// Renews the lease, or takes it if it has run out.
+    pub(crate) fn claim(&self, now: Millis, length: Millis) -> Leadership {
+        let (bytes, token) = host::shared(&self.key);
+        let current = bytes.as_deref().and_then(parse_lease);
+        let (held, taken) = match current {
+            Some((holder, expires)) if holder == self.holder.as_bytes() => {
+                // Half of it is left: no need to write.
+                if expires.since(now).0 * 2 > length.0 {
+                    return Leadership::Held;
+                }
+                (true, expires <= now)
+            }
+            // A lease that runs longer than any could was written before the clock was set back.
+            Some((_, expires)) if now < expires && expires.since(now) <= length => return Leadership::Other,
+            _ => (false, true),
+        };
+        let value = format!("{} {}", (now + length).0, self.holder);
+        match host::set_shared(&self.key, value.as_bytes(), Some(token.unwrap_or(ABSENT))) {
+            false => Leadership::Other,
+            true if held && !taken => Leadership::Held,
+            true => Leadership::Taken,
+        }
+    }
+}
+
+fn parse_lease(bytes: &[u8]) -> Option<(&[u8], Millis)> {
+    let space = bytes.iter().position(|&byte| byte == b' ')?;
+    Some((bytes.get(space + 1..)?, Millis(parse_number(bytes.get(..space)?)?)))
+}
+
+fn parse_number(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
