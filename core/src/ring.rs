@@ -62,11 +62,12 @@ pub enum Algorithm {
 /// How many points a RING_HASH ring has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingSize {
-    /// Points per unit of the smallest weight, however many members there are. A new member therefore moves only
-    /// the keys it takes, while no weight below the smallest comes and every weight is a multiple of it.
+    /// Points per unit of the smallest weight, however many members there are. So a new member moves only the
+    /// keys it takes, as long as the smallest weight stays and the others are its multiples.
     ///
-    /// Equal to Envoy's ring of `minimum_ring_size` = this × sum of weights / smallest weight. Take a power of
-    /// two: with others, rounding can give a member one point more or less, in Envoy as here.
+    /// Equal to Envoy's ring of `minimum_ring_size` = this × sum of weights / smallest weight, rounding included:
+    /// with mixed weights, or a number that is no power of two, a member's last point may go to its neighbour in
+    /// the list. That is at most a few points of the whole ring.
     VirtualNodes(u32),
     /// Envoy's formula: whole multiples of the smallest weight up to `minimum`, unless that exceeds `maximum`.
     Envoy {
