@@ -1,1 +1,182 @@
-//! Session identity.
+//! Session identity: which bytes of a request name its session.
+//!
+//! Decides where an id may come from, in which order, and what is fit to be one. Everything works on bytes and is total: a
+//! client can send anything, and the worst answer is "no session". It decides neither what happens without a session nor
+//! where a session lives.
+//!
+//! An id is the client's secret as well as its name, so it cannot be printed: `Debug` shows a short hash.
+//!
+//! Read next: [`Source`] for what may be configured, `extract` for how bytes are taken apart, [`CookieTemplate`] for
+//! issuing an id to a client that has none.
+
+mod cookie;
+mod extract;
+mod source;
+mod template;
+
+use std::fmt;
+use std::io::Write as _;
+
+use xxhash_rust::xxh64::xxh64;
+
+pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
+pub use source::{Source, SourceError};
+
+use source::{Kind, Part};
+
+/// The longest session id, in bytes. Room for a UUID, a hash or a small signed token; a larger value is a document, and
+/// each proxy keeps thousands of ids in memory.
+pub const MAX_SESSION_ID: usize = 512;
+
+/// The bytes that name one session.
+///
+/// Always 1 to [`MAX_SESSION_ID`] bytes, without control bytes and without blanks at either end, so that it survives a
+/// trip in a header unchanged. Bytes from 0x80 up are fine: an id need not be UTF-8.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionId(Vec<u8>);
+
+impl SessionId {
+    /// Takes over `bytes` as an id, without surrounding blanks; `None` if what is left is not fit to be one.
+    pub fn new(mut bytes: Vec<u8>) -> Option<Self> {
+        let trimmed = usable(&bytes)?.len();
+        let leading = bytes.iter().take_while(|byte| extract::is_blank(byte)).count();
+        bytes.drain(..leading);
+        bytes.truncate(trimmed);
+        Some(Self(bytes))
+    }
+
+    /// Makes an id for a client that has none: 32 hex digits of the caller's randomness.
+    pub fn from_random(random: [u8; 16]) -> Self {
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        Self(random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0x0f)]).collect())
+    }
+
+    /// The id as it was on the wire.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The place on the ring: XXH64 with seed 0, which is what Envoy's own hash policies compute from the same bytes.
+    pub fn hash(&self) -> u64 {
+        xxh64(&self.0, 0)
+    }
+
+    /// Copies only what is fit to be an id.
+    fn from_slice(bytes: &[u8]) -> Option<Self> {
+        usable(bytes).map(|bytes| Self(bytes.to_vec()))
+    }
+}
+
+/// Half of the hash is enough to follow one session through a log, and does not give the id away.
+impl fmt::Debug for SessionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SessionId(#{:08x})", self.hash() >> 32)
+    }
+}
+
+/// What of `bytes` may be an id. A control byte cannot travel in a header, and text that has one is an attack or a
+/// broken client; cutting it out would give two different values the same session.
+fn usable(bytes: &[u8]) -> Option<&[u8]> {
+    let bytes = extract::trim(bytes);
+    let fits = (1..=MAX_SESSION_ID).contains(&bytes.len());
+    (fits && !bytes.iter().any(u8::is_ascii_control)).then_some(bytes)
+}
+
+/// Finds the session of a request: the first of `sources` that yields a usable id wins.
+///
+/// `header` answers a header's value by its lower-case name, all values of a repeated one joined by `,` as Envoy's wasm
+/// host does; `:path` is the path with its query. It is called at most once a name, and only when a source needs it,
+/// because each call leaves the VM. What a source finds but cannot use counts as nothing found.
+pub fn identify(sources: &[Source], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<SessionId> {
+    let mut headers = Headers { fetch: header, kept: Vec::new() };
+    let mut rest = sources;
+    while let Some((source, later)) = rest.split_first() {
+        let id = match source.kind() {
+            Kind::Single(part) => headers.single(part, later),
+            Kind::Composite(parts) => headers.composite(parts),
+        };
+        if id.is_some() {
+            return id;
+        }
+        rest = later;
+    }
+    None
+}
+
+/// Says in words where a session id is looked for, for the answer to a client that sent none.
+///
+/// Example: `header x-session-id, cookie sid or subprotocol session.<id>`.
+pub fn describe(sources: &[Source]) -> String {
+    let mut text = String::new();
+    let mut rest = sources;
+    while let Some((source, later)) = rest.split_first() {
+        text.push_str(&source.to_string());
+        text.push_str(match later.len() {
+            0 => "",
+            1 => " or ",
+            _ => ", ",
+        });
+        rest = later;
+    }
+    text
+}
+
+/// The header values fetched for one request. `kept` stays empty, and so unallocated, until a value has a second reader.
+struct Headers<'f, 's> {
+    fetch: &'f mut dyn FnMut(&str) -> Option<Vec<u8>>,
+    kept: Vec<(&'s str, Option<Vec<u8>>)>,
+}
+
+impl<'s> Headers<'_, 's> {
+    fn single(&mut self, part: &'s Part, later: &[Source]) -> Option<SessionId> {
+        let name = part.header();
+        let value = self.take(name);
+        let (id, left) = match part {
+            // The fetched bytes become the id. If they cannot, they cannot for a later reader of this header either:
+            // no source but a header one reads it (see `Source::header`).
+            Part::Header(_) => (value.and_then(SessionId::new), None),
+            _ => (value.as_deref().and_then(|value| find(part, value)), value),
+        };
+        if id.is_none() && later.iter().any(|source| source.reads(name)) {
+            self.kept.push((name, left));
+        }
+        id
+    }
+
+    /// Each part with its length before it, so that no two lists of parts read the same: ("a", "bc") is not ("ab", "c").
+    fn composite(&mut self, parts: &'s [Part]) -> Option<SessionId> {
+        let mut joined = Vec::new();
+        for part in parts {
+            let value = self.take(part.header());
+            let id = value.as_deref().and_then(|value| find(part, value));
+            self.kept.push((part.header(), value));
+            let id = id?;
+            write!(joined, "{}:", id.0.len()).ok()?;
+            joined.extend_from_slice(&id.0);
+        }
+        SessionId::new(joined)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Vec<u8>> {
+        match self.kept.iter().position(|(kept, _)| *kept == name) {
+            Some(position) => self.kept.swap_remove(position).1,
+            None => (self.fetch)(name),
+        }
+    }
+}
+
+/// The id that `part` names within the value of its header.
+fn find(part: &Part, value: &[u8]) -> Option<SessionId> {
+    match part {
+        Part::Header(_) => SessionId::from_slice(value),
+        Part::Cookie(name) => SessionId::from_slice(extract::cookie(value, name)?),
+        Part::Query(name) => {
+            SessionId::new(extract::query_parameter(extract::path_and_query(value).1, name)?)
+        }
+        Part::Path(template) => SessionId::new(template.session(extract::path_and_query(value).0)?),
+        Part::Subprotocol(prefix) => SessionId::from_slice(extract::subprotocol(value, prefix)?),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! The cookie that gives an id to a client that came without one.
+//!
+//! Decides what the `Set-Cookie` value looks like, not when to send it. A template that exists makes cookies that
+//! browsers keep: a rule that they enforce by dropping the cookie in silence is a fault of the configuration here.
+
+use std::{error, fmt};
+
+use super::SessionId;
+use super::source::is_token;
+
+/// A session cookie as configured, not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieSettings {
+    /// The cookie's name.
+    pub name: String,
+    /// The paths that the client sends it to.
+    pub path: String,
+    /// How long the client keeps it; `None` means until it is closed.
+    pub max_age_seconds: Option<u32>,
+    /// Whether it is sent over TLS only.
+    pub secure: bool,
+    /// Whether scripts on the page cannot see it.
+    pub http_only: bool,
+    /// Whether it goes along with requests that other sites cause.
+    pub same_site: SameSite,
+}
+
+impl CookieSettings {
+    /// A cookie for the whole host, until the browser is closed, out of reach of scripts. Not `Secure`: behind a TLS
+    /// terminator, and on a developer's machine, the proxy speaks plain HTTP.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: "/".to_owned(),
+            max_age_seconds: None,
+            secure: false,
+            http_only: true,
+            same_site: SameSite::Lax,
+        }
+    }
+}
+
+/// Which requests caused by another site carry the cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// None at all.
+    Strict,
+    /// Only following a link.
+    Lax,
+    /// All of them; browsers demand `Secure` with it.
+    None,
+}
+
+impl SameSite {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "Strict",
+            Self::Lax => "Lax",
+            Self::None => "None",
+        }
+    }
+}
+
+/// A session cookie that browsers will keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieTemplate {
+    name: String,
+    /// All that follows the value: it is the same for every session.
+    attributes: String,
+}
+
+impl CookieTemplate {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Every fault, not just the first.
+    pub fn new(settings: &CookieSettings) -> Result<Self, Vec<CookieFault>> {
+        let faults = CookieFault::all_in(settings);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let max_age =
+            settings.max_age_seconds.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
+        let attributes = format!(
+            "; Path={path}{max_age}; SameSite={same_site}{secure}{http_only}",
+            path = settings.path,
+            same_site = settings.same_site.as_str(),
+            secure = if settings.secure { "; Secure" } else { "" },
+            http_only = if settings.http_only { "; HttpOnly" } else { "" },
+        );
+        Ok(Self { name: settings.name.clone(), attributes })
+    }
+
+    /// The `Set-Cookie` value for a session.
+    ///
+    /// `None` if the id holds bytes that a cookie cannot carry, such as `;`: an id that came in a header could otherwise
+    /// add attributes of its own. An id from [`SessionId::from_random`] always fits.
+    pub fn set_cookie(&self, id: &SessionId) -> Option<Vec<u8>> {
+        let value = id.as_bytes();
+        value
+            .iter()
+            .all(is_cookie_byte)
+            .then(|| [self.name.as_bytes(), b"=", value, self.attributes.as_bytes()].concat())
+    }
+}
+
+/// Why a session cookie would not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieFault {
+    /// The name is not a token.
+    Name,
+    /// The path would end the attribute, or does not start with a slash.
+    Path,
+    /// The client would delete the cookie at once.
+    MaxAgeZero,
+    /// `SameSite=None` without `Secure`.
+    SameSiteNoneNotSecure,
+    /// A name with the prefix `__Secure-` or `__Host-` without `Secure`.
+    PrefixNotSecure,
+    /// A name with the prefix `__Host-` and a path that is not `/`.
+    HostPrefixWithPath,
+}
+
+impl CookieFault {
+    fn all_in(settings: &CookieSettings) -> Vec<Self> {
+        // Browsers compare these prefixes without regard to case.
+        let has_prefix = |prefix: &str| {
+            settings.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        let host = has_prefix("__Host-");
+        let path_is_valid =
+            settings.path.starts_with('/') && !settings.path.contains(|c: char| c == ';' || c.is_control());
+        [
+            (!is_token(&settings.name), Self::Name),
+            (!path_is_valid, Self::Path),
+            (settings.max_age_seconds == Some(0), Self::MaxAgeZero),
+            (settings.same_site == SameSite::None && !settings.secure, Self::SameSiteNoneNotSecure),
+            ((host || has_prefix("__Secure-")) && !settings.secure, Self::PrefixNotSecure),
+            (host && settings.path != "/", Self::HostPrefixWithPath),
+        ]
+        .into_iter()
+        .filter_map(|(is_wrong, fault)| is_wrong.then_some(fault))
+        .collect()
+    }
+}
+
+impl fmt::Display for CookieFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Name => "use letters, digits and any of !#$%&'*+-.^_`|~ for the cookie's name",
+            Self::Path => "start the cookie's path with `/`, and leave out `;` and control characters",
+            Self::MaxAgeZero => "a max age of 0 deletes the cookie: give at least a second, or leave it out",
+            Self::SameSiteNoneNotSecure => {
+                "browsers drop a cookie with SameSite=None unless it is secure: set secure"
+            }
+            Self::PrefixNotSecure => {
+                "browsers drop a cookie named __Secure- or __Host- unless it is secure: set secure"
+            }
+            Self::HostPrefixWithPath => {
+                "browsers drop a cookie named __Host- unless its path is `/`: set that path"
+            }
+        })
+    }
+}
+
+impl error::Error for CookieFault {}
+
+/// What RFC 6265 lets a cookie's value hold: no blank, quote, comma, semicolon or backslash, and ASCII only.
+fn is_cookie_byte(byte: &u8) -> bool {
+    byte.is_ascii_graphic() && !b"\",;\\".contains(byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Source, identify};
+
+    fn settings() -> CookieSettings {
+        CookieSettings::named("sid")
+    }
+
+    fn id(text: &str) -> SessionId {
+        SessionId::new(text.into()).unwrap()
+    }
+
+    fn set_cookie(settings: &CookieSettings) -> String {
+        let cookie = CookieTemplate::new(settings).unwrap().set_cookie(&id("abc")).unwrap();
+        String::from_utf8(cookie).unwrap()
+    }
+
+    #[test]
+    fn default_cookie_covers_the_host_and_ends_with_the_browser() {
+        assert_eq!(set_cookie(&settings()), "sid=abc; Path=/; SameSite=Lax; HttpOnly");
+    }
+
+    #[test]
+    fn every_setting_is_written() {
+        let settings = CookieSettings {
+            path: "/play".into(),
+            max_age_seconds: Some(1800),
+            secure: true,
+            http_only: false,
+            same_site: SameSite::None,
+            ..settings()
+        };
+        assert_eq!(set_cookie(&settings), "sid=abc; Path=/play; Max-Age=1800; SameSite=None; Secure");
+        assert!(
+            set_cookie(&CookieSettings { same_site: SameSite::Strict, ..settings })
+                .contains("; SameSite=Strict;")
+        );
+    }
+
+    #[test]
+    fn an_id_cannot_add_attributes() {
+        let template = CookieTemplate::new(&settings()).unwrap();
+
+        for bytes in ["a; Domain=evil", "a,b", "a b", "a\"b", "a\\b", "ü"] {
+            assert_eq!(template.set_cookie(&id(bytes)), None, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn an_issued_cookie_comes_back_as_the_same_session() {
+        let template = CookieTemplate::new(&settings()).unwrap();
+
+        for id in [SessionId::from_random([0xa5; 16]), id("a=b"), id("{x}/'%41'")] {
+            let cookie = template.set_cookie(&id).unwrap();
+            let sent_back = cookie.split(|byte| *byte == b';').next().unwrap().to_vec();
+
+            let found = identify(&[Source::cookie("sid").unwrap()], &mut |_| Some(sent_back.clone()));
+
+            assert_eq!(found, Some(id));
+        }
+    }
+
+    #[test]
+    fn every_fault_is_reported() {
+        let settings = CookieSettings {
+            name: "s id".into(),
+            path: "play".into(),
+            max_age_seconds: Some(0),
+            same_site: SameSite::None,
+            ..settings()
+        };
+        let faults = CookieTemplate::new(&settings).unwrap_err();
+        assert_eq!(
+            faults,
+            [
+                CookieFault::Name,
+                CookieFault::Path,
+                CookieFault::MaxAgeZero,
+                CookieFault::SameSiteNoneNotSecure
+            ]
+        );
+    }
+
+    #[test]
+    fn a_path_cannot_end_its_attribute() {
+        for path in ["", "play", "/a;b", "/a\r\nb", "/a\u{7f}"] {
+            let settings = CookieSettings { path: path.into(), ..settings() };
+            assert_eq!(CookieTemplate::new(&settings).unwrap_err(), [CookieFault::Path], "{path:?}");
+        }
+    }
+
+    #[test]
+    fn name_prefixes_are_held_to_what_browsers_demand() {
+        let faults = |name: &str, secure, path: &str| {
+            let settings = CookieSettings { secure, path: path.into(), ..CookieSettings::named(name) };
+            CookieTemplate::new(&settings).err().unwrap_or_default()
+        };
+        assert_eq!(faults("__Secure-sid", false, "/"), [CookieFault::PrefixNotSecure]);
+        assert_eq!(faults("__host-sid", false, "/"), [CookieFault::PrefixNotSecure]);
+        assert_eq!(faults("__Host-sid", true, "/play"), [CookieFault::HostPrefixWithPath]);
+        assert_eq!(faults("__Host-sid", true, "/"), []);
+        assert_eq!(faults("__Secure-sid", true, "/play"), []);
+    }
+
+    #[test]
+    fn faults_say_what_to_do() {
+        assert!(CookieFault::SameSiteNoneNotSecure.to_string().ends_with("set secure"));
+        assert!(CookieFault::MaxAgeZero.to_string().contains("leave it out"));
+    }
+}

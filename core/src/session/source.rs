@@ -1,0 +1,319 @@
+//! Where a session id may come from.
+//!
+//! A [`Source`] that exists is right: it is made by a constructor that refuses what could never match, or would match by
+//! accident. It knows which header it reads; how the id is found there is in `extract` and `template`.
+
+use std::{error, fmt};
+
+use super::extract::is_token_byte;
+use super::template::PathTemplate;
+
+/// How many parts a composite may have. One is no composite; five can hardly fit a session id, and each one costs a look
+/// at the request.
+const COMPOSITE_PARTS: std::ops::RangeInclusive<usize> = 2..=4;
+
+/// A place in a request that may name its session.
+///
+/// ```
+/// use berth_core::session::{Source, describe, identify};
+///
+/// let sources = [Source::header("x-session-id")?, Source::query("sid")?];
+/// let mut header = |name: &str| (name == ":path").then(|| b"/play?sid=abc".to_vec());
+///
+/// let id = identify(&sources, &mut header).ok_or("no session")?;
+/// assert_eq!(id.as_bytes(), b"abc");
+/// assert_eq!(describe(&sources), "header x-session-id or query parameter sid");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source(Kind);
+
+/// Two levels, so that a composite within a composite cannot be written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Single(Part),
+    Composite(Vec<Part>),
+}
+
+/// One place, valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Header(String),
+    Cookie(String),
+    Query(String),
+    Path(PathTemplate),
+    Subprotocol(String),
+}
+
+impl Source {
+    /// The whole value of a header; the name may have any case.
+    ///
+    /// Of the pseudo headers only `:authority` can name a session (one host name per session). `cookie` and
+    /// `sec-websocket-protocol` are refused too: they are lists, which change while the session in them does not.
+    pub fn header(name: &str) -> Result<Self, SourceError> {
+        let name = name.to_ascii_lowercase();
+        match name.as_str() {
+            ":authority" => {}
+            ":path" => return Err(SourceError::SharedHeader { name, instead: "a path or a query source" }),
+            "cookie" => return Err(SourceError::SharedHeader { name, instead: "a cookie source" }),
+            "sec-websocket-protocol" => {
+                return Err(SourceError::SharedHeader { name, instead: "a subprotocol source" });
+            }
+            _ if name.starts_with(':') => return Err(SourceError::PseudoHeader(name)),
+            _ if !is_token(&name) => return Err(SourceError::HeaderName(name)),
+            _ => {}
+        }
+        Ok(Self(Kind::Single(Part::Header(name))))
+    }
+
+    /// The value of a cookie; its name is case-sensitive.
+    pub fn cookie(name: &str) -> Result<Self, SourceError> {
+        if !is_token(name) {
+            return Err(SourceError::CookieName(name.to_owned()));
+        }
+        Ok(Self(Kind::Single(Part::Cookie(name.to_owned()))))
+    }
+
+    /// The value of a query parameter; the name is given as it is after percent-decoding.
+    pub fn query(name: &str) -> Result<Self, SourceError> {
+        if name.is_empty() || name.contains(char::is_control) {
+            return Err(SourceError::QueryName(name.to_owned()));
+        }
+        Ok(Self(Kind::Single(Part::Query(name.to_owned()))))
+    }
+
+    /// A segment of the path, for example `/ws/{session}` or `/tenants/*/games/{session}`.
+    ///
+    /// The template matches the first segments of a path, `*` any one of them.
+    pub fn path(template: &str) -> Result<Self, SourceError> {
+        Ok(Self(Kind::Single(Part::Path(PathTemplate::parse(template)?))))
+    }
+
+    /// What follows `prefix` in an entry of `Sec-WebSocket-Protocol`, the one header that a browser lets a WebSocket set.
+    pub fn subprotocol(prefix: &str) -> Result<Self, SourceError> {
+        if !is_token(prefix) {
+            return Err(SourceError::SubprotocolPrefix(prefix.to_owned()));
+        }
+        Ok(Self(Kind::Single(Part::Subprotocol(prefix.to_owned()))))
+    }
+
+    /// Several places that name the session together, for example tenant and user. Without any one of them there is none.
+    pub fn composite(sources: Vec<Self>) -> Result<Self, SourceError> {
+        if !COMPOSITE_PARTS.contains(&sources.len()) {
+            return Err(SourceError::CompositeSize(sources.len()));
+        }
+        let parts = sources.into_iter().map(|source| match source.0 {
+            Kind::Single(part) => Ok(part),
+            Kind::Composite(_) => Err(SourceError::CompositeInComposite),
+        });
+        Ok(Self(Kind::Composite(parts.collect::<Result<_, _>>()?)))
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.0
+    }
+
+    /// Whether it looks at this header.
+    pub(super) fn reads(&self, header: &str) -> bool {
+        match &self.0 {
+            Kind::Single(part) => part.header() == header,
+            Kind::Composite(parts) => parts.iter().any(|part| part.header() == header),
+        }
+    }
+}
+
+impl Part {
+    /// The header it looks at.
+    pub(super) fn header(&self) -> &str {
+        match self {
+            Self::Header(name) => name,
+            Self::Cookie(_) => "cookie",
+            Self::Query(_) | Self::Path(_) => ":path",
+            Self::Subprotocol(_) => "sec-websocket-protocol",
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Single(part) => part.fmt(formatter),
+            Kind::Composite(parts) => {
+                for (position, part) in parts.iter().enumerate() {
+                    let plus = if position == 0 { "" } else { " + " };
+                    write!(formatter, "{plus}{part}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(formatter, "header {name}"),
+            Self::Cookie(name) => write!(formatter, "cookie {name}"),
+            Self::Query(name) => write!(formatter, "query parameter {name}"),
+            Self::Path(template) => write!(formatter, "path {template}"),
+            Self::Subprotocol(prefix) => write!(formatter, "subprotocol {prefix}<id>"),
+        }
+    }
+}
+
+/// Why a source cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceError {
+    /// Not a header's name.
+    HeaderName(String),
+    /// A pseudo header that says nothing about the session.
+    PseudoHeader(String),
+    /// A header of which only a part can name the session.
+    SharedHeader {
+        /// The header's name.
+        name: String,
+        /// The kind of source to use.
+        instead: &'static str,
+    },
+    /// Not a cookie's name.
+    CookieName(String),
+    /// Not a query parameter's name.
+    QueryName(String),
+    /// Not a path template.
+    PathTemplate {
+        /// The template as given.
+        template: String,
+        /// What to do about it.
+        reason: &'static str,
+    },
+    /// Not the beginning of a subprotocol.
+    SubprotocolPrefix(String),
+    /// Too few or too many parts.
+    CompositeSize(usize),
+    /// A part that has parts.
+    CompositeInComposite,
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TOKEN: &str = "use letters, digits and any of !#$%&'*+-.^_`|~";
+        match self {
+            Self::HeaderName(name) => write!(formatter, "{name:?} is no header name: {TOKEN}"),
+            Self::PseudoHeader(name) => {
+                write!(formatter, "pseudo header {name:?} cannot name a session: only :authority can")
+            }
+            Self::SharedHeader { name, instead } => {
+                write!(formatter, "header {name:?} holds more than the session: use {instead}")
+            }
+            Self::CookieName(name) => write!(formatter, "{name:?} is no cookie name: {TOKEN}"),
+            Self::QueryName(name) => {
+                write!(
+                    formatter,
+                    "{name:?} is no query parameter name: use at least one character, no control characters"
+                )
+            }
+            Self::PathTemplate { template, reason } => {
+                write!(formatter, "path template {template:?}: {reason}")
+            }
+            Self::SubprotocolPrefix(prefix) => {
+                write!(formatter, "{prefix:?} is no subprotocol prefix: {TOKEN}")
+            }
+            Self::CompositeSize(parts) => {
+                let (least, most) = (COMPOSITE_PARTS.start(), COMPOSITE_PARTS.end());
+                write!(formatter, "a composite of {parts}: give it {least} to {most} parts")
+            }
+            Self::CompositeInComposite => {
+                formatter.write_str("a composite within a composite: list the inner parts in the outer one")
+            }
+        }
+    }
+}
+
+impl error::Error for SourceError {}
+
+/// Whether HTTP would take it as a name.
+pub(super) fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.as_bytes().iter().all(is_token_byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(made: Result<Source, SourceError>) -> String {
+        made.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn header_names_are_lower_cased() {
+        assert_eq!(Source::header("X-Session-ID"), Source::header("x-session-id"));
+    }
+
+    #[test]
+    fn a_header_name_must_be_a_token() {
+        for name in ["", "x session", "x:y", "x\n", "é", "x,y", "\u{0}"] {
+            let text = message(Source::header(name));
+            assert!(text.contains("is no header name: use letters"), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_the_pseudo_headers_only_authority_names_a_session() {
+        assert!(Source::header(":authority").is_ok());
+        assert!(Source::header(":Authority").is_ok());
+        assert_eq!(
+            message(Source::header(":method")),
+            "pseudo header \":method\" cannot name a session: only :authority can"
+        );
+        assert!(message(Source::header(":")).contains("only :authority"));
+    }
+
+    #[test]
+    fn headers_with_a_source_of_their_own_are_refused_as_plain_headers() {
+        assert_eq!(
+            message(Source::header("Cookie")),
+            "header \"cookie\" holds more than the session: use a cookie source"
+        );
+        assert!(message(Source::header(":path")).contains("use a path or a query source"));
+        assert!(message(Source::header("Sec-WebSocket-Protocol")).contains("use a subprotocol source"));
+    }
+
+    #[test]
+    fn cookie_names_and_subprotocol_prefixes_must_be_tokens() {
+        for name in ["", "s id", "s=id", "s;id", "s,id", "\"sid\"", "s\tid", "ü"] {
+            assert!(message(Source::cookie(name)).contains("is no cookie name"), "{name:?}");
+            assert!(message(Source::subprotocol(name)).contains("is no subprotocol prefix"), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_name_is_any_text_without_control_characters() {
+        for name in ["sid", "session id", "a&b", "größe", "%"] {
+            assert!(Source::query(name).is_ok(), "{name:?}");
+        }
+        for name in ["", "a\nb", "\u{7f}"] {
+            assert!(message(Source::query(name)).contains("is no query parameter name"), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_error_shows_the_template() {
+        assert_eq!(message(Source::path("/ws")), "path template \"/ws\": add the segment `{session}`");
+    }
+
+    #[test]
+    fn a_composite_has_two_to_four_plain_parts() {
+        let part = || Source::header("x-tenant").unwrap();
+        let composite = |size| Source::composite((0..size).map(|_| part()).collect());
+
+        for size in [0, 1, 5] {
+            let text = message(composite(size));
+            assert_eq!(text, format!("a composite of {size}: give it 2 to 4 parts"));
+        }
+        for size in [2, 3, 4] {
+            assert!(composite(size).is_ok());
+        }
+        let nested = Source::composite(vec![part(), composite(2).unwrap()]);
+        assert!(message(nested).contains("list the inner parts"));
+    }
+}
