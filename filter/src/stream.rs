@@ -105,7 +105,7 @@ impl Stream {
             (Some(id), _) => (id, false),
             (None, Missing::IssueCookie(template)) => match draw(snapshot.as_deref()) {
                 Some(id) => {
-                    self.cookie = Some(template.set_cookie(&id));
+                    self.cookie = template.set_cookie(&id);
                     (id, true)
                 }
                 None => return self.pass_sessionless(pool),

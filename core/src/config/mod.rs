@@ -4,7 +4,10 @@
 //! is compiled: sources, templates and policies are ready for the request path.
 
 mod fields;
+mod members;
+mod policy;
 mod pool;
+mod session;
 
 use serde_json::Value;
 
