@@ -45,7 +45,15 @@ impl Config {
     pub fn parse(json: &[u8]) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let document: Value = serde_json::from_slice(json).map_err(|error| {
-            faults.add("", format!("is not JSON: {error}"));
+            // The first byte of a protobuf Struct's first field.
+            let hint = match json.first() {
+                None => " (it is empty)",
+                Some(0x0a) if json.get(1) != Some(&b'{') => {
+                    " (a google.protobuf.Struct arrives in binary: use a google.protobuf.StringValue with JSON text)"
+                }
+                Some(_) => "",
+            };
+            faults.add("", format!("the configuration is not JSON: {error}{hint}"));
             std::mem::take(&mut faults.0)
         })?;
         let config = Self::read(&document, &mut faults);
