@@ -96,13 +96,15 @@ impl RootContext for Root {
 
 impl Live {
     fn new(config: Config) -> Self {
-        let clusters: BTreeSet<&str> = config.pools.iter().filter_map(|pool| polled(&pool.membership)).collect();
+        let clusters: BTreeSet<&str> =
+            config.pools.iter().filter_map(|pool| polled(&pool.membership)).collect();
         let names: Vec<String> = clusters.iter().map(|name| escape(name)).collect();
         let poll_path = format!("/clusters?filter=%5E({})%24", names.join("%7C"));
         // Roots with the same sources share the polling, others do not: during a reload both poll.
         let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
         let source = format!("{}/{}/{poll_path}", config.admin_cluster, pools.join(","));
-        let holder = host::random().map_or_else(String::new, |id| format!("{:032x}", u128::from_le_bytes(id)));
+        let holder =
+            host::random().map_or_else(String::new, |id| format!("{:032x}", u128::from_le_bytes(id)));
         Self {
             lease: Lease::new(&format!("{:x}", session_hash(source.as_bytes())), holder),
             admin_cluster: config.admin_cluster.clone(),

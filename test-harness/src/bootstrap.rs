@@ -146,7 +146,15 @@ pub(crate) fn edit_plugin(json: &mut Value, edit: &dyn Fn(&mut Value)) {
     walk(json, &mut |value| {
         if value["@type"] == WASM_TYPE {
             let configuration = value.pointer_mut("/config/configuration/value");
-            edit(configuration.expect("the plugin's configuration is a Struct"));
+            let text = configuration.expect("the plugin has a configuration");
+            let mut parsed =
+                text.as_str().and_then(|text| serde_json::from_str(text).ok()).expect("it is JSON text");
+            edit(&mut parsed);
+            // A test of bad input may leave text, which is then given to the filter as it is.
+            *text = match parsed {
+                Value::String(raw) => raw.into(),
+                json => json.to_string().into(),
+            };
             found = true;
         }
     });
