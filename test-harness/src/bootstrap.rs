@@ -146,7 +146,17 @@ pub(crate) fn edit_plugin(json: &mut Value, edit: &dyn Fn(&mut Value)) {
     walk(json, &mut |value| {
         if value["@type"] == WASM_TYPE {
             let configuration = value.pointer_mut("/config/configuration/value");
-            edit(configuration.expect("the plugin's configuration is a Struct"));
+            let configuration = configuration.expect("the plugin has a configuration");
+            match configuration.as_str().map(str::to_owned) {
+                // A StringValue: JSON as text.
+                Some(text) => {
+                    let mut json = serde_json::from_str(&text).expect("the plugin's configuration is JSON");
+                    edit(&mut json);
+                    *configuration = json.to_string().into();
+                }
+                // A Struct.
+                None => edit(configuration),
+            }
             found = true;
         }
     });
