@@ -146,15 +146,20 @@ pub(crate) fn edit_plugin(json: &mut Value, edit: &dyn Fn(&mut Value)) {
     walk(json, &mut |value| {
         if value["@type"] == WASM_TYPE {
             let configuration = value.pointer_mut("/config/configuration/value");
-            let text = configuration.expect("the plugin has a configuration");
-            let mut parsed =
-                text.as_str().and_then(|text| serde_json::from_str(text).ok()).expect("it is JSON text");
-            edit(&mut parsed);
-            // A test of bad input may leave text, which is then given to the filter as it is.
-            *text = match parsed {
-                Value::String(raw) => raw.into(),
-                json => json.to_string().into(),
-            };
+            let configuration = configuration.expect("the plugin has a configuration");
+            match configuration.as_str().map(str::to_owned) {
+                // A StringValue: JSON as text. A test of bad input may leave text, which is given as it is.
+                Some(text) => {
+                    let mut json = serde_json::from_str(&text).expect("the plugin's configuration is JSON");
+                    edit(&mut json);
+                    *configuration = match json {
+                        Value::String(raw) => raw.into(),
+                        json => json.to_string().into(),
+                    };
+                }
+                // A Struct.
+                None => edit(configuration),
+            }
             found = true;
         }
     });

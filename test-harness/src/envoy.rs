@@ -150,9 +150,16 @@ impl Envoy {
         admin::hosts(&self.admin("/clusters?format=json").await)
     }
 
-    /// How often a wasm VM or module failed or was loaded anew: 0 as long as the filter keeps its promise.
+    /// How often a wasm VM trapped, or was or should have been loaded anew: 0 as long as the filter keeps its promise.
+    ///
+    /// Traps are counted in the log, because no stat tells of one before the next request.
     pub async fn wasm_failures(&self) -> u64 {
-        admin::wasm_failures(&self.admin("/stats?filter=wasm").await)
+        let log = self.log();
+        let traps = log
+            .lines()
+            .filter(|line| line.contains("Function: proxy_") && line.contains(" failed: "))
+            .count();
+        admin::wasm_failures(&self.admin("/stats?filter=wasm").await) + traps as u64
     }
 
     /// What it wrote to its log so far.
@@ -186,6 +193,7 @@ impl Envoy {
         let failed = self.stat(&failure).await;
         let everywhere = self.stat(created).await + u64::from(self.concurrency);
 
+        let log_before = self.log().len();
         write_listeners(&listeners, &self.directory.join("lds.json"));
         let verdict = poll(
             async || {
@@ -205,7 +213,7 @@ impl Envoy {
                 Ok(())
             }
             Ok(Err(())) => {
-                let reason = admin::rejection(&self.admin("/config_dump?resource=dynamic_listeners").await);
+                let reason = self.rejection(log_before).await;
                 // The file is put back without waiting: Envoy serves it already.
                 write_listeners(&former, &self.directory.join("lds.json"));
                 poll(async || self.stat(&success).await > accepted, RELOAD)
@@ -256,10 +264,19 @@ impl Envoy {
             return Ok(None);
         }
         if self.stat("listener_manager.lds.update_rejected").await > 0 {
-            let dump = self.admin("/config_dump?resource=dynamic_listeners").await;
-            return Err(format!("Envoy refused the listeners: {}", admin::rejection(&dump)));
+            return Err(format!("Envoy refused the listeners: {}", self.rejection(0).await));
         }
         Ok(admin::listener_address(&self.admin("/listeners?format=json").await, ingress))
+    }
+
+    /// Why it refused listeners: its own words, and the errors in its log since then. Of a plugin that refuses its
+    /// configuration Envoy says no more than that; what the plugin said of it is in the log.
+    async fn rejection(&self, log_before: usize) -> String {
+        let dump = self.admin("/config_dump?resource=dynamic_listeners").await;
+        let log = self.log();
+        let lines = log.get(log_before..).unwrap_or_default().lines();
+        let errors = lines.filter(|line| line.contains("][error][") || line.contains("][critical]["));
+        errors.fold(admin::rejection(&dump), |told, line| format!("{told}\n{line}"))
     }
 
     /// How often each of these clusters has taken or refused its endpoints.

@@ -179,3 +179,19 @@ async fn reads_metrics_and_runs_the_older_envoy() {
     assert_eq!(envoy.try_stat("cluster.nodes_sessionless.no_such_stat").await, None);
     assert_eq!(envoy.wasm_failures().await, 0);
 }
+
+#[tokio::test]
+async fn killed_envoy_comes_back_and_ends_with_the_world() {
+    let world = World::builder().filter(false).start().await;
+
+    world.envoy(0).kill();
+    world.add_node().await;
+    world.envoy(0).restart().await;
+    let hosts = world.envoy(0).clusters().await;
+    assert_eq!(hosts.iter().filter(|host| host.cluster == "nodes" && host.is_healthy()).count(), 4);
+
+    let client = world.client();
+    assert_eq!(client.get("/").send().await.status, 200);
+    drop(world);
+    assert!(client.get("/").try_send().await.is_err());
+}

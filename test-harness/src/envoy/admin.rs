@@ -131,8 +131,7 @@ pub(super) fn listener_address(page: &str, name: &str) -> Option<std::net::Socke
 pub(super) fn rejection(page: &str) -> String {
     let page = json(page);
     let details = list(&page["configs"]).filter_map(|listener| listener["error_state"]["details"].as_str());
-    let details: Vec<&str> = details.collect();
-    if details.is_empty() { "no reason given; see the log".into() } else { details.join("\n") }
+    details.last().unwrap_or("no reason given; see the log").trim().into()
 }
 
 /// The page that holds one stat: the filter is a regular expression.
@@ -150,7 +149,7 @@ pub(super) fn stat(page: &str, name: &str) -> Option<u64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok())
 }
 
-/// Sums what tells of failed or reloaded VMs; the filter's own metrics (`wasmcustom.`) are another matter.
+/// Sums the stats that tell of failed or reloaded VMs; the filter's own metrics (`wasmcustom.`) are another matter.
 pub(super) fn wasm_failures(page: &str) -> u64 {
     let lines = page.lines().filter(|line| line.starts_with("wasm."));
     let stats = lines.filter_map(|line| line.split_once(": "));

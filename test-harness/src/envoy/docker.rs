@@ -35,13 +35,9 @@ impl Launch for Docker {
         let world = directory.parent().unwrap_or(directory);
         let mut command = Command::new("docker");
         command
-            .args([
-                "run",
-                "--rm",
-                "--network=host",
-                "--label=berth-harness",
-                "--entrypoint=/usr/local/bin/envoy",
-            ])
+            .args(["run", "--rm", "--network=host", "--label=berth-harness"])
+            // Keeps the entrypoint of Envoy's official images from changing to a user of its own.
+            .arg("--env=ENVOY_UID=0")
             .args([format!("--name={name}"), format!("--user={}", self.user)])
             .args([mount(world, "rw"), mount(&root(), "ro"), format!("--workdir={}", root().display())])
             .arg(&self.image);
@@ -49,14 +45,16 @@ impl Launch for Docker {
     }
 
     fn kill(&self, name: &str, child: &mut Child) {
-        // Also right when the container is still being created; fails only if it is gone.
-        let _ = output(Command::new("docker").args(["rm", "--force", name]));
+        // First the client, so that it cannot start what is created but does not run yet. Each fails only if there is
+        // nothing left to end.
         let _ = child.kill();
+        let _ = output(Command::new("docker").args(["rm", "--force", name]));
     }
 }
 
 fn has_own_binary() -> bool {
-    std::env::var_os("ENVOY_BIN").is_some() || output(Command::new("which").arg("envoy")).is_ok()
+    std::env::var_os("ENVOY_BIN").is_some()
+        || output(Command::new("sh").args(["-c", "command -v envoy"])).is_ok()
 }
 
 /// Whether an engine answers, and runs containers on this very host: with Docker Desktop, a remote engine or a rootless

@@ -92,7 +92,8 @@ pub(super) fn output(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {
-        return Err(format!("{name}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr)));
+        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+        return Err(format!("{name} ({}): {}", output.status, text(said)));
     }
     Ok(text(&output.stdout))
 }
