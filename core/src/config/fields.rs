@@ -138,7 +138,11 @@ impl<'v> Fields<'v> {
     }
 
     /// The elements of an array with their paths.
-    pub(super) fn array(&mut self, name: &'static str, faults: &mut Faults) -> Option<Vec<(String, &'v Value)>> {
+    pub(super) fn array(
+        &mut self,
+        name: &'static str,
+        faults: &mut Faults,
+    ) -> Option<Vec<(String, &'v Value)>> {
         let value = self.value(name)?;
         let path = self.path_of(name);
         let Some(elements) = value.as_array() else {
@@ -229,7 +233,9 @@ mod tests {
         assert_eq!(parse_duration("30s"), Some(Millis(30_000)));
         assert_eq!(parse_duration("5m"), Some(Millis(300_000)));
         assert_eq!(parse_duration("1h"), Some(Millis(3_600_000)));
-        for bad in ["", "s", "30", "1.5s", "-1s", "3 s", "99999999999999999999s", "18446744073709551615h", "é"] {
+        for bad in
+            ["", "s", "30", "1.5s", "-1s", "3 s", "99999999999999999999s", "18446744073709551615h", "é"]
+        {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
     }

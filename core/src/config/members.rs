@@ -6,7 +6,11 @@ use super::fields::{Faults, Fields, kind};
 use super::pool::Membership;
 use crate::membership::{HostFlags, Observation};
 
-pub(super) fn read_membership(fields: &mut Fields<'_>, expected: bool, faults: &mut Faults) -> Option<Membership> {
+pub(super) fn read_membership(
+    fields: &mut Fields<'_>,
+    expected: bool,
+    faults: &mut Faults,
+) -> Option<Membership> {
     let cluster = fields.string("cluster", faults);
     let members = fields.array("members", faults);
     match (cluster, members) {

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::time::Millis;
 
 pub use self::fields::Fault;
-pub use self::pool::{Match, Membership, Missing, OnPanic, Pool};
 use self::fields::{Faults, Fields};
+pub use self::pool::{Match, Membership, Missing, OnPanic, Pool};
 
 /// The one version there is.
 const VERSION: u64 = 1;
@@ -89,7 +89,10 @@ impl Config {
             elements.iter().filter_map(|(path, value)| Pool::read(value, path, faults)).collect();
         for (index, pool) in pools.iter().enumerate() {
             if pools.iter().take(index).any(|other| other.name == pool.name) {
-                faults.add(&format!("pools[{index}].name"), format!("{:?} is taken by another pool", pool.name));
+                faults.add(
+                    &format!("pools[{index}].name"),
+                    format!("{:?} is taken by another pool", pool.name),
+                );
             }
             if index + 1 < pools.len() && pool.matches.is_everything() {
                 faults.add(

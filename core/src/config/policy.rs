@@ -40,9 +40,9 @@ pub(super) fn read_ring(fields: &mut Fields<'_>, faults: &mut Faults) -> Algorit
                     maximum: maximum.unwrap_or(8_388_608),
                 })
             } else {
-                virtual_nodes.and_then(|nodes| u32::try_from(nodes).ok()).map_or(default, |nodes| {
-                    Algorithm::RingHash(RingSize::VirtualNodes(nodes))
-                })
+                virtual_nodes
+                    .and_then(|nodes| u32::try_from(nodes).ok())
+                    .map_or(default, |nodes| Algorithm::RingHash(RingSize::VirtualNodes(nodes)))
             }
         }
         "maglev" => {
@@ -109,7 +109,8 @@ pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (Heal
             faults.add(&fields.path_of("max_cooldown"), "must not be below cooldown");
         }
         policy.warm_up = fields.duration("warm_up", policy.warm_up, Millis(0)..=LONGEST, faults);
-        let percent = |number: Option<u64>, default| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
+        let percent =
+            |number: Option<u64>, default| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
         policy.warm_up_from_percent =
             percent(fields.number("warm_up_from_percent", 0..=100, faults), policy.warm_up_from_percent);
         policy.passive_failures =

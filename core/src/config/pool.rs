@@ -120,7 +120,10 @@ impl Match {
         };
         for (index, host) in matches.hosts.iter().enumerate() {
             let name = host.strip_prefix("*.").unwrap_or(host);
-            if name.is_empty() || name.contains(['*', '/', ' ']) || without_port(host.as_bytes()).len() < host.len() {
+            if name.is_empty()
+                || name.contains(['*', '/', ' '])
+                || without_port(host.as_bytes()).len() < host.len()
+            {
                 faults.add(
                     &format!("{path}.hosts[{index}]"),
                     format!("must be a host name without port, or *.name, is {host:?}"),
@@ -129,7 +132,10 @@ impl Match {
         }
         for (index, prefix) in matches.path_prefixes.iter().enumerate() {
             if !prefix.starts_with('/') {
-                faults.add(&format!("{path}.path_prefixes[{index}]"), format!("must start with /, is {prefix:?}"));
+                faults.add(
+                    &format!("{path}.path_prefixes[{index}]"),
+                    format!("must start with /, is {prefix:?}"),
+                );
             }
         }
         if value.is_object() && matches.is_everything() {

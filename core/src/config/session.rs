@@ -12,11 +12,18 @@ const MAX_SOURCES: usize = 16;
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);
 
-pub(super) fn read_session(fields: &mut Fields<'_>, expected: bool, faults: &mut Faults) -> (Vec<Source>, Missing) {
+pub(super) fn read_session(
+    fields: &mut Fields<'_>,
+    expected: bool,
+    faults: &mut Faults,
+) -> (Vec<Source>, Missing) {
     let path = fields.path_of("session");
     let Some(value) = fields.value("session") else {
         if expected {
-            faults.add(&path, "is missing: say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}");
+            faults.add(
+                &path,
+                "is missing: say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}",
+            );
         }
         return (Vec::new(), Missing::Pass);
     };
@@ -51,9 +58,11 @@ fn read_source(value: &Value, path: &str, may_be_composite: bool, faults: &mut F
     let mut simple = |name, make: fn(&str) -> Result<Source, SourceError>| {
         fields.value(name)?;
         let field = fields.path_of(name);
-        Some(fields.string(name, faults).and_then(|text| {
-            make(text).map_err(|error| faults.add(&field, error.to_string())).ok()
-        }))
+        Some(
+            fields
+                .string(name, faults)
+                .and_then(|text| make(text).map_err(|error| faults.add(&field, error.to_string())).ok()),
+        )
     };
     let found = simple("header", Source::header)
         .or_else(|| simple("cookie", Source::cookie))
@@ -99,9 +108,9 @@ fn read_missing(fields: &mut Fields<'_>, faults: &mut Faults) -> Missing {
         Value::String(text) if text == "reject" => Missing::Reject,
         Value::Object(_) => {
             let mut fields = Fields::of(value, &path, faults);
-            let cookie = fields.value("issue_cookie").and_then(|value| {
-                read_cookie(value, &fields.path_of("issue_cookie"), faults)
-            });
+            let cookie = fields
+                .value("issue_cookie")
+                .and_then(|value| read_cookie(value, &fields.path_of("issue_cookie"), faults));
             if fields.value("issue_cookie").is_none() {
                 faults.add(&path, ONE_OF);
             }
