@@ -196,7 +196,10 @@ mod tests {
 
     #[test]
     fn stat_names_follow_the_shipped_tag_rules() {
-        assert_eq!(Counter::Requests(Outcome::Ring).stat("nodes"), "berth_requests_total.pool.nodes.outcome.ring");
+        assert_eq!(
+            Counter::Requests(Outcome::Ring).stat("nodes"),
+            "berth_requests_total.pool.nodes.outcome.ring"
+        );
         assert_eq!(Counter::LeaderChanges.stat("nodes"), "berth_leader_changes_total.pool.nodes");
     }
 }

@@ -100,7 +100,9 @@ fn parse_flags(text: &str) -> HostFlags {
             | "active_hc_timeout"
             | "excluded_via_immediate_hc_fail" => flags.unhealthy = true,
             "pending_active_hc" => flags.pending = true,
-            "degraded_active_hc" | "degraded_eds_health" | "degraded_outlier_detection" => flags.degraded = true,
+            "degraded_active_hc" | "degraded_eds_health" | "degraded_outlier_detection" => {
+                flags.degraded = true
+            }
             "eds_status_draining" | "pending_dynamic_removal" => flags.draining = true,
             _ => {}
         }
@@ -148,7 +150,8 @@ nodes::x::127.0.0.1:7::weight::9
     fn hosts_keep_envoys_order_weight_and_locality() {
         let hosts = nodes(TEXT);
 
-        let seen: Vec<_> = hosts.iter().map(|h| (h.address.as_str(), h.weight, h.locality.as_str())).collect();
+        let seen: Vec<_> =
+            hosts.iter().map(|h| (h.address.as_str(), h.weight, h.locality.as_str())).collect();
         assert_eq!(
             seen[..3],
             [("127.0.0.1:9002", 3, "eu/a"), ("127.0.0.1:9001", 1, ""), ("[::1]:9003", 1, "")]

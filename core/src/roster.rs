@@ -61,7 +61,9 @@ impl Roster {
     /// Reads a published roster; anything else, such as one of another release, is `None` and is built anew.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Self>(bytes).ok().filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
+        serde_json::from_slice::<Self>(bytes)
+            .ok()
+            .filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
     }
 
     /// The form that is published.
@@ -86,7 +88,12 @@ impl Roster {
                 Err(_) => Health::joined(now),
             };
             health.observe(seen.flags, policy, now);
-            self.nodes.push(Node { address: seen.address, weight: seen.weight, locality: seen.locality, health });
+            self.nodes.push(Node {
+                address: seen.address,
+                weight: seen.weight,
+                locality: seen.locality,
+                health,
+            });
         }
         self.settle(&before, policy, now)
     }

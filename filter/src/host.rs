@@ -11,7 +11,8 @@ use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
 /// The wall clock. A clock that cannot be read stands at zero.
 pub(crate) fn now() -> Millis {
-    let since_epoch = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let since_epoch =
+        hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Millis(since_epoch.and_then(|length| u64::try_from(length.as_millis()).ok()).unwrap_or(0))
 }
 
@@ -97,7 +98,8 @@ pub(crate) fn answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
     if headers == 0 {
         return None;
     }
-    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
+    let status =
+        hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
     if status != b"200" {
         return None;
     }

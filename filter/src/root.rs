@@ -24,6 +24,8 @@ const MICROS_PER_HOST: u64 = 450;
 /// Within it the leader's death must be noticed too, so ticks are a quarter of the interval, but neither so frequent
 /// that they show nor so rare that another worker's news waits.
 const TICK: std::ops::RangeInclusive<u64> = 25..=250;
+/// Until the first snapshot is there each tick counts: sessions go by Envoy's own ring so long.
+const FIRST_TICKS: Millis = Millis(25);
 /// An admin that has not answered by then is stuck; the next interval asks again.
 const POLL_TIMEOUT: Millis = Millis(5000);
 
@@ -43,6 +45,8 @@ struct Live {
     /// The call under way.
     poll: Option<u32>,
     next_poll: Millis,
+    /// Every pool has had a snapshot.
+    settled: bool,
 }
 
 impl Context for Root {
@@ -68,7 +72,7 @@ impl RootContext for Root {
             }
         };
         let live = Live::new(config);
-        host::set_tick_period(Millis((live.poll_interval.0 / 4).clamp(*TICK.start(), *TICK.end())));
+        host::set_tick_period(FIRST_TICKS);
         // After a reload the roster is there already: no request has to wait for the first tick.
         live.refresh(host::now());
         self.live = Some(live);
@@ -81,6 +85,7 @@ impl RootContext for Root {
             live.refresh(now);
             live.lead(now);
             live.plugin.flush();
+            live.slow_down();
         }
     }
 
@@ -96,13 +101,15 @@ impl RootContext for Root {
 
 impl Live {
     fn new(config: Config) -> Self {
-        let clusters: BTreeSet<&str> = config.pools.iter().filter_map(|pool| polled(&pool.membership)).collect();
+        let clusters: BTreeSet<&str> =
+            config.pools.iter().filter_map(|pool| polled(&pool.membership)).collect();
         let names: Vec<String> = clusters.iter().map(|name| escape(name)).collect();
         let poll_path = format!("/clusters?filter=%5E({})%24", names.join("%7C"));
         // Roots with the same sources share the polling, others do not: during a reload both poll.
         let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
         let source = format!("{}/{}/{poll_path}", config.admin_cluster, pools.join(","));
-        let holder = host::random().map_or_else(String::new, |id| format!("{:032x}", u128::from_le_bytes(id)));
+        let holder =
+            host::random().map_or_else(String::new, |id| format!("{:032x}", u128::from_le_bytes(id)));
         Self {
             lease: Lease::new(&format!("{:x}", session_hash(source.as_bytes())), holder),
             admin_cluster: config.admin_cluster.clone(),
@@ -111,12 +118,21 @@ impl Live {
             plugin: Rc::new(Plugin::new(config)),
             poll: None,
             next_poll: Millis(0),
+            settled: false,
         }
     }
 
     fn refresh(&self, now: Millis) {
         for pool in &self.plugin.pools {
             pool.refresh(now);
+        }
+    }
+
+    /// Ends the quick first ticks once every pool has a snapshot.
+    fn slow_down(&mut self) {
+        if !self.settled && self.plugin.pools.iter().all(|pool| pool.snapshot().is_some()) {
+            self.settled = true;
+            host::set_tick_period(Millis((self.poll_interval.0 / 4).clamp(*TICK.start(), *TICK.end())));
         }
     }
 

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use berth_core::config::{Missing, OnPanic};
 use berth_core::decision::{NoPlacement, Placement};
 use berth_core::event::{
-    Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, Reason, UNPLACED_DESTINATION, Unplaced,
+    Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, Reason, UNPLACED_DESTINATION,
+    Unplaced,
 };
 use berth_core::passive::blames_node;
 use berth_core::session::{self, SessionId};
@@ -79,7 +80,8 @@ impl HttpContext for Stream {
 
     /// The request is over, however it ended.
     fn on_log(&mut self) {
-        let Some(pool) = self.plugin.as_ref().zip(self.pool).and_then(|(plugin, index)| plugin.pools.get(index))
+        let Some(pool) =
+            self.plugin.as_ref().zip(self.pool).and_then(|(plugin, index)| plugin.pools.get(index))
         else {
             return;
         };
@@ -121,7 +123,9 @@ impl Stream {
             return self.leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot);
         };
         match Placement::of(&snapshot, id.hash()) {
-            Ok(placement) if placement.outcome == Outcome::Panic && pool.config.on_panic == OnPanic::Reject => {
+            Ok(placement)
+                if placement.outcome == Outcome::Panic && pool.config.on_panic == OnPanic::Reject =>
+            {
                 let body = "berth: too few nodes are usable; try again\n";
                 self.reject(plugin, pool, 503, Reason::NoUsableNode, body);
             }

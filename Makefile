@@ -1,0 +1,40 @@
+# One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
+.DEFAULT_GOAL := help
+.PHONY: help setup wasm check test e2e validate demo bench fmt clean
+CARGO_FLAGS := --locked
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: the wasm target, cargo-nextest, Envoy
+	@scripts/setup
+
+wasm: ## build the filter: target/berth.wasm
+	@scripts/build-wasm
+
+demo: setup wasm ## see it work, then keep it running; ARGS=--once checks every promise and ends
+	@cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin demo -- $(ARGS)
+
+test: setup check e2e ## everything: check, then the promises in real Envoy
+
+check: wasm ## formatting, lints, docs, and all tests that need no Envoy
+	cargo fmt --all --check
+	scripts/check-deps
+	scripts/check-paths
+	cargo clippy $(CARGO_FLAGS) --workspace --exclude berth-filter --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --profile wasm -p berth-filter --target wasm32-wasip1 -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc -q $(CARGO_FLAGS) --no-deps --workspace --exclude berth-filter
+	cargo nextest run $(CARGO_FLAGS) -p berth-core -p berth-state
+	cargo test -q $(CARGO_FLAGS) --doc --workspace --exclude berth-filter
+
+e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
+	cargo nextest run $(CARGO_FLAGS) -p berth-harness $(T)
+
+bench: ## ring build and lookup beside their peers
+	cargo bench $(CARGO_FLAGS) -p berth-core
+
+fmt: ## format the code
+	cargo fmt --all
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,140 @@
+//! What a fake node says to one request.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{Mode, Shared};
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    reset: Arc<Notify>,
+) -> Result<Answer, hyper::Error> {
+    let health_check = request.uri().path() == "/healthz";
+    let counter = if health_check { &shared.health_checks } else { &shared.requests };
+    counter.fetch_add(1, Ordering::Relaxed);
+
+    let mode = *shared.mode.lock().unwrap();
+    match mode {
+        Mode::Hang => std::future::pending().await,
+        Mode::Reset => {
+            reset.notify_one();
+            std::future::pending().await
+        }
+        Mode::Slow(time) if !health_check => tokio::time::sleep(time).await,
+        Mode::Serve | Mode::Fail(_) | Mode::Slow(_) => {}
+    }
+
+    let mut answer = match mode {
+        _ if health_check => health(&shared),
+        Mode::Fail(status) => plain(status, "told to fail\n"),
+        _ if is(&request, header::UPGRADE, "websocket") => websocket(request, &shared),
+        _ if is(&request, header::CONTENT_TYPE, "application/grpc") => grpc(request).await?,
+        _ => echo(request, &shared).await?,
+    };
+    answer.headers_mut().insert("x-node", HeaderValue::from_str(&shared.name).unwrap());
+    for (name, value) in shared.headers.lock().unwrap().iter() {
+        answer.headers_mut().append(
+            HeaderName::from_bytes(name.as_bytes()).expect("a header name"),
+            HeaderValue::from_str(value).expect("a header value"),
+        );
+    }
+    Ok(answer)
+}
+
+fn health(shared: &Shared) -> Answer {
+    if shared.healthy.load(Ordering::Relaxed) {
+        plain(StatusCode::OK, "healthy\n")
+    } else {
+        plain(StatusCode::SERVICE_UNAVAILABLE, "told to be unhealthy\n")
+    }
+}
+
+/// Tells what arrived. Header values are Latin-1, one character per byte, so that no byte is lost in JSON.
+async fn echo(request: Request<Incoming>, shared: &Shared) -> Result<Answer, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let headers: Vec<(&str, String)> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes().iter().copied().map(char::from).collect()))
+        .collect();
+    let told = serde_json::json!({
+        "node": shared.name,
+        "method": head.method.as_str(),
+        "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
+        "headers": headers,
+        "body_length": body.len(),
+    });
+    let mut answer = plain(StatusCode::OK, told.to_string());
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(answer)
+}
+
+/// A unary call that succeeds: the message comes back, the status follows in the trailers.
+async fn grpc(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
+    let message = request.into_body().collect().await?.to_bytes();
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(0))]);
+    let body = Full::new(message).with_trailers(async { Some(Ok(trailers)) }).boxed();
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(answer)
+}
+
+/// Accepts the first subprotocol offered, says the node's name, then echoes.
+fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
+    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
+        return plain(StatusCode::BAD_REQUEST, "no sec-websocket-key\n");
+    };
+    let mut answer = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = derive_accept_key(key.as_bytes());
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&accept).unwrap());
+    if let Some(offered) = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL) {
+        let first = offered.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_bytes(first.trim_ascii()).unwrap());
+    }
+
+    let name = shared.name.clone();
+    let task = tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        // A connection that breaks ends the task; the client's end is what tests look at.
+        let mut sent = socket.send(name.into()).await;
+        while let (Ok(()), Some(Ok(message))) = (&sent, socket.next().await) {
+            if message.is_text() || message.is_binary() {
+                sent = socket.send(message).await;
+            }
+        }
+    });
+    shared.websockets.lock().unwrap().push(task.abort_handle());
+    answer
+}
+
+fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed());
+    *answer.status_mut() = status;
+    answer
+}
+
+fn is(request: &Request<Incoming>, name: HeaderName, start: &str) -> bool {
+    let value = request.headers().get(name).map_or(&[][..], HeaderValue::as_bytes);
+    value.get(..start.len()).is_some_and(|value| value.eq_ignore_ascii_case(start.as_bytes()))
+}

@@ -1,0 +1,207 @@
+//! From a shipped bootstrap (envoy/*.yaml) to one that runs beside others on any machine. Only places change – ports,
+//! files, sockets – and what a test asks for; everything else is what users copy, and so is tested.
+//!
+//! Each patch fails when it finds nothing to patch: a renamed cluster must not turn a test into one of nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::endpoints::replace;
+
+/// The name of the filter in `http_filters`, by which its configuration is found.
+const WASM_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// A bootstrap, complete but for what differs between the Envoys of a world.
+#[derive(Clone, Debug)]
+pub(crate) struct Bootstrap {
+    json: Value,
+    /// Clusters that read the world's EDS file.
+    pub(crate) eds_clusters: Vec<String>,
+    /// The port of the admin interface, if it must be one.
+    pub(crate) admin_port: Option<u16>,
+}
+
+impl Bootstrap {
+    /// Reads a file of envoy/ and points it at this tree's module and this world's nodes.
+    pub(crate) fn load(file: &Path, nodes: &Path, module: &Path) -> Self {
+        let mut json = read_yaml(file);
+        let (nodes, module) = (path_text(nodes), path_text(module));
+        let mut found = false;
+        walk(&mut json, &mut |value| match value.as_str() {
+            Some("envoy/nodes.yaml") => {
+                *value = nodes.into();
+                found = true;
+            }
+            Some("target/berth.wasm") => *value = module.into(),
+            _ => {}
+        });
+        assert!(found, "{}: no cluster reads envoy/nodes.yaml", file.display());
+        for listener in array(&mut json, "/static_resources/listeners") {
+            listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
+        }
+        Self { json, eds_clusters: Vec::new(), admin_port: None }
+    }
+
+    /// Listens on this port instead of any that is free.
+    pub(crate) fn listen_on(&mut self, port: u16) {
+        for listener in array(&mut self.json, "/static_resources/listeners") {
+            listener["address"]["socket_address"]["port_value"] = port.into();
+        }
+    }
+
+    /// Takes the wasm filter out, wherever it is listed.
+    pub(crate) fn remove_filter(&mut self) {
+        walk(&mut self.json, &mut |value| {
+            if let Some(filters) = value.get_mut("http_filters").and_then(Value::as_array_mut) {
+                filters.retain(|filter| filter.pointer("/typed_config/@type") != Some(&json!(WASM_TYPE)));
+            }
+        });
+    }
+
+    /// Edits the plugin's configuration.
+    pub(crate) fn configure(&mut self, edit: &dyn Fn(&mut Value)) {
+        edit_plugin(&mut self.json, edit);
+    }
+
+    /// Checks health this often instead; outlier detection sweeps as often.
+    pub(crate) fn check_health_every(&mut self, interval: Duration) {
+        let interval = format!("{:.3}s", interval.as_secs_f64());
+        for cluster in array(&mut self.json, "/static_resources/clusters") {
+            for check in cluster.get_mut("health_checks").and_then(Value::as_array_mut).into_iter().flatten()
+            {
+                for field in ["interval", "no_traffic_interval", "no_traffic_healthy_interval"] {
+                    check[field] = interval.as_str().into();
+                }
+            }
+            if let Some(outliers) = cluster.get_mut("outlier_detection") {
+                outliers["interval"] = interval.as_str().into();
+            }
+        }
+    }
+
+    /// Points a cluster with one static endpoint elsewhere.
+    pub(crate) fn point(&mut self, cluster: &str, address: std::net::SocketAddr) {
+        let clusters = array(&mut self.json, "/static_resources/clusters").iter_mut();
+        let found = clusters.into_iter().find(|found| found["name"] == cluster);
+        let endpoint = found.and_then(|found| {
+            found.pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address")
+        });
+        *endpoint.unwrap_or_else(|| panic!("no cluster {cluster} with a static endpoint")) =
+            json!({"address": address.ip().to_string(), "port_value": address.port()});
+    }
+
+    /// Speaks HTTP/2 to the nodes.
+    pub(crate) fn speak_http2(&mut self, nodes: &Path) {
+        for cluster in eds_clusters(&mut self.json, nodes) {
+            let options = &mut cluster["typed_extension_protocol_options"][HTTP_OPTIONS];
+            options["@type"] = format!("type.googleapis.com/{HTTP_OPTIONS}").into();
+            options["explicit_http_config"] = json!({"http2_protocol_options": {}});
+        }
+    }
+
+    /// Anything else that a test needs.
+    pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut Value)) {
+        edit(&mut self.json);
+    }
+
+    /// Ends the patching.
+    pub(crate) fn finish(&mut self, nodes: &Path) {
+        let names =
+            eds_clusters(&mut self.json, nodes).map(|cluster| cluster["name"].as_str().unwrap().to_owned());
+        self.eds_clusters = names.collect();
+    }
+
+    /// The listeners as they are before any reload.
+    pub(crate) fn listeners(&self) -> Vec<Value> {
+        self.json["static_resources"]["listeners"].as_array().unwrap().clone()
+    }
+
+    /// Writes what Envoy starts with. The listeners come from a file of their own, so that they can change later;
+    /// the admin interface moves to `admin`, here and in the cluster that polls it.
+    pub(crate) fn write(&self, file: &Path, listeners_file: &Path, admin: &Value) {
+        let mut json = self.json.clone();
+        json["static_resources"].as_object_mut().unwrap().remove("listeners");
+        json["dynamic_resources"]["lds_config"] = json!({
+            "resource_api_version": "V3",
+            "path_config_source": {"path": path_text(listeners_file)},
+        });
+        let shipped = json["admin"]["address"].clone();
+        assert!(shipped.is_object(), "the bootstrap has no admin.address");
+        walk(&mut json, &mut |value| {
+            if value["address"] == shipped {
+                value["address"] = admin.clone();
+            }
+        });
+        replace(file, &json);
+    }
+}
+
+/// Writes the listeners that Envoy reads now and after each change.
+pub(crate) fn write_listeners(listeners: &[Value], file: &Path) {
+    let mut resources = listeners.to_vec();
+    for listener in &mut resources {
+        listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    }
+    replace(file, &json!({"resources": resources}));
+}
+
+/// Edits the configuration of each berth plugin below this value.
+pub(crate) fn edit_plugin(json: &mut Value, edit: &dyn Fn(&mut Value)) {
+    let mut found = false;
+    walk(json, &mut |value| {
+        if value["@type"] == WASM_TYPE {
+            let configuration = value.pointer_mut("/config/configuration/value");
+            let configuration = configuration.expect("the plugin has a configuration");
+            match configuration.as_str().map(str::to_owned) {
+                // A StringValue: JSON as text. A test of bad input may leave text, which is given as it is.
+                Some(text) => {
+                    let mut json = serde_json::from_str(&text).expect("the plugin's configuration is JSON");
+                    edit(&mut json);
+                    *configuration = match json {
+                        Value::String(raw) => raw.into(),
+                        json => json.to_string().into(),
+                    };
+                }
+                // A Struct.
+                None => edit(configuration),
+            }
+            found = true;
+        }
+    });
+    assert!(found, "there is no wasm filter to configure");
+}
+
+/// A YAML file as JSON, its anchors resolved.
+pub(crate) fn read_yaml(file: &Path) -> Value {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn eds_clusters<'a>(json: &'a mut Value, nodes: &Path) -> impl Iterator<Item = &'a mut Value> {
+    let nodes = json!(path_text(nodes));
+    array(json, "/static_resources/clusters").iter_mut().filter(move |cluster| {
+        cluster.pointer("/eds_cluster_config/eds_config/path_config_source/path") == Some(&nodes)
+    })
+}
+
+fn array<'a>(json: &'a mut Value, pointer: &str) -> &'a mut Vec<Value> {
+    let found = json.pointer_mut(pointer).and_then(Value::as_array_mut);
+    found.unwrap_or_else(|| panic!("the bootstrap has no list {pointer}"))
+}
+
+/// Visits a value, then all values below it.
+fn walk(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
+    visit(value);
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|value| walk(value, visit)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| walk(value, visit)),
+        _ => {}
+    }
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().expect("a path of valid UTF-8")
+}

@@ -1,0 +1,212 @@
+//! What a test asks for before its world starts.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::backend::Backend;
+use crate::bootstrap::{Bootstrap, read_yaml};
+use crate::endpoints::{self, Endpoint};
+use crate::envoy::{Envoy, Launcher, root};
+use crate::{World, node_port};
+
+/// `main` lists every extension at the start: pages that hide what a failed test needs.
+const LOG: &str = "main:warning";
+
+/// Fixed ports of 127.0.0.1, for a world that people talk to. Tests use any that are free.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// Of the ingress listener.
+    pub proxy: u16,
+    /// Of Envoy's admin interface.
+    pub admin: u16,
+    /// Of node 0; the next nodes follow.
+    pub first_node: u16,
+}
+
+type Edit = Box<dyn Fn(&mut Value) + Send>;
+
+/// Describes a [`World`]. What is not said is as the shipped bootstrap has it.
+#[must_use = "a builder does nothing before `start`"]
+pub struct Builder {
+    nodes: usize,
+    envoys: usize,
+    concurrency: u32,
+    file: String,
+    version: Option<String>,
+    filter: bool,
+    http2_nodes: bool,
+    health_interval: Option<Duration>,
+    ports: Option<Ports>,
+    clusters: Vec<(String, SocketAddr)>,
+    log: String,
+    configure: Vec<Edit>,
+    edit: Vec<Edit>,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: 3,
+            envoys: 1,
+            concurrency: 2,
+            file: "envoy.yaml".into(),
+            version: None,
+            filter: true,
+            http2_nodes: false,
+            health_interval: None,
+            ports: None,
+            clusters: Vec::new(),
+            log: LOG.into(),
+            configure: Vec::new(),
+            edit: Vec::new(),
+        }
+    }
+
+    /// How many nodes there are at first. Default: 3.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// How many Envoys stand before the same nodes. Default: 1.
+    pub fn envoys(mut self, envoys: usize) -> Self {
+        self.envoys = envoys;
+        self
+    }
+
+    /// Worker threads of each Envoy. Default: 2.
+    pub fn concurrency(mut self, workers: u32) -> Self {
+        self.concurrency = workers;
+        self
+    }
+
+    /// Which file of envoy/ is the bootstrap. Default: envoy.yaml.
+    pub fn file(mut self, name: &str) -> Self {
+        self.file = name.into();
+        self
+    }
+
+    /// Runs this version of Envoy, one that scripts/get-envoy pins, instead of the default one.
+    pub fn envoy_version(mut self, version: &str) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// With `false` the wasm filter is left out: for comparing with plain Envoy.
+    pub fn filter(mut self, present: bool) -> Self {
+        self.filter = present;
+        self
+    }
+
+    /// Speaks HTTP/2 to the nodes, as gRPC needs it.
+    pub fn http2_nodes(mut self) -> Self {
+        self.http2_nodes = true;
+        self
+    }
+
+    /// Checks health this often, for tests that wait for its verdict.
+    pub fn health_interval(mut self, interval: Duration) -> Self {
+        self.health_interval = Some(interval);
+        self
+    }
+
+    /// Uses these ports instead of any that are free. For one Envoy.
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
+    /// Points a cluster of the bootstrap that has one static endpoint to this address.
+    pub fn cluster_address(mut self, cluster: &str, address: SocketAddr) -> Self {
+        self.clusters.push((cluster.into(), address));
+        self
+    }
+
+    /// Levels for parts of Envoy's log, such as `wasm:debug,http:trace`. Default: info for all but the start's lists.
+    pub fn log(mut self, components: &str) -> Self {
+        self.log = format!("{LOG},{components}");
+        self
+    }
+
+    /// Edits the plugin's configuration: `json["pools"][0]["health"]["cooldown"] = "2s".into()`.
+    pub fn configuration(mut self, edit: impl Fn(&mut Value) + Send + 'static) -> Self {
+        self.configure.push(Box::new(edit));
+        self
+    }
+
+    /// Edits the whole bootstrap, after everything else: clusters, routes, anything.
+    pub fn bootstrap(mut self, edit: impl Fn(&mut Value) + Send + 'static) -> Self {
+        self.edit.push(Box::new(edit));
+        self
+    }
+
+    /// Starts nodes and Envoys, and returns when every Envoy serves.
+    ///
+    /// # Panics
+    /// If that fails, with the reason and Envoy's last words.
+    pub async fn start(self) -> World {
+        self.try_start().await.unwrap_or_else(|failure| panic!("the world does not start: {failure}"))
+    }
+
+    /// As [`Builder::start`], with the failure as a value: for configurations that Envoy must refuse.
+    pub async fn try_start(self) -> Result<World, String> {
+        let root = root();
+        let module = root.join("target/berth.wasm");
+        if self.filter && !module.exists() {
+            return Err(format!("{} is missing: run `make wasm`", module.display()));
+        }
+        let launcher = Arc::new(Launcher::choose(self.version.as_deref())?);
+
+        let directory =
+            tempfile::Builder::new().prefix("berth-").tempdir().map_err(|error| error.to_string())?;
+        let nodes_file = directory.path().join("nodes.json");
+        let nodes_template = read_yaml(&root.join("envoy/nodes.yaml"));
+        let first_node = self.ports.map(|ports| ports.first_node);
+        let backends: Vec<Arc<Backend>> =
+            (0..self.nodes).map(|index| Arc::new(Backend::start(node_port(first_node, index)))).collect();
+        let set: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::new(backend.address())).collect();
+        endpoints::write(&set, &nodes_template, &nodes_file);
+
+        let mut bootstrap = Bootstrap::load(&root.join("envoy").join(&self.file), &nodes_file, &module);
+        if !self.filter {
+            bootstrap.remove_filter();
+        }
+        if self.http2_nodes {
+            bootstrap.speak_http2(&nodes_file);
+        }
+        if let Some(ports) = self.ports {
+            bootstrap.listen_on(ports.proxy);
+            bootstrap.admin_port = Some(ports.admin);
+        }
+        if let Some(interval) = self.health_interval {
+            bootstrap.check_health_every(interval);
+        }
+        for (cluster, address) in &self.clusters {
+            bootstrap.point(cluster, *address);
+        }
+        self.configure.iter().for_each(|edit| bootstrap.configure(edit));
+        self.edit.iter().for_each(|edit| bootstrap.edit(edit));
+        bootstrap.finish(&nodes_file);
+
+        let mut envoys = Vec::new();
+        for index in 0..self.envoys {
+            let own = directory.path().join(format!("envoy{index}"));
+            let launcher = Arc::clone(&launcher);
+            envoys.push(Envoy::start(launcher, &own, &bootstrap, self.concurrency, &self.log).await?);
+        }
+        Ok(World::new(envoys, backends, set, nodes_template, bootstrap.eds_clusters, first_node, directory))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("nodes", &self.nodes)
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}

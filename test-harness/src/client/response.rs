@@ -1,0 +1,150 @@
+//! What came back: a response, what its node had received, or an open WebSocket.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::eventually::patience;
+
+/// An echo passes Envoy twice; more than this and it is lost.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A response, read to its end.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Compares with numbers too: `response.status == 200`.
+    pub status: StatusCode,
+    /// Headers as Envoy sent them.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// Trailers, such as gRPC's status.
+    pub trailers: HeaderMap,
+}
+
+impl Response {
+    pub(super) async fn read(response: hyper::Response<Incoming>) -> Result<Self, hyper::Error> {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        Ok(Self { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
+    }
+
+    /// The node that answered.
+    ///
+    /// # Panics
+    /// If none did: an answer of Envoy's own has no `x-node`.
+    #[track_caller]
+    pub fn node(&self) -> &str {
+        self.header("x-node").unwrap_or_else(|| panic!("no node answered: {} {:?}", self.status, self.body))
+    }
+
+    /// A header's value, the first if there are several.
+    ///
+    /// # Panics
+    /// If it is no text; see [`Response::headers`] for bytes.
+    #[track_caller]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("a header of visible ASCII"))
+    }
+
+    /// What the node received.
+    ///
+    /// # Panics
+    /// If the body is not a node's report.
+    #[track_caller]
+    pub fn received(&self) -> Received {
+        let told: serde_json::Value = serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not a node's report ({error}): {} {:?}", self.status, self.body));
+        let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
+        let header = |header: &serde_json::Value| (text(&header[0]), from_latin1(&text(&header[1])));
+        Received {
+            method: text(&told["method"]),
+            path: text(&told["path"]),
+            headers: told["headers"].as_array().expect("a list").iter().map(header).collect(),
+            body_length: told["body_length"].as_u64().expect("a number"),
+        }
+    }
+}
+
+/// A request as the node saw it, after the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its method.
+    pub method: String,
+    /// Its path and query.
+    pub path: String,
+    /// Its headers in order, names in lower case, values byte for byte.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// How long its body was.
+    pub body_length: u64,
+}
+
+impl Received {
+    /// A header's value, the first if there are several.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_slice())
+    }
+}
+
+fn from_latin1(text: &str) -> Vec<u8> {
+    text.chars().map(|char| u8::try_from(char).expect("Latin-1")).collect()
+}
+
+/// An open WebSocket to a node that echoes.
+#[derive(Debug)]
+pub struct WebSocket {
+    stream: WebSocketStream<TcpStream>,
+    node: String,
+    protocol: Option<String>,
+    headers: HeaderMap,
+}
+
+impl WebSocket {
+    pub(super) async fn open(stream: WebSocketStream<TcpStream>, headers: &HeaderMap) -> Self {
+        let protocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
+        let protocol = protocol.map(|value| value.to_str().expect("a token").to_owned());
+        let mut socket = Self { stream, node: String::new(), protocol, headers: headers.clone() };
+        socket.node = socket.receive().await.expect("the node's name");
+        socket
+    }
+
+    /// The node at the other end.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The subprotocol that the node chose.
+    pub fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// The headers of the answer to the upgrade.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Sends a text and returns what comes back; `None` when the connection has ended.
+    pub async fn echo(&mut self, text: &str) -> Option<String> {
+        self.stream.send(Message::text(text)).await.ok()?;
+        self.receive().await
+    }
+
+    /// The next text; `None` when the connection has ended.
+    ///
+    /// # Panics
+    /// If nothing comes within ten seconds (multiplied by `HARNESS_PATIENCE`).
+    pub async fn receive(&mut self) -> Option<String> {
+        let next = timeout(patience(LIMIT), self.stream.next()).await;
+        let message = next.unwrap_or_else(|_| panic!("no message in {LIMIT:?}"))?.ok()?;
+        message.is_text().then(|| message.into_text().expect("it is text").to_string())
+    }
+}
