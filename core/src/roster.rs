@@ -95,7 +95,7 @@ impl Roster {
                 health,
             });
         }
-        self.settle(before, policy, now)
+        self.settle(&before, policy, now)
     }
 
     /// Puts `address` into cooldown on a worker's word. True if that changed anything.
@@ -104,7 +104,7 @@ impl Roster {
         if let Some(node) = self.nodes.iter_mut().find(|node| node.address == address) {
             node.health.report_failure(policy, now);
         }
-        self.settle(before, policy, now)
+        self.settle(&before, policy, now)
     }
 
     /// Looks again at what time alone has changed, when there is no news. True if that changed anything.
@@ -113,13 +113,13 @@ impl Roster {
             return false;
         }
         let before = self.clone();
-        self.settle(before, policy, now)
+        self.settle(&before, policy, now)
     }
 
-    fn settle(&mut self, before: Self, policy: &HealthPolicy, now: Millis) -> bool {
+    fn settle(&mut self, before: &Self, policy: &HealthPolicy, now: Millis) -> bool {
         self.panic = self.panic_at(policy, now);
         // The first look counts as news even if it found nobody: "no members" is knowledge too.
-        let changed = before.version == 0 || *self != before;
+        let changed = before.version == 0 || self != before;
         if changed {
             self.version = before.version + 1;
         }
