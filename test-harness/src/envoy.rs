@@ -73,7 +73,8 @@ impl Envoy {
     ) -> Result<Self, String> {
         std::fs::create_dir(directory).unwrap();
         let [file, lds, socket] = ["bootstrap.json", "lds.json", "admin"].map(|name| directory.join(name));
-        bootstrap.write(&file, &lds, &socket);
+        let admin = Admin::new(&socket, bootstrap.admin_port);
+        bootstrap.write(&file, &lds, &admin.address());
         let arguments = [
             ["-c", file.to_str().unwrap()],
             ["--concurrency", &concurrency.to_string()],
@@ -92,7 +93,7 @@ impl Envoy {
             launcher,
             concurrency,
             arguments,
-            admin: Admin::new(&socket),
+            admin,
             state: Mutex::new(State { child: None, client: None, listeners: bootstrap.listeners() }),
         };
         envoy.launch().await?;
@@ -243,7 +244,7 @@ impl Envoy {
     async fn launch(&self) -> Result<(), String> {
         let listeners = self.state.lock().unwrap().listeners.clone();
         write_listeners(&listeners, &self.directory.join("lds.json"));
-        let _ = std::fs::remove_file(self.admin.socket());
+        self.admin.clean_up();
         let child = self.launcher.start(&self.name, &self.directory, &self.arguments, &self.log_file())?;
         self.state.lock().unwrap().child = Some(child);
 
