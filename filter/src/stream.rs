@@ -188,12 +188,13 @@ impl Stream {
         };
         let address = host::upstream_address()?;
         *answered = placement.nodes(snapshot).position(|node| node.address.as_bytes() == address);
-        if let Some(place @ 1..) = *answered {
+        if *answered != Some(0) {
             pool.metrics.count(Counter::Retried);
-            for node in placement.nodes(snapshot).take(place) {
-                pool.failed(&node.address);
-            }
             placement.reason = Reason::Retried;
+        }
+        // If it was none of the list, Envoy's own ring picked it: whether the list was tried at all is not known.
+        for node in placement.nodes(snapshot).take(answered.unwrap_or(0)) {
+            pool.failed(&node.address);
         }
         Some(address)
     }

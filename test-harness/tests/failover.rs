@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_harness::eventually;
+use serde_json::{Value, json};
+
 use common::{SOON, ask, cluster, destination, impatient, nodes_become, pool, sessions, told};
 
 /// For tests in which only traffic may tell of a failure.
@@ -166,4 +168,47 @@ async fn hanging_owner_is_put_out_by_its_active_check() {
 
     let response = ask(&world, "ada").await;
     assert_eq!((response.node(), told(&response, "reason")), (nodes[1].as_str(), "cooldown"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_envoy_calls_an_outlier_is_put_out() {
+    // Otherwise its next good health check, which it passes all the time, takes the ejection back.
+    let last = |json: &mut Value| {
+        cluster(json, "nodes")["outlier_detection"]["successful_active_health_check_uneject_host"] =
+            false.into();
+    };
+    let world = impatient().bootstrap(last).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let nodes = destination(&ask(&world, "ada").await);
+    world.node_named(&nodes[0]).fail(500);
+
+    for _ in 0..5 {
+        assert_eq!(ask(&world, "ada").await.status, 500);
+    }
+
+    nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
+    assert_eq!(ask(&world, "ada").await.node(), nodes[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_of_a_node_that_was_not_named_is_counted_as_a_reassignment() {
+    // A member that Envoy does not know: its fallback policy picks another node.
+    let world = impatient()
+        .configuration(|json| {
+            let pool = pool(json).as_object_mut().unwrap();
+            pool.remove("cluster");
+            pool.insert("members".into(), json!(["127.0.0.1:1"]));
+        })
+        .start()
+        .await;
+    let placed = async || told(&ask(&world, "ada").await, "reason") != "no_snapshot";
+    eventually(placed, SOON).await;
+
+    let response = ask(&world, "ada").await;
+
+    assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "retried"));
+    assert_eq!(told(&response, "node"), response.node());
+    let labels = [("pool", "nodes"), ("reason", "retried")];
+    let counted = async || world.envoy(0).metric("berth_reassignments_total", &labels).await >= 1.0;
+    eventually(counted, SOON).await;
 }
