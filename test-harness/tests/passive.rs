@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_harness::{Backend, Builder, Client, Request, Response, World, eventually};
 use common::{SOON, caught_up, cluster, impatient, nodes_become, pool, routes, told};
@@ -37,6 +37,31 @@ async fn third_reset_in_a_row_puts_a_node_out() {
     let world = unchecked().start().await;
 
     third_failure_puts_it_out(&world, Backend::reset, 503).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_is_still_down_after_its_cooldown_is_out_for_twice_as_long() {
+    let world =
+        unchecked().configuration(|json| pool(json)["health"]["cooldown"] = "1s".into()).start().await;
+    let owner = owner(&world).await;
+    owner.refuse().await;
+
+    assert_eq!(told(&ask(&world).await, "reason"), "retried");
+    for cooldown in [1, 2] {
+        assert_eq!(told(&ask(&world).await, "reason"), "retried");
+        let out = Instant::now();
+        assert_eq!(told(&ask(&world).await, "reason"), "retried");
+
+        // Then nobody asks it, until a request tries it again; that one succeeds too.
+        assert_eq!(told(&ask(&world).await, "reason"), "cooldown");
+        eventually(async || told(&ask(&world).await, "reason") == "retried", SOON).await;
+        assert!(
+            out.elapsed() >= Duration::from_secs(cooldown),
+            "out for {:?}, not {cooldown} s",
+            out.elapsed()
+        );
+    }
+    eventually(async || ejections(&world).await == 2.0, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
