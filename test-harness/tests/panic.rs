@@ -63,6 +63,22 @@ async fn requests_find_the_last_node_and_panic_ends_once_enough_are_back_for_a_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_find_the_last_of_many_nodes() {
+    let world = patient().nodes(6).start().await;
+    nodes_become(world.envoy(0), &[("active", 6)]).await;
+    for node in 0..5 {
+        world.node(node).refuse().await;
+    }
+    nodes_become(world.envoy(0), &[("cooldown", 5), ("active", 1)]).await;
+
+    for key in sessions(100) {
+        let response = ask(&world, &key).await;
+        assert_eq!((response.status.as_u16(), told(&response, "outcome")), (200, "panic"));
+        assert_eq!(response.node(), world.node(5).name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn request_is_answered_with_503_when_every_node_refuses() {
     let world = patient().start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
