@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use berth_harness::eventually;
 use serde_json::{Value, json};
 
-use common::{SOON, ask, cluster, destination, impatient, nodes_become, pool, sessions, told};
+use common::{
+    SOON, ask, cluster, destination, impatient, members_become_known, nodes_become, pool, sessions, told,
+};
 
 /// For tests in which only traffic may tell of a failure.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -201,8 +203,7 @@ async fn answer_of_a_node_that_was_not_named_is_counted_as_a_reassignment() {
         })
         .start()
         .await;
-    let placed = async || told(&ask(&world, "ada").await, "reason") != "no_snapshot";
-    eventually(placed, SOON).await;
+    members_become_known(&world).await;
 
     let response = ask(&world, "ada").await;
 

@@ -3,12 +3,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_harness::{Backend, Builder, Client, Request, Response, World, eventually};
-use common::{SOON, caught_up, cluster, impatient, nodes_become, pool, routes, told};
+use common::{
+    SOON, caught_up, cluster, destination, impatient, members_become_known, nodes_become, pool, routes,
+    sessions, told,
+};
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn third_refused_connection_in_a_row_puts_a_node_out_for_all_workers() {
@@ -132,6 +136,55 @@ async fn full_circuit_breaker_never_counts() {
     assert_eq!(refused.count(), 9);
     owner.serve();
     still_owns(&world, &owner).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_a_route_to_another_cluster_passes_over_never_counts() {
+    let world = unchecked()
+        .concurrency(1)
+        .bootstrap(|json| {
+            let mut elsewhere = routes(json)[1].clone();
+            elsewhere["match"] = json!({"prefix": "/elsewhere"});
+            routes(json).insert(0, elsewhere);
+        })
+        .start()
+        .await;
+    let owner = owner(&world).await;
+
+    let mut served = BTreeSet::new();
+    for _ in 0..60 {
+        let response = world.get("/elsewhere").header("x-session-id", "ada").send().await;
+        assert_eq!(told(&response, "reason"), "owner");
+        served.insert(response.node().to_owned());
+    }
+
+    assert!(served.len() > 1, "any node answers there");
+    still_owns(&world, &owner).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn member_that_envoy_does_not_know_is_passed_over_and_never_counts() {
+    let world = unchecked().concurrency(1).start().await;
+    let mut members: Vec<String> = world.nodes().iter().map(|node| node.name().to_owned()).collect();
+    members.push("127.0.0.1:1".into());
+    let with_ghost = |json: &mut Value| {
+        pool(json).as_object_mut().unwrap().remove("cluster");
+        pool(json)["members"] = json!(members);
+    };
+    world.envoy(0).reload(with_ghost).await.unwrap();
+    members_become_known(&world).await;
+
+    let mut passed_over = 0;
+    for session in sessions(100) {
+        let response = common::ask(&world, &session).await;
+        let nodes = destination(&response);
+        let ghost = nodes[0] == "127.0.0.1:1";
+        assert_eq!(response.node(), nodes[usize::from(ghost)]);
+        assert_eq!(told(&response, "reason"), if ghost { "retried" } else { "owner" });
+        passed_over += u32::from(ghost);
+    }
+    assert!(passed_over > 5);
+    assert_eq!(ejections(&world).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

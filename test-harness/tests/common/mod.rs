@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use berth_harness::{Builder, Envoy, Response, World, eventually};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 /// More than anything here takes on a machine that does nothing else.
@@ -59,6 +60,15 @@ pub(crate) async fn nodes_become(envoy: &Envoy, states: &[(&str, u64)]) {
     };
     eventually(seen, SOON * 2).await;
     caught_up(envoy).await;
+}
+
+/// Waits until the members are known, for a world whose filter does not poll for them.
+pub(crate) async fn members_become_known(world: &World) {
+    let known = async || {
+        let requests = (0..20).map(|_| ask(world, "ada"));
+        join_all(requests).await.iter().all(|response| told(response, "reason") != "no_snapshot")
+    };
+    eventually(known, SOON).await;
 }
 
 /// Waits until Berth has looked at its members twice from now on: each worker then has had several ticks since.
