@@ -191,6 +191,8 @@ fn add_native(json: &mut Value, policy: &str, mut settings: Value) {
         format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{policy}").into();
     let mut native = cluster(json, "nodes").clone();
     native["name"] = "native".into();
+    // Otherwise workers hear of health and weights up to a second later than the admin interface shows them.
+    native["common_lb_config"]["update_merge_window"] = "0s".into();
     native["load_balancing_policy"]["policies"] =
         json!([{"typed_extension_config": {"name": "native", "typed_config": settings}}]);
     json["static_resources"]["clusters"].as_array_mut().unwrap().push(native);
