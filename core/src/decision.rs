@@ -79,8 +79,8 @@ impl Placement {
     }
 
     fn walk(&mut self, snapshot: &Snapshot, hash: u64) {
-        // A session that lost its node to cooldown is a stranger to all others; one that a warming node has not taken
-        // over yet is still at home with the next.
+        // A session that lost its node to cooldown is a stranger to all others, also while that node warms up again; one
+        // that a new node has not taken over yet is still at home with the next.
         let mut stranger = false;
         for index in snapshot.ring().candidates(hash) {
             let Some(node) = snapshot.nodes.get(index) else { continue };
@@ -99,7 +99,7 @@ impl Placement {
                     _ if self.reason == Reason::Owner => Reason::Warming,
                     _ => self.reason,
                 };
-                stranger |= node.state == State::Cooldown;
+                stranger |= node.state == State::Cooldown || node.returning;
             }
             if usize::from(self.len) == MAX_CANDIDATES {
                 return;
