@@ -77,14 +77,15 @@ impl Roster {
     /// Only the best priority that has hosts is used: Berth places sessions, it does not spill over.
     pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
         let before = self.clone();
-        let first_look = self.version == 0;
+        // At the first look there is no telling who is new, and in an empty pool nobody to share with meanwhile.
+        let established = self.nodes.is_empty();
         let best = observations.iter().map(|observation| observation.priority).min();
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.address.cmp(&b.address));
         for seen in observations.into_iter().filter(|seen| Some(seen.priority) == best) {
             let mut health = match known.binary_search_by(|node| node.address.cmp(&seen.address)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
-                Err(_) if first_look => Health::established(),
+                Err(_) if established => Health::established(),
                 Err(_) => Health::joined(now),
             };
             health.observe(seen.flags, policy, now);
@@ -179,6 +180,23 @@ mod tests {
         assert!(roster.observe(seen(&[false, true]), &POLICY, at(0)));
         assert!(!roster.observe(seen(&[false, true]), &POLICY, at(1)));
         assert_eq!(roster.version, 1);
+    }
+
+    #[test]
+    fn nodes_that_come_to_others_warm_up_and_the_first_of_all_do_not() {
+        let policy = HealthPolicy { warm_up: Millis(30_000), ..POLICY };
+        let mut roster = Roster::default();
+        let states = |roster: &Roster, now| -> Vec<State> {
+            roster.nodes.iter().map(|node| node.health.state(&policy, now)).collect()
+        };
+
+        roster.observe(Vec::new(), &policy, at(0));
+        roster.observe(seen(&[false, false]), &policy, at(1));
+        assert_eq!(states(&roster, at(1)), [State::Active; 2]);
+
+        roster.observe(seen(&[false, false, false]), &policy, at(2));
+        assert_eq!(states(&roster, at(2))[..2], [State::Active; 2]);
+        assert!(matches!(states(&roster, at(2))[2], State::Warming(_)));
     }
 
     #[test]
