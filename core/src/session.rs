@@ -84,8 +84,8 @@ fn usable(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Finds the session of a request: the first of `sources` that yields a usable id wins.
 ///
-/// `header` answers a header's value by its lower-case name, all values of a repeated one joined by `,` as Envoy's wasm
-/// host does; `:path` is the path with its query. It is called at most once a name, and only when a source needs it,
+/// `header` answers a header's value by its lower-case name, of a repeated one the first, or all joined by `,` as some
+/// proxies do; `:path` is the path with its query. It is called at most once a name, and only when a source needs it,
 /// because each call leaves the VM. What a source finds but cannot use counts as nothing found.
 pub fn identify(sources: &[Source], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<SessionId> {
     let mut headers = Headers { fetch: header, kept: Vec::new() };

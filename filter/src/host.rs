@@ -30,7 +30,8 @@ pub(crate) fn plugin_configuration(size: usize) -> Option<Vec<u8>> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten()
 }
 
-/// A request header; several of one name are joined by Envoy. Only while the request's headers are being handled.
+/// A request header, of several of one name the first: Envoy shows a filter no more. HTTP/2's split cookies are one
+/// by then. Only while the request's headers are being handled.
 pub(crate) fn request_header(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
 }

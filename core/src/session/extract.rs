@@ -13,7 +13,7 @@ pub(super) fn cookie<'h>(header: &'h [u8], name: &str) -> Option<&'h [u8]> {
     })
 }
 
-/// Undoes the comma that Envoy's wasm host puts between repeated `Cookie` headers. Cookies in the wild hold commas too,
+/// Undoes the comma that some proxies put between repeated `Cookie` headers. Cookies in the wild hold commas too,
 /// against RFC 6265, so a comma only separates if a `name=` follows: `sid=a,b` is one cookie, `sid=a,theme=b` are two.
 fn split_joined(pairs: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(pairs);

@@ -1,0 +1,139 @@
+//! The files in envoy/ work as they are, and what they say of each other and of Berth is true.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use berth_core::config::Config;
+use berth_harness::{World, eventually, root, validate};
+use serde_json::{Value, json};
+use support::{SOON, manager, placing, plugin, sessions, told};
+
+/// Every bootstrap of envoy/, by its path from the top of the tree.
+fn bootstraps() -> Vec<PathBuf> {
+    let files = std::fs::read_dir(root().join("envoy")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = files.map(|name| name.into_string().unwrap());
+    let bootstraps = names.filter(|name| name.starts_with("envoy") && name.ends_with(".yaml"));
+    let mut found: Vec<PathBuf> = bootstraps.map(|name| PathBuf::from("envoy").join(name)).collect();
+    found.sort();
+    found
+}
+
+fn read(file: &PathBuf) -> Value {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn listener(bootstrap: &mut Value) -> &mut Value {
+    &mut bootstrap["static_resources"]["listeners"][0]
+}
+
+#[test]
+fn envoy_accepts_every_bootstrap() {
+    let files = bootstraps();
+    assert!(files.len() >= 2, "{files:?}");
+
+    for file in files {
+        validate(&file).unwrap_or_else(|told| panic!("{}: {told}", file.display()));
+    }
+}
+
+#[test]
+fn plugin_configurations_are_right() {
+    for file in bootstraps() {
+        let mut bootstrap = read(&file);
+        let text = plugin(listener(&mut bootstrap))["configuration"]["value"].take();
+        let config = Config::parse(text.as_str().expect("JSON text").as_bytes()).unwrap();
+
+        // What it names is there.
+        let clusters = bootstrap["static_resources"]["clusters"].as_array().unwrap();
+        let has = |name: &str| clusters.iter().any(|cluster| cluster["name"] == name);
+        assert!(has(&config.admin_cluster), "{}", file.display());
+        for pool in &config.pools {
+            assert!(matches!(&pool.membership, berth_core::config::Membership::Cluster(name) if has(name)));
+        }
+    }
+}
+
+#[test]
+fn metadata_wiring_differs_in_its_filter_and_its_source_only() {
+    let mut metadata = read(&"envoy/envoy-metadata.yaml".into());
+
+    let filters = manager(&mut metadata)["http_filters"].as_array_mut().unwrap();
+    let names: Vec<&str> = filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["berth", "envoy.filters.http.header_to_metadata", "envoy.filters.http.router"]);
+    filters.remove(1);
+    let override_host = "/load_balancing_policy/policies/0/typed_extension_config/typed_config";
+    let sources = metadata["static_resources"]["clusters"][0].pointer_mut(override_host).unwrap();
+    let source = sources["override_host_sources"].take();
+    assert_eq!(source, json!([{"metadata": {"key": "berth", "path": [{"key": "destination"}]}}]));
+    sources["override_host_sources"] = json!([{"header": "x-berth-destination"}]);
+
+    assert_eq!(metadata, read(&"envoy/envoy.yaml".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_shows_metrics_with_their_labels() {
+    let world = placing(World::builder()).await;
+    world.get("/?sid=ada").send().await;
+    world.get("/").send().await;
+
+    let expected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
+        ("berth_bypassed_total", BTreeSet::new()),
+        ("berth_leader_changes_total", BTreeSet::from(["pool"])),
+        ("berth_nodes", BTreeSet::from(["pool", "state"])),
+        ("berth_panic", BTreeSet::from(["pool"])),
+        ("berth_passive_ejections_total", BTreeSet::from(["pool"])),
+        ("berth_polls_total", BTreeSet::from(["pool", "result"])),
+        ("berth_reassignments_total", BTreeSet::from(["pool", "reason"])),
+        ("berth_requests_total", BTreeSet::from(["pool", "outcome"])),
+        ("berth_unplaced_total", BTreeSet::from(["pool", "reason"])),
+    ]);
+    let page = world.envoy(0).prometheus().await;
+    let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in page.lines().filter(|line| line.contains("berth_") && line.starts_with(|c: char| c != '#')) {
+        let series = line.rsplit_once(' ').unwrap().0;
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        if name.starts_with("envoy_") {
+            continue; // Envoy's own stats of the cluster berth_admin
+        }
+        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+        let labels: BTreeMap<&str, &str> = labels.collect();
+        assert!(labels.get("pool").is_none_or(|pool| *pool == "\"nodes\""), "{line}");
+        shown.entry(name).or_default().extend(labels.into_keys());
+    }
+    assert_eq!(shown, expected);
+
+    let envoy = world.envoy(0);
+    assert_eq!(envoy.metric("berth_nodes", &[("pool", "nodes"), ("state", "active")]).await, 3.0);
+    let sessionless = [("pool", "nodes"), ("outcome", "sessionless")];
+    eventually(async || envoy.metric("berth_requests_total", &sessionless).await == 1.0, SOON).await;
+    assert!(envoy.metric("berth_polls_total", &[("result", "ok")]).await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bootstrap_serves_on_the_oldest_envoy_too() {
+    for file in bootstraps() {
+        let file = file.file_name().unwrap().to_str().unwrap();
+        let world = placing(World::builder().nodes(4).file(file).envoy_version("1.36.2")).await;
+        assert!(world.envoy(0).admin("/server_info").await.contains("/1.36.2/"));
+
+        let keys = sessions(100);
+        let nodes = world.nodes_of(&keys).await;
+        assert_eq!(nodes, support::owners(&world, Default::default(), &keys), "{file}");
+        assert_eq!(told(&world.get("/").send().await, "outcome"), "sessionless");
+
+        // The list is walked when its first node is gone.
+        let gone = world.node(0);
+        gone.refuse().await;
+        let (key, _) = keys.iter().zip(&nodes).find(|(_, node)| *node == gone.name()).unwrap();
+        let answer = world.get("/").header("x-session-id", key).send().await;
+        assert_eq!(answer.status, 200, "{file}");
+        assert_eq!((told(&answer, "reason"), told(&answer, "node")), ("retried", answer.node()));
+        for (node, before) in world.nodes_of(&keys).await.iter().zip(&nodes) {
+            assert!(node != gone.name() && (node == before || before == gone.name()), "{file}");
+        }
+        assert_eq!(world.envoy(0).wasm_failures().await, 0);
+    }
+}
