@@ -30,8 +30,9 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness $(T)
 
-bench: ## ring build and lookup beside their peers
-	cargo bench $(CARGO_FLAGS) -p berth-core
+bench: setup wasm ## costs beside peers in the same run: target/bench/report.md, and criterion's for the ring
+	BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin bench
+	cargo bench $(CARGO_FLAGS) -p berth-core --bench ring
 
 fmt: ## format the code
 	cargo fmt --all

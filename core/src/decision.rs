@@ -41,9 +41,7 @@ impl Placement {
             Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome: Outcome::Ring, reason: Reason::Owner };
         if snapshot.panic {
             placement.outcome = Outcome::Panic;
-            for node in snapshot.ring().candidates(hash).take(MAX_CANDIDATES) {
-                placement.push(node);
-            }
+            placement.ignore_health(snapshot, hash);
         } else {
             placement.walk(snapshot, hash);
         }
@@ -81,8 +79,8 @@ impl Placement {
     }
 
     fn walk(&mut self, snapshot: &Snapshot, hash: u64) {
-        // A session that lost its node to cooldown is a stranger to all others; one that a warming node has not taken
-        // over yet is still at home with the next.
+        // A session that lost its node to cooldown is a stranger to all others, also while that node warms up again; one
+        // that a new node has not taken over yet is still at home with the next.
         let mut stranger = false;
         for index in snapshot.ring().candidates(hash) {
             let Some(node) = snapshot.nodes.get(index) else { continue };
@@ -101,7 +99,7 @@ impl Placement {
                     _ if self.reason == Reason::Owner => Reason::Warming,
                     _ => self.reason,
                 };
-                stranger |= node.state == State::Cooldown;
+                stranger |= node.state == State::Cooldown || node.returning;
             }
             if usize::from(self.len) == MAX_CANDIDATES {
                 return;
@@ -109,6 +107,24 @@ impl Placement {
         }
         if self.len == 0 {
             self.take_any(snapshot, hash);
+        }
+    }
+
+    /// The owner is whom the ring names, whatever is said of it. Whom to try after it is a guess in any case, and those
+    /// who look well are the better one.
+    fn ignore_health(&mut self, snapshot: &Snapshot, hash: u64) {
+        let serves = |index: usize| snapshot.nodes.get(index).is_some_and(|node| node.state.serves());
+        for index in snapshot.ring().candidates(hash) {
+            if self.len == 0 || serves(index) {
+                self.push(index);
+            }
+            if usize::from(self.len) == MAX_CANDIDATES {
+                return;
+            }
+        }
+        let rest = snapshot.ring().candidates(hash).skip(1).filter(|&index| !serves(index));
+        for index in rest.take(MAX_CANDIDATES - usize::from(self.len)) {
+            self.push(index);
         }
     }
 

@@ -84,6 +84,8 @@ pub struct Health {
     /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
     joined: Option<Millis>,
     cooldown: Option<Cooldown>,
+    /// When the last panic ended. Up to then it had all its sessions, so there is nothing left to warm up.
+    panic_ended: Option<Millis>,
 }
 
 /// The latest cooldown, over or not.
@@ -117,6 +119,7 @@ impl Health {
 
     /// Takes in what Envoy says of the node at `now`.
     pub fn observe(&mut self, flags: HostFlags, policy: &HealthPolicy, now: Millis) {
+        self.forget_the_future(now);
         match (self.unhealthy, flags.unhealthy) {
             (false, true) => self.fail(true, policy, now),
             // The last sight of it unhealthy: from here the cooldown runs.
@@ -135,11 +138,17 @@ impl Health {
 
     /// A worker's own consecutive failures reached the limit.
     pub fn report_failure(&mut self, policy: &HealthPolicy, now: Millis) {
+        self.forget_the_future(now);
         if self.in_cooldown(now) {
             self.touch_cooldown(now);
         } else {
             self.fail(false, policy, now);
         }
+    }
+
+    /// Health is believed again from `now` on.
+    pub fn end_panic(&mut self, now: Millis) {
+        self.panic_ended = Some(now);
     }
 
     /// The state at `now`.
@@ -164,6 +173,13 @@ impl Health {
         self.pending && !self.unhealthy
     }
 
+    /// True if its latest warm-up follows a cooldown: the sessions that it has not taken back yet are where the cooldown
+    /// sent them.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        self.cooldown.as_ref().is_some_and(|cooldown| self.joined <= Some(cooldown.end()))
+    }
+
     /// True if the state will change by the passing of time alone.
     #[must_use]
     pub fn is_timed(&self, policy: &HealthPolicy, now: Millis) -> bool {
@@ -172,6 +188,16 @@ impl Health {
 
     fn in_cooldown(&self, now: Millis) -> bool {
         self.unhealthy || self.cooldown.as_ref().is_some_and(|cooldown| now < cooldown.end())
+    }
+
+    /// A clock that was set back must not prolong anything: what was noted as later counts as now.
+    fn forget_the_future(&mut self, now: Millis) {
+        for time in [&mut self.joined, &mut self.panic_ended].into_iter().flatten() {
+            *time = now.min(*time);
+        }
+        if let Some(cooldown) = &mut self.cooldown {
+            cooldown.last_unhealthy = cooldown.last_unhealthy.min(now);
+        }
     }
 
     fn touch_cooldown(&mut self, now: Millis) {
@@ -195,7 +221,8 @@ impl Health {
 
     fn warmth(&self, policy: &HealthPolicy, now: Millis) -> State {
         let began = self.joined.max(self.cooldown.as_ref().map(Cooldown::end));
-        let Some(began) = began.filter(|&began| now < began + policy.warm_up) else { return State::Active };
+        let is_warming = |began: &Millis| now < *began + policy.warm_up && self.panic_ended < Some(*began);
+        let Some(began) = began.filter(is_warming) else { return State::Active };
         let (done, from) = (now.since(began).0, u64::from(policy.warm_up_from_percent));
         // Linear from `from` percent to all of it, in parts of WHOLE.
         let percent_of_length = 100 * policy.warm_up.0;

@@ -24,7 +24,7 @@ use {maglev::Table, points::Points, rendezvous::Scores};
 pub const DEFAULT_VIRTUAL_NODES: u32 = 512;
 /// Envoy's own default of `minimum_ring_size`.
 pub const DEFAULT_MINIMUM_RING_SIZE: u64 = 1024;
-/// Envoy's limit and default of `maximum_ring_size`; the most points that any ring of ours may have (96 MiB).
+/// Envoy's limit and default of `maximum_ring_size`; the most points that any ring of ours may have (160 MiB).
 pub const MAXIMUM_POINTS: u64 = 8_388_608;
 /// Envoy's own default of MAGLEV's `table_size`.
 pub const DEFAULT_TABLE_SIZE: u32 = 65_537;
@@ -159,8 +159,10 @@ impl Ring {
             Algorithm::Rendezvous => Layout::Scores(Scores::build(members)),
         };
         let placed = match &layout {
-            Layout::Points(points) => distinct(points.owners(), members.len()),
-            Layout::Table(table) => distinct(table.owners(), members.len()),
+            Layout::Points(points) => {
+                distinct(points.as_slice().iter().map(|(_, owner)| *owner), members.len())
+            }
+            Layout::Table(table) => distinct(table.owners().iter().copied(), members.len()),
             Layout::Scores(_) => members.len(),
         };
         Ok(Self { member_count: members.len(), placed, layout })
@@ -185,7 +187,7 @@ impl Ring {
     /// Points of a ring, slots of a table; for rendezvous, which has neither, the members.
     pub fn point_count(&self) -> usize {
         match &self.layout {
-            Layout::Points(points) => points.owners().len(),
+            Layout::Points(points) => points.as_slice().len(),
             Layout::Table(table) => table.owners().len(),
             Layout::Scores(_) => self.member_count,
         }
@@ -202,9 +204,9 @@ fn fits(setting: &'static str, value: u64, limit: u64) -> Result<(), RingError> 
     if value > limit { Err(RingError::AboveLimit { setting, value, limit }) } else { Ok(()) }
 }
 
-fn distinct(owners: &[u32], member_count: usize) -> usize {
+fn distinct(owners: impl Iterator<Item = u32>, member_count: usize) -> usize {
     let mut seen = candidates::Seen::new(member_count);
-    owners.iter().filter(|owner| seen.insert(**owner)).count()
+    owners.filter(|owner| seen.insert(*owner)).count()
 }
 
 #[cfg(test)]

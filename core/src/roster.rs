@@ -4,6 +4,8 @@
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Health, HealthPolicy};
@@ -49,7 +51,7 @@ impl Panic {
 /// The members of one pool and what is known of them.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
-    /// Grows with every change.
+    /// Another one after every change; 0 before the first look.
     pub version: u64,
     /// In the order of Envoy's host set.
     pub nodes: Vec<Node>,
@@ -64,6 +66,10 @@ impl Roster {
         serde_json::from_slice::<Self>(bytes)
             .ok()
             .filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
+            .filter(|roster| {
+                let mut addresses = BTreeSet::new();
+                roster.nodes.iter().all(|node| addresses.insert(&node.address))
+            })
     }
 
     /// The form that is published.
@@ -74,18 +80,23 @@ impl Roster {
 
     /// Folds in what Envoy says at `now`. True if that changed anything, and with it the version.
     ///
-    /// Only the best priority that has hosts is used: Berth places sessions, it does not spill over.
+    /// Only the best priority that has hosts is used: Berth places sessions, it does not spill over. Whoever comes to an
+    /// empty pool does not warm up: there is nobody to take sessions from little by little.
     pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
         let before = self.clone();
-        // At the first look there is no telling who is new, and in an empty pool nobody to share with meanwhile.
-        let established = self.nodes.is_empty();
+        let was_empty = self.nodes.is_empty();
         let best = observations.iter().map(|observation| observation.priority).min();
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.address.cmp(&b.address));
+        let mut addresses = BTreeSet::new();
         for seen in observations.into_iter().filter(|seen| Some(seen.priority) == best) {
+            // One address is one destination, however often it is listed.
+            if !addresses.insert(seen.address.clone()) {
+                continue;
+            }
             let mut health = match known.binary_search_by(|node| node.address.cmp(&seen.address)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
-                Err(_) if established => Health::established(),
+                Err(_) if was_empty => Health::established(),
                 Err(_) => Health::joined(now),
             };
             health.observe(seen.flags, policy, now);
@@ -96,16 +107,20 @@ impl Roster {
                 health,
             });
         }
-        self.settle(before, policy, now)
+        self.settle(&before, policy, now)
     }
 
     /// Puts `address` into cooldown on a worker's word. True if that changed anything.
     pub fn report_failure(&mut self, address: &str, policy: &HealthPolicy, now: Millis) -> bool {
+        // Not to be taken for the first look.
+        if self.version == 0 {
+            return false;
+        }
         let before = self.clone();
         if let Some(node) = self.nodes.iter_mut().find(|node| node.address == address) {
             node.health.report_failure(policy, now);
         }
-        self.settle(before, policy, now)
+        self.settle(&before, policy, now)
     }
 
     /// Looks again at what time alone has changed, when there is no news. True if that changed anything.
@@ -114,15 +129,19 @@ impl Roster {
             return false;
         }
         let before = self.clone();
-        self.settle(before, policy, now)
+        self.settle(&before, policy, now)
     }
 
-    fn settle(&mut self, before: Self, policy: &HealthPolicy, now: Millis) -> bool {
+    fn settle(&mut self, before: &Self, policy: &HealthPolicy, now: Millis) -> bool {
         self.panic = self.panic_at(policy, now);
+        if before.panic.is_on() && !self.panic.is_on() {
+            // Without this all that failed at once would warm up at once, and nearly every session would move.
+            self.nodes.iter_mut().for_each(|node| node.health.end_panic(now));
+        }
         // The first look counts as news even if it found nobody: "no members" is knowledge too.
-        let changed = before.version == 0 || *self != before;
+        let changed = before.version == 0 || self != before;
         if changed {
-            self.version = before.version + 1;
+            self.version = before.version.wrapping_add(1).max(1);
         }
         changed
     }
@@ -137,7 +156,8 @@ impl Roster {
             (Panic::Panicking, true) if policy.panic_hold == Millis(0) => Panic::Calm,
             (Panic::Panicking, true) => Panic::Recovering(now),
             (Panic::Recovering(since), true) if now.since(*since) >= policy.panic_hold => Panic::Calm,
-            (Panic::Recovering(since), true) => Panic::Recovering(*since),
+            // A clock that was set back must not prolong it.
+            (Panic::Recovering(since), true) => Panic::Recovering(now.min(*since)),
         }
     }
 }
@@ -180,23 +200,6 @@ mod tests {
         assert!(roster.observe(seen(&[false, true]), &POLICY, at(0)));
         assert!(!roster.observe(seen(&[false, true]), &POLICY, at(1)));
         assert_eq!(roster.version, 1);
-    }
-
-    #[test]
-    fn nodes_that_come_to_others_warm_up_and_the_first_of_all_do_not() {
-        let policy = HealthPolicy { warm_up: Millis(30_000), ..POLICY };
-        let mut roster = Roster::default();
-        let states = |roster: &Roster, now| -> Vec<State> {
-            roster.nodes.iter().map(|node| node.health.state(&policy, now)).collect()
-        };
-
-        roster.observe(Vec::new(), &policy, at(0));
-        roster.observe(seen(&[false, false]), &policy, at(1));
-        assert_eq!(states(&roster, at(1)), [State::Active; 2]);
-
-        roster.observe(seen(&[false, false, false]), &policy, at(2));
-        assert_eq!(states(&roster, at(2))[..2], [State::Active; 2]);
-        assert!(matches!(states(&roster, at(2))[2], State::Warming(_)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct SnapshotNode {
     pub address: String,
     /// What it may be given.
     pub state: State,
+    /// It was in cooldown before it began to warm up, or is so still.
+    pub returning: bool,
     /// The hash of its address, by which it draws its share of sessions while it warms up.
     pub key_hash: u64,
 }
@@ -65,6 +67,7 @@ impl Snapshot {
             .map(|node| SnapshotNode {
                 address: node.address.clone(),
                 state: node.health.state(policy, now),
+                returning: node.health.is_returning(),
                 key_hash: session_hash(node.address.as_bytes()),
             })
             .collect();

@@ -32,8 +32,12 @@ const MAXIMUM_KEY_WIDTH: usize = 48;
 /// same order. Sizes default to 512 virtual nodes for each unit of the smallest weight.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A node, for example 10.0.0.1:8080, 10.0.0.2:8080=3 or [::1]:8080; once for each node
-    #[arg(long = "member", value_name = "IP:PORT[=WEIGHT]")]
+    // No doc comment: rustdoc would take the brackets for a link.
+    #[arg(
+        long = "member",
+        value_name = "IP:PORT[=WEIGHT]",
+        help = "A node, for example 10.0.0.1:8080, 10.0.0.2:8080=3 or [::1]:8080; once for each node"
+    )]
     members: Vec<String>,
 
     /// ring-hash (the default), maglev or rendezvous

@@ -45,8 +45,9 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub(crate) fn start() -> Self {
-        let reservation = socket(SocketAddr::from(([127, 0, 0, 1], 0)));
+    /// Starts on this port of 127.0.0.1; 0 is any that is free.
+    pub(crate) fn start(port: u16) -> Self {
+        let reservation = socket(SocketAddr::from(([127, 0, 0, 1], port)));
         let address = reservation.local_addr().unwrap();
         let shared = Arc::new(Shared {
             name: address.to_string(),

@@ -20,6 +20,8 @@ pub(crate) struct Bootstrap {
     json: Value,
     /// Clusters that read the world's EDS file.
     pub(crate) eds_clusters: Vec<String>,
+    /// The port of the admin interface, if it must be one.
+    pub(crate) admin_port: Option<u16>,
 }
 
 impl Bootstrap {
@@ -40,7 +42,14 @@ impl Bootstrap {
         for listener in array(&mut json, "/static_resources/listeners") {
             listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
         }
-        Self { json, eds_clusters: Vec::new() }
+        Self { json, eds_clusters: Vec::new(), admin_port: None }
+    }
+
+    /// Listens on this port instead of any that is free.
+    pub(crate) fn listen_on(&mut self, port: u16) {
+        for listener in array(&mut self.json, "/static_resources/listeners") {
+            listener["address"]["socket_address"]["port_value"] = port.into();
+        }
     }
 
     /// Takes the wasm filter out, wherever it is listed.
@@ -111,8 +120,8 @@ impl Bootstrap {
     }
 
     /// Writes what Envoy starts with. The listeners come from a file of their own, so that they can change later;
-    /// the admin interface moves to a Unix socket, which needs no port, here and in the cluster that polls it.
-    pub(crate) fn write(&self, file: &Path, listeners_file: &Path, admin_socket: &Path) {
+    /// the admin interface moves to `admin`, here and in the cluster that polls it.
+    pub(crate) fn write(&self, file: &Path, listeners_file: &Path, admin: &Value) {
         let mut json = self.json.clone();
         json["static_resources"].as_object_mut().unwrap().remove("listeners");
         json["dynamic_resources"]["lds_config"] = json!({
@@ -121,10 +130,9 @@ impl Bootstrap {
         });
         let shipped = json["admin"]["address"].clone();
         assert!(shipped.is_object(), "the bootstrap has no admin.address");
-        let socket = json!({"pipe": {"path": path_text(admin_socket)}});
         walk(&mut json, &mut |value| {
             if value["address"] == shipped {
-                value["address"] = socket.clone();
+                value["address"] = admin.clone();
             }
         });
         replace(file, &json);

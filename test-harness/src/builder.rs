@@ -7,14 +7,25 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::World;
 use crate::backend::Backend;
 use crate::bootstrap::{Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
 use crate::envoy::{Envoy, Launcher, root};
+use crate::{World, node_port};
 
 /// `main` lists every extension at the start: pages that hide what a failed test needs.
 const LOG: &str = "main:warning";
+
+/// Fixed ports of 127.0.0.1, for a world that people talk to. Tests use any that are free.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// Of the ingress listener.
+    pub proxy: u16,
+    /// Of Envoy's admin interface.
+    pub admin: u16,
+    /// Of node 0; the next nodes follow.
+    pub first_node: u16,
+}
 
 type Edit = Box<dyn Fn(&mut Value) + Send>;
 
@@ -29,6 +40,7 @@ pub struct Builder {
     filter: bool,
     http2_nodes: bool,
     health_interval: Option<Duration>,
+    ports: Option<Ports>,
     clusters: Vec<(String, SocketAddr)>,
     log: String,
     configure: Vec<Edit>,
@@ -46,6 +58,7 @@ impl Builder {
             filter: true,
             http2_nodes: false,
             health_interval: None,
+            ports: None,
             clusters: Vec::new(),
             log: LOG.into(),
             configure: Vec::new(),
@@ -101,6 +114,12 @@ impl Builder {
         self
     }
 
+    /// Uses these ports instead of any that are free. For one Envoy.
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
     /// Points a cluster of the bootstrap that has one static endpoint to this address.
     pub fn cluster_address(mut self, cluster: &str, address: SocketAddr) -> Self {
         self.clusters.push((cluster.into(), address));
@@ -146,7 +165,9 @@ impl Builder {
             tempfile::Builder::new().prefix("berth-").tempdir().map_err(|error| error.to_string())?;
         let nodes_file = directory.path().join("nodes.json");
         let nodes_template = read_yaml(&root.join("envoy/nodes.yaml"));
-        let backends: Vec<Arc<Backend>> = (0..self.nodes).map(|_| Arc::new(Backend::start())).collect();
+        let first_node = self.ports.map(|ports| ports.first_node);
+        let backends: Vec<Arc<Backend>> =
+            (0..self.nodes).map(|index| Arc::new(Backend::start(node_port(first_node, index)))).collect();
         let set: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::new(backend.address())).collect();
         endpoints::write(&set, &nodes_template, &nodes_file);
 
@@ -156,6 +177,10 @@ impl Builder {
         }
         if self.http2_nodes {
             bootstrap.speak_http2(&nodes_file);
+        }
+        if let Some(ports) = self.ports {
+            bootstrap.listen_on(ports.proxy);
+            bootstrap.admin_port = Some(ports.admin);
         }
         if let Some(interval) = self.health_interval {
             bootstrap.check_health_every(interval);
@@ -173,7 +198,7 @@ impl Builder {
             let launcher = Arc::clone(&launcher);
             envoys.push(Envoy::start(launcher, &own, &bootstrap, self.concurrency, &self.log).await?);
         }
-        Ok(World::new(envoys, backends, set, nodes_template, bootstrap.eds_clusters, directory))
+        Ok(World::new(envoys, backends, set, nodes_template, bootstrap.eds_clusters, first_node, directory))
     }
 }
 

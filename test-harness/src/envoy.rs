@@ -73,7 +73,8 @@ impl Envoy {
     ) -> Result<Self, String> {
         std::fs::create_dir(directory).unwrap();
         let [file, lds, socket] = ["bootstrap.json", "lds.json", "admin"].map(|name| directory.join(name));
-        bootstrap.write(&file, &lds, &socket);
+        let admin = Admin::new(&socket, bootstrap.admin_port);
+        bootstrap.write(&file, &lds, &admin.address());
         let arguments = [
             ["-c", file.to_str().unwrap()],
             ["--concurrency", &concurrency.to_string()],
@@ -92,7 +93,7 @@ impl Envoy {
             launcher,
             concurrency,
             arguments,
-            admin: Admin::new(&socket),
+            admin,
             state: Mutex::new(State { child: None, client: None, listeners: bootstrap.listeners() }),
         };
         envoy.launch().await?;
@@ -225,6 +226,22 @@ impl Envoy {
         }
     }
 
+    /// The CPU time it has used, user and system. Linux, and `BERTH_HARNESS=process`: a container's command is not Envoy.
+    ///
+    /// # Panics
+    /// If it does not run, or /proc cannot tell.
+    pub fn cpu_time(&self) -> Duration {
+        /// `sysconf(_SC_CLK_TCK)` is 100 on every Linux that Envoy is released for.
+        const TICKS_PER_SECOND: u64 = 100;
+        let child = self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed");
+        let stat =
+            std::fs::read_to_string(format!("/proc/{child}/stat")).expect("/proc tells of a running child");
+        // Fields 14 and 15; field 2, the name in parentheses, may hold blanks.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
     /// Ends it at once (SIGKILL).
     pub fn kill(&self) {
         let mut state = self.state.lock().unwrap();
@@ -243,7 +260,7 @@ impl Envoy {
     async fn launch(&self) -> Result<(), String> {
         let listeners = self.state.lock().unwrap().listeners.clone();
         write_listeners(&listeners, &self.directory.join("lds.json"));
-        let _ = std::fs::remove_file(self.admin.socket());
+        self.admin.clean_up();
         let child = self.launcher.start(&self.name, &self.directory, &self.arguments, &self.log_file())?;
         self.state.lock().unwrap().child = Some(child);
 

@@ -39,7 +39,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use backend::{Backend, Mode};
-pub use builder::Builder;
+pub use builder::{Builder, Ports};
 pub use client::{Client, RawResponse, Received, Request, Response, WebSocket};
 pub use endpoints::{Endpoint, EndpointSet};
 pub use envoy::{Envoy, Host, Nack};
@@ -58,6 +58,8 @@ pub struct World {
     endpoints: Mutex<EndpointSet>,
     nodes_template: Value,
     eds_clusters: Vec<String>,
+    /// The port of node 0, where nodes have fixed ports.
+    first_node: Option<u16>,
     directory: TempDir,
 }
 
@@ -73,6 +75,7 @@ impl World {
         endpoints: EndpointSet,
         nodes_template: Value,
         eds_clusters: Vec<String>,
+        first_node: Option<u16>,
         mut directory: TempDir,
     ) -> Self {
         if std::env::var_os("HARNESS_KEEP").is_some() {
@@ -80,7 +83,7 @@ impl World {
             directory.disable_cleanup(true);
         }
         let (backends, endpoints) = (Mutex::new(backends), Mutex::new(endpoints));
-        Self { envoys, backends, endpoints, nodes_template, eds_clusters, directory }
+        Self { envoys, backends, endpoints, nodes_template, eds_clusters, first_node, directory }
     }
 
     /// An Envoy, counted from 0.
@@ -136,8 +139,12 @@ impl World {
 
     /// Starts one more node and adds it to the endpoints.
     pub async fn add_node(&self) -> Arc<Backend> {
-        let backend = Arc::new(Backend::start());
-        self.backends.lock().unwrap().push(Arc::clone(&backend));
+        let backend = {
+            let mut backends = self.backends.lock().unwrap();
+            let backend = Arc::new(Backend::start(node_port(self.first_node, backends.len())));
+            backends.push(Arc::clone(&backend));
+            backend
+        };
         self.edit_endpoints(|set| set.push(Endpoint::new(backend.address()))).await;
         backend
     }
@@ -226,6 +233,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The port of a node, counted from 0; 0 is any that is free.
+pub(crate) fn node_port(first: Option<u16>, index: usize) -> u16 {
+    first.map_or(0, |first| first + u16::try_from(index).expect("a few nodes"))
 }
 
 /// Asks the default Envoy whether it takes a bootstrap, as `envoy --mode validate` from the top of the tree.

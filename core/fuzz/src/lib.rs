@@ -4,10 +4,18 @@
 //! corpus, so that what fuzzing once found stays found under a plain `cargo test`. A new target is a module here, a line
 //! in [`TARGETS`], a three-line file in `fuzz_targets/`, a `[[bin]]` and a folder in `corpus/`.
 
+pub mod clusters;
+pub mod config;
+pub mod roster;
 pub mod session;
 
 /// A target's name, which is also that of its corpus folder, and what it checks: it panics if a promise is broken.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] = &[("session", session::check)];
+pub const TARGETS: &[Target] = &[
+    ("clusters", clusters::check),
+    ("config", config::check),
+    ("roster", roster::check),
+    ("session", session::check),
+];

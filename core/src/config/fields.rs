@@ -1,7 +1,7 @@
 //! Reading a JSON object field by field, so that every fault is found in one pass and named by its path.
 //!
-//! Serde stops at the first fault. Here each reader notes what is wrong, hands back the default and goes on; a
-//! configuration counts only if no fault was noted.
+//! Serde stops at the first fault. Here each reader notes what is wrong, hands back nothing or the default and goes on;
+//! a configuration counts only if no fault was noted.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,19 +11,22 @@ use serde_json::{Map, Value};
 
 use crate::time::Millis;
 
+/// What a fault repeats of a value: enough to find it by.
+const SHOWN: usize = 64;
+
 /// One thing wrong with a configuration, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Such as `pools[0].ring.virtual_nodes`; empty for the whole document.
     pub path: String,
-    /// What is wrong and what would be right.
+    /// What is wrong and what would be right, as a sentence whose subject is the place.
     pub message: String,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
-            return f.write_str(&self.message);
+            return write!(f, "the configuration {}", self.message);
         }
         write!(f, "{}: {}", self.path, self.message)
     }
@@ -37,6 +40,11 @@ impl Faults {
     pub(super) fn add(&mut self, path: &str, message: impl Into<String>) {
         self.0.push(Fault { path: path.to_owned(), message: message.into() });
     }
+
+    /// True if this very place has a fault, so that a second one there may be its consequence.
+    pub(super) fn are_at(&self, path: &str) -> bool {
+        self.0.iter().any(|fault| fault.path == path)
+    }
 }
 
 /// An object whose fields are taken one by one; what nobody took is unknown.
@@ -47,18 +55,18 @@ pub(super) struct Fields<'v> {
 }
 
 impl<'v> Fields<'v> {
-    /// The object at `path`; a fault if it is something else.
+    /// The object at `path`; a fault if it is something else, and then every field is absent.
     pub(super) fn of(value: &'v Value, path: &str, faults: &mut Faults) -> Self {
         let object = value.as_object();
         if object.is_none() {
-            faults.add(path, format!("must be an object, is {}", kind(value)));
+            faults.add(path, format!("must be an object, is {}", shown(value)));
         }
         Self { path: path.to_owned(), object, known: BTreeSet::new() }
     }
 
     /// The path of the field `name`.
     pub(super) fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        path_of(&self.path, name)
     }
 
     /// The field as it is. Null counts as absent: that is how a protobuf Struct writes "nothing".
@@ -67,12 +75,29 @@ impl<'v> Fields<'v> {
         self.object?.get(name).filter(|value| !value.is_null())
     }
 
-    /// A string that must be there.
-    pub(super) fn required_string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
-        if self.object.is_some() && self.value(name).is_none() {
-            faults.add(&self.path_of(name), "is missing");
+    /// The field as it is, which must be there: else `advice` is a fault, unless there is no object at all.
+    pub(super) fn required(
+        &mut self,
+        name: &'static str,
+        advice: &str,
+        faults: &mut Faults,
+    ) -> Option<&'v Value> {
+        let value = self.value(name);
+        if value.is_none() && self.object.is_some() {
+            faults.add(&self.path_of(name), format!("is missing: {advice}"));
         }
-        self.string(name, faults)
+        value
+    }
+
+    /// A string that must be there.
+    pub(super) fn required_string(
+        &mut self,
+        name: &'static str,
+        advice: &str,
+        faults: &mut Faults,
+    ) -> Option<&'v str> {
+        let value = self.required(name, advice, faults)?;
+        string(value, &self.path_of(name), faults)
     }
 
     /// A string that may be there; an empty one is a fault.
@@ -81,11 +106,27 @@ impl<'v> Fields<'v> {
         string(value, &self.path_of(name), faults)
     }
 
+    /// One of the words in `choices`; the first of them is the default.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        name: &'static str,
+        choices: &[(&str, T)],
+        faults: &mut Faults,
+    ) -> Option<T> {
+        let Some(value) = self.value(name) else { return choices.first().map(|(_, choice)| *choice) };
+        let chosen = choices.iter().find(|(word, _)| value.as_str() == Some(word));
+        if chosen.is_none() {
+            let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+            faults.add(&self.path_of(name), format!("must be {}, is {}", either(&words), shown(value)));
+        }
+        chosen.map(|(_, choice)| *choice)
+    }
+
     /// True or false.
     pub(super) fn flag(&mut self, name: &'static str, default: bool, faults: &mut Faults) -> bool {
         let Some(value) = self.value(name) else { return default };
         value.as_bool().unwrap_or_else(|| {
-            faults.add(&self.path_of(name), format!("must be true or false, is {}", kind(value)));
+            faults.add(&self.path_of(name), format!("must be true or false, is {}", shown(value)));
             default
         })
     }
@@ -94,20 +135,19 @@ impl<'v> Fields<'v> {
     pub(super) fn number(
         &mut self,
         name: &'static str,
-        range: RangeInclusive<u64>,
+        range: RangeInclusive<u32>,
         faults: &mut Faults,
-    ) -> Option<u64> {
+    ) -> Option<u32> {
         let value = self.value(name)?;
-        let number = whole_number(value);
+        let number = whole_number(value).and_then(|number| u32::try_from(number).ok());
         if let Some(number) = number.filter(|number| range.contains(number)) {
             return Some(number);
         }
-        let found = match value {
-            Value::Number(number) => number.to_string(),
-            other => kind(other).to_owned(),
-        };
-        let (start, end) = (range.start(), range.end());
-        faults.add(&self.path_of(name), format!("must be a whole number from {start} to {end}, is {found}"));
+        let (from, to) = (range.start(), range.end());
+        faults.add(
+            &self.path_of(name),
+            format!("must be a whole number from {from} to {to}, is {}", shown(value)),
+        );
         None
     }
 
@@ -115,26 +155,25 @@ impl<'v> Fields<'v> {
     pub(super) fn duration(
         &mut self,
         name: &'static str,
-        default: Millis,
         range: RangeInclusive<Millis>,
         faults: &mut Faults,
-    ) -> Millis {
-        let Some(value) = self.value(name) else { return default };
+    ) -> Option<Millis> {
+        let value = self.value(name)?;
         let path = self.path_of(name);
         let Some(length) = value.as_str().and_then(parse_duration) else {
-            let found = value.as_str().map_or_else(|| kind(value).to_owned(), |text| format!("{text:?}"));
+            let found = shown(value);
             faults.add(
                 &path,
                 format!("must be a whole number with a unit (ms, s, m or h), such as \"30s\", is {found}"),
             );
-            return default;
+            return None;
         };
         if !range.contains(&length) {
             let (from, to) = (show_duration(*range.start()), show_duration(*range.end()));
             faults.add(&path, format!("must be from {from} to {to}, is {}", show_duration(length)));
-            return default;
+            return None;
         }
-        length
+        Some(length)
     }
 
     /// The elements of an array with their paths.
@@ -144,18 +183,40 @@ impl<'v> Fields<'v> {
         faults: &mut Faults,
     ) -> Option<Vec<(String, &'v Value)>> {
         let value = self.value(name)?;
-        let path = self.path_of(name);
-        let Some(elements) = value.as_array() else {
-            faults.add(&path, format!("must be an array, is {}", kind(value)));
-            return None;
-        };
-        Some(elements.iter().enumerate().map(|(index, value)| (format!("{path}[{index}]"), value)).collect())
+        array(value, &self.path_of(name), faults)
     }
 
-    /// An array of non-empty strings; none if it is absent.
-    pub(super) fn strings(&mut self, name: &'static str, faults: &mut Faults) -> Vec<String> {
-        let elements = self.array(name, faults).unwrap_or_default();
-        elements.iter().filter_map(|(path, value)| string(value, path, faults)).map(str::to_owned).collect()
+    /// The elements of an array with their paths, at least one and at most `most`; else `advice` is a fault.
+    pub(super) fn required_array(
+        &mut self,
+        name: &'static str,
+        most: usize,
+        advice: &str,
+        faults: &mut Faults,
+    ) -> Vec<(String, &'v Value)> {
+        let Some(value) = self.required(name, advice, faults) else { return Vec::new() };
+        let path = self.path_of(name);
+        let Some(elements) = array(value, &path, faults) else { return Vec::new() };
+        if elements.is_empty() {
+            faults.add(&path, format!("is empty: {advice}"));
+        }
+        if elements.len() > most {
+            faults.add(&path, format!("must have at most {most} elements, has {}", elements.len()));
+        }
+        elements
+    }
+
+    /// An array of non-empty strings with their paths; none if it is absent. An empty one could be meant as "nothing"
+    /// or as "anything", so it is a fault.
+    pub(super) fn strings(&mut self, name: &'static str, faults: &mut Faults) -> Vec<(String, &'v str)> {
+        let Some(elements) = self.array(name, faults) else { return Vec::new() };
+        if elements.is_empty() {
+            faults.add(&self.path_of(name), "is empty: name at least one, or leave it out");
+        }
+        elements
+            .into_iter()
+            .filter_map(|(path, value)| string(value, &path, faults).map(|text| (path, text)))
+            .collect()
     }
 
     /// Notes every field that nobody asked for.
@@ -168,25 +229,71 @@ impl<'v> Fields<'v> {
     }
 }
 
-/// What a value is, in the words of JSON.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// The path of a field of the object at `path`. A name that is not one word is quoted, and cut if it is long.
+pub(super) fn path_of(path: &str, name: &str) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > SHOWN || !name.chars().all(is_word) {
+        format!("{path}[{}]", quoted(name))
+    } else if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
     }
 }
 
-fn string<'v>(value: &'v Value, path: &str, faults: &mut Faults) -> Option<&'v str> {
+/// The elements of an array with their paths.
+pub(super) fn array<'v>(
+    value: &'v Value,
+    path: &str,
+    faults: &mut Faults,
+) -> Option<Vec<(String, &'v Value)>> {
+    let Some(elements) = value.as_array() else {
+        faults.add(path, format!("must be an array, is {}", shown(value)));
+        return None;
+    };
+    Some(elements.iter().enumerate().map(|(index, value)| (format!("{path}[{index}]"), value)).collect())
+}
+
+/// A string that is not empty.
+pub(super) fn string<'v>(value: &'v Value, path: &str, faults: &mut Faults) -> Option<&'v str> {
     match value.as_str() {
         Some("") => faults.add(path, "must not be empty"),
         Some(text) => return Some(text),
-        None => faults.add(path, format!("must be a string, is {}", kind(value))),
+        None => faults.add(path, format!("must be a string, is {}", shown(value))),
     }
     None
+}
+
+/// A value as a fault repeats it: small ones as they were written, others by their kind.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::String(text) => quoted(text),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// Text as a fault repeats it: on one line, and not all of it if it is long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(SHOWN).and_then(|(end, _)| text.get(..end)) {
+        Some(start) => format!("{start:?}…"),
+        None => format!("{text:?}"),
+    }
+}
+
+/// `a, b or c`.
+fn either(words: &[String]) -> String {
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Whether a value is this number, also if it is written as `1.0`.
+pub(super) fn is_number(value: &Value, number: u32) -> bool {
+    whole_number(value) == Some(number.into())
 }
 
 /// Envoy turns every number of a protobuf Struct into a double: 3.0 is 3.
@@ -213,7 +320,8 @@ fn parse_duration(text: &str) -> Option<Millis> {
     Some(Millis(number.parse::<u64>().ok()?.checked_mul(factor)?))
 }
 
-fn show_duration(length: Millis) -> String {
+/// A length in its largest whole unit.
+pub(super) fn show_duration(length: Millis) -> String {
     match length.0 {
         0 => "0s".to_owned(),
         ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),

@@ -1,121 +1,157 @@
 //! How a pool's ring is built, and how patient it is with its nodes.
 
-use super::fields::{Faults, Fields};
+use super::fields::{Faults, Fields, show_duration};
 use super::pool::OnPanic;
 use crate::health::HealthPolicy;
-use crate::ring::{Algorithm, RingSize};
+use crate::ring::{
+    Algorithm, DEFAULT_MINIMUM_RING_SIZE, DEFAULT_TABLE_SIZE, DEFAULT_VIRTUAL_NODES, MAXIMUM_TABLE_SIZE,
+    RingError, RingSize,
+};
 use crate::time::Millis;
 
+/// Envoy's limit of both ring sizes; `ring::MAXIMUM_POINTS` as the type they are read in.
+const MAXIMUM_RING_SIZE: u32 = 8_388_608;
 /// Long enough for any deploy, short enough that a slip such as hours for seconds is noticed.
 const LONGEST: Millis = Millis(24 * 3_600_000);
+/// Less would be over before the next look at the membership.
+const SHORTEST_COOLDOWN: Millis = Millis(100);
+
+#[derive(Clone, Copy)]
+enum Kind {
+    RingHash,
+    Maglev,
+    Rendezvous,
+}
 
 pub(super) fn read_ring(fields: &mut Fields<'_>, faults: &mut Faults) -> Algorithm {
-    let default = Algorithm::default();
-    let Some(value) = fields.value("ring") else { return default };
+    let Some(value) = fields.value("ring") else { return Algorithm::default() };
     let path = fields.path_of("ring");
     let mut fields = Fields::of(value, &path, faults);
-    let algorithm = fields.string("algorithm", faults).unwrap_or("ring_hash");
-    let virtual_nodes = fields.number("virtual_nodes", 1..=65_536, faults);
-    let minimum = fields.number("minimum_ring_size", 1..=8_388_608, faults);
-    let maximum = fields.number("maximum_ring_size", 1..=8_388_608, faults);
-    let table_size = fields.number("table_size", 2..=5_000_011, faults);
-    let has_size = virtual_nodes.is_some() || minimum.is_some() || maximum.is_some();
-    let misplaced = |what: &str, faults: &mut Faults| {
-        faults.add(&path, format!("{what} does not go with algorithm {algorithm:?}"));
-    };
-    let ring = match algorithm {
-        "ring_hash" => {
-            if table_size.is_some() {
-                misplaced("table_size", faults);
-            }
-            if virtual_nodes.is_some() && (minimum.is_some() || maximum.is_some()) {
-                faults.add(
-                    &path,
-                    "virtual_nodes and minimum_ring_size or maximum_ring_size exclude each other: a size per node, or Envoy's for the whole ring",
-                );
-            }
-            if minimum.is_some() || maximum.is_some() {
-                Algorithm::RingHash(RingSize::Envoy {
-                    minimum: minimum.unwrap_or(1024),
-                    maximum: maximum.unwrap_or(8_388_608),
-                })
-            } else {
-                virtual_nodes
-                    .and_then(|nodes| u32::try_from(nodes).ok())
-                    .map_or(default, |nodes| Algorithm::RingHash(RingSize::VirtualNodes(nodes)))
-            }
+    let kinds = [("ring_hash", Kind::RingHash), ("maglev", Kind::Maglev), ("rendezvous", Kind::Rendezvous)];
+    let kind = fields.choice("algorithm", &kinds, faults);
+    let ring = match kind {
+        Some(Kind::RingHash) => {
+            refuse(&mut fields, &["table_size"], "algorithm ring_hash", faults);
+            Algorithm::RingHash(read_ring_size(&mut fields, faults))
         }
-        "maglev" => {
-            if has_size {
-                misplaced("a ring size", faults);
-            }
-            let table_size = table_size.and_then(|size| u32::try_from(size).ok()).unwrap_or(65_537);
-            Algorithm::Maglev { table_size }
+        Some(Kind::Maglev) => {
+            refuse(&mut fields, &SIZES, "algorithm maglev", faults);
+            read_maglev(&mut fields, faults)
         }
-        "rendezvous" => {
-            if has_size {
-                misplaced("a ring size", faults);
-            }
-            if table_size.is_some() {
-                misplaced("table_size", faults);
-            }
+        Some(Kind::Rendezvous) => {
+            refuse(&mut fields, &SIZES, "algorithm rendezvous", faults);
+            refuse(&mut fields, &["table_size"], "algorithm rendezvous", faults);
             Algorithm::Rendezvous
         }
-        other => {
-            faults.add(
-                &fields.path_of("algorithm"),
-                format!("must be \"ring_hash\", \"maglev\" or \"rendezvous\", is {other:?}"),
-            );
-            default
+        // Which of these belong here only the algorithm tells, but each can be wrong in itself.
+        None => {
+            read_ring_size(&mut fields, faults);
+            read_maglev(&mut fields, faults);
+            Algorithm::default()
         }
     };
-    if let Err(error) = ring.validate() {
-        faults.add(&path, error.to_string());
-    }
     fields.finish(faults);
     ring
 }
 
-pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (HealthPolicy, OnPanic) {
-    let panic_threshold = fields.number("panic_threshold", 0..=100, faults).unwrap_or(50);
-    let panic_hold = fields.duration("panic_hold", Millis(5000), Millis(0)..=LONGEST, faults);
-    let on_panic = match fields.string("on_panic", faults) {
-        None | Some("ignore_health") => OnPanic::IgnoreHealth,
-        Some("reject") => OnPanic::Reject,
-        Some(other) => {
+/// The fields that size a ring.
+const SIZES: [&str; 3] = ["virtual_nodes", "minimum_ring_size", "maximum_ring_size"];
+
+fn read_ring_size(fields: &mut Fields<'_>, faults: &mut Faults) -> RingSize {
+    let virtual_nodes = fields.number("virtual_nodes", 1..=65_536, faults);
+    let minimum = fields.number("minimum_ring_size", 1..=MAXIMUM_RING_SIZE, faults);
+    let maximum = fields.number("maximum_ring_size", 1..=MAXIMUM_RING_SIZE, faults);
+    let is_envoys = fields.value("minimum_ring_size").or(fields.value("maximum_ring_size")).is_some();
+    if !is_envoys {
+        return RingSize::VirtualNodes(virtual_nodes.unwrap_or(DEFAULT_VIRTUAL_NODES));
+    }
+    if fields.value("virtual_nodes").is_some() {
+        faults.add(
+            &fields.path_of("virtual_nodes"),
+            "does not go with minimum_ring_size or maximum_ring_size: give a size per node, \
+             or Envoy's for the whole ring",
+        );
+    }
+    if let Some(maximum) = maximum {
+        let (smallest, whose) = match (minimum, fields.value("minimum_ring_size")) {
+            (Some(minimum), _) => (minimum.into(), ""),
+            (None, None) => (DEFAULT_MINIMUM_RING_SIZE, " by default"),
+            // It has a fault of its own.
+            (None, Some(_)) => (0, ""),
+        };
+        if u64::from(maximum) < smallest {
             faults.add(
-                &fields.path_of("on_panic"),
-                format!("must be \"ignore_health\" or \"reject\", is {other:?}"),
+                &fields.path_of("maximum_ring_size"),
+                format!("must not be below minimum_ring_size, which is {smallest}{whose}, is {maximum}"),
             );
-            OnPanic::IgnoreHealth
         }
-    };
+    }
+    RingSize::Envoy {
+        minimum: minimum.map_or(DEFAULT_MINIMUM_RING_SIZE, u64::from),
+        maximum: maximum.unwrap_or(MAXIMUM_RING_SIZE).into(),
+    }
+}
+
+fn read_maglev(fields: &mut Fields<'_>, faults: &mut Faults) -> Algorithm {
+    let table_size =
+        fields.number("table_size", 2..=MAXIMUM_TABLE_SIZE, faults).unwrap_or(DEFAULT_TABLE_SIZE);
+    let maglev = Algorithm::Maglev { table_size };
+    if let Err(RingError::TableNotPrime { table_size, prime }) = maglev.validate() {
+        let message = format!("must be a prime number, is {table_size}: take {prime}");
+        faults.add(&fields.path_of("table_size"), message);
+    }
+    maglev
+}
+
+fn refuse(fields: &mut Fields<'_>, names: &[&'static str], beside: &str, faults: &mut Faults) {
+    for name in names {
+        if fields.value(name).is_some() {
+            faults.add(&fields.path_of(name), format!("does not go with {beside}: leave it out"));
+        }
+    }
+}
+
+pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (HealthPolicy, OnPanic) {
+    let panic_threshold = fields.number("panic_threshold", 0..=100, faults);
+    let panic_hold = fields.duration("panic_hold", Millis(0)..=LONGEST, faults);
+    let choices = [("ignore_health", OnPanic::IgnoreHealth), ("reject", OnPanic::Reject)];
+    let on_panic = fields.choice("on_panic", &choices, faults).unwrap_or(OnPanic::IgnoreHealth);
     let mut policy = HealthPolicy {
         cooldown: Millis(30_000),
         max_cooldown: Millis(300_000),
         warm_up: Millis(30_000),
         warm_up_from_percent: 10,
         passive_failures: 3,
-        panic_threshold: u32::try_from(panic_threshold).unwrap_or(50),
-        panic_hold,
+        panic_threshold: panic_threshold.unwrap_or(50),
+        panic_hold: panic_hold.unwrap_or(Millis(5000)),
     };
-    let path = fields.path_of("health");
     if let Some(value) = fields.value("health") {
-        let mut fields = Fields::of(value, &path, faults);
-        policy.cooldown = fields.duration("cooldown", policy.cooldown, Millis(100)..=LONGEST, faults);
-        let max_default = policy.max_cooldown.max(policy.cooldown);
-        policy.max_cooldown = fields.duration("max_cooldown", max_default, Millis(100)..=LONGEST, faults);
-        if policy.max_cooldown < policy.cooldown {
-            faults.add(&fields.path_of("max_cooldown"), "must not be below cooldown");
-        }
-        policy.warm_up = fields.duration("warm_up", policy.warm_up, Millis(0)..=LONGEST, faults);
-        let percent =
-            |number: Option<u64>, default| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
-        policy.warm_up_from_percent =
-            percent(fields.number("warm_up_from_percent", 0..=100, faults), policy.warm_up_from_percent);
-        policy.passive_failures =
-            percent(fields.number("passive_failures", 0..=1000, faults), policy.passive_failures);
+        let mut fields = Fields::of(value, &fields.path_of("health"), faults);
+        read_cooldown(&mut fields, &mut policy, faults);
+        let warm_up = fields.duration("warm_up", Millis(0)..=LONGEST, faults);
+        policy.warm_up = warm_up.unwrap_or(policy.warm_up);
+        let from_percent = fields.number("warm_up_from_percent", 0..=100, faults);
+        policy.warm_up_from_percent = from_percent.unwrap_or(policy.warm_up_from_percent);
+        let passive_failures = fields.number("passive_failures", 0..=1000, faults);
+        policy.passive_failures = passive_failures.unwrap_or(policy.passive_failures);
         fields.finish(faults);
     }
     (policy, on_panic)
+}
+
+fn read_cooldown(fields: &mut Fields<'_>, policy: &mut HealthPolicy, faults: &mut Faults) {
+    let cooldown = fields.duration("cooldown", SHORTEST_COOLDOWN..=LONGEST, faults);
+    let max_cooldown = fields.duration("max_cooldown", SHORTEST_COOLDOWN..=LONGEST, faults);
+    // One that cannot be read has its fault already, and nothing to compare.
+    let is_comparable = cooldown.is_some() || fields.value("cooldown").is_none();
+    let whose = if cooldown.is_none() { " by default" } else { "" };
+    policy.cooldown = cooldown.unwrap_or(policy.cooldown);
+    policy.max_cooldown = max_cooldown.unwrap_or(policy.max_cooldown.max(policy.cooldown));
+    if is_comparable && policy.max_cooldown < policy.cooldown {
+        let (least, found) = (show_duration(policy.cooldown), show_duration(policy.max_cooldown));
+        faults.add(
+            &fields.path_of("max_cooldown"),
+            format!("must not be below cooldown, which is {least}{whose}, is {found}"),
+        );
+    }
 }

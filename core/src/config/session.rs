@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::fields::{Faults, Fields, kind};
+use super::fields::{Faults, Fields, array, quoted, shown};
 use super::pool::Missing;
-use crate::session::{CookieSettings, CookieTemplate, SameSite, Source, SourceError};
+use crate::session::{CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError};
 use crate::time::Millis;
 
 /// More sources than this is a mistake, and each costs a look per request.
@@ -12,36 +12,19 @@ const MAX_SOURCES: usize = 16;
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);
 
-pub(super) fn read_session(
-    fields: &mut Fields<'_>,
-    expected: bool,
-    faults: &mut Faults,
-) -> (Vec<Source>, Missing) {
-    let path = fields.path_of("session");
-    let Some(value) = fields.value("session") else {
-        if expected {
-            faults.add(
-                &path,
-                "is missing: say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}",
-            );
-        }
-        return (Vec::new(), Missing::Pass);
-    };
-    let mut fields = Fields::of(value, &path, faults);
-    let elements = fields.array("sources", faults);
-    if value.is_object() && elements.as_ref().map_or(fields.value("sources").is_none(), Vec::is_empty) {
-        faults.add(&fields.path_of("sources"), "name at least one source");
-    }
-    let elements = elements.unwrap_or_default();
-    if elements.len() > MAX_SOURCES {
-        faults.add(
-            &fields.path_of("sources"),
-            format!("must be at most {MAX_SOURCES}, are {}", elements.len()),
-        );
-    }
-    let sources =
+pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> (Vec<Source>, Missing) {
+    let advice = "say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}";
+    let Some(value) = fields.required("session", advice, faults) else { return (Vec::new(), Missing::Pass) };
+    let mut fields = Fields::of(value, &fields.path_of("session"), faults);
+    let advice = "name at least one source, for example {\"cookie\": \"sid\"}";
+    let elements = fields.required_array("sources", MAX_SOURCES, advice, faults);
+    let sources: Vec<Source> =
         elements.iter().filter_map(|(path, value)| read_source(value, path, true, faults)).collect();
-    let missing = read_missing(&mut fields, faults);
+    // A source that cannot be read may be the one that is looked for.
+    let all_read = !elements.is_empty() && sources.len() == elements.len();
+    let names = elements.iter().filter_map(|(_, source)| source.get("cookie").and_then(Value::as_str));
+    let cookies = all_read.then(|| names.collect::<Vec<_>>());
+    let missing = read_missing(&mut fields, cookies.as_deref(), faults);
     fields.finish(faults);
     (sources, missing)
 }
@@ -51,113 +34,127 @@ fn read_source(value: &Value, path: &str, may_be_composite: bool, faults: &mut F
     const ONE_OF: &str = "must have one of header, cookie, path, query, subprotocol or all";
     let mut fields = Fields::of(value, path, faults);
     let object = value.as_object()?;
-    if object.len() != 1 {
-        faults.add(path, format!("{ONE_OF}, has {} fields", object.len()));
-        return None;
-    }
-    let mut simple = |name, make: fn(&str) -> Result<Source, SourceError>| {
-        fields.value(name)?;
-        let field = fields.path_of(name);
-        Some(
-            fields
-                .string(name, faults)
-                .and_then(|text| make(text).map_err(|error| faults.add(&field, error.to_string())).ok()),
-        )
+    let names: Vec<&str> = object.keys().map(String::as_str).collect();
+    type Make = fn(&str) -> Result<Source, SourceError>;
+    let (name, make): (&'static str, Make) = match *names.as_slice() {
+        ["header"] => ("header", Source::header),
+        ["cookie"] => ("cookie", Source::cookie),
+        ["path"] => ("path", Source::path),
+        ["query"] => ("query", Source::query),
+        ["subprotocol"] => ("subprotocol", Source::subprotocol),
+        ["all"] => return read_composite(&mut fields, may_be_composite, faults),
+        [] => {
+            faults.add(path, format!("{ONE_OF}, is empty"));
+            return None;
+        }
+        [other] => {
+            faults.add(path, format!("{ONE_OF}, has {}", quoted(other)));
+            return None;
+        }
+        _ => {
+            let found: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+            let advice = "make each a source of its own, or all of them the parts of one all";
+            faults.add(path, format!("{ONE_OF}, has {}: {advice}", found.join(" and ")));
+            return None;
+        }
     };
-    let found = simple("header", Source::header)
-        .or_else(|| simple("cookie", Source::cookie))
-        .or_else(|| simple("path", Source::path))
-        .or_else(|| simple("query", Source::query))
-        .or_else(|| simple("subprotocol", Source::subprotocol));
-    if let Some(source) = found {
-        return source;
-    }
-    match fields.array("all", faults) {
-        Some(_) if !may_be_composite => {
-            faults.add(&fields.path_of("all"), "must not be within another all");
-            None
-        }
-        Some(parts) => {
-            let count = parts.len();
-            let parts: Vec<Source> =
-                parts.iter().filter_map(|(path, value)| read_source(value, path, false, faults)).collect();
-            if parts.len() < count {
-                return None;
-            }
-            Source::composite(parts)
-                .map_err(|error| faults.add(&fields.path_of("all"), error.to_string()))
-                .ok()
-        }
-        None => {
-            if fields.value("all").is_none() {
-                let name = object.keys().next().map_or("", String::as_str);
-                faults.add(path, format!("{ONE_OF}, has {name:?}"));
-            }
-            None
-        }
-    }
+    let text = fields.required_string(name, "name it", faults)?;
+    make(text).map_err(|error| faults.add(&fields.path_of(name), describe(&error))).ok()
 }
 
-/// `"pass"`, `"reject"` or `{"issue_cookie": {…}}`.
-fn read_missing(fields: &mut Fields<'_>, faults: &mut Faults) -> Missing {
-    const ONE_OF: &str = "must be \"pass\", \"reject\" or {\"issue_cookie\": {…}}";
+/// Several parts that name the session together.
+fn read_composite(fields: &mut Fields<'_>, may_be_composite: bool, faults: &mut Faults) -> Option<Source> {
+    let path = fields.path_of("all");
+    if !may_be_composite {
+        faults.add(&path, "must not be within another all: list its parts in the outer one");
+        return None;
+    }
+    let value = fields.required("all", "list its parts", faults)?;
+    let parts = array(value, &path, faults)?;
+    let sources: Vec<Source> =
+        parts.iter().filter_map(|(path, value)| read_source(value, path, false, faults)).collect();
+    if sources.len() < parts.len() {
+        return None;
+    }
+    Source::composite(sources).map_err(|error| faults.add(&path, describe(&error))).ok()
+}
+
+/// The error as a sentence whose subject is the place.
+fn describe(error: &SourceError) -> String {
+    format!("cannot be used: {error}")
+}
+
+/// `"pass"`, `"reject"` or `{"issue_cookie": {…}}`. `cookies` are those that a source reads, if
+/// that is known.
+fn read_missing(fields: &mut Fields<'_>, cookies: Option<&[&str]>, faults: &mut Faults) -> Missing {
     let Some(value) = fields.value("missing") else { return Missing::Pass };
     let path = fields.path_of("missing");
     match value {
         Value::String(text) if text == "pass" => Missing::Pass,
         Value::String(text) if text == "reject" => Missing::Reject,
-        Value::Object(_) => {
+        Value::Object(object) if object.contains_key("issue_cookie") => {
             let mut fields = Fields::of(value, &path, faults);
-            let cookie = fields
-                .value("issue_cookie")
-                .and_then(|value| read_cookie(value, &fields.path_of("issue_cookie"), faults));
-            if fields.value("issue_cookie").is_none() {
-                faults.add(&path, ONE_OF);
-            }
+            let cookie = fields.required("issue_cookie", "give the cookie's name", faults);
+            let path = fields.path_of("issue_cookie");
             fields.finish(faults);
-            cookie.map_or(Missing::Pass, Missing::IssueCookie)
-        }
-        Value::String(text) => {
-            faults.add(&path, format!("{ONE_OF}, is {text:?}"));
-            Missing::Pass
+            cookie
+                .and_then(|value| read_cookie(value, &path, cookies, faults))
+                .map_or(Missing::Pass, Missing::IssueCookie)
         }
         other => {
-            faults.add(&path, format!("{ONE_OF}, is {}", kind(other)));
+            let message = "must be \"pass\", \"reject\" or {\"issue_cookie\": {\"name\": …}}";
+            faults.add(&path, format!("{message}, is {}", shown(other)));
             Missing::Pass
         }
     }
 }
 
-fn read_cookie(value: &Value, path: &str, faults: &mut Faults) -> Option<CookieTemplate> {
+fn read_cookie(
+    value: &Value,
+    path: &str,
+    cookies: Option<&[&str]>,
+    faults: &mut Faults,
+) -> Option<CookieTemplate> {
     let mut fields = Fields::of(value, path, faults);
-    let name = fields.required_string("name", faults);
+    let name = fields.required_string("name", "name the cookie", faults);
     let mut settings = CookieSettings::named(name.unwrap_or("unnamed"));
     if let Some(path) = fields.string("path", faults) {
         path.clone_into(&mut settings.path);
     }
-    if fields.value("max_age").is_some() {
-        let age = fields.duration("max_age", *COOKIE_AGE.start(), COOKIE_AGE, faults);
+    if let Some(age) = fields.duration("max_age", COOKIE_AGE, faults) {
+        if age.0 % 1000 != 0 {
+            faults.add(&fields.path_of("max_age"), format!("must be whole seconds, is {}ms", age.0));
+        }
         settings.max_age_seconds = u32::try_from(age.0 / 1000).ok();
     }
     settings.secure = fields.flag("secure", settings.secure, faults);
     settings.http_only = fields.flag("http_only", settings.http_only, faults);
-    settings.same_site = match fields.string("same_site", faults) {
-        None | Some("lax") => SameSite::Lax,
-        Some("strict") => SameSite::Strict,
-        Some("none") => SameSite::None,
-        Some(other) => {
-            faults.add(
-                &fields.path_of("same_site"),
-                format!("must be \"strict\", \"lax\" or \"none\", is {other:?}"),
-            );
-            SameSite::Lax
-        }
-    };
-    fields.finish(faults);
+    let choices = [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
+    settings.same_site = fields.choice("same_site", &choices, faults).unwrap_or(settings.same_site);
     let template = CookieTemplate::new(&settings).map_err(|found| {
         for fault in found {
-            faults.add(path, fault.to_string());
+            let place = fields.path_of(place_of(fault));
+            if !faults.are_at(&place) {
+                faults.add(&place, format!("would not work: {fault}"));
+            }
         }
     });
+    let path = fields.path_of("name");
+    let is_unread = |name: &&str| cookies.is_some_and(|cookies| !cookies.contains(name));
+    if let Some(name) = name.filter(is_unread).filter(|_| !faults.are_at(&path)) {
+        let problem = "is read by no source, so each request would begin a session";
+        faults.add(&path, format!("{problem}: add {{\"cookie\": {name:?}}} to sources"));
+    }
+    fields.finish(faults);
     name.and(template.ok())
+}
+
+/// The field to change.
+fn place_of(fault: CookieFault) -> &'static str {
+    match fault {
+        CookieFault::Name => "name",
+        CookieFault::Path | CookieFault::HostPrefixWithPath => "path",
+        CookieFault::MaxAgeZero => "max_age",
+        CookieFault::SameSiteNoneNotSecure | CookieFault::PrefixNotSecure => "secure",
+    }
 }

@@ -6,15 +6,14 @@ use std::iter::FusedIterator;
 
 use super::{
     Layout, Ring,
-    rendezvous::{Bid, Scores},
+    points::Point,
+    rendezvous::{BEST, Bid, Scores},
 };
 
 /// Members remembered in place. More than the three that the hot path takes, small enough to search through.
 const IN_PLACE: usize = 8;
 /// Envoy's own retries hardly go further; after that a walk through the table finds the remaining members.
 const MAGLEV_ATTEMPTS: u64 = 64;
-/// Rendezvous asks all members once for each of the first candidates, then sorts the rest.
-const UNSORTED_BIDS: usize = 3;
 
 /// The members for one hash, best first; from [`Ring::candidates`].
 #[derive(Clone, Debug)]
@@ -27,21 +26,23 @@ pub struct Candidates<'ring> {
 #[derive(Clone, Debug)]
 enum Walk<'ring> {
     /// Point by point round the circle.
-    Points { owners: &'ring [u32], position: usize },
+    Points { points: &'ring [Point], position: usize },
     /// Envoy's retries, then slot by slot round the table.
     Table { owners: &'ring [u32], hash: u64, attempt: u64 },
-    /// Bid by bid; `sorted` holds the rest, worst first, once somebody asks for so many.
-    Scores { scores: &'ring Scores, hash: u64, last: Option<Bid>, asked: usize, sorted: Vec<Bid> },
+    /// Bid by bid; `rest` holds those after the best, worst first, once somebody asks for so many.
+    Scores { scores: &'ring Scores, hash: u64, best: [Option<Bid>; BEST], asked: usize, rest: Vec<Bid> },
 }
 
 impl<'ring> Candidates<'ring> {
     pub(super) fn new(ring: &'ring Ring, hash: u64) -> Self {
         let walk = match &ring.layout {
             Layout::Points(points) => {
-                Walk::Points { owners: points.owners(), position: points.position(hash) }
+                Walk::Points { points: points.as_slice(), position: points.position(hash) }
             }
             Layout::Table(table) => Walk::Table { owners: table.owners(), hash, attempt: 0 },
-            Layout::Scores(scores) => Walk::Scores { scores, hash, last: None, asked: 0, sorted: Vec::new() },
+            Layout::Scores(scores) => {
+                Walk::Scores { scores, hash, best: scores.best(hash), asked: 0, rest: Vec::new() }
+            }
         };
         Self { walk, seen: Seen::new(ring.member_count), left: ring.placed }
     }
@@ -73,9 +74,9 @@ impl Walk<'_> {
     /// The next member of the walk, who may have come before. None only where there are no members.
     fn advance(&mut self) -> Option<u32> {
         match self {
-            Self::Points { owners, position } => {
-                let owner = owners.get(*position)?;
-                *position = if *position + 1 == owners.len() { 0 } else { *position + 1 };
+            Self::Points { points, position } => {
+                let (_, owner) = points.get(*position)?;
+                *position = if *position + 1 == points.len() { 0 } else { *position + 1 };
                 Some(*owner)
             }
             Self::Table { owners, hash, attempt } => {
@@ -88,17 +89,13 @@ impl Walk<'_> {
                 *attempt += 1;
                 owners.get(slot as usize).copied()
             }
-            Self::Scores { scores, hash, last, asked, sorted } => {
-                if *asked < UNSORTED_BIDS {
-                    *last = Some(scores.best_after(*hash, *last)?);
-                } else {
-                    if *asked == UNSORTED_BIDS {
-                        *sorted = scores.rest_after(*hash, *last);
-                    }
-                    *last = Some(sorted.pop()?);
+            Self::Scores { scores, hash, best, asked, rest } => {
+                if *asked == BEST {
+                    *rest = scores.rest(*hash, best);
                 }
+                let bid = if *asked < BEST { best.get(*asked).copied()? } else { rest.pop() };
                 *asked += 1;
-                last.map(|bid| bid.member)
+                bid.map(|bid| bid.member)
             }
         }
     }

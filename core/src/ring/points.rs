@@ -3,17 +3,19 @@
 //! Point j of a member is XXH64 of the text `<key>_<j>`, seed 0. How many points a member gets follows from a
 //! running target in doubles, member by member; the order of operations is Envoy's and may not change.
 //!
-//! Hashes and owners lie in separate arrays: a lookup reads hashes only. Above them lies an index by the leading
-//! bits of the hash, one bucket for one or two points, so a lookup is a jump and a short search. Point hashes
-//! are uniform, so buckets stay small; if they were not, the search within one is still binary.
+//! Above the sorted points lies an index by the leading bits of the hash, one bucket for one or two points. So a
+//! lookup is a jump and a short search, two cache lines in all, and the successors are next to the owner.
+//! Point hashes are uniform, so buckets stay small; if they were not, the search within one is still binary.
 use xxhash_rust::xxh64::xxh64;
 
 use super::{MAXIMUM_POINTS, Member, RingError, RingSize, normalised_weights};
 
+/// A point's hash and its owner.
+pub(super) type Point = (u64, u32);
+
 #[derive(Clone, Debug)]
 pub(super) struct Points {
-    hashes: Vec<u64>,
-    owners: Vec<u32>,
+    points: Vec<Point>,
     /// Per bucket the index of its first point, and one more entry: the number of points.
     starts: Vec<u32>,
     /// A hash shifted right by this is its bucket.
@@ -44,12 +46,11 @@ impl Points {
 
         let shift = u64::BITS - points.len().checked_ilog2().unwrap_or(0).max(1);
         let starts = bucket_starts(&points, shift);
-        let (hashes, owners) = points.into_iter().unzip();
-        Ok(Self { hashes, owners, starts, shift })
+        Ok(Self { points, starts, shift })
     }
 
-    pub(super) fn owners(&self) -> &[u32] {
-        &self.owners
+    pub(super) fn as_slice(&self) -> &[Point] {
+        &self.points
     }
 
     /// The index of the first point at or after `hash`, round the circle; 0 on an empty ring.
@@ -59,10 +60,10 @@ impl Points {
             return 0;
         };
         let (start, end) = (start as usize, end as usize);
-        let before =
-            self.hashes.get(start..end).map_or(0, |points| points.partition_point(|point| *point < hash));
+        let bucket = self.points.get(start..end).unwrap_or_default();
+        let before = bucket.partition_point(|(point, _)| *point < hash);
         let position = start + before;
-        if position == self.hashes.len() { 0 } else { position }
+        if position == self.points.len() { 0 } else { position }
     }
 }
 
@@ -80,7 +81,7 @@ fn scale(members: &[Member], size: RingSize) -> f64 {
     }
 }
 
-fn bucket_starts(points: &[(u64, u32)], shift: u32) -> Vec<u32> {
+fn bucket_starts(points: &[Point], shift: u32) -> Vec<u32> {
     let buckets = 1_u64 << (u64::BITS - shift);
     let mut starts = Vec::with_capacity(buckets as usize + 1);
     let mut start = 0;
@@ -148,14 +149,14 @@ mod tests {
                 (0..count).map(|port| Member { key: format!("10.0.0.1:{port}"), weight: 1 }).collect();
             for virtual_nodes in [1, 3, 64] {
                 let points = Points::build(&members, RingSize::VirtualNodes(virtual_nodes)).unwrap();
-                let on_points = points.hashes.iter().copied();
-                let beside =
-                    points.hashes.iter().flat_map(|hash| [hash.wrapping_sub(1), hash.wrapping_add(1)]);
+                let on_points = points.points.iter().map(|(hash, _)| *hash);
+                let beside = on_points.clone().flat_map(|hash| [hash.wrapping_sub(1), hash.wrapping_add(1)]);
                 let spread = (0..1_000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
 
-                for hash in on_points.chain(beside).chain(spread).chain([0, u64::MAX]) {
-                    let plain = points.hashes.partition_point(|point| *point < hash) % points.hashes.len();
-                    assert_eq!(points.position(hash), plain, "hash {hash} among {}", points.hashes.len());
+                for hash in on_points.clone().chain(beside).chain(spread).chain([0, u64::MAX]) {
+                    let plain =
+                        points.points.partition_point(|(point, _)| *point < hash) % points.points.len();
+                    assert_eq!(points.position(hash), plain, "hash {hash} among {}", points.points.len());
                 }
             }
         }

@@ -9,6 +9,9 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::Member;
 
+/// Bids found in one pass, without a list of all: what the hot path takes.
+pub(super) const BEST: usize = 3;
+
 #[derive(Clone, Debug)]
 pub(super) struct Scores {
     bidders: Vec<Bidder>,
@@ -40,14 +43,23 @@ impl Scores {
         Self { bidders }
     }
 
-    /// The best bid that ranks after `last`; from the top without one.
-    pub(super) fn best_after(&self, hash: u64, last: Option<Bid>) -> Option<Bid> {
-        self.bids(hash).filter(|bid| last.is_none_or(|last| last < *bid)).min()
+    /// The best bids, best first.
+    pub(super) fn best(&self, hash: u64) -> [Option<Bid>; BEST] {
+        let mut best = [None; BEST];
+        for bid in self.bids(hash) {
+            let mut bid = Some(bid);
+            for place in &mut best {
+                if place.is_none_or(|holder| bid.is_some_and(|bid| bid < holder)) {
+                    std::mem::swap(place, &mut bid);
+                }
+            }
+        }
+        best
     }
 
-    /// All bids that rank after `last`, worst first.
-    pub(super) fn rest_after(&self, hash: u64, last: Option<Bid>) -> Vec<Bid> {
-        let mut rest: Vec<Bid> = self.bids(hash).filter(|bid| last.is_none_or(|last| last < *bid)).collect();
+    /// All other bids, worst first.
+    pub(super) fn rest(&self, hash: u64, best: &[Option<Bid>; BEST]) -> Vec<Bid> {
+        let mut rest: Vec<Bid> = self.bids(hash).filter(|bid| !best.contains(&Some(*bid))).collect();
         rest.sort_unstable_by_key(|bid| Reverse(*bid));
         rest
     }

@@ -1,5 +1,6 @@
-//! Envoy's admin interface over its Unix socket, and what its pages mean.
+//! Envoy's admin interface, over a Unix socket or a port, and what its pages mean.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
-use tokio::net::UnixStream;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::eventually::patience;
@@ -19,20 +21,41 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// What the kernel allows for the path of a Unix socket, with its final zero (Linux 108, macOS 104).
 const SOCKET_PATH: usize = 104;
 
+/// Where it listens.
 #[derive(Debug)]
-pub(super) struct Admin {
-    socket: PathBuf,
+pub(super) enum Admin {
+    /// Needs no port: what tests use.
+    Socket(PathBuf),
+    /// Can be asked with curl: what the demo uses.
+    Port(SocketAddr),
 }
 
 impl Admin {
-    pub(super) fn new(socket: &Path) -> Self {
+    /// On a socket, unless it must be a port of 127.0.0.1.
+    pub(super) fn new(socket: &Path, port: Option<u16>) -> Self {
+        if let Some(port) = port {
+            return Self::Port(SocketAddr::from(([127, 0, 0, 1], port)));
+        }
         let fits = socket.as_os_str().len() < SOCKET_PATH;
         assert!(fits, "{}: too long for a Unix socket, set TMPDIR to a shorter path", socket.display());
-        Self { socket: socket.to_owned() }
+        Self::Socket(socket.to_owned())
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    /// As Envoy's configuration names it.
+    pub(super) fn address(&self) -> Value {
+        match self {
+            Self::Socket(path) => json!({"pipe": {"path": path}}),
+            Self::Port(address) => {
+                json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+            }
+        }
+    }
+
+    /// Takes away what an Envoy that was killed left behind.
+    pub(super) fn clean_up(&self) {
+        if let Self::Socket(path) = self {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<String, String> {
@@ -49,22 +72,37 @@ impl Admin {
         if status == StatusCode::OK { Ok(body) } else { Err(format!("{status}: {body}")) }
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, String), String> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let request = Request::builder().method(method).uri(path).header(header::HOST, "admin");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-        // Owns the sender: the connection ends with the exchange.
-        let answer = async move {
-            let answer = sender.send_request(request).await?;
-            let status = answer.status();
-            let body = answer.into_body().collect().await?.to_bytes();
-            Ok((status, String::from_utf8_lossy(&body).into_owned()))
-        };
-        let (answer, _) = tokio::join!(answer, connection);
-        answer.map_err(|error: hyper::Error| error.to_string())
+    async fn exchange(&self, method: Method, path_of_page: &str) -> Result<(StatusCode, String), String> {
+        let refused = |error: std::io::Error| error.to_string();
+        match self {
+            Self::Socket(path) => {
+                exchange(UnixStream::connect(path).await.map_err(refused)?, method, path_of_page).await
+            }
+            Self::Port(address) => {
+                exchange(TcpStream::connect(address).await.map_err(refused)?, method, path_of_page).await
+            }
+        }
     }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, String), String> {
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let request = Request::builder().method(method).uri(path).header(header::HOST, "admin");
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    // Owns the sender: the connection ends with the exchange.
+    let answer = async move {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    let (answer, _) = tokio::join!(answer, connection);
+    answer.map_err(|error: hyper::Error| error.to_string())
 }
 
 /// A host of a cluster, as Envoy has it now.

@@ -1,0 +1,69 @@
+//! What an admin interface may answer, poll by poll: a roster whose sessions can be placed.
+//!
+//! The input is a `/clusters` text; a line of `---` begins the next poll. The polls are folded into one roster per
+//! cluster at times that jump and go backwards.
+
+use berth_core::health::HealthPolicy;
+use berth_core::membership::parse_clusters;
+use berth_core::roster::Roster;
+use berth_core::time::Millis;
+
+use super::roster::check_placements;
+
+/// One of them begins with the other's name; the third is asked for and may be absent.
+const CLUSTERS: [&str; 3] = ["nodes", "nodes::x", "other"];
+/// Seconds at which polls come, over and over.
+const TIMES: [u64; 6] = [1_000_000, 1_000_001, 1_000_031, 999_000, u64::MAX / 1000, 0];
+/// Patient and impatient, with and without warm-up and panic.
+const POLICIES: [HealthPolicy; 2] = [
+    HealthPolicy {
+        cooldown: Millis(30_000),
+        max_cooldown: Millis(300_000),
+        warm_up: Millis(30_000),
+        warm_up_from_percent: 10,
+        passive_failures: 3,
+        panic_threshold: 50,
+        panic_hold: Millis(5_000),
+    },
+    HealthPolicy {
+        cooldown: Millis(100),
+        max_cooldown: Millis(86_400_000),
+        warm_up: Millis(86_400_000),
+        warm_up_from_percent: 0,
+        passive_failures: 0,
+        panic_threshold: 0,
+        panic_hold: Millis(0),
+    },
+];
+
+/// Folds every poll into rosters, and looks at each of them.
+pub fn check(input: &[u8]) {
+    for policy in &POLICIES {
+        let mut rosters = CLUSTERS.map(|_| Roster::default());
+        let mut times = TIMES.iter().cycle();
+        for text in polls(input) {
+            let now = Millis(times.next().unwrap().saturating_mul(1000));
+            let hosts = parse_clusters(&text, &CLUSTERS);
+            for (roster, cluster) in rosters.iter_mut().zip(CLUSTERS) {
+                let Some(hosts) = hosts.get(cluster) else { continue };
+                assert!(hosts.iter().all(|host| host.weight > 0), "a weight of zero: {hosts:?}");
+
+                let version = roster.version;
+                let news = roster.observe(hosts.clone(), policy, now);
+                assert_eq!(news, roster.version != version, "the version tells the news");
+                assert!(!roster.observe(hosts.clone(), policy, now), "the same look again is no news");
+                if let Some(first) = roster.nodes.first().map(|node| node.address.clone()) {
+                    roster.report_failure(&first, policy, now);
+                }
+                roster.reassess(policy, now);
+                assert_eq!(Roster::decode(&roster.encode()).as_ref(), Some(&*roster), "published as it is");
+                check_placements(roster, policy, now);
+            }
+        }
+    }
+}
+
+fn polls(input: &[u8]) -> Vec<Vec<u8>> {
+    let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
+    lines.split(|line| *line == b"---").map(|lines| lines.join(&b'\n')).collect()
+}

@@ -1,0 +1,157 @@
+//! Configurations as people write them: the right ones are read as meant, the wrong ones get exactly the faults that
+//! `testdata/config/bad` lists.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use berth_core::config::{Config, Membership, Missing, OnPanic};
+use berth_core::ring::{Algorithm, RingSize};
+use berth_core::session::describe;
+use berth_core::time::Millis;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/config").join(name)
+}
+
+/// The names, without it, of the files that end like this.
+fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect()
+}
+
+fn faults(json: &[u8]) -> Vec<String> {
+    Config::parse(json).map_or_else(|faults| faults.iter().map(ToString::to_string).collect(), |_| Vec::new())
+}
+
+fn good(name: &str) -> Config {
+    let json = fs::read(folder("good").join(name).with_extension("json")).unwrap();
+    Config::parse(&json).unwrap_or_else(|faults| panic!("{name}: {faults:#?}"))
+}
+
+#[test]
+fn each_bad_configuration_gets_exactly_its_faults() {
+    let folder = folder("bad");
+    let update = std::env::var_os("UPDATE").is_some();
+    let names = stems(&folder, "json");
+    assert!(names.len() >= 20, "{} has only {} files", folder.display(), names.len());
+
+    let mut wrong = Vec::new();
+    for name in &names {
+        let found = faults(&fs::read(folder.join(name).with_extension("json")).unwrap());
+        assert!(!found.is_empty(), "{name}.json has no fault: it belongs to good/");
+        let found = found.join("\n") + "\n";
+        let expected = folder.join(name).with_extension("faults");
+        if update {
+            fs::write(expected, found).unwrap();
+        } else if fs::read_to_string(expected).unwrap_or_default() != found {
+            wrong.push(format!("{name}.json has these faults:\n{found}"));
+        }
+    }
+
+    assert_eq!(stems(&folder, "faults"), names, "each .json has a .faults and the other way round");
+    assert!(wrong.is_empty(), "{}\nUPDATE=1 writes them down: read the diff", wrong.join("\n"));
+}
+
+#[test]
+fn no_fault_is_told_twice_and_each_is_one_line() {
+    let folder = folder("bad");
+    for name in stems(&folder, "json") {
+        let found = faults(&fs::read(folder.join(&name).with_extension("json")).unwrap());
+
+        assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "{name}: {found:#?}");
+        assert!(found.iter().all(|fault| !fault.contains(char::is_control)), "{name}: {found:#?}");
+    }
+}
+
+#[test]
+fn every_good_configuration_is_taken() {
+    let names = stems(&folder("good"), "json");
+    assert!(names.len() >= 8, "only {} files", names.len());
+
+    names.iter().for_each(|name| drop(good(name)));
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let config = good("minimal");
+    let pool = &config.pools[0];
+
+    assert_eq!(config.admin_cluster, "berth_admin");
+    assert_eq!(config.poll_interval, Millis(1000));
+    assert!(!config.debug_header);
+    assert!(pool.matches.is_everything());
+    assert!(matches!(&pool.membership, Membership::Cluster(cluster) if cluster == "nodes"));
+    assert!(matches!(pool.missing, Missing::Pass));
+    assert_eq!(pool.algorithm, Algorithm::RingHash(RingSize::VirtualNodes(512)));
+    assert_eq!(pool.on_panic, OnPanic::IgnoreHealth);
+    assert_eq!(pool.health.cooldown, Millis(30_000));
+    assert_eq!(pool.health.max_cooldown, Millis(300_000));
+    assert_eq!(pool.health.warm_up, Millis(30_000));
+    assert_eq!(pool.health.warm_up_from_percent, 10);
+    assert_eq!(pool.health.passive_failures, 3);
+    assert_eq!(pool.health.panic_threshold, 50);
+    assert_eq!(pool.health.panic_hold, Millis(5000));
+}
+
+#[test]
+fn what_is_said_is_what_is_read() {
+    let config = good("every-field");
+    let pool = &config.pools[0];
+
+    assert_eq!(config.admin_cluster, "envoy_admin");
+    assert_eq!(config.poll_interval, Millis(2000));
+    assert!(config.debug_header);
+    assert!(pool.matches.takes_host(b"EU.games.example.com:443") && pool.matches.takes_host(b"[::1]:80"));
+    assert!(!pool.matches.takes_host(b"example.com"));
+    assert!(pool.matches.takes_path(b"/ws/1") && !pool.matches.takes_path(b"/other"));
+    assert!(pool.matches.takes_cluster(b"games") && !pool.matches.takes_cluster(b"game"));
+    assert_eq!(
+        describe(&pool.sources),
+        "header x-session-id, cookie sid, path /tenants/*/games/{session}, query parameter sid, \
+         subprotocol session.<id> or header x-tenant + query parameter user"
+    );
+    assert!(matches!(pool.missing, Missing::IssueCookie(_)));
+    assert_eq!(pool.algorithm, Algorithm::RingHash(RingSize::Envoy { minimum: 2048, maximum: 4096 }));
+    assert_eq!(pool.health.cooldown, Millis(45_000));
+    assert_eq!(pool.health.max_cooldown, Millis(600_000));
+    assert_eq!(pool.health.warm_up, Millis(60_000));
+    assert_eq!(pool.health.warm_up_from_percent, 5);
+    assert_eq!(pool.health.passive_failures, 4);
+    assert_eq!(pool.health.panic_threshold, 40);
+    assert_eq!(pool.health.panic_hold, Millis(2500));
+    assert_eq!(pool.on_panic, OnPanic::Reject);
+}
+
+#[test]
+fn listed_members_keep_their_order_and_weights() {
+    let config = good("static-members");
+
+    let Membership::Static(members) = &config.pools[0].membership else { panic!("{config:?}") };
+    let seen: Vec<_> = members.iter().map(|member| (member.address.as_str(), member.weight)).collect();
+    assert_eq!(seen, [("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("[2001:db8::1]:80", 128)]);
+}
+
+#[test]
+fn each_algorithm_has_its_size() {
+    let algorithm = |name| good(name).pools[0].algorithm;
+
+    assert_eq!(algorithm("maglev"), Algorithm::Maglev { table_size: 251 });
+    assert_eq!(algorithm("rendezvous"), Algorithm::Rendezvous);
+    let envoy = RingSize::Envoy { minimum: 3072, maximum: 8_388_608 };
+    assert_eq!(algorithm("envoy-ring-size"), Algorithm::RingHash(envoy));
+    assert_eq!(
+        algorithm("numbers-as-doubles-and-null-for-nothing"),
+        Algorithm::RingHash(RingSize::VirtualNodes(256))
+    );
+}
+
+#[test]
+fn a_cooldown_above_the_default_maximum_raises_it() {
+    let health = good("no-warm-up-no-panic").pools[0].health.clone();
+
+    assert_eq!((health.cooldown, health.max_cooldown), (Millis(600_000), Millis(600_000)));
+}

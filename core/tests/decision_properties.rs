@@ -1,0 +1,269 @@
+//! What holds for placements whatever Envoy says of its hosts, in any order and at any time.
+
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use berth_core::decision::Placement;
+use berth_core::health::{HealthPolicy, State};
+use berth_core::membership::{HostFlags, Observation};
+use berth_core::ring::{Algorithm, RingSize, session_hash};
+use berth_core::roster::Roster;
+use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
+
+const SESSIONS: usize = 100;
+/// Small rings: thousands of them are built here.
+const ALGORITHM: Algorithm = Algorithm::RingHash(RingSize::VirtualNodes(16));
+
+/// What may happen to a pool.
+#[derive(Debug, Clone)]
+enum Event {
+    See(Vec<Observation>),
+    Report(String),
+    /// This many seconds go by, or back.
+    Wait(i64),
+}
+
+fn flags() -> impl Strategy<Value = HostFlags> {
+    let flag = |percent| prop::bool::weighted(percent);
+    (flag(0.25), flag(0.1), flag(0.15), flag(0.15)).prop_map(|(unhealthy, pending, degraded, draining)| {
+        HostFlags { unhealthy, pending, degraded, draining }
+    })
+}
+
+fn host() -> impl Strategy<Value = Observation> {
+    (0..8_u32, 1..4_u32, prop::bool::weighted(0.1), flags()).prop_map(|(number, weight, spare, flags)| {
+        Observation {
+            address: format!("10.0.0.{number}:80"),
+            weight,
+            locality: String::new(),
+            priority: spare.into(),
+            flags,
+        }
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => vec(host(), 0..8).prop_map(Event::See),
+        1 => (0..9_u32).prop_map(|number| Event::Report(format!("10.0.0.{number}:80"))),
+        4 => (0..40_i64).prop_map(Event::Wait),
+        1 => (-4000..4000_i64).prop_map(Event::Wait),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = HealthPolicy> {
+    (0..40_u64, 0..120_u64, 0..40_u64, 0..=100_u32, 0..=100_u32, 0..10_u64).prop_map(
+        |(cooldown, more, warm_up, warm_up_from_percent, panic_threshold, panic_hold)| HealthPolicy {
+            cooldown: Millis(cooldown * 1000),
+            max_cooldown: Millis((cooldown + more) * 1000),
+            warm_up: Millis(warm_up * 1000),
+            warm_up_from_percent,
+            passive_failures: 3,
+            panic_threshold,
+            panic_hold: Millis(panic_hold * 1000),
+        },
+    )
+}
+
+/// A policy that believes health whatever it says, so that states alone decide.
+fn without_panic() -> impl Strategy<Value = HealthPolicy> {
+    policy().prop_map(|policy| HealthPolicy { panic_threshold: 0, ..policy })
+}
+
+/// A roster to which all this happened, and the time.
+fn after(events: Vec<Event>, policy: &HealthPolicy) -> (Roster, Millis) {
+    let mut roster = Roster::default();
+    let mut now = Millis(1_000_000);
+    for event in events {
+        match event {
+            Event::See(hosts) => drop(roster.observe(hosts, policy, now)),
+            Event::Report(address) => drop(roster.report_failure(&address, policy, now)),
+            Event::Wait(seconds) => {
+                now = Millis(now.0.saturating_add_signed(seconds * 1000));
+                roster.reassess(policy, now);
+            }
+        }
+    }
+    (roster, now)
+}
+
+fn look(roster: &Roster, policy: &HealthPolicy, now: Millis) -> Snapshot {
+    Snapshot::build(roster, ALGORITHM, policy, now, None).unwrap()
+}
+
+fn placements(snapshot: &Snapshot) -> Vec<Option<Placement>> {
+    let place = |index| Placement::of(snapshot, session_hash(format!("user-{index}").as_bytes())).ok();
+    (0..SESSIONS).map(place).collect()
+}
+
+fn owners(snapshot: &Snapshot) -> Vec<Option<String>> {
+    let owner = |placement: Placement| placement.nodes(snapshot).next().map(|node| node.address.clone());
+    placements(snapshot).into_iter().map(|placement| placement.and_then(owner)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        // Some promises speak of one kind of pool only; it takes a few tries to make one.
+        max_global_rejects: 1_000_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_placement_names_distinct_members_that_may_serve(events in vec(event(), 0..30), policy in policy()) {
+        let (roster, now) = after(events, &policy);
+        let snapshot = look(&roster, &policy, now);
+        let somebody_serves = snapshot.panic || snapshot.nodes.iter().any(|node| node.state.serves());
+
+        for placement in placements(&snapshot) {
+            prop_assert_eq!(placement.is_some(), somebody_serves && !snapshot.nodes.is_empty());
+            let Some(placement) = placement else { continue };
+            let nodes: Vec<_> = placement.nodes(&snapshot).collect();
+            let distinct: BTreeSet<_> = nodes.iter().map(|node| &node.address).collect();
+            prop_assert!((1..=3).contains(&nodes.len()) && distinct.len() == nodes.len(), "{:?}", nodes);
+            prop_assert!(snapshot.panic || nodes.iter().all(|node| node.state.serves()), "{:?}", nodes);
+        }
+    }
+
+    #[test]
+    fn two_views_of_one_roster_at_one_time_agree(
+        events in vec(event(), 0..30),
+        policy in policy(),
+        earlier in 0..60_u64,
+    ) {
+        let (roster, now) = after(events, &policy);
+        let published = Roster::decode(&roster.encode()).unwrap();
+        prop_assert_eq!(&published, &roster);
+        // One VM looks for the first time, the other has kept its ring from an earlier look.
+        let before = look(&roster, &policy, Millis(now.0.saturating_sub(earlier * 1000)));
+
+        let fresh = look(&published, &policy, now);
+        let kept = Snapshot::build(&roster, ALGORITHM, &policy, now, Some(&before)).unwrap();
+
+        prop_assert_eq!(&fresh.nodes, &kept.nodes);
+        prop_assert_eq!(placements(&fresh), placements(&kept));
+    }
+
+    #[test]
+    fn as_time_goes_by_sessions_move_only_to_nodes_that_get_warmer(
+        events in vec(event(), 0..30),
+        policy in without_panic(),
+        steps in vec(0..20_u64, 1..6),
+    ) {
+        let (roster, mut now) = after(events, &policy);
+        let mut before = look(&roster, &policy, now);
+        for seconds in steps {
+            now = now + Millis(seconds * 1000);
+            let after = look(&roster, &policy, now);
+            let warmer = |address: &String| {
+                let share = |snapshot: &Snapshot| {
+                    let node = snapshot.nodes.iter().find(|node| node.address == *address).unwrap();
+                    match node.state {
+                        State::Warming(share) => Some(share),
+                        state if state.serves() => Some(State::WHOLE),
+                        _ => None,
+                    }
+                };
+                share(&after) > share(&before)
+            };
+            for (was, is) in owners(&before).iter().zip(owners(&after)).filter(|(was, is)| *was != is) {
+                prop_assert!(is.as_ref().is_some_and(warmer), "{:?} to {:?}\n{:?}\n{:?}", was, is, before, after);
+            }
+            before = after;
+        }
+    }
+
+    #[test]
+    fn a_node_that_fails_moves_no_session_but_its_own(
+        events in vec(event(), 0..30),
+        policy in without_panic(),
+        failing in 0..8_usize,
+    ) {
+        let (mut roster, now) = after(events, &policy);
+        let before = look(&roster, &policy, now);
+        // Long enough to be out at all.
+        let failing_policy = HealthPolicy { cooldown: Millis(1000), ..policy.clone() };
+        let Some(address) = roster.nodes.get(failing).map(|node| node.address.clone()) else { return Ok(()) };
+        // Of a node that fails while it is new nobody knows which sessions it had.
+        prop_assume!(before.nodes.iter().all(|node| !matches!(node.state, State::Warming(_) | State::Pending)));
+
+        roster.report_failure(&address, &failing_policy, now);
+
+        let after = look(&roster, &policy, now);
+        for (was, is) in owners(&before).into_iter().zip(owners(&after)).filter(|(was, is)| was != is) {
+            prop_assert_eq!(was.as_ref(), Some(&address), "moved to {:?}", is);
+        }
+    }
+
+    #[test]
+    fn a_new_node_takes_sessions_from_others_and_gives_none(
+        weights in vec(flags(), 1..7),
+        seconds in 0..40_u64,
+        policy in without_panic(),
+    ) {
+        let host = |(number, flags): (usize, HostFlags)| Observation {
+            address: format!("10.0.0.{number}:80"),
+            weight: 1,
+            locality: String::new(),
+            priority: 0,
+            flags,
+        };
+        let old: Vec<Observation> = weights.into_iter().enumerate().map(host).collect();
+        let newcomer = host((99, HostFlags::default()));
+        let joined = newcomer.address.clone();
+        let mut roster = Roster::default();
+        let start = Millis(1_000_000);
+        roster.observe(old.clone(), &policy, start);
+        let later = start + Millis(seconds * 1000);
+        // Those that were unhealthy stay so: no cooldown may end meanwhile.
+        let before = owners(&look(&roster, &policy, later));
+
+        roster.observe(old.into_iter().chain([newcomer]).collect(), &policy, start);
+
+        for (was, is) in before.iter().zip(owners(&look(&roster, &policy, later))).filter(|(was, is)| *was != is) {
+            prop_assert_eq!(is.as_ref(), Some(&joined), "from {:?}", was);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_panic_moves_nobody_but_from_nodes_that_are_still_out(
+        unhealthy in vec(any::<bool>(), 2..8),
+        policy in policy(),
+        down in 0..20_u64,
+    ) {
+        let seen = |unhealthy: &[bool]| -> Vec<Observation> {
+            let host = |(number, unhealthy): (usize, &bool)| Observation {
+                address: format!("10.0.0.{number}:80"),
+                weight: 1,
+                locality: String::new(),
+                priority: 0,
+                flags: HostFlags { unhealthy: *unhealthy, ..HostFlags::default() },
+            };
+            unhealthy.iter().enumerate().map(host).collect()
+        };
+        let well = vec![false; unhealthy.len()];
+        let start = Millis(1_000_000);
+        let mut roster = Roster::default();
+        roster.observe(seen(&well), &policy, start);
+        roster.observe(seen(&unhealthy), &policy, start);
+        prop_assume!(roster.panic.is_on());
+        let during = owners(&look(&roster, &policy, start));
+
+        let mut now = start + Millis(down * 1000);
+        roster.observe(seen(&well), &policy, now);
+        while roster.panic.is_on() {
+            now = now + Millis(1000);
+            roster.reassess(&policy, now);
+            prop_assert!(now < start + Millis(1_000_000), "panic never ends");
+        }
+
+        let after = look(&roster, &policy, now);
+        for (was, is) in during.iter().zip(owners(&after)).filter(|(was, is)| *was != is) {
+            let left = after.nodes.iter().find(|node| Some(&node.address) == was.as_ref()).unwrap();
+            prop_assert!(!left.state.serves(), "{:?} to {:?}", left, is);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Plays the transcripts of `testdata/decision`: what a pool observes, and where its sessions then are. The README there
+//! says how to read and write one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use berth_core::decision::{NoPlacement, Placement};
+use berth_core::health::{HealthPolicy, State};
+use berth_core::membership::{HostFlags, Observation};
+use berth_core::ring::{Algorithm, session_hash};
+use berth_core::roster::Roster;
+use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
+
+/// Sessions that `owners` and `moves` look at.
+const SESSIONS: usize = 1000;
+/// Transcripts count time from here: far from zero, as real clocks are.
+const START: Millis = Millis(1_000_000_000);
+
+#[test]
+fn every_transcript_tells_what_happens() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/decision");
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_transcript = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt");
+    let mut paths: Vec<PathBuf> = paths.filter(is_transcript).collect();
+    paths.sort();
+    assert!(paths.len() >= 10, "only {} transcripts", paths.len());
+
+    let mut wrong = String::new();
+    for path in paths {
+        let told = fs::read_to_string(&path).unwrap();
+        let happened = play(&told, &path.display().to_string());
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, happened).unwrap();
+            continue;
+        }
+        for (index, (told, happened)) in told.lines().zip(happened.lines()).enumerate() {
+            if told != happened {
+                let place = format!("{}:{}", path.display(), index + 1);
+                writeln!(wrong, "{place}\n  told:     {told}\n  happened: {happened}").unwrap();
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}UPDATE=1 writes down what happened: read the diff");
+}
+
+/// The transcript with what happens after each `->`.
+fn play(transcript: &str, name: &str) -> String {
+    let mut pool = Pool::default();
+    let mut happened = String::new();
+    for (index, line) in transcript.lines().enumerate() {
+        let (statement, is_question) =
+            line.split_once("->").map_or((line, false), |(question, _)| (question.trim_end(), true));
+        let answer =
+            pool.perform(statement).unwrap_or_else(|problem| panic!("{name}:{}: {problem}", index + 1));
+        assert_eq!(answer.is_some(), is_question, "{name}:{}: questions have ->, others not", index + 1);
+        happened.push_str(statement);
+        if let Some(answer) = answer {
+            write!(happened, " -> {answer}").unwrap();
+        }
+        happened.push('\n');
+    }
+    happened
+}
+
+#[derive(Default)]
+struct Pool {
+    policy: Option<HealthPolicy>,
+    now: Millis,
+    roster: Roster,
+    snapshot: Option<Snapshot>,
+    /// The owner of each of [`SESSIONS`] when last asked.
+    owners: Vec<String>,
+}
+
+impl Pool {
+    /// Performs one line; its answer if it is a question.
+    fn perform(&mut self, statement: &str) -> Result<Option<String>, String> {
+        let statement = statement.trim();
+        if statement.is_empty() || statement.starts_with('#') {
+            return Ok(None);
+        }
+        let (verb, rest) = statement.split_once(' ').unwrap_or((statement, ""));
+        let words = || rest.split_whitespace();
+        if verb == "policy" {
+            self.policy = Some(policy(words())?);
+            return Ok(None);
+        }
+        let policy = self.policy.clone().ok_or("say the policy first")?;
+        match verb {
+            "at" => {
+                self.now = START + duration(rest)?;
+                // What a tick without news does.
+                self.roster.reassess(&policy, self.now);
+            }
+            "see" => {
+                let hosts = words().map(host).collect::<Result<_, _>>()?;
+                self.roster.observe(hosts, &policy, self.now);
+            }
+            "report" => {
+                self.roster.report_failure(rest, &policy, self.now);
+            }
+            "states" => return Ok(Some(self.look(&policy)?.states())),
+            "panic" => return Ok(Some(if self.roster.panic.is_on() { "on" } else { "off" }.to_owned())),
+            "place" => return Ok(Some(self.look(&policy)?.place(rest))),
+            "owners" => {
+                self.owners = self.look(&policy)?.owners();
+                let counted = count(&self.owners);
+                let shares: Vec<String> =
+                    counted.iter().map(|(owner, count)| format!("{owner}={count}")).collect();
+                return Ok(Some(shares.join(" ")));
+            }
+            "moves" => {
+                let owners = self.look(&policy)?.owners();
+                let before = std::mem::replace(&mut self.owners, owners);
+                let pairs = before.iter().zip(&self.owners).filter(|(before, now)| before != now);
+                let moves: Vec<String> = pairs.map(|(before, now)| format!("{before}>{now}")).collect();
+                let counted = count(&moves);
+                let moves: Vec<String> =
+                    counted.iter().map(|(pair, count)| format!("{pair} {count}")).collect();
+                return Ok(Some(if moves.is_empty() { "none".to_owned() } else { moves.join(", ") }));
+            }
+            other => return Err(format!("{other:?} is no statement")),
+        }
+        Ok(None)
+    }
+
+    fn look(&mut self, policy: &HealthPolicy) -> Result<&Snapshot, String> {
+        let build =
+            |previous| Snapshot::build(&self.roster, Algorithm::default(), policy, self.now, previous);
+        let snapshot = build(self.snapshot.as_ref()).map_err(|error| error.to_string())?;
+        Ok(self.snapshot.insert(snapshot))
+    }
+}
+
+/// How transcripts show a snapshot.
+trait Show {
+    fn states(&self) -> String;
+    fn place(&self, session: &str) -> String;
+    fn owners(&self) -> Vec<String>;
+}
+
+impl Show for Snapshot {
+    fn states(&self) -> String {
+        let show = |state| match state {
+            State::Warming(share) => {
+                format!("warming({:.0}%)", f64::from(share) * 100.0 / f64::from(State::WHOLE))
+            }
+            other => State::NAMES[other.index()].to_owned(),
+        };
+        let states: Vec<String> =
+            self.nodes.iter().map(|node| format!("{}={}", node.address, show(node.state))).collect();
+        states.join(" ")
+    }
+
+    fn place(&self, session: &str) -> String {
+        match Placement::of(self, session_hash(session.as_bytes())) {
+            Ok(placement) => {
+                let nodes: Vec<&str> = placement.nodes(self).map(|node| node.address.as_str()).collect();
+                format!("{} {} {}", nodes.join(","), placement.outcome.name(), placement.reason.name())
+            }
+            Err(NoPlacement::NoMembers) => "nobody: no members".to_owned(),
+            Err(NoPlacement::NoUsableNode) => "nobody: no usable node".to_owned(),
+        }
+    }
+
+    fn owners(&self) -> Vec<String> {
+        let owner = |index: usize| {
+            let hash = session_hash(format!("user-{index}").as_bytes());
+            let placement = Placement::of(self, hash).ok();
+            placement.and_then(|placement| placement.nodes(self).next().map(|node| node.address.clone()))
+        };
+        (0..SESSIONS).map(|index| owner(index).unwrap_or_else(|| "nobody".to_owned())).collect()
+    }
+}
+
+fn count(texts: &[String]) -> BTreeMap<&str, usize> {
+    texts.iter().fold(BTreeMap::new(), |mut counts, text| {
+        *counts.entry(text.as_str()).or_default() += 1;
+        counts
+    })
+}
+
+/// `a`, `b(weight=2)`, `c(unhealthy,priority=1)`.
+fn host(word: &str) -> Result<Observation, String> {
+    let (address, facts) = match word.split_once('(') {
+        Some((address, facts)) => (address, facts.strip_suffix(')').ok_or("close the (")?),
+        None => (word, ""),
+    };
+    let mut host = Observation {
+        address: address.to_owned(),
+        weight: 1,
+        locality: String::new(),
+        priority: 0,
+        flags: HostFlags::default(),
+    };
+    for fact in facts.split(',').filter(|fact| !fact.is_empty()) {
+        let number =
+            || fact.split_once('=').and_then(|(_, number)| number.parse().ok()).ok_or("give a number");
+        match fact.split('=').next().unwrap_or_default() {
+            "weight" => host.weight = number()?,
+            "priority" => host.priority = number()?,
+            "unhealthy" => host.flags.unhealthy = true,
+            "pending" => host.flags.pending = true,
+            "degraded" => host.flags.degraded = true,
+            "draining" => host.flags.draining = true,
+            _ => return Err(format!("{fact:?} is no fact of a host")),
+        }
+    }
+    Ok(host)
+}
+
+/// The defaults, but for what is said.
+fn policy<'w>(words: impl Iterator<Item = &'w str>) -> Result<HealthPolicy, String> {
+    let mut policy = HealthPolicy {
+        cooldown: Millis(30_000),
+        max_cooldown: Millis(300_000),
+        warm_up: Millis(30_000),
+        warm_up_from_percent: 10,
+        passive_failures: 3,
+        panic_threshold: 50,
+        panic_hold: Millis(5_000),
+    };
+    for word in words {
+        let (name, value) = word.split_once('=').ok_or("policy is name=value …")?;
+        let number = || value.parse().map_err(|_| format!("{value:?} is no number"));
+        match name {
+            "cooldown" => policy.cooldown = duration(value)?,
+            "max_cooldown" => policy.max_cooldown = duration(value)?,
+            "warm_up" => policy.warm_up = duration(value)?,
+            "warm_up_from_percent" => policy.warm_up_from_percent = number()?,
+            "panic_threshold" => policy.panic_threshold = number()?,
+            "panic_hold" => policy.panic_hold = duration(value)?,
+            _ => return Err(format!("{name:?} is no part of a policy")),
+        }
+    }
+    Ok(policy)
+}
+
+/// Whole seconds, such as `30s`.
+fn duration(text: &str) -> Result<Millis, String> {
+    let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse::<u64>().ok());
+    seconds.map(|seconds| Millis(seconds * 1000)).ok_or_else(|| format!("{text:?} is no time such as 30s"))
+}
