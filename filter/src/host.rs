@@ -57,7 +57,7 @@ pub(crate) fn respond(status: u32, headers: Vec<(&str, &str)>, body: &str) {
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
 }
 
-/// The cluster that the route names for this request.
+/// The cluster that the route names for this request; known to the end.
 pub(crate) fn route_cluster() -> Option<Vec<u8>> {
     property(vec!["xds", "cluster_name"])
 }
@@ -67,9 +67,18 @@ pub(crate) fn upstream_address() -> Option<Vec<u8>> {
     property(vec!["upstream", "address"])
 }
 
+/// How many hosts the request has been sent to, one after the other.
+pub(crate) fn upstream_attempts() -> Option<u64> {
+    number(vec!["upstream", "request_attempt_count"])
+}
+
 /// Envoy's response flags as bits; zero while all is well.
 pub(crate) fn response_flags() -> Option<u64> {
-    let bytes = property(vec!["response", "flags"])?;
+    number(vec!["response", "flags"])
+}
+
+fn number(path: Vec<&str>) -> Option<u64> {
+    let bytes = property(path)?;
     Some(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 

@@ -48,11 +48,26 @@ impl RosterKey {
                 return Some(roster);
             }
             if host::set_shared(&self.roster, &roster.encode(), Some(token.unwrap_or(ABSENT))) {
-                host::set_shared(&self.version, roster.version.to_string().as_bytes(), None);
+                self.announce(roster.version);
                 return Some(roster);
             }
         }
         None
+    }
+
+    /// Raises the published version. Never lowers it: the writer of a later roster may have come first, and a VM that
+    /// saw the lower number would take its own older roster for the published one.
+    fn announce(&self, version: u64) {
+        for _ in 0..ATTEMPTS {
+            let (bytes, token) = host::shared(&self.version);
+            let known = bytes.as_deref().and_then(parse_number).unwrap_or(0);
+            let value = version.to_string();
+            if known >= version
+                || host::set_shared(&self.version, value.as_bytes(), Some(token.unwrap_or(ABSENT)))
+            {
+                return;
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use berth_core::config::{Missing, OnPanic};
+use berth_core::config::{Membership, Missing, OnPanic};
 use berth_core::decision::{NoPlacement, Placement};
 use berth_core::event::{
     Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, Reason, UNPLACED_DESTINATION,
@@ -181,19 +181,25 @@ impl Stream {
         host::respond(status, headers, body);
     }
 
-    /// A node that was asked before the one that answered had failed, unseen by anybody else.
+    /// Notes which node answered, and what that says of those that were named before it.
     fn learn_who_answered(&mut self, plugin: &Plugin, pool: &LivePool) -> Option<Vec<u8>> {
         let Verdict::Placed { snapshot, placement, answered } = &mut self.verdict else {
             return if plugin.debug_header { host::upstream_address() } else { None };
         };
         let address = host::upstream_address()?;
         *answered = placement.nodes(snapshot).position(|node| node.address.as_bytes() == address);
-        if let Some(place @ 1..) = *answered {
+        if *answered != Some(0) && is_routed_to(pool) {
             pool.metrics.count(Counter::Retried);
-            for node in placement.nodes(snapshot).take(place) {
-                pool.failed(&node.address);
-            }
             placement.reason = Reason::Retried;
+            // Those before it had failed, unseen by anybody else. Unless Envoy passed over one that it does not know
+            // (any more, or yet): then there were fewer attempts, and nothing is said of anybody.
+            if let Some(place) = *answered
+                && host::upstream_attempts().is_some_and(|attempts| attempts > place as u64)
+            {
+                for node in placement.nodes(snapshot).take(place) {
+                    pool.failed(&node.address);
+                }
+            }
         }
         Some(address)
     }
@@ -213,6 +219,14 @@ impl Stream {
         value.extend_from_slice(b"reason=");
         value.extend_from_slice(reason.name().as_bytes());
         host::set_response_header(DEBUG_HEADER, &value);
+    }
+}
+
+/// False if a route took the request to another cluster than the pool's, where our header means nothing.
+fn is_routed_to(pool: &LivePool) -> bool {
+    match &pool.config.membership {
+        Membership::Cluster(name) => host::route_cluster().is_none_or(|cluster| cluster == name.as_bytes()),
+        Membership::Static(_) => true,
     }
 }
 

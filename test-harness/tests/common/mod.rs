@@ -1,0 +1,99 @@
+//! What several test files need: sessions, an impatient world, and waiting until Berth knows what Envoy knows.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::time::Duration;
+
+use berth_harness::{Builder, Envoy, Response, World, eventually};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+/// More than anything here takes on a machine that does nothing else.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// Sessions that differ.
+pub(crate) fn sessions(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("session-{number}")).collect()
+}
+
+/// A world that looks at its nodes five times a second, with short cooldowns and no ramps.
+pub(crate) fn impatient() -> Builder {
+    World::builder().health_interval(Duration::from_millis(200)).configuration(|json| {
+        json["poll_interval"] = "200ms".into();
+        pool(json)["health"] = json!({"cooldown": "2s", "warm_up": "0s"});
+    })
+}
+
+/// A request of this session.
+pub(crate) async fn ask(world: &World, session: &str) -> Response {
+    world.get("/").header("x-session-id", session).send().await
+}
+
+/// The pool of a plugin configuration.
+pub(crate) fn pool(json: &mut Value) -> &mut Value {
+    &mut json["pools"][0]
+}
+
+/// The cluster of this name in a bootstrap.
+pub(crate) fn cluster<'j>(json: &'j mut Value, name: &str) -> &'j mut Value {
+    let clusters = json["static_resources"]["clusters"].as_array_mut().unwrap();
+    clusters.iter_mut().find(|cluster| cluster["name"] == name).unwrap()
+}
+
+/// The routes of a bootstrap, in order.
+pub(crate) fn routes(json: &mut Value) -> &mut Vec<Value> {
+    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    let routes = format!("{manager}/route_config/virtual_hosts/0/routes");
+    json.pointer_mut(&routes).unwrap().as_array_mut().unwrap()
+}
+
+/// Waits until Berth says that so many of its nodes are in each of these states, and every worker has heard of it.
+pub(crate) async fn nodes_become(envoy: &Envoy, states: &[(&str, u64)]) {
+    let seen = async || {
+        for &(state, count) in states {
+            let found = envoy.stat(&format!("wasmcustom.berth_nodes.pool.nodes.state.{state}")).await;
+            if found != count {
+                return Err(format!("{found} nodes are {state}, not {count}"));
+            }
+        }
+        Ok(())
+    };
+    eventually(seen, SOON * 2).await;
+    caught_up(envoy).await;
+}
+
+/// Waits until the members are known, for a world whose filter does not poll for them.
+pub(crate) async fn members_become_known(world: &World) {
+    let known = async || {
+        let requests = (0..20).map(|_| ask(world, "ada"));
+        join_all(requests).await.iter().all(|response| told(response, "reason") != "no_snapshot")
+    };
+    eventually(known, SOON).await;
+}
+
+/// Waits until Berth has looked at its members twice from now on: each worker then has had several ticks since.
+pub(crate) async fn caught_up(envoy: &Envoy) {
+    // The first look that is counted may have begun before.
+    let enough = polls(envoy).await + 3;
+    eventually(async || polls(envoy).await >= enough, SOON).await;
+}
+
+async fn polls(envoy: &Envoy) -> u64 {
+    envoy.stat("wasmcustom.berth_polls_total.pool.nodes.result.ok").await
+}
+
+/// The destination as the node received it: owner first, then its successors.
+#[track_caller]
+pub(crate) fn destination(response: &Response) -> Vec<String> {
+    let received = response.received();
+    let header = received.header("x-berth-destination").expect("a destination");
+    String::from_utf8_lossy(header).split(',').map(str::to_owned).collect()
+}
+
+/// What the debug header says under this name.
+#[track_caller]
+pub(crate) fn told<'r>(response: &'r Response, name: &str) -> &'r str {
+    let header = response.header("x-berth").unwrap_or_else(|| panic!("no x-berth: {response:?}"));
+    let mut fields = header.split("; ").filter_map(|field| field.split_once('='));
+    fields.find(|(field, _)| *field == name).map_or("", |(_, value)| value)
+}
