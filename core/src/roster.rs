@@ -203,6 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_come_to_others_warm_up_and_the_first_of_all_do_not() {
+        let policy = HealthPolicy { warm_up: Millis(30_000), ..POLICY };
+        let mut roster = Roster::default();
+        let states = |roster: &Roster, now| -> Vec<State> {
+            roster.nodes.iter().map(|node| node.health.state(&policy, now)).collect()
+        };
+
+        roster.observe(Vec::new(), &policy, at(0));
+        roster.observe(seen(&[false, false]), &policy, at(1));
+        assert_eq!(states(&roster, at(1)), [State::Active; 2]);
+
+        roster.observe(seen(&[false, false, false]), &policy, at(2));
+        assert_eq!(states(&roster, at(2))[..2], [State::Active; 2]);
+        assert!(matches!(states(&roster, at(2))[2], State::Warming(_)));
+    }
+
+    #[test]
     fn two_of_three_down_is_panic_which_ends_only_after_it_has_held() {
         let mut roster = Roster::default();
         roster.observe(seen(&[false, false, false]), &POLICY, at(0));
