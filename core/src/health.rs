@@ -127,10 +127,11 @@ impl Health {
         Some(Self { cooldown: Some(cooldown), ..Self::default() })
     }
 
-    /// The node of which this was remembered is back: it warms up, after what is left of its cooldown.
+    /// The node of which this was remembered is back: it warms up, after what is left of its cooldown. Nothing left, and
+    /// it is a node like any new one.
     #[must_use]
     pub fn rejoined(self, now: Millis) -> Self {
-        Self { joined: Some(now), ..self }
+        if self.in_cooldown(now) { Self { joined: Some(now), ..self } } else { Self::joined(now) }
     }
 
     /// Takes in what Envoy says of the node at `now`.

@@ -57,7 +57,7 @@ pub struct Roster {
     pub nodes: Vec<Node>,
     /// Whether health is believed.
     pub panic: Panic,
-    /// Nodes that left while their past still counts: a node that flaps by leaving and joining is not a new one.
+    /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
 }
@@ -142,10 +142,10 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
-    /// Keeps the past of nodes that left for as long as a failure can matter.
+    /// Keeps the cooldowns of nodes that left, for as long as they can last.
     fn remember(&mut self, left: impl Iterator<Item = (String, Health)>, policy: &HealthPolicy, now: Millis) {
         self.departed.extend(left.map(|(address, health)| Departed { address, left: now, health }));
-        self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown.doubled());
+        self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown);
         let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
         self.departed.drain(..surplus);
     }
