@@ -28,6 +28,8 @@ use admin::Admin;
 const START: Duration = Duration::from_secs(30);
 /// A change of listeners compiles no module anew.
 const RELOAD: Duration = Duration::from_secs(15);
+/// The way of a line of log out of a container.
+const LOG: Duration = Duration::from_secs(2);
 /// Lines of log shown when a test fails.
 const TAIL: usize = 60;
 
@@ -290,10 +292,16 @@ impl Envoy {
     /// configuration Envoy says no more than that; what the plugin said of it is in the log.
     async fn rejection(&self, log_before: usize) -> String {
         let dump = self.admin("/config_dump?resource=dynamic_listeners").await;
-        let log = self.log();
-        let lines = log.get(log_before..).unwrap_or_default().lines();
-        let errors = lines.filter(|line| line.contains("][error][") || line.contains("][critical]["));
-        errors.fold(admin::rejection(&dump), |told, line| format!("{told}\n{line}"))
+        let errors = || {
+            let log = self.log();
+            let lines = log.get(log_before..).unwrap_or_default().lines();
+            let errors = lines.filter(|line| line.contains("][error][") || line.contains("][critical]["));
+            let errors: Vec<String> = errors.map(str::to_owned).collect();
+            (!errors.is_empty()).then_some(errors)
+        };
+        // A container's log arrives a little after what it tells of. A refusal that logs nothing has said it all.
+        let errors = poll(async || errors().ok_or("no error in the log yet"), LOG).await.unwrap_or_default();
+        errors.iter().fold(admin::rejection(&dump), |told, line| format!("{told}\n{line}"))
     }
 
     /// How often each of these clusters has taken or refused its endpoints.
