@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use berth_harness::{Builder, Envoy, Response, World, eventually};
+use berth_harness::{Backend, Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -27,6 +27,15 @@ pub(crate) fn impatient() -> Builder {
 /// A request of this session.
 pub(crate) async fn ask(world: &World, session: &str) -> Response {
     world.get("/").header("x-session-id", session).send().await
+}
+
+/// Closes a node's port, and waits until Envoy knows that its connections are gone: a request that it has just put on one
+/// of them could not be sent again.
+pub(crate) async fn refuse(world: &World, node: &Backend) {
+    node.refuse().await;
+    let line = format!("nodes::{}::cx_active::0", node.name());
+    eventually(async || world.envoy(0).admin("/clusters").await.lines().any(|found| found == line), SOON)
+        .await;
 }
 
 /// The pool of a plugin configuration.
