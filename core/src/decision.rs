@@ -25,7 +25,7 @@ pub struct Placement {
 /// Why a session has no placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPlacement {
-    /// The pool has no members on its ring.
+    /// The pool has no members, or none whose first check has answered: Envoy may know better.
     NoMembers,
     /// Members there are, but none that may serve.
     NoUsableNode,
@@ -45,10 +45,13 @@ impl Placement {
         } else {
             placement.walk(snapshot, hash);
         }
-        match (placement.len, snapshot.ring().is_empty()) {
-            (0, true) => Err(NoPlacement::NoMembers),
-            (0, false) => Err(NoPlacement::NoUsableNode),
-            _ => Ok(placement),
+        if placement.len > 0 {
+            Ok(placement)
+        } else if snapshot.nodes.iter().all(|node| node.state == State::Pending) {
+            // Nobody is known to be there, nobody is known to be ill.
+            Err(NoPlacement::NoMembers)
+        } else {
+            Err(NoPlacement::NoUsableNode)
         }
     }
 
@@ -114,7 +117,9 @@ impl Placement {
     /// who look well are the better one.
     fn ignore_health(&mut self, snapshot: &Snapshot, hash: u64) {
         let serves = |index: usize| snapshot.nodes.get(index).is_some_and(|node| node.state.serves());
-        for index in snapshot.ring().candidates(hash) {
+        let is_pending =
+            |index: usize| snapshot.nodes.get(index).is_some_and(|node| node.state == State::Pending);
+        for index in snapshot.ring().candidates(hash).filter(|&index| !is_pending(index)) {
             if self.len == 0 || serves(index) {
                 self.push(index);
             }
@@ -122,8 +127,9 @@ impl Placement {
                 return;
             }
         }
-        let rest = snapshot.ring().candidates(hash).skip(1).filter(|&index| !serves(index));
-        for index in rest.take(MAX_CANDIDATES - usize::from(self.len)) {
+        let owner = self.indexes().next();
+        for index in snapshot.ring().candidates(hash).filter(|&index| !serves(index) && Some(index) != owner)
+        {
             self.push(index);
         }
     }

@@ -117,6 +117,22 @@ impl Health {
         Self { joined: Some(now), ..Self::default() }
     }
 
+    /// What to remember of a node that leaves: nothing if it never failed. Unhealthy until it left counts as seen then.
+    #[must_use]
+    pub fn departed(mut self, now: Millis) -> Option<Self> {
+        if self.unhealthy {
+            self.touch_cooldown(now);
+        }
+        let cooldown = self.cooldown.take()?;
+        Some(Self { cooldown: Some(cooldown), ..Self::default() })
+    }
+
+    /// The node of which this was remembered is back: it warms up, after what is left of its cooldown.
+    #[must_use]
+    pub fn rejoined(self, now: Millis) -> Self {
+        Self { joined: Some(now), ..self }
+    }
+
     /// Takes in what Envoy says of the node at `now`.
     pub fn observe(&mut self, flags: HostFlags, policy: &HealthPolicy, now: Millis) {
         self.forget_the_future(now);

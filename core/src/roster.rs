@@ -57,7 +57,21 @@ pub struct Roster {
     pub nodes: Vec<Node>,
     /// Whether health is believed.
     pub panic: Panic,
+    /// Nodes that left while their past still counts: a node that flaps by leaving and joining is not a new one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    departed: Vec<Departed>,
 }
+
+/// A node that is no member any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Departed {
+    address: String,
+    left: Millis,
+    health: Health,
+}
+
+/// Addresses are reused for ever, memory is not. More than leave in one deploy; the latest are kept.
+const MAX_DEPARTED: usize = 256;
 
 impl Roster {
     /// Reads a published roster; anything else, such as one of another release, is `None` and is built anew.
@@ -97,7 +111,10 @@ impl Roster {
             let mut health = match known.binary_search_by(|node| node.address.cmp(&seen.address)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
                 Err(_) if was_empty => Health::established(),
-                Err(_) => Health::joined(now),
+                Err(_) => match self.departed.iter().position(|node| node.address == seen.address) {
+                    Some(index) => self.departed.swap_remove(index).health.rejoined(now),
+                    None => Health::joined(now),
+                },
             };
             health.observe(seen.flags, policy, now);
             self.nodes.push(Node {
@@ -107,6 +124,8 @@ impl Roster {
                 health,
             });
         }
+        let left = known.into_iter().filter(|node| !addresses.contains(&node.address));
+        self.remember(left.filter_map(|node| Some((node.address, node.health.departed(now)?))), policy, now);
         self.settle(&before, policy, now)
     }
 
@@ -121,6 +140,14 @@ impl Roster {
             node.health.report_failure(policy, now);
         }
         self.settle(&before, policy, now)
+    }
+
+    /// Keeps the past of nodes that left for as long as a failure can matter.
+    fn remember(&mut self, left: impl Iterator<Item = (String, Health)>, policy: &HealthPolicy, now: Millis) {
+        self.departed.extend(left.map(|(address, health)| Departed { address, left: now, health }));
+        self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown.doubled());
+        let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
+        self.departed.drain(..surplus);
     }
 
     /// Looks again at what time alone has changed, when there is no news. True if that changed anything.
@@ -217,6 +244,25 @@ mod tests {
         roster.observe(seen(&[false, false, false]), &policy, at(2));
         assert_eq!(states(&roster, at(2))[..2], [State::Active; 2]);
         assert!(matches!(states(&roster, at(2))[2], State::Warming(_)));
+    }
+
+    #[test]
+    fn a_node_that_leaves_and_returns_is_still_in_its_cooldown_and_relapses() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+        roster.observe(seen(&[false, false, true]), &POLICY, at(1));
+        roster.observe(seen(&[false, false]), &POLICY, at(2));
+
+        roster.observe(seen(&[false, false, false]), &POLICY, at(3));
+
+        let state = |roster: &Roster, seconds| roster.nodes[2].health.state(&POLICY, at(seconds));
+        assert_eq!(state(&roster, 11), State::Cooldown, "10 s after it left, when it was unhealthy");
+        assert_eq!(state(&roster, 12), State::Active);
+
+        roster.observe(seen(&[false, false, true]), &POLICY, at(20));
+        roster.observe(seen(&[false, false, false]), &POLICY, at(20));
+        assert_eq!(state(&roster, 39), State::Cooldown, "doubled");
+        assert_eq!(Roster::decode(&roster.encode()), Some(roster));
     }
 
     #[test]

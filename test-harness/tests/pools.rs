@@ -18,7 +18,7 @@ fn pools() -> Value {
             "cluster": "nodes",
             "match": matches,
             "ring": {"algorithm": ring},
-            "session": {"sources": [{"header": "x-session-id"}], "missing": missing},
+            "session": {"sources": [{"header": "x-session-id"}, {"cookie": "sid"}], "missing": missing},
         })
     };
     json!([
