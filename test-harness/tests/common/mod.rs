@@ -82,8 +82,8 @@ pub(crate) async fn members_become_known(world: &World) {
 
 /// Waits until Berth has looked at its members twice from now on: each worker then has had several ticks since.
 pub(crate) async fn caught_up(envoy: &Envoy) {
-    // The first look that is counted may have begun before.
-    let enough = polls(envoy).await + 3;
+    // One look may be answered but not counted yet, and another one be under way.
+    let enough = polls(envoy).await + 4;
     eventually(async || polls(envoy).await >= enough, SOON).await;
 }
 
