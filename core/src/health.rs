@@ -117,6 +117,12 @@ impl Health {
         Self { joined: Some(now), ..Self::default() }
     }
 
+    /// The node as it is until somebody says something good of it.
+    #[must_use]
+    pub fn unknown(self) -> Self {
+        Self { pending: true, ..self }
+    }
+
     /// What to remember of a node that leaves: nothing if it never failed. Unhealthy until it left counts as seen then.
     #[must_use]
     pub fn departed(mut self, now: Millis) -> Option<Self> {
@@ -135,8 +141,13 @@ impl Health {
     }
 
     /// Takes in what Envoy says of the node at `now`.
-    pub fn observe(&mut self, flags: HostFlags, policy: &HealthPolicy, now: Millis) {
+    pub fn observe(&mut self, mut flags: HostFlags, policy: &HealthPolicy, now: Millis) {
         self.forget_the_future(now);
+        // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. Whoever
+        // was never seen well has not failed: it is not there yet.
+        if self.pending && self.cooldown.is_none() && flags.unhealthy {
+            flags = HostFlags { unhealthy: false, pending: true, ..flags };
+        }
         match (self.unhealthy, flags.unhealthy) {
             (false, true) => self.fail(true, policy, now),
             // The last sight of it unhealthy: from here the cooldown runs.

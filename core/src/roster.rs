@@ -110,10 +110,10 @@ impl Roster {
             }
             let mut health = match known.binary_search_by(|node| node.address.cmp(&seen.address)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
-                Err(_) if was_empty => Health::established(),
+                Err(_) if was_empty => Health::established().unknown(),
                 Err(_) => match self.departed.iter().position(|node| node.address == seen.address) {
                     Some(index) => self.departed.swap_remove(index).health.rejoined(now),
-                    None => Health::joined(now),
+                    None => Health::joined(now).unknown(),
                 },
             };
             health.observe(seen.flags, policy, now);

@@ -10,7 +10,8 @@ use berth_harness::eventually;
 use serde_json::{Value, json};
 
 use common::{
-    SOON, ask, cluster, destination, impatient, members_become_known, nodes_become, pool, sessions, told,
+    SOON, ask, cluster, destination, impatient, members_become_known, nodes_become, pool, refuse, sessions,
+    told,
 };
 
 /// For tests in which only traffic may tell of a failure.
@@ -34,7 +35,7 @@ async fn request_to_a_refusing_owner_succeeds_on_the_successor_that_the_ring_nam
         destinations.push(nodes);
     }
     let dead = world.node(0);
-    dead.refuse().await;
+    refuse(&world, &dead).await;
 
     let mut reasons = Vec::new();
     for (key, nodes) in keys.iter().zip(&destinations) {
@@ -147,7 +148,7 @@ async fn post_to_a_refusing_owner_reaches_the_successor_whole() {
     let world = impatient().health_interval(NEVER).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let nodes = destination(&ask(&world, "ada").await);
-    world.node_named(&nodes[0]).refuse().await;
+    refuse(&world, &world.node_named(&nodes[0])).await;
 
     let body = vec![b'x'; 100_000];
     let post = world.client().post("/", body).header("x-session-id", "ada").send().await;

@@ -6,8 +6,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use berth_harness::{World, eventually};
-use common::{SOON, ask, caught_up, destination, impatient, nodes_become, pool, sessions, told};
+use berth_harness::{Endpoint, World, eventually};
+use common::{SOON, ask, caught_up, cluster, destination, impatient, nodes_become, pool, sessions, told};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,6 +111,27 @@ async fn removed_node_keeps_its_sessions_until_its_checks_fail_and_then_only_the
         assert!(if before == removed.name() { now != before } else { now == before });
     }
     assert_eq!(after[before.iter().position(|node| node == removed.name()).unwrap()], heir);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_node_is_unknown_and_not_failed_until_its_first_check_is_answered() {
+    let world = impatient()
+        .nodes(4)
+        .bootstrap(|json| cluster(json, "nodes")["health_checks"][0]["timeout"] = "60s".into())
+        .start()
+        .await;
+    let newcomer = world.node(3);
+    world.remove_node(3).await;
+    newcomer.fail_health();
+    nodes_become(world.envoy(0), &[("active", 3), ("draining", 0), ("cooldown", 0)]).await;
+    let keys = sessions(200);
+    let before = world.nodes_of(&keys).await;
+
+    newcomer.hang();
+    world.edit_endpoints(|set| set.push(Endpoint::new(newcomer.address()))).await;
+
+    nodes_become(world.envoy(0), &[("active", 3), ("pending", 1), ("cooldown", 0)]).await;
+    assert_eq!(world.nodes_of(&keys).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use berth_harness::{Backend, Builder, Client, Request, Response, World, eventually};
 use common::{
-    SOON, caught_up, cluster, destination, impatient, members_become_known, nodes_become, pool, routes,
-    sessions, told,
+    SOON, caught_up, cluster, destination, impatient, members_become_known, nodes_become, pool, refuse,
+    routes, sessions, told,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 async fn third_refused_connection_in_a_row_puts_a_node_out_for_all_workers() {
     let world = unchecked().concurrency(4).start().await;
     let owner = owner(&world).await;
-    owner.refuse().await;
+    refuse(&world, &owner).await;
 
     for _ in 0..2 {
         assert_eq!(told(&ask(&world).await, "reason"), "retried");
@@ -48,7 +48,7 @@ async fn node_that_is_still_down_after_its_cooldown_is_out_for_twice_as_long() {
     let world =
         unchecked().configuration(|json| pool(json)["health"]["cooldown"] = "1s".into()).start().await;
     let owner = owner(&world).await;
-    owner.refuse().await;
+    refuse(&world, &owner).await;
 
     assert_eq!(told(&ask(&world).await, "reason"), "retried");
     for cooldown in [1, 2] {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use berth_harness::{Client, Host, World, eventually};
-use common::{SOON, caught_up, cluster, impatient, pool, routes, sessions, told};
+use common::{SOON, caught_up, cluster, impatient, nodes_become, pool, routes, sessions, told};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
@@ -151,12 +151,9 @@ async fn all_agree_after_each_change(world: &World, berth: &Berth, options: &[&s
 
 /// The nodes that Berth names, which must be those of the native cluster and of `berth ring`.
 async fn all_agree(world: &World, berth: &Berth, options: &[&str], count: usize) -> Vec<String> {
-    let healthy = async || {
-        hosts(world, "nodes").await.iter().all(Host::is_healthy)
-            && hosts(world, "native").await.iter().all(Host::is_healthy)
-    };
-    eventually(healthy, SOON).await;
-    caught_up(world.envoy(0)).await;
+    eventually(async || hosts(world, "native").await.iter().all(Host::is_healthy), SOON).await;
+    let members = hosts(world, "nodes").await.len() as u64;
+    nodes_become(world.envoy(0), &[("active", members), ("cooldown", 0), ("pending", 0)]).await;
     let keys = sessions(count);
 
     let placed = world.nodes_of(&keys).await;

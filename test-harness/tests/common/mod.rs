@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use berth_harness::{Builder, Envoy, Response, World, eventually};
+use berth_harness::{Backend, Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -27,6 +27,15 @@ pub(crate) fn impatient() -> Builder {
 /// A request of this session.
 pub(crate) async fn ask(world: &World, session: &str) -> Response {
     world.get("/").header("x-session-id", session).send().await
+}
+
+/// Closes a node's port, and waits until Envoy knows that its connections are gone: a request that it has just put on one
+/// of them could not be sent again.
+pub(crate) async fn refuse(world: &World, node: &Backend) {
+    node.refuse().await;
+    let line = format!("nodes::{}::cx_active::0", node.name());
+    eventually(async || world.envoy(0).admin("/clusters").await.lines().any(|found| found == line), SOON)
+        .await;
 }
 
 /// The pool of a plugin configuration.
@@ -73,8 +82,8 @@ pub(crate) async fn members_become_known(world: &World) {
 
 /// Waits until Berth has looked at its members twice from now on: each worker then has had several ticks since.
 pub(crate) async fn caught_up(envoy: &Envoy) {
-    // The first look that is counted may have begun before.
-    let enough = polls(envoy).await + 3;
+    // One look may be answered but not counted yet, and another one be under way.
+    let enough = polls(envoy).await + 4;
     eventually(async || polls(envoy).await >= enough, SOON).await;
 }
 
