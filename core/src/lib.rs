@@ -11,8 +11,9 @@
 //!    record of both.
 //! 4. [`snapshot`], [`decision`]: one immutable view of a pool, and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
-//! 6. [`breaker`]: whether to ask it at all.
-//! 7. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
+//! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
+//! 7. [`breaker`]: whether to ask it at all.
+//! 8. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod breaker;
@@ -22,6 +23,7 @@ pub mod event;
 pub mod health;
 pub mod membership;
 pub mod passive;
+pub mod pins;
 pub mod ring;
 pub mod roster;
 pub mod session;
