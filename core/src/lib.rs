@@ -11,15 +11,21 @@
 //!    record of both.
 //! 4. [`snapshot`], [`decision`]: one immutable view of a pool, and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
-//! 6. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
+//! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
+//! 7. [`flight`]: the requests that wait for the state cluster, one question for all of a session.
+//! 8. [`breaker`]: whether to ask it at all.
+//! 9. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod breaker;
 pub mod config;
 pub mod decision;
 pub mod event;
+pub mod flight;
 pub mod health;
 pub mod membership;
 pub mod passive;
+pub mod pins;
 pub mod ring;
 pub mod roster;
 pub mod session;

@@ -1,0 +1,480 @@
+//! One question for many: the requests of a VM that wait for the state cluster, and the calls that are under way.
+//!
+//! Requests of one session share one lookup, lookups share calls. Each waiter is released exactly once: by an answer,
+//! by a failure, by its lookup's timeout, or by its own end. What to do with a released waiter, and whether to call at
+//! all, is not decided here; nor are calls made here.
+//!
+//! A call belongs to the context that made it. If that was a request's and the request ends first, the SDK drops the
+//! answer; [`Flights::stream_gone`] then puts the call's lookups back into the queue, from where the root, whose calls
+//! nothing ends, takes them with its next tick. A request that leads may call at once, so that nobody waits for a tick;
+//! what finds no call free waits in the queue and goes out in batches, the sooner of the next answer and the next tick.
+//!
+//! A lookup whose time is up stays under way without waiters: its answer is still good for the cache, and until then
+//! no second call asks for the same session.
+//!
+//! ```
+//! use berth_core::flight::{Flights, FlightLimits, Join};
+//! use berth_core::pins::WireKey;
+//! use berth_core::time::Millis;
+//!
+//! let mut flights = Flights::new(FlightLimits::default());
+//! let key = WireKey([7; 16]);
+//! assert_eq!(flights.join(key, 11, Millis(0), || "candidates"), Join::Lead);
+//! assert_eq!(flights.join(key, 12, Millis(1), || "candidates"), Join::Wait);
+//!
+//! let batch = flights.take_batch(Millis(1), 64).unwrap();
+//! assert_eq!(flights.request(batch.keys()[0]), Some(&"candidates"));
+//! flights.sent(batch, 99, Some(11), Millis(1));
+//! assert_eq!(flights.ended(99)[0].waiters, [11, 12]);
+//! assert!(flights.ended(99).is_empty());
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::pins::WireKey;
+use crate::time::Millis;
+
+/// How much may be under way in one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlightLimits {
+    /// Sessions asked about, waiting in the queue or under way.
+    pub sessions: usize,
+    /// Calls under way. All of an Envoy's VMs together must stay below the state cluster's circuit breaker.
+    pub calls: usize,
+    /// How long a request waits for its answer.
+    pub timeout: Millis,
+}
+
+impl Default for FlightLimits {
+    /// Sixteen VMs with so many calls stay below 1,024, Envoy's default.
+    fn default() -> Self {
+        Self { sessions: 4_096, calls: 48, timeout: Millis(50) }
+    }
+}
+
+/// A call ends with its own timeout. One that is this many times as old will never be answered, whatever went wrong.
+const LOST_AFTER_TIMEOUTS: u64 = 8;
+
+/// What a request that misses has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// Take a batch and call: nobody else will before the next tick.
+    Lead,
+    /// Wait: somebody calls already, or will.
+    Wait,
+    /// Do not wait.
+    Refused(Refusal),
+}
+
+/// Why a request is not to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// As many sessions as may be are asked about.
+    Full,
+    /// It waits already, and a request can only be resumed once.
+    AlreadyWaiting,
+}
+
+/// Lookups to make one call of. It must be handed back with [`Flights::sent`] or [`Flights::not_sent`]; a batch that is
+/// dropped leaves its lookups to their timeout.
+#[derive(Debug)]
+pub struct Batch {
+    number: u64,
+    keys: Vec<WireKey>,
+}
+
+impl Batch {
+    /// The sessions to ask about, at least one.
+    #[must_use]
+    pub fn keys(&self) -> &[WireKey] {
+        &self.keys
+    }
+}
+
+/// Waiters to resume, all of one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released<R> {
+    /// The session.
+    pub key: WireKey,
+    /// What was to be asked.
+    pub request: R,
+    /// The streams that waited, in the order of their coming. Empty if the answer is only good for the cache.
+    pub waiters: Vec<u32>,
+}
+
+/// The lookups and calls of one VM. `R` is what the caller needs to ask, and to place a session without an answer.
+#[derive(Debug)]
+pub struct Flights<R> {
+    limits: FlightLimits,
+    lookups: BTreeMap<WireKey, Lookup<R>>,
+    waiting: BTreeMap<u32, WireKey>,
+    /// Exactly the lookups that are in no call; those to ask again first.
+    queue: VecDeque<WireKey>,
+    /// So few that looking at each is quickest.
+    calls: Vec<Call>,
+    next_call: u64,
+}
+
+#[derive(Debug)]
+struct Lookup<R> {
+    request: R,
+    waiters: Vec<u32>,
+    /// When its first waiter came.
+    since: Millis,
+    is_queued: bool,
+}
+
+#[derive(Debug)]
+struct Call {
+    number: u64,
+    keys: Vec<WireKey>,
+    token: Option<u32>,
+    owner: Option<u32>,
+    since: Millis,
+}
+
+impl<R: Clone> Flights<R> {
+    /// Nothing under way.
+    #[must_use]
+    pub fn new(limits: FlightLimits) -> Self {
+        Self {
+            limits,
+            lookups: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            queue: VecDeque::new(),
+            calls: Vec::new(),
+            next_call: 0,
+        }
+    }
+
+    /// A request misses its session's pin. `request` is made only for the first of a session.
+    pub fn join(&mut self, key: WireKey, waiter: u32, now: Millis, request: impl FnOnce() -> R) -> Join {
+        if self.waiting.contains_key(&waiter) {
+            return Join::Refused(Refusal::AlreadyWaiting);
+        }
+        if let Some(lookup) = self.lookups.get_mut(&key) {
+            if lookup.waiters.is_empty() {
+                lookup.since = now;
+            }
+            lookup.waiters.push(waiter);
+            self.waiting.insert(waiter, key);
+            return Join::Wait;
+        }
+        if self.lookups.len() >= self.limits.sessions {
+            return Join::Refused(Refusal::Full);
+        }
+        let lookup = Lookup { request: request(), waiters: vec![waiter], since: now, is_queued: true };
+        self.lookups.insert(key, lookup);
+        self.waiting.insert(waiter, key);
+        self.queue.push_back(key);
+        if self.may_call() { Join::Lead } else { Join::Wait }
+    }
+
+    /// Up to `max` queued lookups, if there are any and another call may be made. Ask after each [`Join::Lead`], each
+    /// end of a call and on each tick.
+    pub fn take_batch(&mut self, now: Millis, max: usize) -> Option<Batch> {
+        if !self.may_call() || self.queue.is_empty() {
+            return None;
+        }
+        let keys: Vec<WireKey> = self.queue.drain(..max.clamp(1, self.queue.len())).collect();
+        for key in &keys {
+            if let Some(lookup) = self.lookups.get_mut(key) {
+                lookup.is_queued = false;
+            }
+        }
+        let number = self.next_call;
+        self.next_call += 1;
+        self.calls.push(Call { number, keys: keys.clone(), token: None, owner: None, since: now });
+        Some(Batch { number, keys })
+    }
+
+    /// What to ask for a session of a batch.
+    #[must_use]
+    pub fn request(&self, key: WireKey) -> Option<&R> {
+        self.lookups.get(&key).map(|lookup| &lookup.request)
+    }
+
+    /// The call was made from the context of `owner`, or from the root.
+    #[expect(clippy::needless_pass_by_value, reason = "a batch is sent once")]
+    pub fn sent(&mut self, batch: Batch, token: u32, owner: Option<u32>, now: Millis) {
+        // The host hands out a token twice only if the first call is no more.
+        self.requeue(|call| call.token == Some(token));
+        if let Some(call) = self.calls.iter_mut().find(|call| call.number == batch.number) {
+            (call.token, call.owner, call.since) = (Some(token), owner, now);
+        }
+    }
+
+    /// The host refused the call: its waiters go on without an answer.
+    #[expect(clippy::needless_pass_by_value, reason = "a batch is sent once")]
+    pub fn not_sent(&mut self, batch: Batch) -> Vec<Released<R>> {
+        self.release(|call| call.number == batch.number)
+    }
+
+    /// A call came to its end, by an answer or without one: its lookups are over. Empty for a call that is not, or no
+    /// longer, known.
+    pub fn ended(&mut self, token: u32) -> Vec<Released<R>> {
+        self.release(|call| call.token == Some(token))
+    }
+
+    /// A stream ended, whether it waited, called, both or neither.
+    pub fn stream_gone(&mut self, stream: u32) {
+        if let Some(key) = self.waiting.remove(&stream)
+            && let Some(lookup) = self.lookups.get_mut(&key)
+        {
+            lookup.waiters.retain(|waiter| *waiter != stream);
+            if lookup.waiters.is_empty() && lookup.is_queued {
+                self.lookups.remove(&key);
+                self.queue.retain(|queued| *queued != key);
+            }
+        }
+        self.requeue(|call| call.owner == Some(stream));
+    }
+
+    /// Who has waited long enough, to go on without an answer.
+    pub fn overdue(&mut self, now: Millis) -> Vec<Released<R>> {
+        let mut released = Vec::new();
+        let timeout = self.limits.timeout;
+        for (key, lookup) in &mut self.lookups {
+            if !lookup.waiters.is_empty() && is_over(lookup.since, timeout, now) {
+                let waiters = std::mem::take(&mut lookup.waiters);
+                released.push(Released { key: *key, request: lookup.request.clone(), waiters });
+            }
+        }
+        for Released { key, waiters, .. } in &released {
+            for waiter in waiters {
+                self.waiting.remove(waiter);
+            }
+            if self.lookups.get(key).is_some_and(|lookup| lookup.is_queued) {
+                self.lookups.remove(key);
+            }
+        }
+        if !released.is_empty() {
+            let lookups = &self.lookups;
+            self.queue.retain(|queued| lookups.contains_key(queued));
+        }
+        let lost = Millis(timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS));
+        self.requeue(|call| is_over(call.since, lost, now));
+        released
+    }
+
+    /// True if nothing is waiting or under way: no tick need be short.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.lookups.is_empty()
+    }
+
+    /// How many streams wait.
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many sessions are asked about.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.lookups.len()
+    }
+
+    /// How many calls are under way.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    fn may_call(&self) -> bool {
+        self.calls.len() < self.limits.calls
+    }
+
+    /// Ends a call and its lookups.
+    fn release(&mut self, is_it: impl Fn(&Call) -> bool) -> Vec<Released<R>> {
+        let Some(place) = self.calls.iter().position(is_it) else { return Vec::new() };
+        let call = self.calls.remove(place);
+        let mut released = Vec::with_capacity(call.keys.len());
+        for key in call.keys {
+            let Some(Lookup { request, waiters, .. }) = self.lookups.remove(&key) else { continue };
+            for waiter in &waiters {
+                self.waiting.remove(waiter);
+            }
+            released.push(Released { key, request, waiters });
+        }
+        released
+    }
+
+    /// Puts the lookups of calls that nobody will answer first in the queue; those that nobody waits for are dropped.
+    fn requeue(&mut self, is_lost: impl Fn(&Call) -> bool) {
+        // The youngest first, since each goes to the very front.
+        while let Some(place) = self.calls.iter().rposition(&is_lost) {
+            for key in self.calls.remove(place).keys.into_iter().rev() {
+                let Some(lookup) = self.lookups.get_mut(&key) else { continue };
+                if lookup.waiters.is_empty() {
+                    self.lookups.remove(&key);
+                } else {
+                    lookup.is_queued = true;
+                    self.queue.push_front(key);
+                }
+            }
+        }
+    }
+}
+
+/// A clock that was set back ends every wait: nobody knows how long it would be.
+fn is_over(since: Millis, length: Millis, now: Millis) -> bool {
+    now < since || now.since(since) >= length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: FlightLimits = FlightLimits { sessions: 3, calls: 2, timeout: Millis(50) };
+
+    fn key(number: u8) -> WireKey {
+        WireKey([number; 16])
+    }
+
+    fn flights() -> Flights<u8> {
+        Flights::new(LIMITS)
+    }
+
+    /// Joins session `number` as `waiter`.
+    fn join(flights: &mut Flights<u8>, number: u8, waiter: u32, now: u64) -> Join {
+        flights.join(key(number), waiter, Millis(now), || number)
+    }
+
+    fn send(flights: &mut Flights<u8>, token: u32, owner: Option<u32>, now: u64) -> Vec<WireKey> {
+        let batch = flights.take_batch(Millis(now), 64).unwrap();
+        let keys = batch.keys().to_vec();
+        flights.sent(batch, token, owner, Millis(now));
+        keys
+    }
+
+    fn released(number: u8, waiters: &[u32]) -> Released<u8> {
+        Released { key: key(number), request: number, waiters: waiters.to_vec() }
+    }
+
+    #[test]
+    fn two_hundred_first_requests_of_one_session_make_one_call() {
+        let mut flights = flights();
+        assert_eq!(join(&mut flights, 1, 0, 0), Join::Lead);
+        send(&mut flights, 7, Some(0), 0);
+
+        for waiter in 1..200 {
+            assert_eq!(join(&mut flights, 1, waiter, 1), Join::Wait);
+        }
+
+        assert!(flights.take_batch(Millis(2), 64).is_none());
+        assert_eq!(flights.ended(7), [released(1, &(0..200).collect::<Vec<_>>())]);
+        assert!(flights.is_idle() && flights.waiters() == 0 && flights.calls() == 0);
+    }
+
+    #[test]
+    fn what_finds_no_call_free_goes_out_together_when_one_ends() {
+        let mut flights = Flights::new(FlightLimits { calls: 1, ..LIMITS });
+        join(&mut flights, 1, 1, 0);
+        send(&mut flights, 7, Some(1), 0);
+        assert_eq!(join(&mut flights, 2, 2, 0), Join::Wait);
+        assert_eq!(join(&mut flights, 3, 3, 0), Join::Wait);
+        assert!(flights.take_batch(Millis(0), 64).is_none());
+
+        flights.ended(7);
+
+        assert_eq!(send(&mut flights, 8, None, 1), [key(2), key(3)]);
+    }
+
+    #[test]
+    fn beyond_its_limits_nobody_waits() {
+        let mut flights = flights();
+        for number in 1..=3 {
+            join(&mut flights, number, number.into(), 0);
+        }
+
+        assert_eq!(join(&mut flights, 4, 4, 0), Join::Refused(Refusal::Full));
+        assert_eq!(join(&mut flights, 2, 3, 0), Join::Refused(Refusal::AlreadyWaiting));
+        assert_eq!(join(&mut flights, 3, 5, 0), Join::Wait);
+    }
+
+    #[test]
+    fn a_leader_that_goes_leaves_its_lookups_to_the_root() {
+        let mut flights = flights();
+        join(&mut flights, 1, 10, 0);
+        join(&mut flights, 2, 20, 0);
+        send(&mut flights, 7, Some(10), 0);
+        join(&mut flights, 1, 11, 1);
+        join(&mut flights, 3, 30, 1);
+
+        flights.stream_gone(10);
+
+        assert!(flights.ended(7).is_empty());
+        assert_eq!(send(&mut flights, 8, None, 2), [key(1), key(2), key(3)], "the oldest first");
+        assert_eq!(flights.ended(8), [released(1, &[11]), released(2, &[20]), released(3, &[30])]);
+    }
+
+    #[test]
+    fn nobody_is_asked_about_for_whom_nobody_waits() {
+        let mut flights = flights();
+        join(&mut flights, 1, 10, 0);
+        flights.stream_gone(10);
+        assert!(flights.is_idle() && flights.take_batch(Millis(0), 64).is_none());
+
+        join(&mut flights, 2, 20, 0);
+        send(&mut flights, 7, Some(20), 0);
+        flights.stream_gone(20);
+        assert!(flights.is_idle(), "its answer would be dropped");
+    }
+
+    #[test]
+    fn who_waits_too_long_goes_on_and_the_answer_is_still_good_for_the_cache() {
+        let mut flights = flights();
+        join(&mut flights, 1, 10, 0);
+        send(&mut flights, 7, Some(10), 0);
+        assert!(flights.overdue(Millis(49)).is_empty());
+
+        assert_eq!(flights.overdue(Millis(50)), [released(1, &[10])]);
+
+        assert_eq!(join(&mut flights, 1, 11, 60), Join::Wait, "one call at a time");
+        assert!(flights.overdue(Millis(109)).is_empty());
+        assert_eq!(flights.ended(7), [released(1, &[11])]);
+
+        join(&mut flights, 1, 12, 120);
+        send(&mut flights, 8, Some(12), 120);
+        flights.overdue(Millis(170));
+        assert_eq!(flights.ended(8), [released(1, &[])]);
+    }
+
+    #[test]
+    fn a_call_that_is_never_heard_of_again_holds_its_place_only_for_a_while() {
+        let mut flights = flights();
+        join(&mut flights, 1, 10, 0);
+        send(&mut flights, 7, None, 0);
+        join(&mut flights, 2, 20, 0);
+        drop(flights.take_batch(Millis(0), 64));
+        flights.overdue(Millis(399));
+        assert_eq!((flights.calls(), flights.sessions()), (2, 2));
+        join(&mut flights, 1, 11, 399);
+
+        flights.overdue(Millis(400));
+
+        assert_eq!((flights.calls(), flights.sessions()), (0, 1));
+        assert!(flights.ended(7).is_empty());
+        assert_eq!(send(&mut flights, 8, None, 401), [key(1)]);
+    }
+
+    #[test]
+    fn a_call_that_cannot_be_made_releases_its_waiters() {
+        let mut flights = flights();
+        join(&mut flights, 1, 10, 0);
+        let batch = flights.take_batch(Millis(0), 64).unwrap();
+
+        assert_eq!(flights.not_sent(batch), [released(1, &[10])]);
+
+        assert!(flights.is_idle() && flights.calls() == 0);
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_nobody_waiting() {
+        let mut flights = flights();
+        join(&mut flights, 1, 10, 1_000_000);
+
+        assert_eq!(flights.overdue(Millis(5)), [released(1, &[10])]);
+    }
+}

@@ -1,0 +1,297 @@
+//! The entries of a cache: slots in chunks, threaded on one list from the latest used to the longest unused.
+//!
+//! Chunks never move, so growing costs one allocation and no copy, and a slot's number is its name for good. Slots
+//! that were given up are used again before new ones are made.
+
+use crate::pins::{Kind, Pin, PinKey, WireKey, nodes::NodeRef};
+use crate::time::Millis;
+
+/// Slots of one chunk: 56 KB, little enough to be made within a request.
+const CHUNK: u32 = 1 << CHUNK_SHIFT;
+const CHUNK_SHIFT: u32 = 10;
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+
+/// One pin with all that is needed to find, order and touch it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    /// In halves: a `u128` would align the entry to 16 bytes and make it 64 long.
+    key: [u64; 2],
+    wire: WireKey,
+    version: u64,
+    word: Word,
+    newer: u32,
+    /// In a slot that was given up: the next such slot.
+    older: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 56);
+
+/// Node (16 bits), used since the last touch (1), kind (2, none of them 0), expiry (45: until the year 3084).
+#[derive(Debug, Clone, Copy)]
+struct Word(u64);
+
+impl Word {
+    const EXPIRES: u64 = (1 << 45) - 1;
+    const KIND_SHIFT: u32 = 45;
+    const USED: u64 = 1 << 47;
+    const NODE_SHIFT: u32 = 48;
+    const FREE: Self = Self(0);
+
+    fn new(node: NodeRef, kind: Kind, expires: Millis) -> Self {
+        let kind = match kind {
+            Kind::Settled => 1,
+            Kind::Provisional => 2,
+            Kind::Restored => 3_u64,
+        };
+        Self(u64::from(node.0) << Self::NODE_SHIFT | kind << Self::KIND_SHIFT | expires.0.min(Self::EXPIRES))
+    }
+
+    fn kind(self) -> Option<Kind> {
+        match self.0 >> Self::KIND_SHIFT & 3 {
+            0 => None,
+            1 => Some(Kind::Settled),
+            2 => Some(Kind::Provisional),
+            _ => Some(Kind::Restored),
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(key: PinKey, wire: WireKey, pin: Pin) -> Self {
+        let word = Word::new(pin.node, pin.kind, pin.expires);
+        Self { key: halves(key), wire, version: pin.version, word, newer: NONE, older: NONE }
+    }
+
+    pub(super) fn key(&self) -> PinKey {
+        let [low, high] = self.key;
+        PinKey(u128::from(high) << 64 | u128::from(low))
+    }
+
+    pub(super) fn is(&self, key: PinKey) -> bool {
+        self.key == halves(key)
+    }
+
+    pub(super) fn wire(&self) -> WireKey {
+        self.wire
+    }
+
+    /// The pin; `None` if the slot is not in use.
+    pub(super) fn pin(&self) -> Option<Pin> {
+        let kind = self.word.kind()?;
+        let node = NodeRef((self.word.0 >> Word::NODE_SHIFT) as u16);
+        Some(Pin { node, version: self.version, expires: Millis(self.word.0 & Word::EXPIRES), kind })
+    }
+
+    /// Another pin for the same session: as good as touched.
+    pub(super) fn set_pin(&mut self, pin: Pin) {
+        self.version = pin.version;
+        self.word = Word::new(pin.node, pin.kind, pin.expires);
+    }
+
+    pub(super) fn mark_used(&mut self) {
+        self.word.0 |= Word::USED;
+    }
+
+    /// Whether it was used since this was last asked.
+    pub(super) fn take_used(&mut self) -> bool {
+        let used = self.word.0 & Word::USED != 0;
+        self.word.0 &= !Word::USED;
+        used
+    }
+}
+
+fn halves(key: PinKey) -> [u64; 2] {
+    [key.0 as u64, (key.0 >> 64) as u64]
+}
+
+/// All slots of one cache.
+#[derive(Debug)]
+pub(super) struct Slab {
+    chunks: Vec<Vec<Entry>>,
+    /// Slots made so far, in use or not.
+    made: u32,
+    used: u32,
+    capacity: u32,
+    newest: u32,
+    oldest: u32,
+    free: u32,
+}
+
+impl Slab {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self { chunks: Vec::new(), made: 0, used: 0, capacity, newest: NONE, oldest: NONE, free: NONE }
+    }
+
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    pub(super) fn made(&self) -> u32 {
+        self.made
+    }
+
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// The slot longest unused.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        (self.oldest != NONE).then_some(self.oldest)
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Option<&Entry> {
+        self.chunks.get((slot >> CHUNK_SHIFT) as usize)?.get((slot & (CHUNK - 1)) as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.chunks.get_mut((slot >> CHUNK_SHIFT) as usize)?.get_mut((slot & (CHUNK - 1)) as usize)
+    }
+
+    /// Every slot in use, in the order of their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        (0..).zip(self.chunks.iter().flatten()).filter(|(_, entry)| entry.word.kind().is_some())
+    }
+
+    /// Puts an entry into a slot, as the latest used; `None` if all are taken.
+    pub(super) fn add(&mut self, entry: Entry) -> Option<u32> {
+        let slot = if self.free != NONE {
+            let slot = self.free;
+            let place = self.get_mut(slot)?;
+            let next = place.older;
+            *place = entry;
+            self.free = next;
+            slot
+        } else {
+            if self.made == self.capacity {
+                return None;
+            }
+            if self.made & (CHUNK - 1) == 0 {
+                self.chunks.push(Vec::with_capacity(CHUNK.min(self.capacity - self.made) as usize));
+            }
+            self.chunks.last_mut()?.push(entry);
+            self.made += 1;
+            self.made - 1
+        };
+        self.used += 1;
+        self.link_newest(slot);
+        Some(slot)
+    }
+
+    /// Gives a slot up.
+    pub(super) fn release(&mut self, slot: u32) {
+        self.unlink(slot);
+        let free = self.free;
+        if let Some(entry) = self.get_mut(slot) {
+            entry.word = Word::FREE;
+            entry.older = free;
+            self.free = slot;
+            self.used -= 1;
+        }
+    }
+
+    /// Makes a slot the latest used.
+    pub(super) fn renew(&mut self, slot: u32) {
+        if slot != self.newest {
+            self.unlink(slot);
+            self.link_newest(slot);
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        // Only the last chunk may be shorter than the others.
+        let last = self.chunks.last().map_or(0, Vec::capacity);
+        let others = self.chunks.len().saturating_sub(1) * CHUNK as usize;
+        self.chunks.capacity() * size_of::<Vec<Entry>>() + (others + last) * size_of::<Entry>()
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        let second = self.newest;
+        if let Some(entry) = self.get_mut(slot) {
+            entry.newer = NONE;
+            entry.older = second;
+        }
+        match self.get_mut(second) {
+            Some(entry) => entry.newer = slot,
+            None => self.oldest = slot,
+        }
+        self.newest = slot;
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Some(&Entry { newer, older, .. }) = self.get(slot) else { return };
+        match self.get_mut(newer) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+        match self.get_mut(older) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u128) -> Entry {
+        let pin = Pin { node: NodeRef(1), version: 1, expires: Millis(1), kind: Kind::Settled };
+        Entry::new(PinKey(number), WireKey([0; 16]), pin)
+    }
+
+    fn order(slab: &Slab) -> Vec<u128> {
+        let mut slots = Vec::new();
+        let mut slot = slab.newest;
+        while let Some(entry) = slab.get(slot) {
+            slots.push(entry.key().0);
+            slot = entry.older;
+        }
+        slots
+    }
+
+    #[test]
+    fn keeps_the_order_of_use() {
+        let mut slab = Slab::new(4);
+        for number in 0..4 {
+            assert_eq!(slab.add(entry(number)), Some(number as u32));
+        }
+        assert_eq!(slab.add(entry(9)), None);
+
+        slab.renew(1);
+        slab.renew(3);
+        slab.renew(3);
+        assert_eq!(order(&slab), [3, 1, 2, 0]);
+
+        slab.release(2);
+        assert_eq!(order(&slab), [3, 1, 0]);
+        assert_eq!(slab.add(entry(7)), Some(2));
+        assert_eq!(order(&slab), [7, 3, 1, 0]);
+        assert_eq!((slab.oldest(), slab.used()), (Some(0), 4));
+    }
+
+    #[test]
+    fn an_entry_gives_back_what_was_put_in() {
+        let (key, wire) = (PinKey(u128::MAX - 5), WireKey([7; 16]));
+        for kind in [Kind::Settled, Kind::Provisional, Kind::Restored] {
+            let pin =
+                Pin { node: NodeRef(u16::MAX), version: u64::MAX, expires: Millis(1_900_000_000_123), kind };
+            let mut entry = Entry::new(key, wire, pin);
+            assert!(entry.is(key) && entry.key() == key && entry.wire() == wire);
+            assert_eq!(entry.pin(), Some(pin));
+
+            entry.mark_used();
+            assert_eq!(entry.pin(), Some(pin));
+            assert!(entry.take_used() && !entry.take_used());
+        }
+    }
+
+    #[test]
+    fn an_expiry_beyond_all_time_is_the_last_there_is() {
+        let pin = Pin { node: NodeRef(3), version: 1, expires: Millis(u64::MAX), kind: Kind::Provisional };
+
+        let stored = Entry::new(PinKey(1), WireKey([0; 16]), pin).pin().unwrap();
+
+        assert_eq!(stored, Pin { expires: Millis(Word::EXPIRES), ..pin });
+    }
+}

@@ -1,0 +1,163 @@
+//! Single flight under any interleaving: nobody who waits is lost, nobody is released twice, no session is asked about
+//! twice at a time.
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_core::flight::{FlightLimits, Flights, Join, Refusal, Released};
+use berth_core::pins::WireKey;
+use berth_core::time::Millis;
+use proptest::prelude::*;
+
+const LIMITS: FlightLimits = FlightLimits { sessions: 5, calls: 3, timeout: Millis(50) };
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Session, stream.
+    Join(u8, u32),
+    /// At most so many, from a stream or the root, with this token.
+    Send(usize, Option<u32>, u32),
+    SendFails(usize),
+    DropBatch(usize),
+    Ended(u32),
+    Gone(u32),
+    Overdue,
+    Pass(u64),
+    SetBack(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let (stream, token, most) = (0..12_u32, 0..6_u32, 0..4_usize);
+    prop_oneof![
+        8 => (0..8_u8, stream.clone()).prop_map(|(session, stream)| Step::Join(session, stream)),
+        5 => (most.clone(), prop::option::of(stream.clone()), token.clone())
+            .prop_map(|(most, owner, token)| Step::Send(most, owner, token)),
+        1 => most.clone().prop_map(Step::SendFails),
+        1 => most.prop_map(Step::DropBatch),
+        4 => token.prop_map(Step::Ended),
+        3 => stream.prop_map(Step::Gone),
+        2 => Just(Step::Overdue),
+        3 => (0..40_u64).prop_map(Step::Pass),
+        1 => (0..100_u64).prop_map(Step::SetBack),
+    ]
+}
+
+/// What is true of the streams and calls, told by the steps alone.
+#[derive(Default)]
+struct World {
+    /// Which session each stream waits for.
+    waiting: BTreeMap<u32, u8>,
+    /// Calls that may still be answered.
+    calls: BTreeMap<u32, Call>,
+}
+
+struct Call {
+    keys: Vec<WireKey>,
+    owner: Option<u32>,
+    since: Millis,
+}
+
+impl World {
+    fn resume(&mut self, released: &[Released<u8>]) -> Result<(), TestCaseError> {
+        for Released { key, request, waiters } in released {
+            prop_assert_eq!(*key, wire(*request));
+            for waiter in waiters {
+                prop_assert_eq!(self.waiting.remove(waiter), Some(*request), "released, but not waiting");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wire(session: u8) -> WireKey {
+    WireKey([session; 16])
+}
+
+fn check(steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut flights = Flights::new(LIMITS);
+    let (mut world, mut now) = (World::default(), Millis(1_000_000));
+    let mut latest = now;
+    for step in steps {
+        latest = latest.max(now);
+        match *step {
+            Step::Pass(millis) => now = now + Millis(millis),
+            Step::SetBack(millis) => now = Millis(now.0 - millis),
+            Step::Join(session, stream) => match flights.join(wire(session), stream, now, || session) {
+                Join::Lead | Join::Wait => {
+                    prop_assert_eq!(world.waiting.insert(stream, session), None);
+                }
+                Join::Refused(Refusal::AlreadyWaiting) => prop_assert!(world.waiting.contains_key(&stream)),
+                Join::Refused(Refusal::Full) => prop_assert_eq!(flights.sessions(), LIMITS.sessions),
+            },
+            Step::Send(most, owner, token) => {
+                let Some(batch) = flights.take_batch(now, most) else { continue };
+                prop_assert!(!batch.keys().is_empty() && batch.keys().len() <= most.max(1));
+                world.calls.remove(&token);
+                let asked: BTreeSet<_> = world.calls.values().flat_map(|call| &call.keys).collect();
+                prop_assert!(batch.keys().iter().all(|key| !asked.contains(key)), "asked twice at a time");
+                let keys = batch.keys().to_vec();
+                let waited_for = |key: &WireKey| world.waiting.values().any(|session| wire(*session) == *key);
+                prop_assert!(keys.iter().all(waited_for), "asked for nobody");
+                flights.sent(batch, token, owner, now);
+                world.calls.insert(token, Call { keys, owner, since: now });
+            }
+            Step::SendFails(most) => {
+                if let Some(batch) = flights.take_batch(now, most) {
+                    world.resume(&flights.not_sent(batch))?;
+                }
+            }
+            Step::DropBatch(most) => drop(flights.take_batch(now, most)),
+            Step::Ended(token) => {
+                let released = flights.ended(token);
+                let call = world.calls.remove(&token);
+                prop_assert!(call.is_some() || released.is_empty(), "an answer to no call");
+                if let Some(Call { keys, .. }) = call {
+                    let of_call = |released: &Released<u8>| keys.contains(&released.key);
+                    prop_assert!(released.iter().all(of_call));
+                }
+                world.resume(&released)?;
+                prop_assert!(flights.ended(token).is_empty(), "answered twice");
+            }
+            Step::Gone(stream) => {
+                flights.stream_gone(stream);
+                world.waiting.remove(&stream);
+                world.calls.retain(|_, call| call.owner != Some(stream));
+            }
+            Step::Overdue => {
+                let released = flights.overdue(now);
+                prop_assert!(released.iter().all(|released| !released.waiters.is_empty()));
+                world.resume(&released)?;
+                // A call so old is given up, and may be made again.
+                let lost = LIMITS.timeout.0 * 8;
+                world.calls.retain(|_, call| now >= call.since && now.since(call.since).0 < lost);
+            }
+        }
+        prop_assert_eq!(flights.waiters(), world.waiting.len());
+        prop_assert!(flights.sessions() <= LIMITS.sessions && flights.calls() <= LIMITS.calls);
+    }
+
+    // Nobody depends on a timeout but those whose batch was lost.
+    for token in std::mem::take(&mut world.calls).into_keys() {
+        world.resume(&flights.ended(token))?;
+    }
+    while let Some(batch) = flights.take_batch(now, 2) {
+        flights.sent(batch, 99, None, now);
+        world.resume(&flights.ended(99))?;
+    }
+    let is_lost = |step: &Step| matches!(step, Step::DropBatch(_));
+    prop_assert!(world.waiting.is_empty() || steps.iter().any(is_lost), "forgotten");
+
+    // Whatever happened, after their timeout all have been released, and after a while nothing is left.
+    world.resume(&flights.overdue(latest.max(now) + LIMITS.timeout))?;
+    prop_assert!(world.waiting.is_empty() && flights.waiters() == 0);
+    flights.overdue(latest.max(now) + Millis(LIMITS.timeout.0 * 8));
+    prop_assert!(flights.is_idle() && flights.calls() == 0);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn releases_each_waiter_exactly_once(steps in prop::collection::vec(any_step(), 1..150)) {
+        check(&steps)?;
+    }
+}

@@ -1,0 +1,269 @@
+//! The pin cache against a plain model of it: a list in the order of use.
+use berth_core::pins::{Kind, Limits, Lookup, Pin, PinKey, Pins, WireKey};
+use berth_core::time::Millis;
+use proptest::prelude::*;
+
+const NODES: [&str; 6] = ["10.0.0.1:80", "10.0.0.2:80", "[::1]:80", "a.example:443", "", "b"];
+const CAPACITY: usize = 8;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Get(u8),
+    /// Session, node, version, seconds to live, kind.
+    Insert(u8, usize, u64, u64, Kind),
+    Remove(u8),
+    RemoveByWire(u8),
+    Outdate(u8, u64),
+    Prolong(u8, u64, u64),
+    Settle(u8),
+    Forget(usize),
+    Adopt(Vec<usize>),
+    Pass(u64),
+    Touch(usize),
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    prop::sample::select(vec![Kind::Settled, Kind::Provisional, Kind::Restored])
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let session = 0..20_u8;
+    let (node, version, seconds) = (0..NODES.len(), 0..4_u64, 0..300_u64);
+    prop_oneof![
+        6 => session.clone().prop_map(Step::Get),
+        6 => (session.clone(), node.clone(), version.clone(), seconds.clone(), any_kind())
+            .prop_map(|(session, node, version, life, kind)| Step::Insert(session, node, version, life, kind)),
+        1 => session.clone().prop_map(Step::Remove),
+        1 => session.clone().prop_map(Step::RemoveByWire),
+        1 => (session.clone(), version.clone()).prop_map(|(session, version)| Step::Outdate(session, version)),
+        1 => (session.clone(), version, seconds).prop_map(|(session, version, life)| {
+            Step::Prolong(session, version, life)
+        }),
+        1 => session.prop_map(Step::Settle),
+        1 => node.clone().prop_map(Step::Forget),
+        1 => prop::collection::vec(node, 0..6).prop_map(Step::Adopt),
+        3 => (0..40_u64).prop_map(Step::Pass),
+        2 => (1..9_usize).prop_map(Step::Touch),
+    ]
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    session: u8,
+    node: usize,
+    version: u64,
+    expires: Millis,
+    kind: Kind,
+    used: bool,
+}
+
+/// What the cache should know, the latest used last.
+#[derive(Default)]
+struct Model {
+    known: Vec<Known>,
+    members: Vec<usize>,
+}
+
+impl Model {
+    fn position(&self, session: u8) -> Option<usize> {
+        self.known.iter().position(|known| known.session == session)
+    }
+
+    fn take(&mut self, session: u8) -> Option<Known> {
+        self.position(session).map(|place| self.known.remove(place))
+    }
+}
+
+fn key(pins: &Pins, session: u8) -> PinKey {
+    pins.key(&[session; 40])
+}
+
+fn wire(session: u8) -> WireKey {
+    let mut bytes = [0; 16];
+    bytes[0] = session;
+    WireKey(bytes)
+}
+
+fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
+    let limits = Limits { entries: CAPACITY, bytes: 100_000, touch_interval: Millis(60_000) };
+    let mut pins = Pins::new(limits, seed);
+    let (mut model, mut now) = (Model::default(), Millis(1_000_000));
+    for step in steps {
+        match step {
+            Step::Pass(seconds) => now = now + Millis(seconds * 1_000),
+            Step::Get(session) => {
+                let got = pins.get(key(&pins, *session), now);
+                let Some(mut known) = model.take(*session) else {
+                    prop_assert_eq!(got, Lookup::Absent);
+                    continue;
+                };
+                known.used = true;
+                let (pin, fresh) = match got {
+                    Lookup::Fresh(pin) => (pin, true),
+                    Lookup::Stale(pin) => (pin, false),
+                    Lookup::Absent => return Err(TestCaseError::fail("lost")),
+                };
+                prop_assert_eq!(fresh, now < known.expires);
+                prop_assert_eq!(pins.name(pin.node), Some(NODES[known.node]));
+                let place = model.members.iter().position(|member| *member == known.node);
+                prop_assert_eq!(pins.member(pin.node), place);
+                let expected = (known.version, known.expires, known.kind);
+                prop_assert_eq!((pin.version, pin.expires, pin.kind), expected);
+                model.known.push(known);
+            }
+            Step::Insert(session, node, version, life, kind) => {
+                let expires = now + Millis(life * 1_000);
+                let pin = Pin { node: NODES[*node], version: *version, expires, kind: *kind };
+                let kept = pins.insert(key(&pins, *session), wire(*session), pin);
+                prop_assert_eq!(kept.is_some(), !NODES[*node].is_empty());
+                model.take(*session);
+                if kept.is_some() {
+                    if model.known.len() == CAPACITY {
+                        model.known.remove(0);
+                    }
+                    let (session, node, version, kind) = (*session, *node, *version, *kind);
+                    model.known.push(Known { session, node, version, expires, kind, used: false });
+                }
+            }
+            Step::Remove(session) => {
+                let removed = pins.remove(key(&pins, *session));
+                prop_assert_eq!(removed.is_some(), model.take(*session).is_some());
+            }
+            Step::RemoveByWire(session) => {
+                let removed = pins.remove_by_wire(wire(*session));
+                prop_assert_eq!(removed.is_some(), model.take(*session).is_some());
+            }
+            Step::Outdate(session, version) => {
+                let older =
+                    model.position(*session).is_some_and(|place| model.known[place].version < *version);
+                prop_assert_eq!(pins.outdate(wire(*session), *version), older);
+                if older {
+                    model.take(*session);
+                }
+            }
+            Step::Prolong(session, version, life) => {
+                let expires = now + Millis(life * 1_000);
+                let known = model.known.iter_mut().find(|known| {
+                    known.session == *session && known.version == *version && known.kind != Kind::Provisional
+                });
+                prop_assert_eq!(pins.prolong(wire(*session), *version, expires), known.is_some());
+                if let Some(known) = known {
+                    (known.expires, known.used) = (expires, false);
+                }
+            }
+            Step::Settle(session) => {
+                let known = model
+                    .known
+                    .iter_mut()
+                    .find(|known| known.session == *session && known.kind == Kind::Restored);
+                prop_assert_eq!(pins.settle(key(&pins, *session)), known.is_some());
+                if let Some(known) = known {
+                    (known.kind, known.used) = (Kind::Settled, false);
+                }
+            }
+            Step::Forget(node) => {
+                let before = model.known.len();
+                let forgotten = pins.forget_node(NODES[*node]);
+                model.known.retain(|known| known.node != *node);
+                prop_assert_eq!(forgotten, before - model.known.len());
+                // Void pins hold slots until they are come upon, as if used when they were; with none of them left the
+                // model's order is the cache's again.
+                for session in 0..20 {
+                    if model.position(session).is_none() {
+                        prop_assert_eq!(pins.get(key(&pins, session), now), Lookup::Absent);
+                    }
+                }
+            }
+            Step::Adopt(members) => {
+                model.members = members.iter().copied().filter(|member| !NODES[*member].is_empty()).collect();
+                model.members.sort_unstable();
+                model.members.dedup();
+                pins.adopt(model.members.iter().map(|member| NODES[*member]));
+            }
+            Step::Touch(limit) => {
+                let due = pins.due_for_touch(now, *limit);
+                prop_assert!(due.len() <= *limit);
+                for touched in due {
+                    let known = model.known.iter_mut().find(|known| wire(known.session) == touched);
+                    let Some(known) = known else { return Err(TestCaseError::fail("touched a stranger")) };
+                    prop_assert!(known.used && known.kind != Kind::Provisional && now < known.expires);
+                    known.used = false;
+                }
+            }
+        }
+        prop_assert_eq!(pins.len(), model.known.len());
+        prop_assert!(pins.memory_bytes() <= 100_000);
+    }
+    // Whoever was used and not touched is due within an interval.
+    pins.due_for_touch(now, 0);
+    let mut due = pins.due_for_touch(now + Millis(60_000), 1_000);
+    let later = now + Millis(60_000);
+    let mut expected: Vec<WireKey> = model
+        .known
+        .iter()
+        .filter(|known| known.used && known.kind != Kind::Provisional && later < known.expires)
+        .map(|known| wire(known.session))
+        .collect();
+    due.sort_unstable();
+    expected.sort_unstable();
+    due.retain(|due| expected.contains(due));
+    prop_assert_eq!(due, expected);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn knows_what_a_list_in_the_order_of_use_would(
+        seed in any::<u64>(),
+        steps in prop::collection::vec(any_step(), 1..200),
+    ) {
+        check(seed, &steps)?;
+    }
+
+    /// Names may be of any length too; `pins::nodes` has a test of that.
+    #[test]
+    fn takes_whatever_it_is_given_and_stays_within_its_bytes(
+        entries in 0..200_usize,
+        bytes in 0..20_000_usize,
+        inserts in prop::collection::vec((any::<u128>(), any::<[u8; 16]>(), ".{0,30}", any::<u64>(), any::<u64>()), 0..100),
+        nows in prop::collection::vec(any::<u64>(), 1..5),
+    ) {
+        let mut pins = Pins::new(Limits { entries, bytes, touch_interval: Millis(inserts.len() as u64) }, 3);
+        let fixed = size_of::<Pins>();
+        for (key, wire, node, version, expires) in &inserts {
+            let pin = Pin { node: node.as_str(), version: *version, expires: Millis(*expires), kind: Kind::Settled };
+            pins.insert(PinKey(*key), WireKey(*wire), pin);
+            for now in &nows {
+                pins.get(PinKey(*key), Millis(*now));
+                pins.due_for_touch(Millis(*now), entries);
+            }
+            prop_assert!(pins.len() <= entries && pins.memory_bytes() <= bytes.max(fixed));
+        }
+    }
+
+    /// Two ids never have one key on the wire; if a caller mixes them up, the latest word stands alone.
+    #[test]
+    fn each_key_names_at_most_one_session(
+        inserts in prop::collection::vec((0..5_u128, 0..5_u8), 0..40),
+    ) {
+        let limits = Limits { entries: 4, bytes: 100_000, touch_interval: Millis(60_000) };
+        let mut pins = Pins::new(limits, 3);
+        for (version, (key, wire)) in (0..).zip(&inserts) {
+            let pin = Pin { node: "a", version, expires: Millis(9), kind: Kind::Settled };
+            pins.insert(PinKey(*key), WireKey([*wire; 16]), pin);
+        }
+        let mut left = Vec::new();
+        let newest: Vec<_> = (0..inserts.len()).rev().filter(|place| {
+            let (key, wire) = inserts[*place];
+            inserts[place + 1..].iter().all(|(later_key, later_wire)| key != *later_key && wire != *later_wire)
+        }).map(|place| place as u64).collect();
+        for wire in 0..5 {
+            left.extend(pins.remove_by_wire(WireKey([wire; 16])).map(|pin| pin.version));
+        }
+        left.sort_unstable_by(|a, b| b.cmp(a));
+        prop_assert!(pins.is_empty());
+        prop_assert_eq!(&left[..], &newest[..left.len()]);
+    }
+}
