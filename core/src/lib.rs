@@ -11,7 +11,8 @@
 //!    record of both.
 //! 4. [`snapshot`], [`decision`]: one immutable view of a pool, and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
-//! 6. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
+//! 6. [`wire`]: what the filter and the state service say to each other.
+//! 7. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod config;
@@ -25,3 +26,4 @@ pub mod roster;
 pub mod session;
 pub mod snapshot;
 pub mod time;
+pub mod wire;

@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::time::Millis;
 
 /// One thing wrong with a configuration, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Such as `pools[0].ring.virtual_nodes`; empty for the whole document.
     pub path: String,
@@ -31,16 +32,16 @@ impl fmt::Display for Fault {
 
 /// The faults of one document.
 #[derive(Debug, Default)]
-pub(super) struct Faults(pub(super) Vec<Fault>);
+pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
 impl Faults {
-    pub(super) fn add(&mut self, path: &str, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, path: &str, message: impl Into<String>) {
         self.0.push(Fault { path: path.to_owned(), message: message.into() });
     }
 }
 
 /// An object whose fields are taken one by one; what nobody took is unknown.
-pub(super) struct Fields<'v> {
+pub(crate) struct Fields<'v> {
     path: String,
     object: Option<&'v Map<String, Value>>,
     known: BTreeSet<&'static str>,
@@ -48,7 +49,7 @@ pub(super) struct Fields<'v> {
 
 impl<'v> Fields<'v> {
     /// The object at `path`; a fault if it is something else.
-    pub(super) fn of(value: &'v Value, path: &str, faults: &mut Faults) -> Self {
+    pub(crate) fn of(value: &'v Value, path: &str, faults: &mut Faults) -> Self {
         let object = value.as_object();
         if object.is_none() {
             faults.add(path, format!("must be an object, is {}", kind(value)));
@@ -57,18 +58,18 @@ impl<'v> Fields<'v> {
     }
 
     /// The path of the field `name`.
-    pub(super) fn path_of(&self, name: &str) -> String {
+    pub(crate) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     /// The field as it is. Null counts as absent: that is how a protobuf Struct writes "nothing".
-    pub(super) fn value(&mut self, name: &'static str) -> Option<&'v Value> {
+    pub(crate) fn value(&mut self, name: &'static str) -> Option<&'v Value> {
         self.known.insert(name);
         self.object?.get(name).filter(|value| !value.is_null())
     }
 
     /// A string that must be there.
-    pub(super) fn required_string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
+    pub(crate) fn required_string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
         if self.object.is_some() && self.value(name).is_none() {
             faults.add(&self.path_of(name), "is missing");
         }
@@ -76,13 +77,13 @@ impl<'v> Fields<'v> {
     }
 
     /// A string that may be there; an empty one is a fault.
-    pub(super) fn string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
+    pub(crate) fn string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
         let value = self.value(name)?;
         string(value, &self.path_of(name), faults)
     }
 
     /// True or false.
-    pub(super) fn flag(&mut self, name: &'static str, default: bool, faults: &mut Faults) -> bool {
+    pub(crate) fn flag(&mut self, name: &'static str, default: bool, faults: &mut Faults) -> bool {
         let Some(value) = self.value(name) else { return default };
         value.as_bool().unwrap_or_else(|| {
             faults.add(&self.path_of(name), format!("must be true or false, is {}", kind(value)));
@@ -91,7 +92,7 @@ impl<'v> Fields<'v> {
     }
 
     /// A whole number within `range`.
-    pub(super) fn number(
+    pub(crate) fn number(
         &mut self,
         name: &'static str,
         range: RangeInclusive<u64>,
@@ -112,7 +113,7 @@ impl<'v> Fields<'v> {
     }
 
     /// A length of time such as `"30s"`, within `range`.
-    pub(super) fn duration(
+    pub(crate) fn duration(
         &mut self,
         name: &'static str,
         default: Millis,
@@ -138,7 +139,7 @@ impl<'v> Fields<'v> {
     }
 
     /// The elements of an array with their paths.
-    pub(super) fn array(
+    pub(crate) fn array(
         &mut self,
         name: &'static str,
         faults: &mut Faults,
@@ -153,13 +154,13 @@ impl<'v> Fields<'v> {
     }
 
     /// An array of non-empty strings; none if it is absent.
-    pub(super) fn strings(&mut self, name: &'static str, faults: &mut Faults) -> Vec<String> {
+    pub(crate) fn strings(&mut self, name: &'static str, faults: &mut Faults) -> Vec<String> {
         let elements = self.array(name, faults).unwrap_or_default();
         elements.iter().filter_map(|(path, value)| string(value, path, faults)).map(str::to_owned).collect()
     }
 
     /// Notes every field that nobody asked for.
-    pub(super) fn finish(self, faults: &mut Faults) {
+    pub(crate) fn finish(self, faults: &mut Faults) {
         let unknown = |name: &&String| !self.known.contains(name.as_str());
         for name in self.object.into_iter().flat_map(Map::keys).filter(unknown) {
             let known: Vec<&str> = self.known.iter().copied().collect();
@@ -169,7 +170,7 @@ impl<'v> Fields<'v> {
 }
 
 /// What a value is, in the words of JSON.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -3,7 +3,7 @@
 //! What a field means is in `docs/OPERATIONS.md`; the shape is also published as `envoy/berth.schema.json`. A `Config`
 //! is compiled: sources, templates and policies are ready for the request path.
 
-mod fields;
+pub(crate) mod fields;
 mod members;
 mod policy;
 mod pool;
