@@ -30,7 +30,7 @@ fn memory(keeping: Keeping) -> Arc<dyn Store> {
 }
 
 fn options(server: &RedisServer, keeping: Keeping) -> Options {
-    Options { urls: vec![server.url()], cluster: false, quorum: false, timeout: PATIENT, keeping }
+    Options { urls: vec![server.url()], cluster: false, quorum: false, ca: None, timeout: PATIENT, keeping }
 }
 
 #[tokio::test]
@@ -47,8 +47,14 @@ async fn redis_keeps_the_contract() {
 #[tokio::test]
 async fn redis_cluster_keeps_the_contract() {
     let cluster = RedisCluster::start();
-    let options =
-        |keeping| Options { urls: cluster.urls(), cluster: true, quorum: false, timeout: PATIENT, keeping };
+    let options = |keeping| Options {
+        urls: cluster.urls(),
+        cluster: true,
+        quorum: false,
+        ca: None,
+        timeout: PATIENT,
+        keeping,
+    };
     contract(&|keeping| Arc::new(Redis::new(&options(keeping)).unwrap()), 3).await;
 }
 

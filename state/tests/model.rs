@@ -220,6 +220,7 @@ async fn memory_and_redis_agree_on_every_history() {
         urls: vec![server.url()],
         cluster: false,
         quorum: false,
+        ca: None,
         timeout: Duration::from_secs(5),
         keeping: KEEPING,
     };

@@ -11,6 +11,7 @@ mod link;
 mod reading;
 mod scripts;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +40,8 @@ pub struct Options {
     pub cluster: bool,
     /// Ask a replica to confirm each resolve.
     pub quorum: bool,
+    /// PEM file with the authorities of the servers' certificates; absent is the system's.
+    pub ca: Option<PathBuf>,
     /// The longest any verb may take.
     pub timeout: Duration,
     /// How long and how much to keep.
