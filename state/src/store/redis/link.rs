@@ -141,11 +141,17 @@ impl Link {
         self.bounded(async {
             match self.connection()? {
                 Connection::Single(mut connection) => {
-                    redis::cmd("PING").query_async::<Value>(&mut connection).await.map_err(failure)?;
+                    redis::cmd("PING")
+                        .query_async::<Value>(&mut connection)
+                        .await
+                        .map_err(|error| failure(&error))?;
                 }
                 Connection::Cluster(mut connection) => {
                     let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-                    connection.route_command(redis::cmd("PING"), route).await.map_err(failure)?;
+                    connection
+                        .route_command(redis::cmd("PING"), route)
+                        .await
+                        .map_err(|error| failure(&error))?;
                 }
             }
             Ok(())
@@ -211,7 +217,10 @@ async fn on_single(
     for by_text in [false, true] {
         let commands = steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
         let pipeline = pipeline(commands, wait);
-        let values = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await.map_err(failure)?;
+        let values = connection
+            .req_packed_commands(&pipeline, 0, pipeline.len())
+            .await
+            .map_err(|error| failure(&error))?;
         answers = split(values, wait);
         if !answers.values.iter().any(is_no_script) {
             break;
@@ -236,7 +245,8 @@ async fn on_shard(
             group.steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
         let pipeline = pipeline(commands, wait);
         let count = pipeline.len();
-        let values = connection.route_pipeline(pipeline, 0, count, route()).await.map_err(failure)?;
+        let values =
+            connection.route_pipeline(pipeline, 0, count, route()).await.map_err(|error| failure(&error))?;
         answers = split(values, wait);
         if !answers.values.iter().any(is_no_script) {
             break;
@@ -247,8 +257,10 @@ async fn on_shard(
     for (value, step) in answers.values.iter_mut().zip(&group.steps) {
         if server_error(value).is_some() {
             let command = step.by_text();
-            *value =
-                connection.route_command(command, RoutingInfo::SingleNode(route())).await.map_err(failure)?;
+            *value = connection
+                .route_command(command, RoutingInfo::SingleNode(route()))
+                .await
+                .map_err(|error| failure(&error))?;
             answers.durable = answers.durable.map(|_| false);
         }
     }
@@ -288,12 +300,14 @@ fn server_error(value: &Value) -> Option<String> {
     }
 }
 
-fn failure(error: RedisError) -> StoreError {
+fn failure(error: &RedisError) -> StoreError {
     match error.kind() {
         _ if error.is_timeout() => StoreError::Timeout,
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
         ErrorKind::Server(
-            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading,
+            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
+            // Followed as often as the library does, to a primary that is not there.
+            | ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain,
         ) => StoreError::Unreachable(error.to_string()),
         _ => StoreError::Refused(error.to_string()),
     }
