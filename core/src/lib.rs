@@ -14,7 +14,8 @@
 //! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
 //! 7. [`flight`]: the requests that wait for the state cluster, one question for all of a session.
 //! 8. [`breaker`]: whether to ask it at all.
-//! 9. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
+//! 9. [`wire`]: what the filter and the state service say to each other.
+//! 10. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod breaker;
@@ -31,3 +32,4 @@ pub mod roster;
 pub mod session;
 pub mod snapshot;
 pub mod time;
+pub mod wire;

@@ -1,11 +1,13 @@
 //! The `berth` command. Each subcommand is a module; this file only picks one.
+mod operator;
 mod ring;
+mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Session affinity for Envoy: what operators ask.
+/// Session affinity for Envoy: the state service, and what operators ask of it.
 #[derive(Parser)]
 #[command(name = "berth", version)]
 struct Berth {
@@ -15,11 +17,16 @@ struct Berth {
 
 #[derive(Subcommand)]
 enum Command {
+    Serve(Box<berth_state::settings::Arguments>),
     Ring(ring::Arguments),
+    #[command(flatten)]
+    Operator(operator::Command),
 }
 
 fn main() -> ExitCode {
     match Berth::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Ring(arguments) => ring::run(&arguments),
+        Command::Operator(command) => operator::run(&command),
     }
 }

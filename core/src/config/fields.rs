@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::time::Millis;
@@ -15,7 +16,7 @@ use crate::time::Millis;
 const SHOWN: usize = 64;
 
 /// One thing wrong with a configuration, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Such as `pools[0].ring.virtual_nodes`; empty for the whole document.
     pub path: String,
@@ -34,21 +35,21 @@ impl fmt::Display for Fault {
 
 /// The faults of one document.
 #[derive(Debug, Default)]
-pub(super) struct Faults(pub(super) Vec<Fault>);
+pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
 impl Faults {
-    pub(super) fn add(&mut self, path: &str, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, path: &str, message: impl Into<String>) {
         self.0.push(Fault { path: path.to_owned(), message: message.into() });
     }
 
     /// True if this very place has a fault, so that a second one there may be its consequence.
-    pub(super) fn are_at(&self, path: &str) -> bool {
+    pub(crate) fn are_at(&self, path: &str) -> bool {
         self.0.iter().any(|fault| fault.path == path)
     }
 }
 
 /// An object whose fields are taken one by one; what nobody took is unknown.
-pub(super) struct Fields<'v> {
+pub(crate) struct Fields<'v> {
     path: String,
     object: Option<&'v Map<String, Value>>,
     known: BTreeSet<&'static str>,
@@ -56,7 +57,7 @@ pub(super) struct Fields<'v> {
 
 impl<'v> Fields<'v> {
     /// The object at `path`; a fault if it is something else, and then every field is absent.
-    pub(super) fn of(value: &'v Value, path: &str, faults: &mut Faults) -> Self {
+    pub(crate) fn of(value: &'v Value, path: &str, faults: &mut Faults) -> Self {
         let object = value.as_object();
         if object.is_none() {
             faults.add(path, format!("must be an object, is {}", shown(value)));
@@ -65,18 +66,18 @@ impl<'v> Fields<'v> {
     }
 
     /// The path of the field `name`.
-    pub(super) fn path_of(&self, name: &str) -> String {
+    pub(crate) fn path_of(&self, name: &str) -> String {
         path_of(&self.path, name)
     }
 
     /// The field as it is. Null counts as absent: that is how a protobuf Struct writes "nothing".
-    pub(super) fn value(&mut self, name: &'static str) -> Option<&'v Value> {
+    pub(crate) fn value(&mut self, name: &'static str) -> Option<&'v Value> {
         self.known.insert(name);
         self.object?.get(name).filter(|value| !value.is_null())
     }
 
     /// The field as it is, which must be there: else `advice` is a fault, unless there is no object at all.
-    pub(super) fn required(
+    pub(crate) fn required(
         &mut self,
         name: &'static str,
         advice: &str,
@@ -90,7 +91,7 @@ impl<'v> Fields<'v> {
     }
 
     /// A string that must be there.
-    pub(super) fn required_string(
+    pub(crate) fn required_string(
         &mut self,
         name: &'static str,
         advice: &str,
@@ -101,13 +102,13 @@ impl<'v> Fields<'v> {
     }
 
     /// A string that may be there; an empty one is a fault.
-    pub(super) fn string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
+    pub(crate) fn string(&mut self, name: &'static str, faults: &mut Faults) -> Option<&'v str> {
         let value = self.value(name)?;
         string(value, &self.path_of(name), faults)
     }
 
     /// One of the words in `choices`; the first of them is the default.
-    pub(super) fn choice<T: Copy>(
+    pub(crate) fn choice<T: Copy>(
         &mut self,
         name: &'static str,
         choices: &[(&str, T)],
@@ -123,7 +124,7 @@ impl<'v> Fields<'v> {
     }
 
     /// True or false.
-    pub(super) fn flag(&mut self, name: &'static str, default: bool, faults: &mut Faults) -> bool {
+    pub(crate) fn flag(&mut self, name: &'static str, default: bool, faults: &mut Faults) -> bool {
         let Some(value) = self.value(name) else { return default };
         value.as_bool().unwrap_or_else(|| {
             faults.add(&self.path_of(name), format!("must be true or false, is {}", shown(value)));
@@ -132,14 +133,14 @@ impl<'v> Fields<'v> {
     }
 
     /// A whole number within `range`.
-    pub(super) fn number(
+    pub(crate) fn number<N: TryFrom<u64> + PartialOrd + fmt::Display>(
         &mut self,
         name: &'static str,
-        range: RangeInclusive<u32>,
+        range: RangeInclusive<N>,
         faults: &mut Faults,
-    ) -> Option<u32> {
+    ) -> Option<N> {
         let value = self.value(name)?;
-        let number = whole_number(value).and_then(|number| u32::try_from(number).ok());
+        let number = whole_number(value).and_then(|number| N::try_from(number).ok());
         if let Some(number) = number.filter(|number| range.contains(number)) {
             return Some(number);
         }
@@ -152,7 +153,7 @@ impl<'v> Fields<'v> {
     }
 
     /// A length of time such as `"30s"`, within `range`.
-    pub(super) fn duration(
+    pub(crate) fn duration(
         &mut self,
         name: &'static str,
         range: RangeInclusive<Millis>,
@@ -177,7 +178,7 @@ impl<'v> Fields<'v> {
     }
 
     /// The elements of an array with their paths.
-    pub(super) fn array(
+    pub(crate) fn array(
         &mut self,
         name: &'static str,
         faults: &mut Faults,
@@ -187,7 +188,7 @@ impl<'v> Fields<'v> {
     }
 
     /// The elements of an array with their paths, at least one and at most `most`; else `advice` is a fault.
-    pub(super) fn required_array(
+    pub(crate) fn required_array(
         &mut self,
         name: &'static str,
         most: usize,
@@ -208,7 +209,7 @@ impl<'v> Fields<'v> {
 
     /// An array of non-empty strings with their paths; none if it is absent. An empty one could be meant as "nothing"
     /// or as "anything", so it is a fault.
-    pub(super) fn strings(&mut self, name: &'static str, faults: &mut Faults) -> Vec<(String, &'v str)> {
+    pub(crate) fn strings(&mut self, name: &'static str, faults: &mut Faults) -> Vec<(String, &'v str)> {
         let Some(elements) = self.array(name, faults) else { return Vec::new() };
         if elements.is_empty() {
             faults.add(&self.path_of(name), "is empty: name at least one, or leave it out");
@@ -220,7 +221,7 @@ impl<'v> Fields<'v> {
     }
 
     /// Notes every field that nobody asked for.
-    pub(super) fn finish(self, faults: &mut Faults) {
+    pub(crate) fn finish(self, faults: &mut Faults) {
         let unknown = |name: &&String| !self.known.contains(name.as_str());
         for name in self.object.into_iter().flat_map(Map::keys).filter(unknown) {
             let known: Vec<&str> = self.known.iter().copied().collect();
@@ -230,7 +231,7 @@ impl<'v> Fields<'v> {
 }
 
 /// The path of a field of the object at `path`. A name that is not one word is quoted, and cut if it is long.
-pub(super) fn path_of(path: &str, name: &str) -> String {
+pub(crate) fn path_of(path: &str, name: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > SHOWN || !name.chars().all(is_word) {
         format!("{path}[{}]", quoted(name))
@@ -242,7 +243,7 @@ pub(super) fn path_of(path: &str, name: &str) -> String {
 }
 
 /// The elements of an array with their paths.
-pub(super) fn array<'v>(
+pub(crate) fn array<'v>(
     value: &'v Value,
     path: &str,
     faults: &mut Faults,
@@ -255,7 +256,7 @@ pub(super) fn array<'v>(
 }
 
 /// A string that is not empty.
-pub(super) fn string<'v>(value: &'v Value, path: &str, faults: &mut Faults) -> Option<&'v str> {
+pub(crate) fn string<'v>(value: &'v Value, path: &str, faults: &mut Faults) -> Option<&'v str> {
     match value.as_str() {
         Some("") => faults.add(path, "must not be empty"),
         Some(text) => return Some(text),
@@ -265,7 +266,7 @@ pub(super) fn string<'v>(value: &'v Value, path: &str, faults: &mut Faults) -> O
 }
 
 /// A value as a fault repeats it: small ones as they were written, others by their kind.
-pub(super) fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::String(text) => quoted(text),
@@ -275,7 +276,7 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 /// Text as a fault repeats it: on one line, and not all of it if it is long.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(SHOWN).and_then(|(end, _)| text.get(..end)) {
         Some(start) => format!("{start:?}…"),
         None => format!("{text:?}"),
@@ -292,7 +293,7 @@ fn either(words: &[String]) -> String {
 }
 
 /// Whether a value is this number, also if it is written as `1.0`.
-pub(super) fn is_number(value: &Value, number: u32) -> bool {
+pub(crate) fn is_number(value: &Value, number: u32) -> bool {
     whole_number(value) == Some(number.into())
 }
 
@@ -321,7 +322,7 @@ fn parse_duration(text: &str) -> Option<Millis> {
 }
 
 /// A length in its largest whole unit.
-pub(super) fn show_duration(length: Millis) -> String {
+pub(crate) fn show_duration(length: Millis) -> String {
     match length.0 {
         0 => "0s".to_owned(),
         ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),

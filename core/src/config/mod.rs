@@ -4,7 +4,7 @@
 //! is compiled: sources, templates and policies are ready for the request path.
 
 mod document;
-mod fields;
+pub(crate) mod fields;
 mod members;
 mod policy;
 mod pool;

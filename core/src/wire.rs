@@ -1,0 +1,195 @@
+//! What the filter, the operator's command and the state service say to each other: version 1.
+//!
+//! The types live here once; golden JSON of each is in `core/testdata/wire`. It decides what is well-formed and how
+//! large anything may be, not what the service does with it (`state/src/store.rs`).
+//!
+//! A request is read field by field: unknown fields are refused and every fault is named, because a misspelt field that
+//! is ignored would place sessions wrongly and silently. A reply is read leniently: an old filter survives a new
+//! service. Session ids never appear, only [`SessionKey`]s.
+
+mod change;
+mod name;
+mod node;
+mod read;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
+pub use self::name::{NameError, NodeId, PoolName, SessionKey};
+pub use self::node::{NodeChange, NodeRecord, NodeState, NodesReply};
+pub use crate::config::Fault;
+
+/// The longest request body, in bytes: the largest valid resolve request, all IPv6 and all unusable, is 0.9 MB.
+pub const MAX_BODY: usize = 1 << 20;
+/// Sessions of one resolve request: what a busy worker gathers in one tick, and few enough not to hold up others.
+pub const MAX_SESSIONS: usize = 256;
+/// Candidates of one session. An owner and two successors are routed to; the rest is for when several nodes fail.
+pub const MAX_CANDIDATES: usize = 8;
+/// Nodes that may be named unusable for one session: more than can be candidates, as the owner need not be one.
+pub const MAX_UNUSABLE: usize = 64;
+/// Keys of one touch request. They cost a tenth of a resolve each.
+pub const MAX_TOUCHED: usize = 1024;
+/// The longest a change poll may wait, in milliseconds; below the idle timeouts of common proxies.
+pub const MAX_WAIT: u64 = 30_000;
+/// The longest correlation id. Room for a UUID and for the ids of tracing systems.
+pub const MAX_CORRELATION_ID: usize = 128;
+/// The longest boot id.
+pub const MAX_BOOT_ID: usize = 64;
+/// The longest note on a node.
+pub const MAX_NOTE: usize = 256;
+/// The greatest weight, as in the plugin configuration.
+pub const MAX_WEIGHT: u32 = 128;
+/// The longest cursor: sixteen positions in streams.
+pub const MAX_CURSOR: usize = 512;
+
+/// `POST /v1/resolve`: who owns these sessions, claiming those that nobody does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResolveRequest {
+    /// The pool of all the sessions.
+    pub pool: PoolName,
+    /// Where the asking proxy stands. Reserved: pins of all regions are one set today.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<PoolName>,
+    /// The proxy has lost trust in what health says: no pin is rewritten.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub panic: bool,
+    /// The `x-request-id` of the request that asked; change events repeat it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// 1 to [`MAX_SESSIONS`], each key once.
+    pub sessions: Vec<SessionAsk>,
+}
+
+/// One session of a resolve request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SessionAsk {
+    /// Which session.
+    pub key: SessionKey,
+    /// Where it should live, best first: 1 to [`MAX_CANDIDATES`].
+    pub candidates: Vec<NodeId>,
+    /// Nodes that this proxy knows may not serve it, whether or not they are candidates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<NodeId>,
+}
+
+/// The answer to [`ResolveRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolveReply {
+    /// In the order of the request.
+    pub pins: Vec<Pin>,
+    /// No change after this position is missing from a poll that starts at it.
+    pub cursor: Cursor,
+}
+
+/// Where a session lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Which session.
+    pub key: SessionKey,
+    /// Its owner.
+    pub node: NodeId,
+    /// Grows by one with each change of the owner while the pin lives.
+    pub version: u64,
+    /// How the answer came about.
+    pub outcome: Outcome,
+    /// The owner before, if this very request rehomed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NodeId>,
+    /// The node was restarted since it last had this session: its memory is empty. Said once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restore: bool,
+    /// Whether a replica has confirmed it; absent unless the service runs with quorum durability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
+}
+
+/// How an owner was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The pin was there and stays.
+    Found,
+    /// There was none; this request made it.
+    Claimed,
+    /// Its node may not serve it any more; this request moved it.
+    Rehomed,
+}
+
+impl Outcome {
+    /// Its name on the wire and in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Claimed => "claimed",
+            Self::Rehomed => "rehomed",
+        }
+    }
+}
+
+/// `POST /v1/touch`: these sessions are in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TouchRequest {
+    /// The pool of all the sessions.
+    pub pool: PoolName,
+    /// 1 to [`MAX_TOUCHED`].
+    pub keys: Vec<SessionKey>,
+}
+
+/// The answer to [`TouchRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TouchReply {
+    /// How many of them have a pin, which now lives its full time again.
+    pub touched: usize,
+    /// Those that have none: expired or ended. Forget them.
+    pub missing: Vec<SessionKey>,
+}
+
+/// `GET /v1/sessions/{key}`: a pin as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReply {
+    /// Its pool.
+    pub pool: PoolName,
+    /// Which session.
+    pub key: SessionKey,
+    /// Its owner.
+    pub node: NodeId,
+    /// The pin's version.
+    pub version: u64,
+    /// Time since the session was first claimed.
+    pub age_ms: u64,
+    /// Time since the owner last changed.
+    pub owned_ms: u64,
+    /// Time until the pin expires unless it is touched.
+    pub ttl_ms: u64,
+    /// What is recorded of the owner; a node without a record is active.
+    pub owner: NodeRecord,
+    /// The latest changes of this session, oldest first, as far as they are kept.
+    pub events: Vec<Event>,
+}
+
+/// The answer to `DELETE /v1/sessions/{key}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndReply {
+    /// True: there was a pin, and it is gone.
+    pub ended: bool,
+}
+
+/// Every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// What went wrong.
+    pub error: ErrorBody,
+}
+
+/// The inside of [`ErrorReply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// For programs, such as `invalid_request` or `store_unavailable`.
+    pub code: String,
+    /// For people: what to do.
+    pub message: String,
+    /// Each fault of an invalid request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}

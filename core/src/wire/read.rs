@@ -1,0 +1,234 @@
+//! Reading requests: a request that exists is right, and every fault of a wrong one is named with its path.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use super::name::{NameError, NodeId, SessionKey};
+use super::{
+    MAX_BOOT_ID, MAX_CANDIDATES, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS, MAX_TOUCHED, MAX_UNUSABLE,
+    MAX_WEIGHT, NodeChange, NodeState, ResolveRequest, SessionAsk, TouchRequest,
+};
+use crate::config::Fault;
+use crate::config::fields::{Faults, Fields, shown as shown_value};
+
+/// Beyond this the list of faults helps nobody, and a hostile body would have it grow to many times its own size.
+const MAX_FAULTS: usize = 64;
+
+impl ResolveRequest {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// Every fault, up to a bound.
+    pub fn parse(json: &[u8]) -> Result<Self, Vec<Fault>> {
+        read(json, |fields, faults| {
+            let pool = name(fields, "pool", true, faults);
+            let region = name(fields, "region", false, faults);
+            let panic = fields.flag("panic", false, faults);
+            let correlation_id = correlation_id(fields, faults);
+            let elements = list(fields, "sessions", 1, MAX_SESSIONS, faults);
+            let mut sessions = Vec::with_capacity(elements.len());
+            let mut known = BTreeSet::new();
+            for (path, value) in elements {
+                let Some(session) = session(value, &path, faults) else { continue };
+                if !known.insert(session.key) {
+                    faults.add(&path, "has the key of a session before it: ask for each once");
+                }
+                sessions.push(session);
+            }
+            Some(Self { pool: pool?, region, panic, correlation_id, sessions })
+        })
+    }
+}
+
+impl TouchRequest {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// Every fault, up to a bound.
+    pub fn parse(json: &[u8]) -> Result<Self, Vec<Fault>> {
+        read(json, |fields, faults| {
+            let pool = name(fields, "pool", true, faults);
+            let elements = list(fields, "keys", 1, MAX_TOUCHED, faults);
+            let keys = elements.iter().filter_map(|(path, value)| parsed(value, path, faults)).collect();
+            Some(Self { pool: pool?, keys })
+        })
+    }
+}
+
+impl NodeChange {
+    /// Reads a change.
+    ///
+    /// # Errors
+    /// Every fault.
+    pub fn parse(json: &[u8]) -> Result<Self, Vec<Fault>> {
+        read(json, |fields, faults| {
+            let state = fields.string("state", faults).and_then(|text| {
+                let state = NodeState::from_name(text);
+                if state.is_none() {
+                    let names = NodeState::ALL.map(|(name, _)| name).join(", ");
+                    faults.add("state", format!("must be one of {names}, is {}", shown(text)));
+                }
+                state
+            });
+            let weight = fields.number("weight", 1..=MAX_WEIGHT, faults);
+            let boot_id = text(fields, "boot_id", MAX_BOOT_ID, faults).filter(|id| {
+                let fits = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
+                if !fits {
+                    faults.add("boot_id", "must be letters, digits, dots, colons, - or _");
+                }
+                fits
+            });
+            let note = match fields.value("note") {
+                Some(Value::String(note)) if note.is_empty() => Some(String::new()),
+                _ => text(fields, "note", MAX_NOTE, faults),
+            };
+            let cooldown_until_ms = fields.number("cooldown_until_ms", 0..=MAX_TIME, faults);
+            Some(Self {
+                state,
+                weight,
+                boot_id,
+                note,
+                cooldown_until_ms,
+                correlation_id: correlation_id(fields, faults),
+            })
+        })
+    }
+}
+
+/// All whole numbers up to here are exact in the doubles that scripts of a store compute with.
+const MAX_TIME: u64 = 1 << 53;
+
+/// Reads the object that a body is; what `take` does not ask for is unknown.
+fn read<T>(
+    json: &[u8],
+    take: impl FnOnce(&mut Fields<'_>, &mut Faults) -> Option<T>,
+) -> Result<T, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let document: Value = serde_json::from_slice(json).map_err(|error| {
+        vec![Fault { path: String::new(), message: format!("the body is not JSON: {error}") }]
+    })?;
+    let mut fields = Fields::of(&document, "", &mut faults);
+    if !document.is_object() {
+        return Err(faults.0);
+    }
+    let request = take(&mut fields, &mut faults);
+    fields.finish(&mut faults);
+    match request {
+        Some(request) if faults.0.is_empty() => Ok(request),
+        _ => {
+            let more = faults.0.len().saturating_sub(MAX_FAULTS);
+            faults.0.truncate(MAX_FAULTS);
+            if more > 0 {
+                faults.add("", format!("has {more} more faults"));
+            }
+            Err(faults.0)
+        }
+    }
+}
+
+fn session(value: &Value, path: &str, faults: &mut Faults) -> Option<SessionAsk> {
+    let mut fields = Fields::of(value, path, faults);
+    if !value.is_object() {
+        return None;
+    }
+    let key: Option<SessionKey> = name(&mut fields, "key", true, faults);
+    let candidates = nodes(&mut fields, "candidates", 1, MAX_CANDIDATES, faults);
+    let unusable = nodes(&mut fields, "unusable", 0, MAX_UNUSABLE, faults);
+    fields.finish(faults);
+    Some(SessionAsk { key: key?, candidates, unusable })
+}
+
+fn nodes(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    least: usize,
+    most: usize,
+    faults: &mut Faults,
+) -> Vec<NodeId> {
+    let elements = list(fields, name, least, most, faults);
+    let mut nodes: Vec<NodeId> = Vec::with_capacity(elements.len());
+    for (path, value) in elements {
+        match parsed(value, &path, faults) {
+            Some(node) if nodes.contains(&node) => faults.add(&path, format!("{node} is listed twice")),
+            Some(node) => nodes.push(node),
+            None => {}
+        }
+    }
+    nodes
+}
+
+/// The elements of an array of a certain length; an optional one may be absent.
+fn list<'v>(
+    fields: &mut Fields<'v>,
+    name: &'static str,
+    least: usize,
+    most: usize,
+    faults: &mut Faults,
+) -> Vec<(String, &'v Value)> {
+    let before = faults.0.len();
+    let elements = fields.array(name, faults);
+    if elements.is_none() && (least == 0 || faults.0.len() > before) {
+        return Vec::new();
+    }
+    let elements = elements.unwrap_or_default();
+    if !(least..=most).contains(&elements.len()) {
+        faults.add(
+            &fields.path_of(name),
+            format!("must have {least} to {most} entries, has {}", elements.len()),
+        );
+        return Vec::new();
+    }
+    elements
+}
+
+fn name<T: FromStr<Err = NameError>>(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    required: bool,
+    faults: &mut Faults,
+) -> Option<T> {
+    let path = fields.path_of(name);
+    match fields.value(name) {
+        Some(value) => parsed(value, &path, faults),
+        None => {
+            if required {
+                faults.add(&path, "is missing");
+            }
+            None
+        }
+    }
+}
+
+fn parsed<T: FromStr<Err = NameError>>(value: &Value, path: &str, faults: &mut Faults) -> Option<T> {
+    let Some(text) = value.as_str() else {
+        faults.add(path, format!("must be a string, is {}", shown_value(value)));
+        return None;
+    };
+    text.parse().map_err(|error| faults.add(path, format!("{error}, is {}", shown(text)))).ok()
+}
+
+/// The `x-request-id` of the request, in a body: it goes into logs and event fields.
+fn correlation_id(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
+    text(fields, "correlation_id", MAX_CORRELATION_ID, faults)
+}
+
+fn text(fields: &mut Fields<'_>, name: &'static str, most: usize, faults: &mut Faults) -> Option<String> {
+    let text = fields.string(name, faults)?;
+    if text.len() > most || text.chars().any(char::is_control) {
+        let path = fields.path_of(name);
+        faults.add(&path, format!("must be at most {most} bytes without control characters"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A value in a message, cut where it gets long.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 64;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
+}

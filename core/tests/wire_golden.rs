@@ -1,0 +1,295 @@
+//! The wire format, pinned: each type to its JSON and back. `UPDATE=1 cargo test -p berth-core --test wire_golden`
+//! rewrites the files; a changed file is a changed protocol.
+use std::fmt::Debug;
+use std::path::Path;
+
+use berth_core::wire::{
+    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, MAX_BODY, NodeChange,
+    NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason, ResolveReply, ResolveRequest,
+    SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+fn pool() -> PoolName {
+    "nodes".parse().unwrap()
+}
+
+fn key(id: &str) -> SessionKey {
+    SessionKey::new("nodes", id.as_bytes())
+}
+
+fn node(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+fn cursor(text: &str) -> Cursor {
+    text.parse().unwrap()
+}
+
+/// Writes or compares, then hands back what the file says.
+fn golden(file: &str, value: &impl Serialize) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/wire").join(file);
+    let now = serde_json::to_string_pretty(value).unwrap() + "\n";
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let then = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(now, then, "{file}");
+    then
+}
+
+fn reply<T: Serialize + DeserializeOwned + PartialEq + Debug>(file: &str, value: &T) {
+    let text = golden(file, value);
+    assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), value, "{file}");
+
+    // An old reader survives a new service.
+    let mut newer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    newer["a field of the future"] = 1.into();
+    assert_eq!(&serde_json::from_value::<T>(newer).unwrap(), value, "{file}");
+}
+
+#[test]
+fn resolve_request() {
+    let request = ResolveRequest {
+        pool: pool(),
+        region: Some("eu-west".parse().unwrap()),
+        panic: true,
+        correlation_id: Some("5f3a-11".into()),
+        sessions: vec![
+            SessionAsk {
+                key: key("alice"),
+                candidates: vec![node("10.0.0.1:8080"), node("[::1]:8080")],
+                unusable: vec![node("10.0.0.3:8080")],
+            },
+            SessionAsk { key: key("bob"), candidates: vec![node("10.0.0.1:8080")], unusable: vec![] },
+        ],
+    };
+    let text = golden("resolve-request.json", &request);
+    assert_eq!(ResolveRequest::parse(text.as_bytes()), Ok(request));
+}
+
+#[test]
+fn resolve_reply() {
+    let pin = |id, outcome| Pin {
+        key: key(id),
+        node: node("10.0.0.1:8080"),
+        version: 1,
+        outcome,
+        from: None,
+        restore: false,
+        durable: None,
+    };
+    let rehomed = Pin {
+        version: 2,
+        from: Some(node("10.0.0.3:8080")),
+        durable: Some(true),
+        ..pin("alice", Outcome::Rehomed)
+    };
+    let restored = Pin { restore: true, ..pin("carol", Outcome::Found) };
+    let pins = vec![rehomed, pin("bob", Outcome::Claimed), restored];
+    reply("resolve-reply.json", &ResolveReply { pins, cursor: cursor("0~lq3x9k2a-0.7~lq3x9k31-2") });
+}
+
+#[test]
+fn touch() {
+    let request = TouchRequest { pool: pool(), keys: vec![key("alice"), key("bob")] };
+    let text = golden("touch-request.json", &request);
+    assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
+
+    reply("touch-reply.json", &TouchReply { touched: 1, missing: vec![key("bob")] });
+}
+
+fn draining() -> NodeRecord {
+    NodeRecord {
+        node: node("10.0.0.3:8080"),
+        state: NodeState::Draining,
+        weight: Some(2),
+        boot_id: Some("2026-01-01T00:00:00Z".into()),
+        note: Some("new kernel".into()),
+        cooldown_until_ms: Some(1_767_225_630_000),
+        version: 3,
+        updated_ms: 1_767_225_600_000,
+    }
+}
+
+fn rehomed() -> Event {
+    Event {
+        cursor: cursor("7~lq3x9k31-2"),
+        kind: ChangeKind::Rehomed,
+        key: Some(key("alice")),
+        node: Some(node("10.0.0.1:8080")),
+        from: Some(node("10.0.0.3:8080")),
+        version: Some(2),
+        reason: Reason::Unusable,
+        time_ms: 1_767_225_600_123,
+        correlation_id: Some("5f3a-11".into()),
+        record: None,
+    }
+}
+
+#[test]
+fn changes_reply() {
+    let ended = Event {
+        cursor: cursor("2~lq3x9k31-0"),
+        kind: ChangeKind::Ended,
+        from: None,
+        reason: Reason::Deleted,
+        correlation_id: None,
+        ..rehomed()
+    };
+    let changed = Event {
+        cursor: cursor("0~lq3x9k2a-0"),
+        kind: ChangeKind::Node,
+        key: None,
+        node: Some(node("10.0.0.3:8080")),
+        from: None,
+        version: Some(3),
+        reason: Reason::Updated,
+        record: Some(draining()),
+        ..rehomed()
+    };
+    let events = vec![rehomed(), ended, changed];
+    let cursor = cursor("0~lq3x9k2a-0.2~lq3x9k31-0.7~lq3x9k31-2");
+    reply("changes-reply.json", &ChangesReply { cursor: cursor.clone(), resync: false, events });
+    reply("changes-resync-reply.json", &ChangesReply { cursor, resync: true, events: vec![] });
+}
+
+#[test]
+fn kinds_of_the_future_are_skipped() {
+    let text = r#"{"cursor":"a","kind":"migrated","reason":"balance","time_ms":1}"#;
+    let event: Event = serde_json::from_str(text).unwrap();
+    assert_eq!((event.kind, event.reason), (ChangeKind::Unknown, Reason::Unknown));
+}
+
+#[test]
+fn nodes() {
+    let change = NodeChange {
+        state: Some(NodeState::Draining),
+        weight: Some(2),
+        boot_id: Some("2026-01-01T00:00:00Z".into()),
+        note: Some("new kernel".into()),
+        cooldown_until_ms: Some(1_767_225_630_000),
+        correlation_id: Some("5f3a-11".into()),
+    };
+    let text = golden("node-change.json", &change);
+    assert_eq!(NodeChange::parse(text.as_bytes()), Ok(change));
+
+    reply(
+        "nodes-reply.json",
+        &NodesReply { nodes: vec![NodeRecord::unknown(node("10.0.0.1:8080")), draining()] },
+    );
+}
+
+#[test]
+fn sessions() {
+    let session = SessionReply {
+        pool: pool(),
+        key: key("alice"),
+        node: node("10.0.0.1:8080"),
+        version: 2,
+        age_ms: 61_000,
+        owned_ms: 1_000,
+        ttl_ms: 1_799_000,
+        owner: NodeRecord::unknown(node("10.0.0.1:8080")),
+        events: vec![rehomed()],
+    };
+    reply("session-reply.json", &session);
+    reply("end-reply.json", &EndReply { ended: true });
+}
+
+#[test]
+fn errors() {
+    let fault = Fault { path: "sessions[0].key".into(), message: "is missing".into() };
+    let error = ErrorBody { code: "invalid_request".into(), message: "1 fault".into(), faults: vec![fault] };
+    reply("error-reply.json", &ErrorReply { error });
+}
+
+fn paths(result: Result<ResolveRequest, Vec<Fault>>) -> Vec<String> {
+    result.unwrap_err().into_iter().map(|fault| fault.path).collect()
+}
+
+#[test]
+fn every_fault_of_a_request_is_named() {
+    let text = r#"{"pool": "a b", "regoin": "eu", "panic": 1, "sessions": [
+        {"key": "00", "candidates": [], "unusable": ["x"]},
+        {"candidates": ["10.0.0.1:1", "10.0.0.1:1", 7], "more": 1},
+        5
+    ]}"#;
+
+    let faults = paths(ResolveRequest::parse(text.as_bytes()));
+
+    let expected = [
+        "pool",
+        "panic",
+        "sessions[0].key",
+        "sessions[0].candidates",
+        "sessions[0].unusable[0]",
+        "sessions[1].key",
+        "sessions[1].candidates[1]",
+        "sessions[1].candidates[2]",
+        "sessions[1].more",
+        "sessions[2]",
+        "regoin",
+    ];
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn what_is_not_a_request_is_refused() {
+    for text in ["", "null", "[]", "{}", "{\"pool\":\"a\",\"sessions\":[]}", "\u{0}", &"[".repeat(100_000)] {
+        assert!(ResolveRequest::parse(text.as_bytes()).is_err(), "{text}");
+        assert!(TouchRequest::parse(text.as_bytes()).is_err(), "{text}");
+    }
+    for text in [
+        r#"{"state":"up"}"#,
+        r#"{"weight":0}"#,
+        r#"{"boot_id":"a|b"}"#,
+        r#"{"note":"a\nb"}"#,
+        r#"{"cooldown_until_ms":-1}"#,
+    ] {
+        assert_eq!(NodeChange::parse(text.as_bytes()).unwrap_err().len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn twice_the_same_session_is_a_fault() {
+    let ask = SessionAsk { key: key("alice"), candidates: vec![node("10.0.0.1:1")], unusable: vec![] };
+    let request = ResolveRequest {
+        pool: pool(),
+        region: None,
+        panic: false,
+        correlation_id: None,
+        sessions: vec![ask.clone(), ask],
+    };
+    assert_eq!(paths(ResolveRequest::parse(&serde_json::to_vec(&request).unwrap())), ["sessions[1]"]);
+}
+
+#[test]
+fn the_list_of_faults_is_bounded() {
+    let text = format!(r#"{{"pool":"a","keys":[{}1]}}"#, "1,".repeat(1000));
+    assert_eq!(TouchRequest::parse(text.as_bytes()).unwrap_err().len(), 65);
+}
+
+#[test]
+fn the_largest_requests_fit_a_body() {
+    let nodes = |most: u16| {
+        (1..=most).map(|port| node(&format!("[1111:2222:3333:4444:5555:6666:7777:8888]:6{port:04}")))
+    };
+    let sessions = (0..256)
+        .map(|i| SessionAsk {
+            key: key(&i.to_string()),
+            candidates: nodes(8).collect(),
+            unusable: nodes(64).collect(),
+        })
+        .collect();
+    let request = ResolveRequest {
+        pool: "p".repeat(128).parse().unwrap(),
+        region: None,
+        panic: true,
+        correlation_id: Some("c".repeat(128)),
+        sessions,
+    };
+    let text = serde_json::to_vec(&request).unwrap();
+    assert!(text.len() < MAX_BODY, "{}", text.len());
+    assert_eq!(ResolveRequest::parse(&text), Ok(request));
+}

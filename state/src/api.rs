@@ -1,0 +1,265 @@
+//! HTTP in and out: reads requests with core's wire types, asks the store, and maps every outcome to a status.
+//!
+//! `openapi.yaml` beside this crate is the same interface for other programs; `tests/openapi.rs` holds the two together.
+//! Nothing here logs or counts by session: keys appear in logs with their first eight digits, and in metrics not at all.
+
+mod failure;
+mod metrics;
+mod reading;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use berth_core::wire::{
+    EndReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply, ResolveRequest,
+    SessionKey, TouchReply, TouchRequest,
+};
+use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
+
+use self::failure::Failure;
+use self::metrics::{Call, Metrics};
+use self::reading::{Query, body, name_in_path};
+use crate::changes::Changes;
+use crate::store::Store;
+
+/// Cooldown never gets shorter, so a slip of the pen must not take a node out for ever. Twelve times the longest
+/// cooldown that proxies give.
+const MAX_COOLDOWN: Duration = Duration::from_secs(3600);
+
+/// What one instance takes on.
+#[derive(Clone)]
+pub struct Limits {
+    /// Requests being answered, without polls; more get 429.
+    pub in_flight: usize,
+    /// Change polls waiting; more get 429.
+    pub polls: usize,
+    /// If set, `/v1` asks for `Authorization: Bearer …`.
+    pub token: Option<String>,
+    /// Polls return early once it holds true.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // A request lives for a millisecond or two, or for the store's timeout: at 10,000 a second that is 400 of them.
+        Self { in_flight: 1024, polls: 1024, token: None, stopping: watch::channel(false).1 }
+    }
+}
+
+struct Service {
+    store: Arc<dyn Store>,
+    changes: Arc<Changes>,
+    metrics: Metrics,
+    in_flight: Semaphore,
+    polls: Semaphore,
+    token: Option<String>,
+}
+
+/// The service over `store`, as a router that tests can start in-process.
+pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
+    let service = Arc::new(Service {
+        changes: Arc::new(Changes::new(Arc::clone(&store), limits.stopping)),
+        store,
+        metrics: Metrics::default(),
+        in_flight: Semaphore::new(limits.in_flight),
+        polls: Semaphore::new(limits.polls),
+        token: limits.token,
+    });
+    let guarded = |call: Call| {
+        let service = Arc::clone(&service);
+        middleware::from_fn(move |request: Request, next: Next| {
+            guard(Arc::clone(&service), call, request, next)
+        })
+    };
+    Router::new()
+        .route("/v1/resolve", post(resolve).layer(guarded(Call::Resolve)))
+        .route("/v1/touch", post(touch).layer(guarded(Call::Touch)))
+        .route("/v1/changes", get(poll_changes).layer(guarded(Call::Changes)))
+        .route("/v1/nodes", get(nodes).layer(guarded(Call::Nodes)))
+        .route("/v1/nodes/{node}", get(node).put(change_node).layer(guarded(Call::Node)))
+        .route("/v1/sessions/{key}", get(session).delete(end).layer(guarded(Call::Session)))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show_metrics))
+        .fallback(async || Response::from(Failure::NotFound("there is no such path".to_owned())))
+        .method_not_allowed_fallback(async || Response::from(Failure::Method))
+        .with_state(service)
+}
+
+type Answer = Result<Response, Failure>;
+
+/// Who may ask, how many at once, and what came of it.
+async fn guard(service: Arc<Service>, call: Call, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let response = match service.admit(call, request.headers()) {
+        Ok(_permit) => next.run(request).await,
+        Err(failure) => failure.into(),
+    };
+    service.metrics.answered(call, &response, start.elapsed());
+    response
+}
+
+impl Service {
+    fn admit(&self, call: Call, headers: &HeaderMap) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
+        if let Some(token) = &self.token {
+            let given = headers
+                .get(header::AUTHORIZATION)
+                .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+            if !given.is_some_and(|given| same(given, token.as_bytes())) {
+                return Err(Failure::Unauthorized);
+            }
+        }
+        let permits = if call == Call::Changes { &self.polls } else { &self.in_flight };
+        permits.try_acquire().map_err(|_| Failure::TooMany)
+    }
+}
+
+/// Takes the same time wherever two texts differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answer {
+    let from_header = correlation_id(request.headers());
+    let mut request = ResolveRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
+    request.correlation_id = request.correlation_id.or(from_header);
+
+    // The position first: what changes while the store answers must not be missing after it.
+    let cursor = service.changes.recent(&request.pool).await?;
+    let pins = service.store.resolve(&request).await?;
+    for pin in &pins {
+        service.metrics.resolved(pin);
+        tracing::debug!(
+            pool = request.pool.as_str(), key = pin.key.short(), node = %pin.node, version = pin.version,
+            outcome = pin.outcome.name(), correlation_id = request.correlation_id, "resolved"
+        );
+    }
+    json(&ResolveReply { pins, cursor })
+}
+
+async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
+    let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
+    let missing = service.store.touch(&request).await?;
+    json(&TouchReply { touched: request.keys.len() - missing.len(), missing })
+}
+
+async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
+    let mut query = Query::new(query.as_deref());
+    let pool = query.pool();
+    let after = query.optional("after");
+    let wait = query.optional("wait").unwrap_or(0u64);
+    if wait > MAX_WAIT {
+        query.fault("wait", format!("must be 0 to {MAX_WAIT} milliseconds, is {wait}"));
+    }
+    query.finish()?;
+    let pool = pool.ok_or(Failure::Invalid(Vec::new()))?;
+    json(&service.changes.wait(&pool, after, Duration::from_millis(wait)).await?)
+}
+
+async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool()?;
+    json(&NodesReply { nodes: service.store.nodes(&pool).await? })
+}
+
+async fn node(
+    State(service): State<Arc<Service>>,
+    Path(node): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool();
+    let node: NodeId = name_in_path("node", &node)?;
+    let nodes = service.store.nodes(&pool?).await?;
+    let record = nodes.into_iter().find(|record| record.node == node);
+    json(&record.ok_or_else(|| Failure::NotFound(format!("nothing is recorded of node {node}")))?)
+}
+
+async fn change_node(
+    State(service): State<Arc<Service>>,
+    Path(node): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool();
+    let node: NodeId = name_in_path("node", &node)?;
+    let from_header = correlation_id(request.headers());
+    let mut change = NodeChange::parse(&body(request).await?).map_err(Failure::Invalid)?;
+    change.correlation_id = change.correlation_id.or(from_header);
+    let latest = reading::now_ms().saturating_add(MAX_COOLDOWN.as_millis() as u64);
+    if change.cooldown_until_ms.is_some_and(|until| until > latest) {
+        let message = "is more than an hour away: cooldown cannot be taken back".to_owned();
+        return Err(Failure::invalid("cooldown_until_ms", message));
+    }
+
+    let pool = pool?;
+    let record = service.store.change_node(&pool, node, &change).await?;
+    tracing::info!(
+        pool = pool.as_str(), %node, state = record.state.name(), version = record.version,
+        correlation_id = change.correlation_id, "node changed"
+    );
+    json(&record)
+}
+
+async fn session(
+    State(service): State<Arc<Service>>,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool();
+    let key: SessionKey = name_in_path("key", &key)?;
+    let session = service.store.session(&pool?, key).await?;
+    json(&session.ok_or_else(|| Failure::NotFound("this session has no pin".to_owned()))?)
+}
+
+async fn end(
+    State(service): State<Arc<Service>>,
+    Path(key): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool();
+    let key: SessionKey = name_in_path("key", &key)?;
+    let (pool, correlation_id) = (pool?, correlation_id(&headers));
+    if !service.store.end(&pool, key, correlation_id.as_deref()).await? {
+        return Err(Failure::NotFound("this session has no pin".to_owned()));
+    }
+    tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, "session ended");
+    json(&EndReply { ended: true })
+}
+
+async fn ready(State(service): State<Arc<Service>>) -> Answer {
+    service.store.ready().await?;
+    Ok(text("ready\n".to_owned()))
+}
+
+async fn show_metrics(State(service): State<Arc<Service>>) -> Response {
+    text(service.metrics.show(service.in_flight.available_permits(), service.polls.available_permits()))
+}
+
+/// Envoy gives every request one. What is not fit for a log or an event counts as absent.
+fn correlation_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    (1..=MAX_CORRELATION_ID).contains(&id.len()).then(|| id.to_owned())
+}
+
+fn json(reply: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(reply).map_err(|_| Failure::Internal)?;
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn text(body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let plain = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    *response.status_mut() = StatusCode::OK;
+    response
+}

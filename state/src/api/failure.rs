@@ -1,0 +1,107 @@
+//! What can go wrong with a request, and the one table of what is answered then.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::wire::{ErrorBody, ErrorReply, Fault, MAX_BODY};
+
+use crate::store::StoreError;
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    Invalid(Vec<Fault>),
+    Unauthorized,
+    NotFound(String),
+    Method,
+    SlowBody,
+    BrokenBody,
+    TooLarge,
+    TooMany,
+    Store(StoreError),
+    Internal,
+}
+
+impl Failure {
+    pub(super) fn invalid(path: &str, message: String) -> Self {
+        Self::Invalid(vec![Fault { path: path.to_owned(), message }])
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::BrokenBody => (StatusCode::BAD_REQUEST, "broken_body"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "slow_body"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+            Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Invalid(faults) => match faults.len() {
+                1 => "the request has 1 fault".to_owned(),
+                count => format!("the request has {count} faults"),
+            },
+            Self::BrokenBody => "the body ended early".to_owned(),
+            Self::Unauthorized => "send the header authorization: Bearer <token>".to_owned(),
+            Self::NotFound(what) => what.clone(),
+            Self::Method => "this path has no such method".to_owned(),
+            Self::SlowBody => "the body took too long".to_owned(),
+            Self::TooLarge => format!("the body may have {MAX_BODY} bytes"),
+            Self::TooMany => "too many requests at once: ask another instance, or later".to_owned(),
+            Self::Store(error) => error.to_string(),
+            Self::Internal => "the answer could not be written".to_owned(),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Failure> for Response {
+    fn from(failure: Failure) -> Self {
+        let (status, code) = failure.status_and_code();
+        let message = failure.message();
+        let reason = match &failure {
+            Failure::Store(error) => Some(error.name()),
+            _ => None,
+        };
+        let faults = match failure {
+            Failure::Invalid(faults) => faults,
+            _ => Vec::new(),
+        };
+        let reply = ErrorReply { error: ErrorBody { code: code.to_owned(), message, faults } };
+        let mut response = Self::new(Body::from(serde_json::to_vec(&reply).unwrap_or_default()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(StoreFailed(reason));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        self.into()
+    }
+}
+
+/// Marks a response for the metrics: the store failed for this reason.
+#[derive(Clone, Copy)]
+pub(super) struct StoreFailed(pub(super) &'static str);

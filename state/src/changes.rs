@@ -1,0 +1,167 @@
+//! Lets change polls wait without asking the store once for each of them.
+//!
+//! While anyone waits for a pool, one task looks at the newest position of its log many times a second and wakes the
+//! waiting polls when it moved. It also keeps a recent position at hand, which each resolve answers with.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use berth_core::wire::{ChangesReply, Cursor, PoolName};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::store::{Store, StoreError};
+
+/// How often the log is looked at while somebody waits. A tenth of the time in which a stale pin has to be gone.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A position for resolves is renewed after this time. An older one only means that a poll hears old news again.
+const RECENT: Duration = Duration::from_secs(1);
+/// Events of one reply: some 250 KB.
+const AT_ONCE: usize = 1024;
+/// Pools whose position is kept. More than the plugin has; a stranger's made-up names cost a look each.
+const MAX_POOLS: usize = 1024;
+
+/// The waiting polls of all pools.
+pub struct Changes {
+    store: Arc<dyn Store>,
+    stopping: watch::Receiver<bool>,
+    pools: Mutex<BTreeMap<PoolName, Arc<Watched>>>,
+}
+
+struct Watched {
+    /// Counts up when the log moved, or when the store stopped answering: then the polls find out themselves.
+    moved: watch::Sender<u64>,
+    recent: Mutex<Option<(Cursor, Instant)>>,
+}
+
+impl Changes {
+    /// Polls return early once `stopping` holds true.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, stopping: watch::Receiver<bool>) -> Self {
+        Self { store, stopping, pools: Mutex::default() }
+    }
+
+    /// What came after a position (now, if there is none), waiting for it if there is nothing yet.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn wait(
+        self: &Arc<Self>,
+        pool: &PoolName,
+        after: Option<Cursor>,
+        wait: Duration,
+    ) -> Result<ChangesReply, StoreError> {
+        let deadline = Instant::now() + wait;
+        let mut moved = (!wait.is_zero()).then(|| self.subscribe(pool));
+        let mut stopping = self.stopping.clone();
+        let after = match after {
+            Some(after) => after,
+            None => self.store.head(pool).await?,
+        };
+        loop {
+            let reply = self.store.changes(pool, &after, AT_ONCE).await?;
+            let Some(moved) = moved.as_mut() else { return Ok(reply) };
+            if reply.resync || !reply.events.is_empty() || *stopping.borrow() {
+                return Ok(reply);
+            }
+            let woken = async {
+                tokio::select! {
+                    woken = moved.changed() => woken.is_ok(),
+                    _ = stopping.changed() => false,
+                }
+            };
+            match timeout_at(deadline, woken).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return Ok(reply),
+            }
+        }
+    }
+
+    /// A position that is not newer than now: resolves answer with it, and it must be taken before they ask the store.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn recent(self: &Arc<Self>, pool: &PoolName) -> Result<Cursor, StoreError> {
+        let watched = self.watched(pool);
+        let recent = lock(&watched.recent).clone();
+        match recent {
+            Some((cursor, at)) if at.elapsed() < RECENT => Ok(cursor),
+            Some((cursor, _)) => {
+                // Postponed first, so that only one renews it.
+                *lock(&watched.recent) = Some((cursor.clone(), Instant::now()));
+                let (changes, pool) = (Arc::clone(self), pool.clone());
+                tokio::spawn(async move {
+                    if let Ok(head) = changes.store.head(&pool).await {
+                        *lock(&watched.recent) = Some((head, Instant::now()));
+                    }
+                });
+                Ok(cursor)
+            }
+            None => {
+                let head = self.store.head(pool).await?;
+                *lock(&watched.recent) = Some((head.clone(), Instant::now()));
+                Ok(head)
+            }
+        }
+    }
+
+    fn watched(&self, pool: &PoolName) -> Arc<Watched> {
+        let mut pools = lock(&self.pools);
+        if let Some(watched) = pools.get(pool) {
+            return Arc::clone(watched);
+        }
+        if pools.len() >= MAX_POOLS {
+            pools.retain(|_, watched| watched.moved.receiver_count() > 0);
+        }
+        let watched = Arc::new(Watched { moved: watch::Sender::new(0), recent: Mutex::default() });
+        if pools.len() < MAX_POOLS {
+            pools.insert(pool.clone(), Arc::clone(&watched));
+        }
+        watched
+    }
+
+    /// The first to wait starts the task, which ends when nobody waits any more.
+    fn subscribe(self: &Arc<Self>, pool: &PoolName) -> watch::Receiver<u64> {
+        let watched = self.watched(pool);
+        // Under the lock that the task ends under: a receiver is seen by it, or the next task is started.
+        let _pools = lock(&self.pools);
+        let first = watched.moved.receiver_count() == 0;
+        let receiver = watched.moved.subscribe();
+        if first {
+            tokio::spawn(Arc::clone(self).look(pool.clone(), watched));
+        }
+        receiver
+    }
+
+    async fn look(self: Arc<Self>, pool: PoolName, watched: Arc<Watched>) {
+        let mut last = None;
+        let mut answering = true;
+        loop {
+            let head = self.store.head(&pool).await;
+            let moved = match &head {
+                Ok(head) => last.as_ref() != Some(head),
+                Err(_) => answering,
+            };
+            answering = head.is_ok();
+            if let Ok(head) = head {
+                *lock(&watched.recent) = Some((head.clone(), Instant::now()));
+                last = Some(head);
+            }
+            if moved {
+                watched.moved.send_modify(|count| *count = count.wrapping_add(1));
+            }
+            sleep(LOOK_EVERY).await;
+            let _pools = lock(&self.pools);
+            // A poll that just returned comes back in a moment; starting again would cost more than one more look.
+            if watched.moved.receiver_count() == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// What these locks guard is whole after each assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,12 @@
+//! The state service: pins that survive scaling.
+//!
+//! Thin over its store. In the order to read: [`store`] has the contract and its implementations, [`api`] is HTTP in and
+//! out, [`changes`] lets polls wait, [`settings`] and [`server`] run it as `berth serve`.
+
+pub mod api;
+pub mod changes;
+pub mod server;
+pub mod settings;
+pub mod store;
+
+pub use api::{Limits, router};

@@ -1,0 +1,274 @@
+//! What operators ask a running state service: `berth nodes`, `inspect`, `drain`, `set-state`, `end` and `watch`.
+//!
+//! Made for scripts as well as for people: `--format json` prints what the service answered, one object a line, and the
+//! exit code says how it went. A session id is hashed here and never sent.
+mod client;
+mod show;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+
+use berth_core::wire::{
+    ChangesReply, EndReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, PoolName, SessionKey,
+    SessionReply,
+};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::client::{Client, Failure};
+
+/// There is no such session or node, or the service refused.
+const REFUSED: u8 = 1;
+/// The command line was wrong, as clap says it too.
+const BAD_USAGE: u8 = 2;
+/// The service cannot be reached, or its store cannot.
+const UNREACHABLE: u8 = 3;
+/// A little less than the longest that the service lets a poll wait.
+const POLL_MS: u64 = 25_000;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List what is recorded of nodes: operators' states, weights, cooldown, boot ids
+    ///
+    /// A node of which nothing was ever said is active and not listed.
+    Nodes {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show where a session lives: its pin, its owner's state, its latest changes
+    Inspect {
+        #[command(flatten)]
+        session: Session,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let a node keep its sessions but get no new ones, because it will leave
+    Drain {
+        /// ip:port
+        node: String,
+        /// Why
+        #[arg(long)]
+        note: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Set a node's state: active, degraded, draining or standby
+    SetState {
+        /// ip:port
+        node: String,
+        /// active, degraded, draining or standby
+        state: String,
+        /// Why; empty removes the note
+        #[arg(long)]
+        note: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// End a session, as at logout: its next request is a new session's
+    End {
+        #[command(flatten)]
+        session: Session,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Follow changes from now on: rehomed and ended sessions, nodes
+    Watch {
+        /// Stop after so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Server {
+    /// The state service [environment: BERTH_SERVER; default: http://127.0.0.1:8650]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// The pool [default: nodes]
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// Bearer token [environment: BERTH_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// text (the default) or json: one object a line
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Session {
+    /// The session id, as clients send it
+    session: Option<OsString>,
+    /// The session's key instead: 32 hex digits, as logs and events have (the start of) it
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+/// Runs a subcommand.
+pub(crate) fn run(command: &Command) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(ask(command)),
+        Err(error) => Err(Failure::Unreachable(error.to_string())),
+    };
+    let (code, message) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        // Whoever reads has read enough, for example `head`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => (REFUSED, error.to_string()),
+        Err(Failure::Refused(message)) => (REFUSED, message),
+        Err(Failure::Usage(faults)) => (BAD_USAGE, faults.join("\n  ")),
+        Err(Failure::Unreachable(message)) => (UNREACHABLE, message),
+    };
+    let _ = writeln!(io::stderr(), "berth: {message}");
+    ExitCode::from(code)
+}
+
+async fn ask(command: &Command) -> Result<(), Failure> {
+    let mut faults = Vec::new();
+    match command {
+        Command::Nodes { server } => {
+            let asked = Asked::new(server, &mut faults);
+            let asked = asked.ok_or(Failure::Usage(faults))?;
+            let reply: NodesReply = asked.get(&format!("/v1/nodes?pool={}", asked.pool)).await?;
+            asked.print_all(&reply.nodes, show::nodes)
+        }
+        Command::Inspect { session, server } => {
+            let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
+            let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
+            let reply: SessionReply = asked.get(&format!("/v1/sessions/{key}?pool={}", asked.pool)).await?;
+            asked.print(&reply, show::session)
+        }
+        Command::Drain { node, note, server } => set_state(node, "draining", note, server).await,
+        Command::SetState { node, state, note, server } => set_state(node, state, note, server).await,
+        Command::End { session, server } => {
+            let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
+            let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
+            let path = format!("/v1/sessions/{key}?pool={}", asked.pool);
+            let reply: EndReply =
+                asked.client.ask("DELETE", &path, &[]).await.and_then(|body| read(&body))?;
+            asked.print(&reply, |_| format!("ended {key}\n"))
+        }
+        Command::Watch { limit, server } => {
+            let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
+            watch(&asked, *limit).await
+        }
+    }
+}
+
+async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Server) -> Result<(), Failure> {
+    let mut faults = Vec::new();
+    let asked = Asked::new(server, &mut faults);
+    let node: Option<NodeId> = node.parse().map_err(|error| faults.push(format!("{node}: {error}"))).ok();
+    let known = NodeState::from_name(state);
+    if known.is_none() {
+        let names = NodeState::ALL.map(|(name, _)| name).join(", ");
+        faults.push(format!("{state}: there is no such state, take one of {names}"));
+    }
+    let (Some(asked), Some(node), Some(_)) = (asked, node, known) else { return Err(Failure::Usage(faults)) };
+    let change = NodeChange { state: known, note: note.clone(), ..NodeChange::default() };
+    let body = serde_json::to_vec(&change).map_err(|error| Failure::Refused(error.to_string()))?;
+    let path = format!("/v1/nodes/{}?pool={}", client::in_path(&node.to_string()), asked.pool);
+    let record: NodeRecord = asked.client.ask("PUT", &path, &body).await.and_then(|body| read(&body))?;
+    asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
+}
+
+async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut after = String::new();
+    while left > 0 {
+        let path = format!("/v1/changes?pool={}&wait={POLL_MS}{after}", asked.pool);
+        let reply: ChangesReply = asked.get(&path).await?;
+        if reply.resync {
+            let _ = writeln!(io::stderr(), "berth: some changes were missed");
+        }
+        for event in reply.events.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            asked.print(event, show::event)?;
+            left -= 1;
+        }
+        after = format!("&after={}", reply.cursor);
+    }
+    Ok(())
+}
+
+/// Where to ask, and how to print.
+struct Asked {
+    client: Client,
+    pool: PoolName,
+    json: bool,
+}
+
+impl Asked {
+    fn new(server: &Server, faults: &mut Vec<String>) -> Option<Self> {
+        let from =
+            |flag: &Option<String>, variable: &str| flag.clone().or_else(|| std::env::var(variable).ok());
+        let url = from(&server.server, "BERTH_SERVER").unwrap_or_else(|| "http://127.0.0.1:8650".to_owned());
+        let token = from(&server.token, "BERTH_TOKEN");
+        let client = Client::new(&url, token).map_err(|fault| faults.push(fault)).ok();
+        let pool = server.pool(faults);
+        let json = match server.format.as_deref() {
+            None | Some("text") => Some(false),
+            Some("json") => Some(true),
+            Some(other) => {
+                faults.push(format!("--format {other}: there is no such one, take text or json"));
+                None
+            }
+        };
+        Some(Self { client: client?, pool: pool?, json: json? })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        read(&self.client.ask("GET", path, &[]).await?)
+    }
+
+    fn print<T: Serialize>(&self, value: &T, text: impl Fn(&T) -> String) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        let text = if self.json { line(value)? } else { text(value) };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+    }
+
+    fn print_all<T: Serialize>(&self, values: &[T], text: impl Fn(&[T]) -> String) -> Result<(), Failure> {
+        let all = if self.json { values.iter().map(line).collect::<Result<_, _>>()? } else { text(values) };
+        let mut out = io::stdout().lock();
+        out.write_all(all.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+    }
+}
+
+impl Server {
+    fn pool(&self, faults: &mut Vec<String>) -> Option<PoolName> {
+        let name = self.pool.as_deref().unwrap_or("nodes");
+        name.parse().map_err(|error| faults.push(format!("--pool {name}: {error}"))).ok()
+    }
+}
+
+impl Session {
+    fn key(&self, server: &Server, faults: &mut Vec<String>) -> Option<SessionKey> {
+        if let Some(key) = &self.key {
+            return key.parse().map_err(|error| faults.push(format!("--key {key}: {error}"))).ok();
+        }
+        let id = self.session.as_ref()?;
+        if id.is_empty() {
+            faults.push("SESSION is empty: no session has an empty id".to_owned());
+            return None;
+        }
+        // What is wrong with the pool is said once, by `Asked`.
+        let pool = server.pool(&mut Vec::new())?;
+        Some(SessionKey::new(pool.as_str(), id.as_bytes()))
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::Refused(format!("the answer is not that of a state service: {error}")))
+}
+
+fn line(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::Refused(error.to_string()))?;
+    Ok(text + "\n")
+}

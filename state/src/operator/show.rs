@@ -1,0 +1,84 @@
+//! Answers as text for a terminal.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use berth_core::wire::{Event, NodeRecord, SessionReply};
+
+/// A table of nodes.
+pub(super) fn nodes(records: &[NodeRecord]) -> String {
+    let mut text =
+        String::from("NODE                   STATE      WEIGHT  COOLDOWN  VERSION  BOOT ID / NOTE\n");
+    for record in records {
+        let weight = record.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
+        let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now_ms())) {
+            None | Some(0) => "-".to_owned(),
+            Some(left) => format!("{}s", left.div_ceil(1000)),
+        };
+        let boot_id = record.boot_id.as_deref().unwrap_or("-");
+        let note = record.note.as_deref().map(|note| format!("  {note}")).unwrap_or_default();
+        let (node, state, version) = (record.node.to_string(), record.state.name(), record.version);
+        let _ = writeln!(
+            text,
+            "{node:<22} {state:<10} {weight:>6}  {cooldown:>8}  {version:>7}  {boot_id}{note}"
+        );
+    }
+    text
+}
+
+/// A pin, line by line.
+pub(super) fn session(session: &SessionReply) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<8} {value}");
+    };
+    line("pool", session.pool.to_string());
+    line("key", session.key.to_string());
+    line("node", session.node.to_string());
+    let cooldown = if session.owner.is_in_cooldown(now_ms()) { ", in cooldown" } else { "" };
+    let note = session.owner.note.as_deref().map(|note| format!(" ({note})")).unwrap_or_default();
+    line("state", format!("{}{cooldown}{note}", session.owner.state.name()));
+    line("version", session.version.to_string());
+    line("age", seconds(session.age_ms));
+    line("here for", seconds(session.owned_ms));
+    line("expires", format!("in {} unless used", seconds(session.ttl_ms)));
+    for (position, happened) in session.events.iter().enumerate() {
+        line(if position == 0 { "changes" } else { "" }, event(happened).trim_end().to_owned());
+    }
+    text
+}
+
+/// A change, on one line.
+pub(super) fn event(event: &Event) -> String {
+    let mut text = format!("{} {}", utc(event.time_ms), event.kind.name());
+    let mut word = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = write!(text, " {name}={value}");
+        }
+    };
+    word("key", event.key.map(|key| key.to_string()));
+    word("node", event.node.map(|node| node.to_string()));
+    word("from", event.from.map(|node| node.to_string()));
+    word("state", event.record.as_ref().map(|record| record.state.name().to_owned()));
+    word("version", event.version.map(|version| version.to_string()));
+    word("reason", Some(event.reason.name().to_owned()));
+    // Any text may be in it; a terminal must not obey it.
+    word("correlation_id", event.correlation_id.as_ref().map(|id| id.escape_debug().to_string()));
+    text.push('\n');
+    text
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03}s", ms / 1000, ms % 1000)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Time of day in UTC; who watches knows the date.
+fn utc(ms: u64) -> String {
+    let seconds = ms / 1000;
+    format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, ms % 1000)
+}

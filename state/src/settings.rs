@@ -1,0 +1,395 @@
+//! What `berth serve` was told: by flag, else by environment, else by file, else the default.
+//!
+//! Settings that exist are right. Every fault is told at once, with the place it comes from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use berth_core::time::Millis;
+use clap::Args;
+use serde_json::Value;
+
+use crate::store::Keeping;
+use crate::store::redis::Options;
+
+/// Run the state service: pins of sessions, over HTTP
+///
+/// Every setting may also come from the environment (--store-timeout is BERTH_STORE_TIMEOUT) or from a JSON file
+/// ({"store-timeout": "40ms"}); a flag wins over the environment, and that over the file. Without --redis the pins are
+/// in memory and end with the process.
+#[derive(Args, Debug, Default)]
+pub struct Arguments {
+    /// JSON file with settings, by their flags' names
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Address to listen on [default: 127.0.0.1:8650]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// redis:// or rediss:// with user, password and database if need be; for a cluster several, with commas
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// true if the servers form a Redis Cluster [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub redis_cluster: Option<String>,
+    /// PEM file with the authorities that may have signed the servers' certificates [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub redis_ca: Option<String>,
+    /// none, or quorum: a replica confirms each resolve, and the answer says whether it did [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub durability: Option<String>,
+    /// How long a session lives that is not used [default: 30m]
+    #[arg(long, value_name = "TIME")]
+    pub ttl: Option<String>,
+    /// How long the store may take [default: 40ms]
+    #[arg(long, value_name = "TIME")]
+    pub store_timeout: Option<String>,
+    /// Changes kept at least, for each shard of a pool [default: 8192]
+    #[arg(long, value_name = "N")]
+    pub changes_kept: Option<String>,
+    /// Requests answered at once; more get 429 [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub in_flight: Option<String>,
+    /// Change polls waiting at once; more get 429 [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub polls: Option<String>,
+    /// Bearer token that requests below /v1 must carry; better from the environment, where no process list shows it
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// PEM file with the listener's certificates, its own first; serves TLS
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// PEM file with the listener's private key
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// PEM file with the authorities of client certificates, which are then required
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "NAME")]
+    pub log_format: Option<String>,
+    /// error, warn, info or debug [default: info]
+    #[arg(long, value_name = "NAME")]
+    pub log_level: Option<String>,
+}
+
+/// Settings that are right.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: String,
+    /// The shared store; absent is memory.
+    pub redis: Option<Options>,
+    /// How long and how much to keep.
+    pub keeping: Keeping,
+    /// Requests at once.
+    pub in_flight: usize,
+    /// Polls at once.
+    pub polls: usize,
+    /// What requests must carry.
+    pub token: Option<String>,
+    /// TLS of the listener.
+    pub tls: Option<Tls>,
+    /// Logs as JSON objects.
+    pub log_json: bool,
+    /// The least that is logged.
+    pub log_level: tracing::Level,
+}
+
+/// TLS of the listener.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Certificates.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// Who signs client certificates.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Gathers the settings; `environment` looks a variable up.
+    ///
+    /// # Errors
+    /// Every fault, each with where it is.
+    pub fn new(
+        arguments: &Arguments,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Vec<String>> {
+        let mut sources = Sources { file: BTreeMap::new(), environment, faults: Vec::new() };
+        sources.read_file(arguments.config.as_deref());
+        let a = arguments;
+
+        let listen = sources.text("listen", &a.listen);
+        let urls = sources.text("redis", &a.redis);
+        let cluster = sources.choice("redis-cluster", &a.redis_cluster, &[("false", false), ("true", true)]);
+        let ca = sources.text("redis-ca", &a.redis_ca);
+        let quorum = sources.choice("durability", &a.durability, &[("none", false), ("quorum", true)]);
+        let ttl = sources.time("ttl", &a.ttl, Millis(1000)..=Millis(7 * 86_400_000));
+        let timeout = sources.time("store-timeout", &a.store_timeout, Millis(1)..=Millis(10_000));
+        let changes = sources.number("changes-kept", &a.changes_kept, 16..=1_000_000);
+        let in_flight = sources.number("in-flight", &a.in_flight, 1..=65_536);
+        let polls = sources.number("polls", &a.polls, 1..=65_536);
+        let token = sources.text("token", &a.token);
+        let tls = sources.tls(a);
+        let log_json = sources.choice("log-format", &a.log_format, &[("text", false), ("json", true)]);
+        let levels = [
+            ("error", tracing::Level::ERROR),
+            ("warn", tracing::Level::WARN),
+            ("info", tracing::Level::INFO),
+            ("debug", tracing::Level::DEBUG),
+        ];
+        let log_level = sources.choice("log-level", &a.log_level, &levels);
+
+        let defaults = Keeping::default();
+        let keeping = Keeping {
+            ttl: ttl.unwrap_or(defaults.ttl),
+            changes: changes.unwrap_or(defaults.changes),
+            ..defaults
+        };
+        let timeout = Duration::from_millis(timeout.unwrap_or(Millis(40)).0);
+        let redis =
+            sources.redis(urls, ca, cluster.unwrap_or(false), quorum.unwrap_or(false), timeout, keeping);
+        let listen = listen.unwrap_or_else(|| "127.0.0.1:8650".to_owned());
+        if listen.parse::<std::net::SocketAddr>().is_err() {
+            sources.faults.push(format!("listen: must be ip:port, is {listen:?}"));
+        }
+        sources.unknown();
+        if !sources.faults.is_empty() {
+            return Err(sources.faults);
+        }
+        Ok(Self {
+            listen,
+            redis,
+            keeping,
+            in_flight: in_flight.unwrap_or(1024),
+            polls: polls.unwrap_or(1024),
+            token,
+            tls,
+            log_json: log_json.unwrap_or(false),
+            log_level: log_level.unwrap_or(tracing::Level::INFO),
+        })
+    }
+}
+
+struct Sources<'e> {
+    file: BTreeMap<String, Value>,
+    environment: &'e dyn Fn(&str) -> Option<String>,
+    faults: Vec<String>,
+}
+
+impl Sources<'_> {
+    fn read_file(&mut self, flag: Option<&str>) {
+        let Some(path) = flag.map(str::to_owned).or_else(|| (self.environment)("BERTH_CONFIG")) else {
+            return;
+        };
+        let read = std::fs::read(&path).map_err(|error| error.to_string());
+        let parsed = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
+        match parsed {
+            Ok(file) => self.file = file,
+            Err(error) => self.faults.push(format!("config: cannot read {path}: {error}")),
+        }
+    }
+
+    /// The value and where it comes from.
+    fn find(&mut self, name: &str, flag: &Option<String>) -> Option<(String, String)> {
+        let in_file = self.file.remove(name);
+        if let Some(value) = flag {
+            return Some((format!("--{name}"), value.clone()));
+        }
+        let variable = format!("BERTH_{}", name.replace('-', "_").to_uppercase());
+        if let Some(value) = (self.environment)(&variable) {
+            return Some((variable, value));
+        }
+        let place = format!("{name} in the file");
+        match in_file? {
+            Value::String(text) => Some((place, text)),
+            Value::Number(number) => Some((place, number.to_string())),
+            Value::Bool(flag) => Some((place, flag.to_string())),
+            _ => {
+                self.faults.push(format!("{place}: must be a text, a number, true or false"));
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, name: &str, flag: &Option<String>) -> Option<String> {
+        let (place, text) = self.find(name, flag)?;
+        if text.is_empty() {
+            self.faults.push(format!("{place}: is empty, leave it out or say something"));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, flag: &Option<String>, choices: &[(&str, T)]) -> Option<T> {
+        let (place, text) = self.find(name, flag)?;
+        let value = choices.iter().find(|(known, _)| *known == text).map(|(_, value)| *value);
+        if value.is_none() {
+            let names: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();
+            self.faults.push(format!("{place}: must be {}, is {text:?}", names.join(" or ")));
+        }
+        value
+    }
+
+    fn number(
+        &mut self,
+        name: &str,
+        flag: &Option<String>,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Option<usize> {
+        let (place, text) = self.find(name, flag)?;
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        if number.is_none() {
+            let (from, to) = range.into_inner();
+            self.faults.push(format!("{place}: must be a whole number from {from} to {to}, is {text:?}"));
+        }
+        number
+    }
+
+    fn time(
+        &mut self,
+        name: &str,
+        flag: &Option<String>,
+        range: std::ops::RangeInclusive<Millis>,
+    ) -> Option<Millis> {
+        let (place, text) = self.find(name, flag)?;
+        let time = time(&text).filter(|time| range.contains(time));
+        if time.is_none() {
+            let (from, to) = range.into_inner();
+            self.faults.push(format!(
+                "{place}: must be a time with its unit (ms, s, m, h) from {}ms to {}s, is {text:?}",
+                from.0,
+                to.0 / 1000
+            ));
+        }
+        time
+    }
+
+    fn tls(&mut self, a: &Arguments) -> Option<Tls> {
+        let cert = self.text("tls-cert", &a.tls_cert);
+        let key = self.text("tls-key", &a.tls_key);
+        let client_ca = self.text("tls-client-ca", &a.tls_client_ca).map(PathBuf::from);
+        match (cert, key) {
+            (Some(cert), Some(key)) => Some(Tls { cert: cert.into(), key: key.into(), client_ca }),
+            (None, None) if client_ca.is_none() => None,
+            _ => {
+                self.faults
+                    .push("tls-cert, tls-key: TLS needs both; tls-client-ca only goes with them".to_owned());
+                None
+            }
+        }
+    }
+
+    fn redis(
+        &mut self,
+        urls: Option<String>,
+        ca: Option<String>,
+        cluster: bool,
+        quorum: bool,
+        timeout: Duration,
+        keeping: Keeping,
+    ) -> Option<Options> {
+        let Some(urls) = urls else {
+            if cluster || quorum || ca.is_some() {
+                self.faults.push(
+                    "redis: redis-cluster, redis-ca and durability quorum need it, and it is missing"
+                        .to_owned(),
+                );
+            }
+            return None;
+        };
+        let urls: Vec<String> = urls.split(',').map(|url| url.trim().to_owned()).collect();
+        if urls.len() > 1 && !cluster {
+            self.faults.push("redis: several servers are for --redis-cluster".to_owned());
+        }
+        for (position, url) in (1..).zip(&urls) {
+            // Not repeated in the message: there may be a password in it.
+            if let Err(error) = redis::IntoConnectionInfo::into_connection_info(url.as_str()) {
+                self.faults.push(format!("redis: URL {position} is not one: {error}"));
+            }
+        }
+        Some(Options { urls, cluster, quorum, ca: ca.map(PathBuf::from), timeout, keeping })
+    }
+
+    /// What in the file nobody asked for.
+    fn unknown(&mut self) {
+        let unknown = std::mem::take(&mut self.file).into_keys();
+        self.faults.extend(unknown.map(|name| format!("{name} in the file: there is no such setting")));
+    }
+}
+
+fn time(text: &str) -> Option<Millis> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(Millis(number.parse::<u64>().ok()?.checked_mul(factor)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn defaults_are_memory_on_loopback() {
+        let settings = Settings::new(&Arguments::default(), &none).unwrap();
+        assert_eq!(settings.listen, "127.0.0.1:8650");
+        assert!(settings.redis.is_none() && settings.token.is_none() && settings.tls.is_none());
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("berth.json");
+        std::fs::write(
+            &file,
+            r#"{"ttl": "1m", "in-flight": 7, "polls": 8, "redis": "redis://a", "redis-cluster": true}"#,
+        )
+        .unwrap();
+        let arguments = Arguments {
+            config: Some(file.to_str().unwrap().to_owned()),
+            polls: Some("10".to_owned()),
+            ..Arguments::default()
+        };
+        let environment =
+            |name: &str| matches!(name, "BERTH_IN_FLIGHT" | "BERTH_POLLS").then(|| "9".to_owned());
+
+        let settings = Settings::new(&arguments, &environment).unwrap();
+
+        assert_eq!((settings.keeping.ttl, settings.in_flight, settings.polls), (Millis(60_000), 9, 10));
+        assert!(settings.redis.unwrap().cluster);
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_and_no_password_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("berth.json");
+        std::fs::write(&file, r#"{"tlt": 1, "polls": []}"#).unwrap();
+        let arguments = Arguments {
+            config: Some(file.to_str().unwrap().to_owned()),
+            listen: Some("localhost".to_owned()),
+            redis: Some("redis://u:secret@a, http://u:secret@b".to_owned()),
+            durability: Some("full".to_owned()),
+            ttl: Some("30".to_owned()),
+            in_flight: Some("0".to_owned()),
+            tls_key: Some("key.pem".to_owned()),
+            log_level: Some("loud".to_owned()),
+            ..Arguments::default()
+        };
+
+        let faults = Settings::new(&arguments, &none).unwrap_err();
+
+        assert_eq!(faults.len(), 10, "{faults:#?}");
+        assert!(!faults.join("\n").contains("secret"), "{faults:#?}");
+    }
+}

@@ -1,0 +1,136 @@
+//! What the state service remembers: pins, nodes and the log of changes, in domain words.
+//!
+//! [`Store`] is the contract; `state/tests/contract.rs` holds every implementation to it. A store keeps no session id,
+//! only keys, and decides nothing about health: it is told which nodes are unusable, and knows what operators and
+//! proxies recorded of nodes.
+
+pub mod memory;
+pub mod placing;
+pub mod redis;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
+    SessionReply, TouchRequest,
+};
+
+pub use self::memory::Memory;
+pub use self::redis::Redis;
+
+/// How long and how much a store keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeping {
+    /// A pin that is neither resolved nor touched lives this long.
+    pub ttl: Millis,
+    /// The version of an ended session is remembered this long, so that a session that comes back continues its
+    /// versions and late news of its former life are recognised.
+    pub ended: Millis,
+    /// Changes kept, at least: per pool in memory, per pool and shard in Redis.
+    pub changes: usize,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        // The death of one of ten nodes that hold a million sessions makes 100,000 changes: 6,250 in each of 16 shards.
+        Self { ttl: Millis(30 * 60_000), ended: Millis(5 * 60_000), changes: 8192 }
+    }
+}
+
+/// Why a store did not answer. It may have done what it was asked all the same: each verb may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreError {
+    /// No answer within the time.
+    Timeout,
+    /// It did not answer lately, so it was not asked.
+    Suspended,
+    /// There is no connection.
+    Unreachable(String),
+    /// It answered, but refused or said what nobody understands.
+    Refused(String),
+}
+
+impl StoreError {
+    /// The reason as a label.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Suspended => "suspended",
+            Self::Unreachable(_) => "unreachable",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("the store did not answer in time"),
+            Self::Suspended => f.write_str("the store did not answer lately and is probed"),
+            Self::Unreachable(reason) => write!(f, "the store cannot be reached: {reason}"),
+            Self::Refused(reason) => write!(f, "the store refused: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// Pins, nodes and changes of all pools. Pools are apart: nothing in one shows in another, and none has to be made.
+///
+/// - **One owner.** Of any number of concurrent resolves of a session, all get the same owner for the same version.
+/// - **Versions only grow** while a pin lives, by one with each change of the owner. A session that was ended continues
+///   its versions for [`Keeping::ended`]; one that expired starts again at 1.
+/// - **A change and its event are one step**: who sees the new owner finds the event in the log.
+/// - **Panic rewrites nothing**: neither owner nor version of a pin that is there.
+/// - Every verb may be repeated after a failure: it then finds what it did.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Finds, claims or rehomes each session; atomic per session, in the order of the request. [`placing`] has the rule.
+    /// A pin lives its full time again.
+    ///
+    /// A found pin is answered with `restore`, once, when its owner's boot id is another than when the pin last met it.
+    async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError>;
+
+    /// Gives each pin its full time again; returns the keys that have none.
+    async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError>;
+
+    /// A pin with its owner's record and its latest changes. Does not count as use.
+    async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError>;
+
+    /// Ends a session; false if it had no pin.
+    async fn end(
+        &self,
+        pool: &PoolName,
+        key: SessionKey,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError>;
+
+    /// All nodes of which anything is recorded, by address.
+    async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError>;
+
+    /// Changes a node's record ([`NodeRecord::with`]) and returns it. What changes nothing makes no event.
+    async fn change_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        change: &NodeChange,
+    ) -> Result<NodeRecord, StoreError>;
+
+    /// The newest position in the log.
+    async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError>;
+
+    /// What came after a position, at most about `limit` events at a time; does not wait. A position that fell off the
+    /// log, or that this store never gave out, is answered with `resync` and the newest position.
+    async fn changes(
+        &self,
+        pool: &PoolName,
+        after: &Cursor,
+        limit: usize,
+    ) -> Result<ChangesReply, StoreError>;
+
+    /// Whether it would answer now.
+    async fn ready(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,338 @@
+//! The embedded store: one process, nothing kept across a restart. For development, the demo and small installations
+//! that can live with a full resolve after a restart.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Outcome, Pin, PoolName, Reason,
+    ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchRequest,
+};
+
+use super::placing::{Placing, place};
+use super::{Keeping, Store, StoreError};
+
+/// Tells the time; tests bring their own.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+
+/// Expired pins are swept when this many are there, then at twice what was left: constant work per claim.
+const FIRST_SWEEP: usize = 1024;
+
+/// Everything in one locked map.
+pub struct Memory {
+    keeping: Keeping,
+    clock: Clock,
+    /// In each cursor, so that one from before a restart is known as such.
+    life: u64,
+    pools: Mutex<BTreeMap<PoolName, Pool>>,
+}
+
+#[derive(Default)]
+struct Pool {
+    pins: HashMap<SessionKey, Entry>,
+    sweep_at: usize,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    changes: VecDeque<(u64, Event)>,
+    last_change: u64,
+}
+
+enum Entry {
+    Live(Live),
+    /// Only the version, until then.
+    Ended(u64, Millis),
+}
+
+struct Live {
+    node: NodeId,
+    version: u64,
+    claimed: Millis,
+    owned: Millis,
+    boot_id: Option<String>,
+    expires: Millis,
+}
+
+impl Memory {
+    /// An empty store.
+    #[must_use]
+    pub fn new(keeping: Keeping, clock: Clock) -> Self {
+        let life = RandomState::new().hash_one(clock().0);
+        Self { keeping, clock, life, pools: Mutex::default() }
+    }
+
+    /// Lets a pin expire now, for tests that cannot wait.
+    #[doc(hidden)]
+    pub fn expire(&self, pool: &PoolName, key: SessionKey) {
+        if let Some(pool) = self.pools().get_mut(pool)
+            && matches!(pool.pins.get(&key), Some(Entry::Live(_)))
+        {
+            pool.pins.remove(&key);
+        }
+    }
+
+    /// A panic while it was held leaves at worst one session half written, and every entry is whole on its own.
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cursor(&self, change: u64) -> Cursor {
+        cursor(self.life, change)
+    }
+
+    /// The number in a cursor of this life.
+    fn position(&self, cursor: &Cursor) -> Option<u64> {
+        let (life, change) = cursor.as_str().strip_prefix('m')?.split_once('-')?;
+        (u64::from_str_radix(life, 16) == Ok(self.life)).then(|| change.parse().ok()).flatten()
+    }
+}
+
+fn cursor(life: u64, change: u64) -> Cursor {
+    match format!("m{life:016x}-{change}").parse() {
+        Ok(cursor) => cursor,
+        Err(_) => unreachable!("hex and decimal digits make a cursor"),
+    }
+}
+
+impl Pool {
+    fn live(&self, key: SessionKey, now: Millis) -> Option<&Live> {
+        match self.pins.get(&key) {
+            Some(Entry::Live(pin)) if pin.expires > now => Some(pin),
+            _ => None,
+        }
+    }
+
+    fn live_mut(&mut self, key: SessionKey, now: Millis) -> Option<&mut Live> {
+        match self.pins.get_mut(&key) {
+            Some(Entry::Live(pin)) if pin.expires > now => Some(pin),
+            _ => None,
+        }
+    }
+
+    fn boot_id(&self, node: NodeId) -> Option<String> {
+        self.nodes.get(&node).and_then(|record| record.boot_id.clone())
+    }
+
+    fn resolve(
+        &mut self,
+        ask: &SessionAsk,
+        request: &ResolveRequest,
+        keeping: &Keeping,
+        now: Millis,
+        life: u64,
+    ) -> Pin {
+        let key = ask.key;
+        let owner = self.live(key, now).map(|pin| pin.node);
+        let placing = place(owner, ask, request.panic, now.0, |node| self.nodes.get(&node));
+        let expires = now + keeping.ttl;
+        let (node, from, outcome) = match placing {
+            Placing::Claim(node) => {
+                let version = match self.pins.get(&key) {
+                    Some(Entry::Ended(version, until)) if *until > now => version + 1,
+                    _ => 1,
+                };
+                let boot_id = self.boot_id(node);
+                self.sweep(now);
+                let pin = Live { node, version, claimed: now, owned: now, boot_id, expires };
+                self.pins.insert(key, Entry::Live(pin));
+                (node, None, Outcome::Claimed)
+            }
+            Placing::Rehome(node, reason) => {
+                let boot_id = self.boot_id(node);
+                let Some(pin) = self.live_mut(key, now) else { unreachable!("only a live pin is rehomed") };
+                let from = pin.node;
+                *pin = Live {
+                    node,
+                    version: pin.version + 1,
+                    claimed: pin.claimed,
+                    owned: now,
+                    boot_id,
+                    expires,
+                };
+                let version = pin.version;
+                self.log(life, keeping, now, |event| {
+                    event.kind = ChangeKind::Rehomed;
+                    event.key = Some(key);
+                    event.node = Some(node);
+                    event.from = Some(from);
+                    event.version = Some(version);
+                    event.reason = reason;
+                    event.correlation_id.clone_from(&request.correlation_id);
+                });
+                (node, Some(from), Outcome::Rehomed)
+            }
+            Placing::Keep => {
+                (owner.unwrap_or_else(|| unreachable!("a request has candidates")), None, Outcome::Found)
+            }
+        };
+
+        let boot_id = self.boot_id(node);
+        let Some(pin) = self.live_mut(key, now) else { unreachable!("found, or made just now") };
+        pin.expires = expires;
+        let restore = matches!((&pin.boot_id, &boot_id), (Some(then), Some(now)) if then != now);
+        pin.boot_id = boot_id.or_else(|| pin.boot_id.take());
+        Pin { key, node, version: pin.version, outcome, from, restore, durable: None }
+    }
+
+    fn log(&mut self, life: u64, keeping: &Keeping, now: Millis, fill: impl FnOnce(&mut Event)) {
+        self.last_change += 1;
+        let mut event = Event {
+            cursor: cursor(life, self.last_change),
+            kind: ChangeKind::Unknown,
+            key: None,
+            node: None,
+            from: None,
+            version: None,
+            reason: Reason::Unknown,
+            time_ms: now.0,
+            correlation_id: None,
+            record: None,
+        };
+        fill(&mut event);
+        self.changes.push_back((self.last_change, event));
+        while self.changes.len() > keeping.changes {
+            self.changes.pop_front();
+        }
+    }
+
+    fn sweep(&mut self, now: Millis) {
+        if self.pins.len() < self.sweep_at.max(FIRST_SWEEP) {
+            return;
+        }
+        self.pins.retain(|_, entry| match entry {
+            Entry::Live(pin) => pin.expires > now,
+            Entry::Ended(_, until) => *until > now,
+        });
+        self.sweep_at = self.pins.len() * 2;
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
+        let now = (self.clock)();
+        let mut pools = self.pools();
+        let pool = pools.entry(request.pool.clone()).or_default();
+        let sessions = request.sessions.iter();
+        Ok(sessions.map(|ask| pool.resolve(ask, request, &self.keeping, now, self.life)).collect())
+    }
+
+    async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError> {
+        let now = (self.clock)();
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(&request.pool) else { return Ok(request.keys.clone()) };
+        let mut missing = Vec::new();
+        for key in &request.keys {
+            match pool.live_mut(*key, now) {
+                Some(pin) => pin.expires = now + self.keeping.ttl,
+                None => missing.push(*key),
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn session(&self, name: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
+        let now = (self.clock)();
+        let pools = self.pools();
+        let Some((pool, pin)) = pools.get(name).and_then(|pool| Some((pool, pool.live(key, now)?))) else {
+            return Ok(None);
+        };
+        let events = pool.changes.iter().map(|(_, event)| event).filter(|event| event.key == Some(key));
+        Ok(Some(SessionReply {
+            pool: name.clone(),
+            key,
+            node: pin.node,
+            version: pin.version,
+            age_ms: now.since(pin.claimed).0,
+            owned_ms: now.since(pin.owned).0,
+            ttl_ms: pin.expires.since(now).0,
+            owner: pool.nodes.get(&pin.node).cloned().unwrap_or_else(|| NodeRecord::unknown(pin.node)),
+            events: events.cloned().collect(),
+        }))
+    }
+
+    async fn end(
+        &self,
+        pool: &PoolName,
+        key: SessionKey,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let now = (self.clock)();
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
+        let Some((node, version)) = pool.live(key, now).map(|pin| (pin.node, pin.version)) else {
+            return Ok(false);
+        };
+        pool.pins.insert(key, Entry::Ended(version, now + self.keeping.ended));
+        pool.log(self.life, &self.keeping, now, |event| {
+            event.kind = ChangeKind::Ended;
+            event.key = Some(key);
+            event.node = Some(node);
+            event.version = Some(version);
+            event.reason = Reason::Deleted;
+            event.correlation_id = correlation_id.map(str::to_owned);
+        });
+        Ok(true)
+    }
+
+    async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
+        Ok(self.pools().get(pool).map(|pool| pool.nodes.values().cloned().collect()).unwrap_or_default())
+    }
+
+    async fn change_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        change: &NodeChange,
+    ) -> Result<NodeRecord, StoreError> {
+        let now = (self.clock)();
+        let mut pools = self.pools();
+        let pool = pools.entry(pool.clone()).or_default();
+        let record = pool.nodes.entry(node).or_insert_with(|| NodeRecord::unknown(node));
+        let Some(next) = record.with(change, now.0) else { return Ok(record.clone()) };
+        *record = next.clone();
+        pool.log(self.life, &self.keeping, now, |event| {
+            event.kind = ChangeKind::Node;
+            event.node = Some(node);
+            event.version = Some(next.version);
+            event.reason = Reason::Updated;
+            event.correlation_id.clone_from(&change.correlation_id);
+            event.record = Some(next.clone());
+        });
+        Ok(next)
+    }
+
+    async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {
+        Ok(self.cursor(self.pools().get(pool).map_or(0, |pool| pool.last_change)))
+    }
+
+    async fn changes(
+        &self,
+        pool: &PoolName,
+        after: &Cursor,
+        limit: usize,
+    ) -> Result<ChangesReply, StoreError> {
+        let pools = self.pools();
+        let none = Pool::default();
+        let pool = pools.get(pool).unwrap_or(&none);
+        let oldest = pool.changes.front().map_or(pool.last_change + 1, |(change, _)| *change);
+        let after = self.position(after).filter(|after| *after <= pool.last_change && after + 1 >= oldest);
+        let Some(after) = after else {
+            return Ok(ChangesReply {
+                cursor: self.cursor(pool.last_change),
+                resync: true,
+                events: Vec::new(),
+            });
+        };
+        let seen = usize::try_from(after + 1 - oldest.min(after + 1)).unwrap_or(usize::MAX);
+        let later = pool.changes.iter().skip(seen).take(limit);
+        let events: Vec<Event> = later.map(|(_, event)| event.clone()).collect();
+        let cursor = events.last().map_or_else(|| self.cursor(after), |event| event.cursor.clone());
+        Ok(ChangesReply { cursor, resync: false, events })
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

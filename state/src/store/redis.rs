@@ -1,0 +1,323 @@
+//! The shared store: Redis or Valkey 7, one server or a Cluster.
+//!
+//! A pool is spread over sixteen shards by its session keys (`layout`). All keys of a shard share a hash tag, so the
+//! script that resolves a session touches one slot, and a claim or rehome, its life and its change event are one atomic
+//! step (`scripts`). `link` sends many of them at once and bounds each call in time; `gate` stops asking a store that does
+//! not answer.
+
+mod gate;
+mod layout;
+mod link;
+mod reading;
+mod scripts;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use berth_core::wire::{
+    ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
+    SessionReply, TouchRequest,
+};
+use redis::Value;
+
+use self::layout::{Position, SHARDS, Shard, node_text};
+use self::link::{Answers, Group, Link, Step};
+use self::reading::{integer, misread, text};
+use super::{Keeping, Store, StoreError};
+
+/// A record that changes this often between reading and writing it is not changed by people.
+const NODE_CHANGE_ATTEMPTS: usize = 8;
+/// How far back the changes of one session are looked for, in its shard.
+const EVENTS_LOOKED_AT: usize = 1024;
+
+/// Where the servers are and how they are asked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `redis://` or `rediss://`, with user and password if need be; several for a Cluster.
+    pub urls: Vec<String>,
+    /// The servers form a Redis Cluster.
+    pub cluster: bool,
+    /// Ask a replica to confirm each resolve.
+    pub quorum: bool,
+    /// PEM file with the authorities of the servers' certificates; absent is the system's.
+    pub ca: Option<PathBuf>,
+    /// The longest any verb may take.
+    pub timeout: Duration,
+    /// How long and how much to keep.
+    pub keeping: Keeping,
+}
+
+/// The store on Redis.
+pub struct Redis {
+    link: Link,
+    keeping: Keeping,
+}
+
+impl Redis {
+    /// A store on the servers that `options` name. Connects when it is first asked; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What is wrong with the options.
+    pub fn new(options: &Options) -> Result<Self, String> {
+        Ok(Self { link: Link::new(options)?, keeping: options.keeping })
+    }
+
+    /// Where this store keeps a pin, for tests that let one expire.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn pin_key(pool: &PoolName, key: SessionKey) -> String {
+        Shard::of(pool, key).pin(key)
+    }
+
+    async fn record(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+    ) -> Result<Option<(String, NodeRecord)>, StoreError> {
+        let home = Shard::home(pool);
+        let step = Step::command("HGET").arg(home.records()).arg(node.to_string());
+        match self.link.one(&home, step).await? {
+            Value::Nil => Ok(None),
+            value => {
+                let text = text(&value)?;
+                let record = serde_json::from_str(text).map_err(|_| misread("a node's record"))?;
+                Ok(Some((text.to_owned(), record)))
+            }
+        }
+    }
+
+    /// To every other shard: each resolves its sessions without asking another.
+    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) -> Result<(), StoreError> {
+        let copy = |shard: Shard| {
+            let step = Step::script(&scripts::COPY_NODE, &[shard.nodes()])
+                .arg(record.node.to_string())
+                .arg(record.version.to_string())
+                .arg(node_text(record));
+            Group { shard, steps: vec![step] }
+        };
+        self.link.run(Shard::all(pool).skip(1).map(copy).collect(), false).await?;
+        Ok(())
+    }
+
+    fn resolve_step(&self, shard: &Shard, request: &ResolveRequest, session: usize) -> Option<Step> {
+        let ask = request.sessions.get(session)?;
+        let keys = [shard.pin(ask.key), shard.ended(ask.key), shard.nodes(), shard.changes()];
+        let mut step = Step::script(&scripts::RESOLVE, &keys)
+            .arg(self.keeping.ttl.0.to_string())
+            .arg(if request.panic { "1" } else { "0" })
+            .arg(self.keeping.changes.to_string())
+            .arg(ask.key.to_string())
+            .arg(request.correlation_id.as_deref().unwrap_or_default())
+            .arg(ask.candidates.len().to_string());
+        for node in ask.candidates.iter().chain(&ask.unusable) {
+            step = step.arg(node.to_string());
+        }
+        Some(step)
+    }
+}
+
+/// Puts things that belong to sessions together by shard, remembering where each was in the request.
+fn by_shard<T>(pool: &PoolName, items: impl Iterator<Item = (SessionKey, T)>) -> Vec<(Shard, Vec<T>)> {
+    let mut groups: Vec<(Shard, Vec<T>)> = Shard::all(pool).map(|shard| (shard, Vec::new())).collect();
+    for (key, item) in items {
+        if let Some((_, group)) = groups.get_mut(layout::index(key)) {
+            group.push(item);
+        }
+    }
+    groups.retain(|(_, items)| !items.is_empty());
+    groups
+}
+
+#[async_trait]
+impl Store for Redis {
+    async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
+        let sessions = request.sessions.iter().enumerate().map(|(index, ask)| (ask.key, index));
+        let shards = by_shard(&request.pool, sessions);
+        let groups = shards.iter().map(|(shard, sessions)| Group {
+            shard: shard.clone(),
+            steps: sessions.iter().filter_map(|index| self.resolve_step(shard, request, *index)).collect(),
+        });
+        let answers = self.link.run(groups.collect(), true).await?;
+
+        let mut pins = vec![None; request.sessions.len()];
+        for ((_, sessions), Answers { values, durable }) in shards.iter().zip(&answers) {
+            for (index, value) in sessions.iter().zip(values) {
+                if let (Some(place), Some(ask)) = (pins.get_mut(*index), request.sessions.get(*index)) {
+                    *place = Some(Pin { durable: *durable, ..reading::pin(ask.key, text(value)?)? });
+                }
+            }
+        }
+        pins.into_iter().collect::<Option<_>>().ok_or_else(|| misread("the number of pins"))
+    }
+
+    async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError> {
+        let shards = by_shard(&request.pool, request.keys.iter().map(|key| (*key, *key)));
+        let life = self.keeping.ttl.0.to_string();
+        let groups = shards.iter().map(|(shard, keys)| Group {
+            shard: shard.clone(),
+            steps: keys
+                .iter()
+                .map(|key| Step::command("PEXPIRE").arg(shard.pin(*key)).arg(life.as_str()))
+                .collect(),
+        });
+        let answers = self.link.run(groups.collect(), false).await?;
+        let mut missing = Vec::new();
+        for ((_, keys), answers) in shards.iter().zip(&answers) {
+            for (key, value) in keys.iter().zip(&answers.values) {
+                if integer(value)? == 0 {
+                    missing.push(*key);
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
+        let shard = Shard::of(pool, key);
+        let steps = vec![
+            Step::command("GET").arg(shard.pin(key)),
+            Step::command("PTTL").arg(shard.pin(key)),
+            Step::command("TIME"),
+            Step::command("XREVRANGE")
+                .arg(shard.changes())
+                .arg("+")
+                .arg("-")
+                .arg("COUNT")
+                .arg(EVENTS_LOOKED_AT.to_string()),
+        ];
+        let answers = self.link.run(vec![Group { shard: shard.clone(), steps }], false).await?;
+        let [pin, ttl, time, events] = answers.first().map_or(&[][..], |answers| &answers.values) else {
+            return Err(misread("the parts of a session"));
+        };
+        if *pin == Value::Nil {
+            return Ok(None);
+        }
+        let mut session = reading::session(pool, key, text(pin)?, integer(ttl)?, reading::time(time)?)?;
+        session.events = reading::events(&shard, events)?;
+        session.events.retain(|event| event.key == Some(key));
+        session.events.reverse();
+        if let Some((_, owner)) = self.record(pool, session.node).await? {
+            session.owner = owner;
+        }
+        Ok(Some(session))
+    }
+
+    async fn end(
+        &self,
+        pool: &PoolName,
+        key: SessionKey,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let shard = Shard::of(pool, key);
+        let step = Step::script(&scripts::END, &[shard.pin(key), shard.ended(key), shard.changes()])
+            .arg(self.keeping.ended.0.to_string())
+            .arg(self.keeping.changes.to_string())
+            .arg(key.to_string())
+            .arg(correlation_id.unwrap_or_default());
+        Ok(integer(&self.link.one(&shard, step).await?)? == 1)
+    }
+
+    async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
+        let home = Shard::home(pool);
+        let value = self.link.one(&home, Step::command("HVALS").arg(home.records())).await?;
+        let records: Vec<String> = redis::from_redis_value(value).map_err(|_| misread("nodes"))?;
+        let records = records.iter().map(|text| serde_json::from_str(text));
+        let mut nodes: Vec<NodeRecord> =
+            records.collect::<Result<_, _>>().map_err(|_| misread("a node's record"))?;
+        nodes.sort_by_key(|record| record.node);
+        Ok(nodes)
+    }
+
+    async fn change_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        change: &NodeChange,
+    ) -> Result<NodeRecord, StoreError> {
+        let home = Shard::home(pool);
+        for _ in 0..NODE_CHANGE_ATTEMPTS {
+            let now = reading::time(&self.link.one(&home, Step::command("TIME")).await?)?;
+            let there = self.record(pool, node).await?;
+            let (before, record) = there.unwrap_or_else(|| (String::new(), NodeRecord::unknown(node)));
+            let Some(next) = record.with(change, now) else {
+                // Perhaps an earlier attempt reached the first shard only.
+                self.copy_to_shards(pool, &record).await?;
+                return Ok(record);
+            };
+            let after = serde_json::to_string(&next).map_err(|_| misread("a node's record"))?;
+            let step = Step::script(&scripts::CHANGE_NODE, &[home.records(), home.nodes(), home.changes()])
+                .arg(node.to_string())
+                .arg(before)
+                .arg(after)
+                .arg(node_text(&next))
+                .arg(next.version.to_string())
+                .arg(change.correlation_id.as_deref().unwrap_or_default())
+                .arg(self.keeping.changes.to_string());
+            if integer(&self.link.one(&home, step).await?)? == 1 {
+                self.copy_to_shards(pool, &next).await?;
+                return Ok(next);
+            }
+        }
+        Err(StoreError::Refused(format!("{node} is being changed by too many at once")))
+    }
+
+    async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {
+        let newest = |shard: Shard| {
+            let step =
+                Step::command("XREVRANGE").arg(shard.changes()).arg("+").arg("-").arg("COUNT").arg("1");
+            Group { shard, steps: vec![step] }
+        };
+        let answers = self.link.run(Shard::all(pool).map(newest).collect(), false).await?;
+        let mut heads = [Position::default(); SHARDS];
+        for (head, answers) in heads.iter_mut().zip(&answers) {
+            let value = answers.values.first().ok_or_else(|| misread("the newest change"))?;
+            *head = reading::newest(value)?.unwrap_or_default();
+        }
+        Ok(layout::cursor(&heads))
+    }
+
+    async fn changes(
+        &self,
+        pool: &PoolName,
+        after: &Cursor,
+        limit: usize,
+    ) -> Result<ChangesReply, StoreError> {
+        let Some(mut positions) = layout::positions(after) else {
+            return Ok(ChangesReply { cursor: self.head(pool).await?, resync: true, events: Vec::new() });
+        };
+        let count = limit.div_ceil(SHARDS).to_string();
+        let read = |(shard, position): (Shard, &Position)| {
+            let step = Step::script(&scripts::CHANGES, &[shard.changes()])
+                .arg(position.to_string())
+                .arg(count.as_str());
+            Group { shard, steps: vec![step] }
+        };
+        let answers = self.link.run(Shard::all(pool).zip(&positions).map(read).collect(), false).await?;
+
+        let mut events = Vec::new();
+        let mut resync = false;
+        let mut heads = positions;
+        for ((shard, answers), (position, head)) in
+            Shard::all(pool).zip(&answers).zip(positions.iter_mut().zip(&mut heads))
+        {
+            let value = answers.values.first().ok_or_else(|| misread("changes"))?;
+            let part = reading::changes(&shard, value)?;
+            *head = part.newest;
+            // A position ahead of the log: the store lost what it had. One before the oldest: events were dropped.
+            resync |= *position > part.newest || (part.dropped && *position < part.oldest);
+            *position = part.last.unwrap_or(*position);
+            events.extend(part.events);
+        }
+        if resync {
+            return Ok(ChangesReply { cursor: layout::cursor(&heads), resync: true, events: Vec::new() });
+        }
+        // Shards are apart, so this is for the reader's eye only; within a shard the order stays.
+        events.sort_by_key(|event| event.time_ms);
+        Ok(ChangesReply { cursor: layout::cursor(&positions), resync: false, events })
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.link.ping().await
+    }
+}

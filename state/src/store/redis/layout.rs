@@ -1,0 +1,196 @@
+//! Where things are in Redis, and how positions in its sixteen logs make one cursor.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `berth:{pool/s}:pin:KEY` | string | a pin; s is the first hex digit of KEY |
+//! | `berth:{pool/s}:ended:KEY` | string | the version of a session that was ended a short while ago |
+//! | `berth:{pool/s}:nodes` | hash | of each node what resolving needs; a copy in each shard |
+//! | `berth:{pool/s}:changes` | stream | the changes of the shard's sessions; those of nodes in shard 0 |
+//! | `berth:{pool/0}:records` | hash | the nodes' whole records |
+
+use std::fmt;
+
+use berth_core::wire::{Cursor, NodeRecord, PoolName, SessionKey};
+
+/// Slots of a pool. Enough to spread one pool over a cluster of sixteen primaries, few enough to read sixteen logs many
+/// times a second. Fixed for ever: with another number every pin would be elsewhere.
+pub(super) const SHARDS: usize = 16;
+
+/// One shard of one pool.
+#[derive(Clone)]
+pub(super) struct Shard {
+    /// `berth:{pool/s}:`
+    prefix: String,
+    index: usize,
+}
+
+/// The shard of a session: its key's first hex digit.
+pub(super) fn index(key: SessionKey) -> usize {
+    usize::from(key.as_bytes()[0] >> 4)
+}
+
+impl Shard {
+    pub(super) fn of(pool: &PoolName, key: SessionKey) -> Self {
+        Self::numbered(pool, index(key))
+    }
+
+    /// The one that has the nodes' records.
+    pub(super) fn home(pool: &PoolName) -> Self {
+        Self::numbered(pool, 0)
+    }
+
+    /// All of a pool, in order.
+    pub(super) fn all(pool: &PoolName) -> impl Iterator<Item = Self> {
+        (0..SHARDS).map(move |index| Self::numbered(pool, index))
+    }
+
+    fn numbered(pool: &PoolName, index: usize) -> Self {
+        Self { prefix: format!("berth:{{{pool}/{index:x}}}:"), index }
+    }
+
+    /// Any key of the shard has its slot.
+    pub(super) fn slot_key(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn pin(&self, key: SessionKey) -> String {
+        format!("{}pin:{key}", self.prefix)
+    }
+
+    pub(super) fn ended(&self, key: SessionKey) -> String {
+        format!("{}ended:{key}", self.prefix)
+    }
+
+    pub(super) fn nodes(&self) -> String {
+        format!("{}nodes", self.prefix)
+    }
+
+    pub(super) fn changes(&self) -> String {
+        format!("{}changes", self.prefix)
+    }
+
+    pub(super) fn records(&self) -> String {
+        format!("{}records", self.prefix)
+    }
+
+    /// What tells one event of this shard from all others of the pool.
+    pub(super) fn event_cursor(&self, position: Position) -> Cursor {
+        let mut positions = [Position::default(); SHARDS];
+        if let Some(place) = positions.get_mut(self.index) {
+            *place = position;
+        }
+        cursor(&positions)
+    }
+}
+
+/// What `resolve.lua` reads of a node.
+pub(super) fn node_text(record: &NodeRecord) -> String {
+    let cooldown = record.cooldown_until_ms.unwrap_or(0);
+    let boot_id = record.boot_id.as_deref().unwrap_or_default();
+    format!("{}|{}|{cooldown}|{boot_id}", record.version, record.state.name())
+}
+
+/// A place in one stream: milliseconds and a number within them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub(super) time_ms: u64,
+    number: u64,
+}
+
+impl Position {
+    /// From Redis' own `time-number`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (time, number) = text.split_once('-')?;
+        Some(Self { time_ms: time.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.time_ms, self.number)
+    }
+}
+
+/// `r`, then `.shard~time-number` in base 36 for each shard that has a position.
+pub(super) fn cursor(positions: &[Position; SHARDS]) -> Cursor {
+    let mut text = String::from("r");
+    for (shard, position) in positions.iter().enumerate() {
+        if *position != Position::default() {
+            text.push('.');
+            base36(&mut text, shard as u64);
+            text.push('~');
+            base36(&mut text, position.time_ms);
+            text.push('-');
+            base36(&mut text, position.number);
+        }
+    }
+    match text.parse() {
+        Ok(cursor) => cursor,
+        // 16 × (2 × 13 digits + 4) is less than the longest cursor.
+        Err(_) => unreachable!("sixteen positions fit a cursor"),
+    }
+}
+
+/// `None` if the cursor is not of this store.
+pub(super) fn positions(cursor: &Cursor) -> Option<[Position; SHARDS]> {
+    let mut positions = [Position::default(); SHARDS];
+    let mut parts = cursor.as_str().split('.');
+    if parts.next() != Some("r") {
+        return None;
+    }
+    for part in parts {
+        let (shard, position) = part.split_once('~')?;
+        let (time, number) = position.split_once('-')?;
+        let from36 = |text| u64::from_str_radix(text, 36).ok();
+        *positions.get_mut(usize::try_from(from36(shard)?).ok()?)? =
+            Position { time_ms: from36(time)?, number: from36(number)? };
+    }
+    Some(positions)
+}
+
+fn base36(text: &mut String, mut number: u64) {
+    let mut digits = Vec::with_capacity(13);
+    loop {
+        digits.extend(char::from_digit((number % 36) as u32, 36));
+        number /= 36;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend(digits.iter().rev());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursor_survives_a_trip() {
+        let mut there = [Position::default(); SHARDS];
+        assert_eq!(cursor(&there).as_str(), "r");
+        assert_eq!(positions(&cursor(&there)), Some(there));
+
+        there[0] = Position { time_ms: 1_767_225_600_123, number: 0 };
+        there[15] = Position { time_ms: u64::MAX, number: u64::MAX };
+        assert_eq!(positions(&cursor(&there)), Some(there));
+
+        there = [Position { time_ms: u64::MAX, number: u64::MAX }; SHARDS];
+        assert_eq!(positions(&cursor(&there)), Some(there));
+    }
+
+    #[test]
+    fn cursors_of_others_are_known_as_such() {
+        for text in ["m1-2", "r.g", "r.0~", "r.g~1-1", "r.zz~1-1", "r.0~1", "r..", "x"] {
+            assert_eq!(positions(&text.parse().unwrap()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn all_keys_of_a_shard_have_one_slot() {
+        let pool: PoolName = "nodes".parse().unwrap();
+        let key = SessionKey::new("nodes", b"alice");
+        let shard = Shard::of(&pool, key);
+        assert_eq!(shard.pin(key), format!("berth:{{nodes/b}}:pin:{key}"));
+        assert!(shard.changes().starts_with(shard.slot_key()));
+    }
+}

@@ -1,0 +1,314 @@
+//! The connection: many commands at once, each call bounded in time, redirections and lost scripts handled.
+//!
+//! A call is groups of steps, a group for each shard. One server gets them all in one pipeline; a Cluster gets a
+//! pipeline for each shard, all at once. Steps are scripts by hash or plain commands, and every one may be repeated.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterConfig;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+
+use super::Options;
+use super::gate::Gate;
+use super::layout::Shard;
+use super::scripts::Named;
+use crate::store::StoreError;
+
+/// `WAIT` holds up a connection until a replica has confirmed; with several, one call in that state does not hold up all.
+const QUORUM_CONNECTIONS: usize = 8;
+/// Connecting may take longer than a call: calls give up on their own, and the attempt serves the next ones.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts to connect.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// A server that vanished without a word is given up after this time without an acknowledgement.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
+
+/// One command or script call.
+pub(super) struct Step {
+    command: Cmd,
+    script: Option<&'static Named>,
+}
+
+impl Step {
+    pub(super) fn command(name: &str) -> Self {
+        Self { command: redis::cmd(name), script: None }
+    }
+
+    pub(super) fn script(script: &'static Named, keys: &[String]) -> Self {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&script.hash).arg(keys.len()).arg(keys);
+        Self { command, script: Some(script) }
+    }
+
+    pub(super) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// The script by its text, which also teaches it to the server.
+    fn by_text(&self) -> Cmd {
+        let Some(script) = self.script else { return self.command.clone() };
+        let mut command = redis::cmd("EVAL");
+        command.arg(script.text);
+        for argument in self.command.args_iter().skip(2) {
+            if let redis::Arg::Simple(bytes) = argument {
+                command.arg(bytes);
+            }
+        }
+        command
+    }
+}
+
+/// Steps of one shard, in order.
+pub(super) struct Group {
+    pub(super) shard: Shard,
+    pub(super) steps: Vec<Step>,
+}
+
+/// What became of a group.
+pub(super) struct Answers {
+    /// One for each step.
+    pub(super) values: Vec<Value>,
+    /// Whether a replica confirmed; `None` if nobody asked it.
+    pub(super) durable: Option<bool>,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Single(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+pub(super) struct Link {
+    connections: Vec<Connection>,
+    next: std::sync::atomic::AtomicUsize,
+    quorum: bool,
+    timeout: Duration,
+    gate: Gate,
+}
+
+impl Link {
+    pub(super) fn new(options: &Options) -> Result<Self, String> {
+        let count = if options.quorum { QUORUM_CONNECTIONS } else { 1 };
+        let connect = || if options.cluster { cluster(options) } else { single(options) };
+        let connections = (0..count).map(|_| connect()).collect::<Result<_, RedisError>>();
+        Ok(Self {
+            connections: connections.map_err(|error| error.to_string())?,
+            next: std::sync::atomic::AtomicUsize::new(0),
+            quorum: options.quorum,
+            timeout: options.timeout,
+            gate: Gate::new(),
+        })
+    }
+
+    /// One step.
+    pub(super) async fn one(&self, shard: &Shard, step: Step) -> Result<Value, StoreError> {
+        let answers = self.run(vec![Group { shard: shard.clone(), steps: vec![step] }], false).await?;
+        let value = answers.into_iter().next().and_then(|answers| answers.values.into_iter().next());
+        value.ok_or_else(|| StoreError::Refused("there was no answer".to_owned()))
+    }
+
+    /// All steps of all groups; `durable` asks a replica to confirm, if the store was told to.
+    pub(super) async fn run(&self, groups: Vec<Group>, durable: bool) -> Result<Vec<Answers>, StoreError> {
+        self.bounded(async {
+            // The replica gets half of the time: without it the answer is still good, only not durable.
+            let wait = (durable && self.quorum).then(|| self.timeout / 2);
+            match self.connection()? {
+                Connection::Single(mut connection) => {
+                    let steps: Vec<&Step> = groups.iter().flat_map(|group| &group.steps).collect();
+                    let answers = on_single(&mut connection, &steps, wait).await?;
+                    let mut values = answers.values.into_iter();
+                    let of_group = |group: &Group| Answers {
+                        values: values.by_ref().take(group.steps.len()).collect(),
+                        durable: answers.durable,
+                    };
+                    Ok(groups.iter().map(of_group).collect())
+                }
+                Connection::Cluster(connection) => {
+                    try_join_all(groups.iter().map(|group| on_shard(connection.clone(), group, wait))).await
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether there is an answer: of the server, or of one of the cluster's primaries.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.bounded(async {
+            match self.connection()? {
+                Connection::Single(mut connection) => {
+                    redis::cmd("PING")
+                        .query_async::<Value>(&mut connection)
+                        .await
+                        .map_err(|error| failure(&error))?;
+                }
+                Connection::Cluster(mut connection) => {
+                    let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
+                    connection
+                        .route_command(redis::cmd("PING"), route)
+                        .await
+                        .map_err(|error| failure(&error))?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn connection(&self) -> Result<Connection, StoreError> {
+        let turn = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let connection = self.connections.get(turn % self.connections.len().max(1));
+        connection.cloned().ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
+    }
+
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if !self.gate.admits() {
+            return Err(StoreError::Suspended);
+        }
+        let result = tokio::time::timeout(self.timeout, call).await.unwrap_or(Err(StoreError::Timeout));
+        // A refusal is an answer: the store is there.
+        self.gate.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
+        result
+    }
+}
+
+fn single(options: &Options) -> Result<Connection, RedisError> {
+    let url = options.urls.first().map_or("", String::as_str);
+    let info = redis::IntoConnectionInfo::into_connection_info(url)?;
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
+    let client = redis::Client::open(info.set_tcp_settings(tcp))?;
+    let config = ConnectionManagerConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_min_delay(RECONNECT.0)
+        .set_max_delay(RECONNECT.1)
+        .set_number_of_retries(3)
+        .set_pipeline_buffer_size(1024);
+    Ok(Connection::Single(ConnectionManager::new_lazy_with_config(client, config)?))
+}
+
+fn cluster(options: &Options) -> Result<Connection, RedisError> {
+    let builder = redis::cluster::ClusterClient::builder(options.urls.iter().map(String::as_str))
+        .retries(4)
+        .min_retry_wait(5)
+        .max_retry_wait(20)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .response_timeout(options.timeout)
+        .overall_response_timeout(Some(options.timeout));
+    let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
+    let client = builder.tcp_settings(tcp).build()?;
+    Ok(Connection::Cluster(client.get_pending_async_connection_with_config(ClusterConfig::new())))
+}
+
+async fn on_single(
+    connection: &mut ConnectionManager,
+    steps: &[&Step],
+    wait: Option<Duration>,
+) -> Result<Answers, StoreError> {
+    let mut answers = Answers { values: Vec::new(), durable: None };
+    for by_text in [false, true] {
+        let commands = steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
+        let pipeline = pipeline(commands, wait);
+        let values = connection
+            .req_packed_commands(&pipeline, 0, pipeline.len())
+            .await
+            .map_err(|error| failure(&error))?;
+        answers = split(values, wait);
+        if !answers.values.iter().any(is_no_script) {
+            break;
+        }
+    }
+    match answers.values.iter().find_map(server_error) {
+        Some(error) => Err(StoreError::Refused(error)),
+        None => Ok(answers),
+    }
+}
+
+async fn on_shard(
+    mut connection: ClusterConnection,
+    group: &Group,
+    wait: Option<Duration>,
+) -> Result<Answers, StoreError> {
+    let route =
+        || SingleNodeRoutingInfo::SpecificNode(Route::with_key(group.shard.slot_key(), SlotAddr::Master));
+    let mut answers = Answers { values: Vec::new(), durable: None };
+    for by_text in [false, true] {
+        let commands =
+            group.steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
+        let pipeline = pipeline(commands, wait);
+        let count = pipeline.len();
+        let values =
+            connection.route_pipeline(pipeline, 0, count, route()).await.map_err(|error| failure(&error))?;
+        answers = split(values, wait);
+        if !answers.values.iter().any(is_no_script) {
+            break;
+        }
+    }
+    // The slot has moved, or is moving. Alone, a command follows the redirection, and the library learns from it; in a
+    // pipeline it does not. A replica was then asked on the wrong connection, so its word does not count.
+    for (value, step) in answers.values.iter_mut().zip(&group.steps) {
+        if server_error(value).is_some() {
+            let command = step.by_text();
+            *value = connection
+                .route_command(command, RoutingInfo::SingleNode(route()))
+                .await
+                .map_err(|error| failure(&error))?;
+            answers.durable = answers.durable.map(|_| false);
+        }
+    }
+    match answers.values.iter().find_map(server_error) {
+        Some(error) => Err(StoreError::Refused(error)),
+        None => Ok(answers),
+    }
+}
+
+/// With `WAIT` as its last command: on one connection it speaks of all writes before it.
+fn pipeline(commands: impl Iterator<Item = Cmd>, wait: Option<Duration>) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    for command in commands {
+        pipeline.add_command(command);
+    }
+    if let Some(wait) = wait {
+        pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
+    }
+    pipeline
+}
+
+fn split(mut values: Vec<Value>, wait: Option<Duration>) -> Answers {
+    let durable = wait.map(|_| matches!(values.pop(), Some(Value::Int(replicas)) if replicas > 0));
+    Answers { values, durable }
+}
+
+fn is_no_script(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
+}
+
+fn server_error(value: &Value) -> Option<String> {
+    match value {
+        Value::ServerError(error) => {
+            Some(format!("{} {}", error.code(), error.details().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+fn failure(error: &RedisError) -> StoreError {
+    match error.kind() {
+        _ if error.is_timeout() => StoreError::Timeout,
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
+        ErrorKind::Server(
+            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
+            // Followed as often as the library does, to a primary that is not there.
+            | ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain,
+        ) => StoreError::Unreachable(error.to_string()),
+        _ => StoreError::Refused(error.to_string()),
+    }
+}

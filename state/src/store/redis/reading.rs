@@ -1,0 +1,160 @@
+//! What Redis answers, as wire types. Whatever does not fit is an error, never a panic: the keys may be anybody's.
+
+use std::collections::BTreeMap;
+
+use berth_core::wire::{
+    ChangeKind, Event, NodeRecord, Outcome, Pin, PoolName, Reason, SessionKey, SessionReply,
+};
+use redis::Value;
+
+use super::layout::{Position, Shard};
+use crate::store::StoreError;
+
+pub(super) fn misread(what: &str) -> StoreError {
+    StoreError::Refused(format!("{what} cannot be read: is another program using the keys berth:*?"))
+}
+
+pub(super) fn text(value: &Value) -> Result<&str, StoreError> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).map_err(|_| misread("a text")),
+        Value::SimpleString(text) => Ok(text),
+        _ => Err(misread("a text")),
+    }
+}
+
+pub(super) fn integer(value: &Value) -> Result<i64, StoreError> {
+    match value {
+        Value::Int(number) => Ok(*number),
+        _ => Err(misread("a number")),
+    }
+}
+
+fn list(value: &Value) -> Result<&[Value], StoreError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        _ => Err(misread("a list")),
+    }
+}
+
+/// Seconds and microseconds, as milliseconds.
+pub(super) fn time(value: &Value) -> Result<u64, StoreError> {
+    let [seconds, micros] = list(value)? else { return Err(misread("the time")) };
+    match (text(seconds)?.parse::<u64>(), text(micros)?.parse::<u64>()) {
+        (Ok(seconds), Ok(micros)) => Ok(seconds.saturating_mul(1000) + micros / 1000),
+        _ => Err(misread("the time")),
+    }
+}
+
+/// `outcome|version|restore|from|node`
+pub(super) fn pin(key: SessionKey, text: &str) -> Result<Pin, StoreError> {
+    let read = || {
+        let mut parts = text.split('|');
+        let outcome = match parts.next()? {
+            "f" => Outcome::Found,
+            "c" => Outcome::Claimed,
+            "r" => Outcome::Rehomed,
+            _ => return None,
+        };
+        let version = parts.next()?.parse().ok()?;
+        let restore = parts.next()? == "1";
+        let from = match parts.next()? {
+            "" => None,
+            from => Some(from.parse().ok()?),
+        };
+        let node = parts.next()?.parse().ok()?;
+        Some(Pin { key, node, version, outcome, from, restore, durable: None })
+    };
+    read().ok_or_else(|| misread("a pin"))
+}
+
+/// `version|claimed|owned|boot id|node`
+pub(super) fn session(
+    pool: &PoolName,
+    key: SessionKey,
+    text: &str,
+    ttl: i64,
+    now_ms: u64,
+) -> Result<SessionReply, StoreError> {
+    let read = || {
+        let mut parts = text.split('|');
+        let version = parts.next()?.parse().ok()?;
+        let claimed: u64 = parts.next()?.parse().ok()?;
+        let owned: u64 = parts.next()?.parse().ok()?;
+        let node = parts.nth(1)?.parse().ok()?;
+        Some(SessionReply {
+            pool: pool.clone(),
+            key,
+            node,
+            version,
+            age_ms: now_ms.saturating_sub(claimed),
+            owned_ms: now_ms.saturating_sub(owned),
+            ttl_ms: u64::try_from(ttl).unwrap_or(0),
+            owner: NodeRecord::unknown(node),
+            events: Vec::new(),
+        })
+    };
+    read().ok_or_else(|| misread("a pin"))
+}
+
+/// What `changes.lua` returns.
+pub(super) struct Part {
+    pub(super) newest: Position,
+    pub(super) oldest: Position,
+    pub(super) dropped: bool,
+    /// Of the last event here.
+    pub(super) last: Option<Position>,
+    pub(super) events: Vec<Event>,
+}
+
+pub(super) fn changes(shard: &Shard, value: &Value) -> Result<Part, StoreError> {
+    let [newest, oldest, dropped, entries] = list(value)? else { return Err(misread("changes")) };
+    Ok(Part {
+        newest: position(newest)?,
+        oldest: position(oldest)?,
+        dropped: integer(dropped)? == 1,
+        last: list(entries)?.last().map(entry_position).transpose()?,
+        events: events(shard, entries)?,
+    })
+}
+
+/// The position of the only entry, if there is one.
+pub(super) fn newest(entries: &Value) -> Result<Option<Position>, StoreError> {
+    list(entries)?.first().map(entry_position).transpose()
+}
+
+pub(super) fn events(shard: &Shard, entries: &Value) -> Result<Vec<Event>, StoreError> {
+    list(entries)?.iter().map(|entry| event(shard, entry)).collect()
+}
+
+fn position(value: &Value) -> Result<Position, StoreError> {
+    Position::parse(text(value)?).ok_or_else(|| misread("a position"))
+}
+
+fn entry_position(entry: &Value) -> Result<Position, StoreError> {
+    position(list(entry)?.first().ok_or_else(|| misread("a change"))?)
+}
+
+fn event(shard: &Shard, entry: &Value) -> Result<Event, StoreError> {
+    let [_, pairs] = list(entry)? else { return Err(misread("a change")) };
+    let at = entry_position(entry)?;
+    let mut fields = BTreeMap::new();
+    for pair in list(pairs)?.chunks_exact(2) {
+        if let [name, value] = pair {
+            fields.insert(text(name)?, text(value)?);
+        }
+    }
+    // The words are those of the wire, so its own reader knows them; one that it does not know is of a newer service.
+    let word = |name| serde_json::Value::from(fields.get(name).copied().unwrap_or_default());
+    Ok(Event {
+        cursor: shard.event_cursor(at),
+        kind: serde_json::from_value(word("kind")).unwrap_or(ChangeKind::Unknown),
+        key: fields.get("key").and_then(|text| text.parse().ok()),
+        node: fields.get("node").and_then(|text| text.parse().ok()),
+        from: fields.get("from").and_then(|text| text.parse().ok()),
+        version: fields.get("version").and_then(|text| text.parse().ok()),
+        reason: serde_json::from_value(word("reason")).unwrap_or(Reason::Unknown),
+        time_ms: at.time_ms,
+        correlation_id: fields.get("correlation_id").filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
+        record: fields.get("record").and_then(|text| serde_json::from_str(text).ok()),
+    })
+}

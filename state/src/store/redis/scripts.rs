@@ -1,0 +1,29 @@
+//! The Lua that runs inside Redis. Each file says its KEYS and ARGV, and why it is not a transaction.
+
+use std::sync::LazyLock;
+
+/// A script and the hash that Redis knows it by.
+pub(super) struct Script {
+    pub(super) text: &'static str,
+    pub(super) hash: String,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        Self { text, hash: redis::Script::new(text).get_hash().to_owned() }
+    }
+}
+
+/// A script that is hashed once.
+pub(super) type Named = LazyLock<Script>;
+
+/// Finds, claims or rehomes one session.
+pub(super) static RESOLVE: Named = Named::new(|| Script::new(include_str!("scripts/resolve.lua")));
+/// Ends one session.
+pub(super) static END: Named = Named::new(|| Script::new(include_str!("scripts/end.lua")));
+/// Writes a node's record.
+pub(super) static CHANGE_NODE: Named = Named::new(|| Script::new(include_str!("scripts/change_node.lua")));
+/// Copies a node's record into one more shard.
+pub(super) static COPY_NODE: Named = Named::new(|| Script::new(include_str!("scripts/copy_node.lua")));
+/// Reads one shard's changes.
+pub(super) static CHANGES: Named = Named::new(|| Script::new(include_str!("scripts/changes.lua")));

@@ -1,0 +1,342 @@
+//! The HTTP interface as its users meet it, on a real port.
+#[path = "support/http.rs"]
+mod http;
+mod support;
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_core::wire::{ResolveReply, SessionKey};
+use berth_state::Limits;
+use berth_state::store::redis::Options;
+use berth_state::store::{Keeping, Memory};
+use serde_json::json;
+
+use http::{Reply, Service};
+use support::{RedisServer, eventually};
+
+fn key(id: &str) -> String {
+    SessionKey::new("nodes", id.as_bytes()).to_string()
+}
+
+fn resolve_body(id: &str, candidates: &[&str], unusable: &[&str]) -> String {
+    let session = json!({"key": key(id), "candidates": candidates, "unusable": unusable});
+    json!({"pool": "nodes", "sessions": [session]}).to_string()
+}
+
+fn resolve(service: &Service, id: &str, candidates: &[&str], unusable: &[&str]) -> Reply {
+    service.ask("POST", "/v1/resolve", &resolve_body(id, candidates, unusable))
+}
+
+fn on(server: &RedisServer) -> Options {
+    Options {
+        urls: vec![server.url()],
+        cluster: false,
+        quorum: false,
+        ca: None,
+        timeout: Duration::from_millis(200),
+        keeping: Keeping::default(),
+    }
+}
+
+fn with(limits: Limits) -> Service {
+    Service::start(limits, || Arc::new(Memory::new(Keeping::default(), Arc::new(http::now))))
+}
+
+const A: &str = "10.0.0.1:80";
+const B: &str = "10.0.0.2:80";
+
+#[test]
+fn a_session_is_resolved_inspected_touched_and_ended() {
+    let service = Service::in_memory();
+
+    let pins = resolve(&service, "alice", &[A, B], &[]).json();
+    assert_eq!(pins["pins"][0], json!({"key": key("alice"), "node": A, "version": 1, "outcome": "claimed"}));
+    let pins = resolve(&service, "alice", &[B, A], &[A]).json();
+    let expected = json!({"key": key("alice"), "node": B, "version": 2, "outcome": "rehomed", "from": A});
+    assert_eq!(pins["pins"][0], expected);
+
+    let path = format!("/v1/sessions/{}?pool=nodes", key("alice"));
+    let session = service.ask("GET", &path, "").json();
+    assert_eq!((&session["node"], &session["version"]), (&json!(B), &json!(2)));
+    assert_eq!(session["owner"]["state"], "active");
+    assert_eq!(session["events"][0]["kind"], "rehomed");
+
+    let body = json!({"pool": "nodes", "keys": [key("alice"), key("bob")]}).to_string();
+    let touched = service.ask("POST", "/v1/touch", &body).json();
+    assert_eq!(touched, json!({"touched": 1, "missing": [key("bob")]}));
+
+    assert_eq!(service.ask("DELETE", &path, "").json(), json!({"ended": true}));
+    assert_eq!(service.ask("DELETE", &path, "").status, 404);
+    assert_eq!(service.ask("GET", &path, "").status, 404);
+}
+
+#[test]
+fn nodes_are_changed_in_part() {
+    let service = Service::in_memory();
+    let path = format!("/v1/nodes/{A}?pool=nodes");
+    assert_eq!(service.ask("GET", &path, "").status, 404);
+
+    let record = service.ask("PUT", &path, r#"{"state": "draining", "note": "disk"}"#).json();
+    assert_eq!((&record["state"], &record["version"]), (&json!("draining"), &json!(1)));
+    let record = service.ask("PUT", &path, r#"{"boot_id": "b1"}"#).json();
+    assert_eq!((&record["state"], &record["boot_id"]), (&json!("draining"), &json!("b1")));
+
+    assert_eq!(service.ask("GET", &path, "").json(), record);
+    assert_eq!(service.ask("GET", "/v1/nodes?pool=nodes", "").json(), json!({"nodes": [record]}));
+    assert_eq!(service.ask("GET", "/v1/nodes?pool=others", "").json(), json!({"nodes": []}));
+    let six = service.ask("PUT", "/v1/nodes/%5B::1%5D:80?pool=nodes", "{}").json();
+    assert_eq!(six["node"], "[::1]:80");
+}
+
+#[test]
+fn every_fault_is_named() {
+    let service = Service::in_memory();
+    let body = json!({"pool": "a/b", "more": 1, "sessions": [{"key": "x"}]}).to_string();
+    let faults = service.ask("POST", "/v1/resolve", &body).faults();
+    assert_eq!(faults, ["pool", "sessions[0].key", "sessions[0].candidates", "more"]);
+
+    for (method, path, body, faults) in [
+        ("POST", "/v1/resolve", "no json", vec![""]),
+        ("GET", "/v1/changes?after=%00&wait=99999&poll=a", "", vec!["pool", "after", "wait", "poll"]),
+        ("GET", "/v1/changes?pool=a&wait=soon", "", vec!["wait"]),
+        ("GET", "/v1/nodes", "", vec!["pool"]),
+        ("GET", "/v1/nodes?pool=a&pool=b", "", vec!["pool"]),
+        ("PUT", "/v1/nodes/host:80?pool=a", "{}", vec!["node"]),
+        ("PUT", "/v1/nodes/1.1.1.1:80?pool=a", r#"{"state": "up", "weight": 0}"#, vec!["state", "weight"]),
+        (
+            "PUT",
+            "/v1/nodes/1.1.1.1:80?pool=a",
+            r#"{"cooldown_until_ms": 9000000000000000}"#,
+            vec!["cooldown_until_ms"],
+        ),
+        ("GET", "/v1/sessions/alice?pool=a", "", vec!["key"]),
+    ] {
+        assert_eq!(service.ask(method, path, body).faults(), faults, "{method} {path}");
+    }
+}
+
+#[test]
+fn other_refusals_are_json_too() {
+    let service = Service::in_memory();
+    let large = "x".repeat(2 << 20);
+    for (method, path, body, status, code) in [
+        ("GET", "/v2", "", 404, "not_found"),
+        ("GET", "/v1/resolve", "", 405, "method_not_allowed"),
+        ("POST", "/v1/resolve", large.as_str(), 413, "body_too_large"),
+        ("GET", &format!("/v1/sessions/{}?pool=a", key("nobody")), "", 404, "not_found"),
+    ] {
+        let reply = service.ask(method, path, body);
+        assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (status, Some(code)), "{path}");
+    }
+}
+
+#[test]
+fn a_token_is_asked_for_below_v1_only() {
+    let service = with(Limits { token: Some("s3cret".into()), ..Limits::default() });
+    let path = "/v1/nodes?pool=a";
+
+    let reply = service.ask("GET", path, "");
+    assert_eq!((reply.status, reply.head.contains("www-authenticate: bearer")), (401, true));
+    for wrong in
+        ["authorization: Bearer s3cre", "authorization: Bearer s3crets", "authorization: Basic s3cret"]
+    {
+        assert_eq!(service.ask_with("GET", path, "", &[wrong]).status, 401);
+    }
+    assert_eq!(service.ask_with("GET", path, "", &["authorization: Bearer s3cret"]).status, 200);
+    for open in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(service.ask("GET", open, "").status, 200);
+    }
+}
+
+#[test]
+fn more_than_it_takes_on_gets_429() {
+    let service = with(Limits { in_flight: 0, polls: 1, ..Limits::default() });
+    let reply = resolve(&service, "alice", &[A], &[]);
+    assert_eq!((reply.status, reply.head.contains("retry-after: 1")), (429, true), "{reply:?}");
+
+    // Polls have their own places.
+    std::thread::scope(|scope| {
+        let poll = scope.spawn(|| service.ask("GET", "/v1/changes?pool=a&wait=1500", ""));
+        eventually("the poll has the only place", || {
+            service.ask("GET", "/v1/changes?pool=a", "").status == 429
+        });
+        assert_eq!(poll.join().unwrap().status, 200);
+    });
+    assert_eq!(service.ask("GET", "/v1/changes?pool=a", "").status, 200);
+}
+
+#[test]
+fn metrics_count_what_happened_without_naming_anybody() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A, B], &[]);
+    resolve(&service, "alice", &[A, B], &[A]);
+    service.ask("POST", "/v1/resolve", "");
+
+    let text = service.ask("GET", "/metrics", "").body;
+
+    for line in [
+        r#"berth_state_requests_total{call="resolve",status="200"} 2"#,
+        r#"berth_state_requests_total{call="resolve",status="400"} 1"#,
+        r#"berth_state_resolved_total{outcome="claimed"} 1"#,
+        r#"berth_state_resolved_total{outcome="rehomed"} 1"#,
+        "berth_state_resolve_seconds_count 2",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("10.0.0.1") && !text.contains(&key("alice")[..8]));
+}
+
+#[test]
+fn the_request_id_of_the_proxy_is_in_the_event() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A, B], &[]);
+    let body = resolve_body("alice", &[A, B], &[A]);
+    service.ask_with("POST", "/v1/resolve", &body, &["x-request-id: 11-22"]);
+
+    let session = service.ask("GET", &format!("/v1/sessions/{}?pool=nodes", key("alice")), "").json();
+    assert_eq!(session["events"][0]["correlation_id"], "11-22");
+}
+
+/// Rehomes through one service and tells how long a poll at another took to hear of it.
+fn news_between(asked: &Service, polled: &Service) {
+    let start: ResolveReply = serde_json::from_str(&resolve(asked, "alice", &[A, B], &[]).body).unwrap();
+    let path = format!("/v1/changes?pool=nodes&wait=20000&after={}", start.cursor);
+    std::thread::scope(|scope| {
+        let poll = scope.spawn(|| {
+            let reply = polled.ask("GET", &path, "");
+            (reply, Instant::now())
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let rehomed = Instant::now();
+        resolve(asked, "alice", &[A, B], &[A]);
+
+        let (reply, heard) = poll.join().unwrap();
+        let event = &reply.json()["events"][0];
+        assert_eq!((&event["kind"], &event["node"]), (&json!("rehomed"), &json!(B)));
+        assert!(heard - rehomed < Duration::from_millis(500), "{:?}", heard - rehomed);
+
+        let after = reply.json()["cursor"].as_str().unwrap().to_owned();
+        let nothing = polled.ask("GET", &format!("/v1/changes?pool=nodes&wait=100&after={after}"), "").json();
+        assert_eq!((&nothing["events"], &nothing["resync"]), (&json!([]), &json!(false)));
+    });
+}
+
+#[test]
+fn a_waiting_poll_hears_of_a_rehome_within_half_a_second() {
+    let service = Service::in_memory();
+    news_between(&service, &service);
+}
+
+#[test]
+fn a_poll_at_another_service_hears_of_it_too() {
+    let server = RedisServer::start(&[]);
+    let (one, other) = (Service::on_redis(on(&server)), Service::on_redis(on(&server)));
+    news_between(&one, &other);
+}
+
+#[test]
+fn a_waiting_poll_is_answered_when_the_service_stops() {
+    let service = Service::in_memory();
+    std::thread::scope(|scope| {
+        let poll = scope.spawn(|| service.ask("GET", "/v1/changes?pool=a&wait=30000", ""));
+        std::thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        service.stop();
+        assert_eq!(poll.join().unwrap().status, 200);
+        assert!(start.elapsed() < Duration::from_secs(3));
+    });
+}
+
+#[test]
+fn a_killed_redis_is_503_in_time_and_its_return_is_noticed() {
+    let mut server = RedisServer::start(&[]);
+    let service = Service::on_redis(on(&server));
+    assert_eq!(resolve(&service, "alice", &[A], &[]).status, 200);
+
+    server.kill();
+    for _ in 0..20 {
+        let start = Instant::now();
+        let reply = resolve(&service, "alice", &[A], &[]);
+        assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (503, Some("store_unavailable")));
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+    assert_eq!(service.ask("GET", "/readyz", "").status, 503);
+    assert_eq!(service.ask("GET", "/healthz", "").status, 200);
+
+    server.revive();
+    eventually("the service to find its store", || service.ask("GET", "/readyz", "").status == 200);
+    // What was in memory is gone, scripts included; sessions are claimed anew.
+    assert_eq!(resolve(&service, "alice", &[B], &[]).json()["pins"][0]["outcome"], "claimed");
+}
+
+#[test]
+fn a_hung_redis_is_503_in_time_and_costs_no_time_after_a_while() {
+    let server = RedisServer::start(&[]);
+    let service = Service::on_redis(on(&server));
+    assert_eq!(resolve(&service, "alice", &[A], &[]).status, 200);
+
+    server.signal("-STOP");
+    let replies: Vec<(Reply, Duration)> = (0..30)
+        .map(|_| {
+            let start = Instant::now();
+            (resolve(&service, "alice", &[A], &[]), start.elapsed())
+        })
+        .collect();
+    assert!(replies.iter().all(|(reply, took)| reply.status == 503 && *took < Duration::from_secs(1)));
+    let quick = replies.iter().filter(|(_, took)| *took < Duration::from_millis(100)).count();
+    assert!(quick >= 10, "{quick} of 30 did not wait");
+    let metrics = service.ask("GET", "/metrics", "").body;
+    assert!(!metrics.contains("berth_state_store_failures_total{reason=\"suspended\"} 0"), "{metrics}");
+
+    server.signal("-CONT");
+    eventually("the service to find its store", || resolve(&service, "alice", &[A], &[]).status == 200);
+}
+
+#[test]
+fn a_service_that_starts_before_its_redis_finds_it() {
+    let mut server = RedisServer::start(&[]);
+    server.kill();
+    let service = Service::on_redis(on(&server));
+    assert_eq!(resolve(&service, "alice", &[A], &[]).status, 503);
+
+    server.revive();
+
+    eventually("the service to find its store", || resolve(&service, "alice", &[A], &[]).status == 200);
+}
+
+#[test]
+fn quorum_says_whether_a_replica_has_it() {
+    let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let mut replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    eventually("the replica", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
+    let service = Service::on_redis(Options { quorum: true, timeout: Duration::from_secs(2), ..on(&server) });
+
+    eventually("a confirmation", || {
+        resolve(&service, "alice", &[A], &[]).json()["pins"][0]["durable"] == json!(true)
+    });
+    assert_eq!(resolve(&service, "bob", &[A], &[]).json()["pins"][0]["durable"], true);
+
+    replica.kill();
+    let start = Instant::now();
+    assert_eq!(resolve(&service, "carol", &[A], &[]).json()["pins"][0]["durable"], false);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn whatever_a_body_holds_is_answered() {
+    let service = Service::in_memory();
+    for bytes in [&b"\xff\xfe"[..], b"[[[[", b"\"", b"{\"pool\":\"\\ud800\"}", b"1e999"] {
+        let head = format!(
+            "POST /v1/resolve HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            bytes.len()
+        );
+        assert_eq!(http::raw(service.address, &[head.as_bytes(), bytes].concat()).status, 400);
+    }
+    // Half a body and gone: nobody is there to be answered, and the service goes on.
+    let mut half = std::net::TcpStream::connect(service.address).unwrap();
+    half.write_all(b"POST /v1/resolve HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    drop(half);
+    assert_eq!(service.ask("GET", "/healthz", "").status, 200);
+}

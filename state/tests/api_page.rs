@@ -1,0 +1,67 @@
+//! `docs/api.md` is true: its examples are run in order, with a shell and curl, and answer what the page shows.
+#[path = "support/http.rs"]
+mod http;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use http::Service;
+
+/// Fenced blocks in order: their first line's words, and what they hold.
+fn blocks(page: &str) -> Vec<(&str, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(kind) = line.strip_prefix("```") {
+            let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((kind, body.join("\n")));
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_example_does_what_the_page_says() {
+    let service = Service::in_memory();
+    let page = include_str!("../../docs/api.md").replace("http://127.0.0.1:8650", &service.url());
+    let blocks = blocks(&page);
+    let mut shown = 0;
+    let mut key = String::new();
+    for (position, (kind, script)) in blocks.iter().enumerate() {
+        if *kind != "sh run" {
+            continue;
+        }
+        let output = Command::new("bash").args(["-euc", script]).env("KEY", &key).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{script}\n{stdout}");
+        if script.starts_with("KEY=") {
+            key = stdout.trim().to_owned();
+        }
+        if let Some(("json", expected)) = blocks.get(position + 1).map(|(kind, body)| (*kind, body)) {
+            let expected: Value = serde_json::from_str(expected).unwrap();
+            same(&expected, &serde_json::from_str(&stdout).unwrap(), script);
+            shown += 1;
+        }
+    }
+    assert!(shown >= 8, "{shown}");
+}
+
+/// Equal, but for times and positions.
+fn same(expected: &Value, found: &Value, script: &str) {
+    match (expected, found) {
+        (Value::Object(expected), Value::Object(found)) => {
+            assert!(expected.keys().eq(found.keys()), "{script}: {expected:?} is {found:?}");
+            for (name, value) in expected {
+                if name != "cursor" && !name.ends_with("_ms") {
+                    same(value, &found[name], script);
+                }
+            }
+        }
+        (Value::Array(expected), Value::Array(found)) => {
+            assert_eq!(expected.len(), found.len(), "{script}");
+            expected.iter().zip(found).for_each(|(expected, found)| same(expected, found, script));
+        }
+        _ => assert_eq!(expected, found, "{script}"),
+    }
+}

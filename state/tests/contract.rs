@@ -1,0 +1,428 @@
+//! The contract of `Store`, one body for all stores: memory, a private redis-server, and a real Redis Cluster.
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangeKind, Event, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason, ResolveRequest,
+    SessionAsk, SessionKey, TouchRequest,
+};
+use berth_state::store::redis::Options;
+use berth_state::store::{Keeping, Memory, Redis, Store};
+use futures_util::future::join_all;
+
+use support::{RedisCluster, RedisServer, eventually_async};
+
+const KEEPING: Keeping = Keeping { ttl: Millis(60_000), ended: Millis(60_000), changes: 64 };
+/// Short enough to wait for, long enough for a slow machine to look in between.
+const SHORT: Keeping = Keeping { ttl: Millis(700), ..KEEPING };
+/// For stores that share this machine with a compiler.
+const PATIENT: Duration = Duration::from_secs(5);
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+fn memory(keeping: Keeping) -> Arc<dyn Store> {
+    Arc::new(Memory::new(keeping, Arc::new(|| Millis(now_ms()))))
+}
+
+fn options(server: &RedisServer, keeping: Keeping) -> Options {
+    Options { urls: vec![server.url()], cluster: false, quorum: false, ca: None, timeout: PATIENT, keeping }
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    contract(&|keeping| memory(keeping), 1).await;
+}
+
+#[tokio::test]
+async fn redis_keeps_the_contract() {
+    let server = RedisServer::start(&[]);
+    contract(&|keeping| Arc::new(Redis::new(&options(&server, keeping)).unwrap()), 3).await;
+}
+
+#[tokio::test]
+async fn redis_cluster_keeps_the_contract() {
+    let cluster = RedisCluster::start();
+    let options = |keeping| Options {
+        urls: cluster.urls(),
+        cluster: true,
+        quorum: false,
+        ca: None,
+        timeout: PATIENT,
+        keeping,
+    };
+    contract(&|keeping| Arc::new(Redis::new(&options(keeping)).unwrap()), 3).await;
+}
+
+/// `services`: how many may stand in front of one store.
+async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
+    let store = &*open(KEEPING);
+    claims_and_finds(store).await;
+    racing_claimers_agree(&(0..services).map(|_| open(KEEPING)).collect::<Vec<_>>()).await;
+    rehomes_once(store).await;
+    rehomes_to_what_is_fit_or_not_at_all(store).await;
+    shared_cooldown_rehomes_without_being_told(store).await;
+    new_sessions_avoid_what_operators_took_out(store).await;
+    panic_rewrites_nothing(store).await;
+    answers_in_order_and_pools_are_apart(store).await;
+    touches(store).await;
+    ends_and_continues_versions(store).await;
+    restores_once_after_a_restart(store).await;
+    node_records_change_in_part_and_cooldown_only_grows(store).await;
+    changes_are_read_on_from_a_cursor(store).await;
+    a_cursor_that_fell_off_gets_resync(store).await;
+    foreign_cursors_get_resync(store).await;
+    pins_expire(&*open(SHORT)).await;
+    store.ready().await.unwrap();
+}
+
+fn pool(name: &str) -> PoolName {
+    name.parse().unwrap()
+}
+
+fn key(id: &str) -> SessionKey {
+    SessionKey::new("p", id.as_bytes())
+}
+
+fn node(number: u16) -> NodeId {
+    format!("10.0.0.1:{number}").parse().unwrap()
+}
+
+fn nodes(numbers: &[u16]) -> Vec<NodeId> {
+    numbers.iter().map(|number| node(*number)).collect()
+}
+
+fn ask(id: &str, candidates: &[u16], unusable: &[u16]) -> SessionAsk {
+    SessionAsk { key: key(id), candidates: nodes(candidates), unusable: nodes(unusable) }
+}
+
+fn request(name: &str, sessions: Vec<SessionAsk>) -> ResolveRequest {
+    ResolveRequest {
+        pool: pool(name),
+        region: None,
+        panic: false,
+        correlation_id: Some("cid-1".into()),
+        sessions,
+    }
+}
+
+async fn resolve(store: &dyn Store, name: &str, id: &str, candidates: &[u16], unusable: &[u16]) -> Pin {
+    let pins = store.resolve(&request(name, vec![ask(id, candidates, unusable)])).await.unwrap();
+    assert_eq!(pins.len(), 1);
+    pins.into_iter().next().unwrap()
+}
+
+fn pin(id: &str, outcome: Outcome, owner: u16, version: u64) -> Pin {
+    Pin { key: key(id), node: node(owner), version, outcome, from: None, restore: false, durable: None }
+}
+
+async fn change(store: &dyn Store, name: &str, number: u16, change: NodeChange) -> u64 {
+    store.change_node(&pool(name), node(number), &change).await.unwrap().version
+}
+
+fn to_state(state: NodeState) -> NodeChange {
+    NodeChange { state: Some(state), ..NodeChange::default() }
+}
+
+fn cooling(until: u64) -> NodeChange {
+    NodeChange { cooldown_until_ms: Some(until), ..NodeChange::default() }
+}
+
+async fn events_of(store: &dyn Store, name: &str, id: &str) -> Vec<Event> {
+    store.session(&pool(name), key(id)).await.unwrap().unwrap().events
+}
+
+async fn claims_and_finds(store: &dyn Store) {
+    assert_eq!(resolve(store, "claims", "a", &[1, 2], &[]).await, pin("a", Outcome::Claimed, 1, 1));
+    assert_eq!(resolve(store, "claims", "a", &[2, 1], &[]).await, pin("a", Outcome::Found, 1, 1));
+
+    let session = store.session(&pool("claims"), key("a")).await.unwrap().unwrap();
+    assert_eq!((session.node, session.version, session.events), (node(1), 1, vec![]));
+    assert!(session.age_ms < 30_000 && session.ttl_ms > 30_000 && session.ttl_ms <= 60_000);
+    assert_eq!(session.owner.state, NodeState::Active);
+    assert_eq!(store.session(&pool("claims"), key("b")).await.unwrap(), None);
+}
+
+async fn racing_claimers_agree(services: &[Arc<dyn Store>]) {
+    let ids: Vec<String> = (0..50).map(|i| format!("race-{i}")).collect();
+    let ask = |turn: u16| {
+        let sessions = ids.iter().map(|id| ask(id, &[turn, turn + 1], &[])).collect();
+        let store = &services[usize::from(turn) % services.len()];
+        async move { store.resolve(&request("race", sessions)).await.unwrap() }
+    };
+
+    let answers = join_all((1..=8).map(ask)).await;
+
+    for session in 0..ids.len() {
+        let of_all: Vec<&Pin> = answers.iter().map(|pins| &pins[session]).collect();
+        assert!(of_all.iter().all(|pin| (pin.node, pin.version) == (of_all[0].node, 1)), "{of_all:?}");
+        assert_eq!(of_all.iter().filter(|pin| pin.outcome == Outcome::Claimed).count(), 1);
+    }
+}
+
+async fn rehomes_once(store: &dyn Store) {
+    resolve(store, "rehome", "a", &[1, 2], &[]).await;
+
+    let rehomed = resolve(store, "rehome", "a", &[2, 3], &[1]).await;
+    assert_eq!(rehomed, Pin { from: Some(node(1)), ..pin("a", Outcome::Rehomed, 2, 2) });
+
+    // The other proxy lost the race, and a late one does not move it back.
+    assert_eq!(resolve(store, "rehome", "a", &[3, 2], &[1]).await, pin("a", Outcome::Found, 2, 2));
+    assert_eq!(resolve(store, "rehome", "a", &[1, 2], &[]).await, pin("a", Outcome::Found, 2, 2));
+
+    let events = events_of(store, "rehome", "a").await;
+    assert_eq!(events.len(), 1);
+    let event = &events[0];
+    assert_eq!((event.kind, event.reason), (ChangeKind::Rehomed, Reason::Unusable));
+    assert_eq!((event.node, event.from, event.version), (Some(node(2)), Some(node(1)), Some(2)));
+    assert_eq!(event.correlation_id.as_deref(), Some("cid-1"));
+    assert!(now_ms().abs_diff(event.time_ms) < 30_000);
+}
+
+async fn rehomes_to_what_is_fit_or_not_at_all(store: &dyn Store) {
+    resolve(store, "fit", "a", &[1], &[]).await;
+    // A candidate may be unusable itself, or the owner.
+    assert_eq!(resolve(store, "fit", "a", &[1, 2], &[1, 2]).await, pin("a", Outcome::Found, 1, 1));
+    assert_eq!(resolve(store, "fit", "a", &[1, 2, 3], &[1, 2]).await.node, node(3));
+    // A new one always gets an answer.
+    assert_eq!(resolve(store, "fit", "b", &[1, 2], &[1, 2]).await, pin("b", Outcome::Claimed, 1, 1));
+    assert_eq!(resolve(store, "fit", "c", &[1, 2], &[1]).await, pin("c", Outcome::Claimed, 2, 1));
+}
+
+async fn shared_cooldown_rehomes_without_being_told(store: &dyn Store) {
+    resolve(store, "cooldown", "a", &[1, 2], &[]).await;
+    change(store, "cooldown", 1, cooling(now_ms() + 3_600_000)).await;
+
+    let rehomed = resolve(store, "cooldown", "a", &[1, 2], &[]).await;
+
+    assert_eq!(rehomed, Pin { from: Some(node(1)), ..pin("a", Outcome::Rehomed, 2, 2) });
+    assert_eq!(events_of(store, "cooldown", "a").await[0].reason, Reason::Cooldown);
+    assert_eq!(resolve(store, "cooldown", "b", &[1, 2], &[]).await, pin("b", Outcome::Claimed, 2, 1));
+    // One that is over is over.
+    change(store, "cooldown", 3, cooling(now_ms() - 1)).await;
+    assert_eq!(resolve(store, "cooldown", "c", &[3, 2], &[]).await, pin("c", Outcome::Claimed, 3, 1));
+}
+
+async fn new_sessions_avoid_what_operators_took_out(store: &dyn Store) {
+    resolve(store, "states", "old", &[1], &[]).await;
+    for (number, state) in [(1, NodeState::Draining), (2, NodeState::Degraded), (3, NodeState::Standby)] {
+        change(store, "states", number, to_state(state)).await;
+    }
+
+    assert_eq!(resolve(store, "states", "old", &[4], &[]).await, pin("old", Outcome::Found, 1, 1));
+    let new = resolve(store, "states", "new", &[1, 2, 3, 4], &[]).await;
+    assert_eq!(new, pin("new", Outcome::Claimed, 4, 1));
+    // Better there than nowhere.
+    let last = resolve(store, "states", "last", &[2, 3], &[]).await;
+    assert_eq!(last, pin("last", Outcome::Claimed, 2, 1));
+
+    let session = store.session(&pool("states"), key("old")).await.unwrap().unwrap();
+    assert_eq!(session.owner.state, NodeState::Draining);
+}
+
+async fn panic_rewrites_nothing(store: &dyn Store) {
+    resolve(store, "panic", "a", &[1, 2], &[]).await;
+    change(store, "panic", 1, cooling(now_ms() + 3_600_000)).await;
+    let panic = |id, candidates: &[u16], unusable: &[u16]| ResolveRequest {
+        panic: true,
+        ..request("panic", vec![ask(id, candidates, unusable)])
+    };
+
+    let found = store.resolve(&panic("a", &[2, 3], &[1])).await.unwrap();
+    assert_eq!(found, [pin("a", Outcome::Found, 1, 1)]);
+    assert_eq!(events_of(store, "panic", "a").await, []);
+    // One without a pin gets the ring's choice.
+    let claimed = store.resolve(&panic("b", &[1, 2], &[1])).await.unwrap();
+    assert_eq!(claimed, [pin("b", Outcome::Claimed, 1, 1)]);
+}
+
+async fn answers_in_order_and_pools_are_apart(store: &dyn Store) {
+    let ids: Vec<String> = (0..200).map(|i| format!("order-{i}")).collect();
+    let sessions = |turn: usize| {
+        let ask = |(i, id): (usize, &String)| ask(id, &[1 + ((i + turn) % 7) as u16], &[]);
+        ids.iter().enumerate().map(ask).collect()
+    };
+
+    for (name, turn) in [("order", 0), ("disorder", 1), ("order", 2)] {
+        let pins = store.resolve(&request(name, sessions(turn))).await.unwrap();
+
+        let shift = usize::from(name == "disorder");
+        for (i, (pin, id)) in pins.iter().zip(&ids).enumerate() {
+            assert_eq!((pin.key, pin.node), (key(id), node(1 + ((i + shift) % 7) as u16)));
+        }
+    }
+}
+
+async fn touches(store: &dyn Store) {
+    resolve(store, "touch", "a", &[1], &[]).await;
+    let request = TouchRequest { pool: pool("touch"), keys: vec![key("b"), key("a"), key("c")] };
+    let mut missing = store.touch(&request).await.unwrap();
+    missing.sort();
+    let mut expected = vec![key("b"), key("c")];
+    expected.sort();
+    assert_eq!(missing, expected);
+}
+
+async fn ends_and_continues_versions(store: &dyn Store) {
+    resolve(store, "end", "a", &[1, 2], &[]).await;
+    resolve(store, "end", "a", &[2], &[1]).await;
+    let before = store.head(&pool("end")).await.unwrap();
+
+    assert!(store.end(&pool("end"), key("a"), Some("cid-2")).await.unwrap());
+    assert!(!store.end(&pool("end"), key("a"), None).await.unwrap());
+    assert_eq!(store.session(&pool("end"), key("a")).await.unwrap(), None);
+    let touched = TouchRequest { pool: pool("end"), keys: vec![key("a")] };
+    assert_eq!(store.touch(&touched).await.unwrap(), [key("a")]);
+
+    let events = store.changes(&pool("end"), &before, 100).await.unwrap().events;
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].kind, events[0].reason), (ChangeKind::Ended, Reason::Deleted));
+    assert_eq!((events[0].key, events[0].version), (Some(key("a")), Some(2)));
+    assert_eq!(events[0].correlation_id.as_deref(), Some("cid-2"));
+
+    assert_eq!(resolve(store, "end", "a", &[3], &[]).await, pin("a", Outcome::Claimed, 3, 3));
+}
+
+async fn restores_once_after_a_restart(store: &dyn Store) {
+    let boot = |id: &str| NodeChange { boot_id: Some(id.into()), ..NodeChange::default() };
+    resolve(store, "restore", "early", &[1], &[]).await;
+    change(store, "restore", 1, boot("one")).await;
+    resolve(store, "restore", "a", &[1], &[]).await;
+    // The first boot id that a node ever names says nothing of a restart.
+    assert_eq!(resolve(store, "restore", "early", &[1], &[]).await, pin("early", Outcome::Found, 1, 1));
+
+    change(store, "restore", 1, boot("two")).await;
+    for id in ["a", "early"] {
+        let restored = Pin { restore: true, ..pin(id, Outcome::Found, 1, 1) };
+        assert_eq!(resolve(store, "restore", id, &[1], &[]).await, restored);
+        assert_eq!(resolve(store, "restore", id, &[1], &[]).await, pin(id, Outcome::Found, 1, 1));
+    }
+    assert_eq!(resolve(store, "restore", "new", &[1], &[]).await, pin("new", Outcome::Claimed, 1, 1));
+}
+
+async fn node_records_change_in_part_and_cooldown_only_grows(store: &dyn Store) {
+    let name = pool("records");
+    assert_eq!(store.nodes(&name).await.unwrap(), []);
+    let before = store.head(&name).await.unwrap();
+    let first = NodeChange {
+        note: Some("new kernel".into()),
+        weight: Some(3),
+        correlation_id: Some("cid-3".into()),
+        ..to_state(NodeState::Draining)
+    };
+
+    assert_eq!(change(store, "records", 2, first.clone()).await, 1);
+    assert_eq!(change(store, "records", 2, first).await, 1, "what changes nothing is no new version");
+    assert_eq!(change(store, "records", 2, to_state(NodeState::Active)).await, 2);
+    assert_eq!(change(store, "records", 2, cooling(5000)).await, 3);
+    assert_eq!(change(store, "records", 2, cooling(4000)).await, 3);
+    assert_eq!(change(store, "records", 1, NodeChange::default()).await, 1);
+
+    let records = store.nodes(&name).await.unwrap();
+    assert_eq!(records.iter().map(|record| record.node).collect::<Vec<_>>(), nodes(&[1, 2]));
+    let record = &records[1];
+    assert_eq!((record.state, record.weight, record.version), (NodeState::Active, Some(3), 3));
+    assert_eq!((record.note.as_deref(), record.cooldown_until_ms), (Some("new kernel"), Some(5000)));
+    let events = store.changes(&name, &before, 100).await.unwrap().events;
+    let versions: Vec<_> = events.iter().map(|event| (event.node.unwrap(), event.version.unwrap())).collect();
+    assert_eq!(versions, [(node(2), 1), (node(2), 2), (node(2), 3), (node(1), 1)]);
+    assert_eq!(events[2].record.as_ref(), Some(record));
+    assert_eq!((events[0].kind, events[0].correlation_id.as_deref()), (ChangeKind::Node, Some("cid-3")));
+
+    // Many at once: each change counts, none is lost.
+    let weights = join_all((1..=4).map(|weight| {
+        let change = NodeChange { weight: Some(weight * 10), ..NodeChange::default() };
+        async move { store.change_node(&pool("records"), node(9), &change).await.unwrap().version }
+    }));
+    let mut versions = weights.await;
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2, 3, 4]);
+}
+
+async fn changes_are_read_on_from_a_cursor(store: &dyn Store) {
+    let name = pool("changes");
+    let start = store.head(&name).await.unwrap();
+    let nothing = store.changes(&name, &start, 100).await.unwrap();
+    assert_eq!((nothing.cursor == start, nothing.resync, nothing.events.len()), (true, false, 0));
+
+    let ids: Vec<String> = (0..40).map(|i| format!("changes-{i}")).collect();
+    let sessions =
+        |candidates: &[u16], unusable: &[u16]| ids.iter().map(|id| ask(id, candidates, unusable)).collect();
+    store.resolve(&request("changes", sessions(&[1, 2], &[]))).await.unwrap();
+    store.resolve(&request("changes", sessions(&[2, 3], &[1]))).await.unwrap();
+
+    // A few at a time, each exactly once.
+    let mut cursor = start;
+    let mut seen = Vec::new();
+    loop {
+        let reply = store.changes(&name, &cursor, 16).await.unwrap();
+        assert!(!reply.resync);
+        if reply.events.is_empty() {
+            break;
+        }
+        assert!(reply.events.len() <= 16);
+        seen.extend(reply.events.iter().map(|event| event.key.unwrap()));
+        cursor = reply.cursor;
+    }
+    assert_eq!(cursor, store.head(&name).await.unwrap());
+    let mut expected: Vec<SessionKey> = ids.iter().map(|id| key(id)).collect();
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+async fn a_cursor_that_fell_off_gets_resync(store: &dyn Store) {
+    let name = pool("resync");
+    resolve(store, "resync", "a", &[1, 2], &[]).await;
+    let start = store.head(&name).await.unwrap();
+    // Redis drops changes by the hundred.
+    for turn in 0..400 {
+        let (to, from) = if turn % 2 == 0 { (2, 1) } else { (1, 2) };
+        resolve(store, "resync", "a", &[to], &[from]).await;
+    }
+
+    let reply = store.changes(&name, &start, 100).await.unwrap();
+    assert!(reply.resync && reply.events.is_empty());
+
+    let reply = store.changes(&name, &reply.cursor, 100).await.unwrap();
+    assert!(!reply.resync && reply.events.is_empty());
+    let pin = resolve(store, "resync", "a", &[3], &[1]).await;
+    assert_eq!((pin.version, pin.outcome), (402, Outcome::Rehomed));
+    let reply = store.changes(&name, &reply.cursor, 100).await.unwrap();
+    assert_eq!((reply.resync, reply.events.len()), (false, 1));
+}
+
+async fn foreign_cursors_get_resync(store: &dyn Store) {
+    for text in ["0", "r.g~1-1", "m0000000000000000-0", "r.3~zzzzzzzzz-0", "~"] {
+        let reply = store.changes(&pool("foreign"), &text.parse().unwrap(), 10).await.unwrap();
+        assert!(reply.resync, "{text}");
+        assert_eq!(reply.cursor, store.head(&pool("foreign")).await.unwrap());
+    }
+}
+
+async fn pins_expire(store: &dyn Store) {
+    resolve(store, "expire", "a", &[1, 2], &[]).await;
+    resolve(store, "expire", "a", &[2, 3], &[1]).await;
+    let touch = TouchRequest { pool: pool("expire"), keys: vec![key("a")] };
+    // Touched, it outlives its time.
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_millis(2 * SHORT.ttl.0) {
+        assert_eq!(store.touch(&touch).await.unwrap(), []);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    eventually_async("expiry", || async {
+        !store.touch(&touch).await.unwrap().is_empty() || {
+            // Asking was a touch; leave it alone for its time.
+            tokio::time::sleep(Duration::from_millis(SHORT.ttl.0 + 50)).await;
+            false
+        }
+    })
+    .await;
+
+    assert_eq!(resolve(store, "expire", "a", &[3], &[]).await, pin("a", Outcome::Claimed, 3, 1));
+}

@@ -1,0 +1,193 @@
+//! `berth serve` and the operator's commands as scripts meet them: the built binary, its output and its exit codes.
+#[path = "support/http.rs"]
+mod http;
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use berth_core::wire::SessionKey;
+use serde_json::{Value, json};
+
+use http::Service;
+use support::free_ports;
+
+fn berth(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    command.args(arguments).env_remove("BERTH_SERVER").env_remove("BERTH_TOKEN").stdin(Stdio::null());
+    command
+}
+
+/// Runs a command against the service.
+fn run(service: &Service, arguments: &[&str]) -> Output {
+    berth(arguments).env("BERTH_SERVER", service.url()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json_lines(output: &Output) -> Vec<Value> {
+    stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn resolve(service: &Service, id: &str, candidates: &[&str], unusable: &[&str]) {
+    let key = SessionKey::new("nodes", id.as_bytes());
+    let session = json!({"key": key, "candidates": candidates, "unusable": unusable});
+    let body = json!({"pool": "nodes", "sessions": [session]}).to_string();
+    assert_eq!(service.ask("POST", "/v1/resolve", &body).status, 200);
+}
+
+const A: &str = "10.0.0.1:80";
+const B: &str = "10.0.0.2:80";
+
+#[test]
+fn inspect_tells_where_a_session_lives() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A, B], &[]);
+    resolve(&service, "alice", &[A, B], &[A]);
+
+    let text = stdout(&run(&service, &["inspect", "alice"]));
+    for line in ["node     10.0.0.2:80", "state    active", "version  2", "rehomed", "reason=unusable"] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+
+    let key = SessionKey::new("nodes", b"alice").to_string();
+    let by_key = json_lines(&run(&service, &["inspect", "--key", &key, "--format", "json"]));
+    assert_eq!((&by_key[0]["node"], &by_key[0]["key"]), (&json!(B), &json!(key)));
+}
+
+#[test]
+fn drain_and_set_state_are_seen_by_nodes() {
+    let service = Service::in_memory();
+    assert_eq!(json_lines(&run(&service, &["nodes", "--format", "json"])), Vec::<Value>::new());
+
+    let drained = json_lines(&run(&service, &["drain", A, "--note", "new disk", "--format", "json"]));
+    assert_eq!((&drained[0]["state"], &drained[0]["note"]), (&json!("draining"), &json!("new disk")));
+    stdout(&run(&service, &["set-state", "[::1]:80", "standby"]));
+
+    let text = stdout(&run(&service, &["nodes"]));
+    assert!(text.contains("10.0.0.1:80            draining") && text.contains("new disk"), "{text}");
+    assert!(text.contains("[::1]:80               standby"), "{text}");
+    assert_eq!(json_lines(&run(&service, &["nodes", "--pool", "others", "--format", "json"])).len(), 0);
+
+    stdout(&run(&service, &["set-state", A, "active", "--note", ""]));
+    let records = json_lines(&run(&service, &["nodes", "--format", "json"]));
+    assert_eq!((&records[0]["state"], records[0].get("note")), (&json!("active"), None));
+}
+
+#[test]
+fn end_ends_once() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A], &[]);
+
+    assert!(stdout(&run(&service, &["end", "alice"])).starts_with("ended "));
+    assert_eq!(run(&service, &["end", "alice"]).status.code(), Some(1));
+    assert_eq!(run(&service, &["inspect", "alice"]).status.code(), Some(1));
+}
+
+#[test]
+fn watch_follows_changes() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A, B], &[]);
+    let mut watch = berth(&["watch", "--limit", "2", "--format", "json"])
+        .env("BERTH_SERVER", service.url())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    // The watcher starts at some point from now on: change something until it has heard of it.
+    let first = std::thread::spawn(move || (lines.next().unwrap().unwrap(), lines));
+    let start = Instant::now();
+    let mut state = ["draining", "active"].into_iter().cycle();
+    while !first.is_finished() {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        stdout(&run(&service, &["set-state", A, state.next().unwrap()]));
+    }
+    let (line, mut lines) = first.join().unwrap();
+    let event: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&event["kind"], &event["node"]), (&json!("node"), &json!(A)));
+
+    while watch.try_wait().unwrap().is_none() {
+        stdout(&run(&service, &["set-state", A, state.next().unwrap()]));
+    }
+    assert!(lines.next().is_some() && lines.next().is_none());
+    assert!(watch.wait().unwrap().success());
+}
+
+#[test]
+fn exit_codes_say_what_went_wrong() {
+    let service = Service::in_memory();
+    let nobody = format!("http://127.0.0.1:{}", free_ports(1)[0]);
+    for (arguments, code, says) in [
+        (&["inspect", "nobody"][..], 1, "this session has no pin"),
+        (&["set-state", "10.0.0.1:80", "up"], 2, "take one of active, degraded"),
+        (&["drain", "localhost:80"], 2, "must be ip:port"),
+        (&["inspect", "--key", "abc"], 2, "32 lower-case hex digits"),
+        (&["inspect", ""], 2, "no session has an empty id"),
+        (&["nodes", "--pool", "a/b"], 2, "--pool a/b"),
+        (&["nodes", "--format", "xml"], 2, "take text or json"),
+        (&["nodes", "--server", "localhost:8650"], 2, "must be http://host:port"),
+        (&["inspect"], 2, "required"),
+        (&["inspect", "alice", "--key", "00"], 2, "cannot be used with"),
+        (&["nodes", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
+    ] {
+        let output = run(&service, arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), message.contains(says)),
+            (Some(code), true),
+            "{arguments:?}: {message}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn serve_tells_all_faults_and_names_no_secret() {
+    let output = berth(&["serve", "--listen", "here", "--ttl", "5", "--redis", "redis://u:hush@:x/"])
+        .env("BERTH_IN_FLIGHT", "none")
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    for says in ["4 faults", "listen: must be ip:port", "--ttl: must be a time", "BERTH_IN_FLIGHT: must be"] {
+        assert!(message.contains(says), "{says} is not in\n{message}");
+    }
+    assert!(!message.contains("hush"), "{message}");
+}
+
+#[test]
+fn serve_answers_and_stops_when_told() {
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let mut serve = berth(&["serve", "--listen", &address, "--log-format", "json", "--token", "t0p"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(serve.stderr.take().unwrap()).lines();
+    let line: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+    assert_eq!((&line["message"], &line["store"]), (&json!("serving"), &json!("memory")));
+
+    let url = format!("http://{address}");
+    let nodes =
+        |token: &str| berth(&["nodes", "--server", &url, "--token", token]).output().unwrap().status.code();
+    assert_eq!((nodes("t0p"), nodes("else")), (Some(0), Some(1)));
+
+    let pid = serve.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(serve.wait().unwrap().success());
+    let rest: Vec<String> = log.map(Result::unwrap).collect();
+    assert!(rest.iter().any(|line| line.contains("\"stopped\"")), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("t0p")));
+}
+
+#[test]
+fn serve_says_which_address_is_taken() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let output = berth(&["serve", "--listen", &address]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("cannot listen on {address}")));
+}
