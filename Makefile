@@ -13,7 +13,7 @@ wasm: ## build the filter: target/berth.wasm
 	@scripts/build-wasm
 
 demo: setup wasm ## see it work, then keep it running; ARGS=--once checks every promise and ends
-	@cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin demo -- $(ARGS)
+	@cargo run $(CARGO_FLAGS) --release -p berth-harness --bin demo -- $(ARGS)
 
 test: setup check e2e ## everything: check, then the promises in real Envoy
 
