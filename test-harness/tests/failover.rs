@@ -1,7 +1,7 @@
 //! A node fails: the very request that notices it succeeds, the node stays out for its cooldown, a relapse doubles
 //! that, and its sessions come back gradually.
 
-mod common;
+mod support;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use berth_harness::eventually;
 use serde_json::{Value, json};
 
-use common::{
-    SOON, ask, cluster, destination, impatient, members_become_known, nodes_become, pool, refuse, sessions,
-    told,
-};
+use support::patience::{ask, cluster, destination, impatient, members_become_known, nodes_become, refuse};
+use support::{SOON, pool, sessions, told};
 
 /// For tests in which only traffic may tell of a failure.
 const NEVER: Duration = Duration::from_secs(3600);

@@ -1,14 +1,15 @@
 //! What EDS says of a node, and who comes and goes: a node that drains or is degraded keeps its sessions and inherits
 //! none, one that is unhealthy is put out, and a new one takes over its sessions gradually.
 
-mod common;
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use berth_harness::{Endpoint, World, eventually};
-use common::{SOON, ask, caught_up, cluster, destination, impatient, nodes_become, pool, sessions, told};
 use serde_json::json;
+use support::patience::{ask, caught_up, cluster, destination, impatient, nodes_become};
+use support::{SOON, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_and_degraded_nodes_keep_their_sessions_and_inherit_none() {

@@ -1,12 +1,13 @@
 //! Too few usable nodes to believe what health says: sessions go home as if all were well, or are turned away at once,
 //! as configured, until enough nodes have been usable for a while.
 
-mod common;
+mod support;
 
 use std::time::{Duration, Instant};
 
 use berth_harness::{Builder, Response, World, eventually};
-use common::{SOON, ask, cluster, impatient, nodes_become, pool, sessions, told};
+use support::patience::{ask, cluster, impatient, nodes_become};
+use support::{SOON, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_stay_at_home_while_most_nodes_only_seem_unhealthy() {

@@ -1,18 +1,18 @@
 //! Where Envoy itself checks nothing, a worker's own count of failures in a row puts a node out: refused connections,
 //! resets and timeouts count, what is the client's or the proxy's own doing never does.
 
-mod common;
+mod support;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_harness::{Backend, Builder, Client, Request, Response, World, eventually};
-use common::{
-    SOON, caught_up, cluster, destination, impatient, members_become_known, nodes_become, pool, refuse,
-    routes, sessions, told,
-};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use support::patience::{
+    caught_up, cluster, destination, impatient, members_become_known, nodes_become, refuse,
+};
+use support::{SOON, pool, routes, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn third_refused_connection_in_a_row_puts_a_node_out_for_all_workers() {
@@ -176,7 +176,7 @@ async fn member_that_envoy_does_not_know_is_passed_over_and_never_counts() {
 
     let mut passed_over = 0;
     for session in sessions(100) {
-        let response = common::ask(&world, &session).await;
+        let response = support::patience::ask(&world, &session).await;
         let nodes = destination(&response);
         let ghost = nodes[0] == "127.0.0.1:1";
         assert_eq!(response.node(), nodes[usize::from(ghost)]);

@@ -1,16 +1,17 @@
 //! Berth, Envoy's own RING_HASH and MAGLEV on the same nodes, and `berth ring` name the same node for every key: at the
 //! start, and after every change of the membership.
 
-mod common;
+mod support;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use berth_harness::{Client, Host, World, eventually};
-use common::{SOON, caught_up, cluster, impatient, nodes_become, pool, routes, sessions, told};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
+use support::patience::{caught_up, cluster, impatient, nodes_become};
+use support::{SOON, pool, routes, sessions, told};
 
 const RING: &str = "ring_hash.v3.RingHash";
 const MAGLEV: &str = "maglev.v3.Maglev";

@@ -1,12 +1,13 @@
 //! Scaling moves as few sessions as consistent hashing can, and a large ring is built without anybody noticing.
 
-mod common;
+mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_harness::eventually;
-use common::{SOON, ask, caught_up, impatient, nodes_become, sessions};
 use futures_util::future::join_all;
+use support::patience::{ask, caught_up, impatient, nodes_become};
+use support::{SOON, sessions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixth_node_takes_a_sixth_of_the_sessions_and_none_move_between_the_others() {

@@ -1,6 +1,4 @@
-//! What several test files need: sessions, an impatient world, and waiting until Berth knows what Envoy knows.
-
-#![allow(dead_code, reason = "each test file uses a part of it")]
+//! Tests of nodes that fail and change: an impatient world, and waiting until Berth knows what Envoy knows.
 
 use std::time::Duration;
 
@@ -8,13 +6,7 @@ use berth_harness::{Backend, Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-/// More than anything here takes on a machine that does nothing else.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
-
-/// Sessions that differ.
-pub(crate) fn sessions(count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("session-{number}")).collect()
-}
+use super::{SOON, pool, told};
 
 /// A world that looks at its nodes five times a second, with short cooldowns and no ramps.
 pub(crate) fn impatient() -> Builder {
@@ -38,22 +30,10 @@ pub(crate) async fn refuse(world: &World, node: &Backend) {
         .await;
 }
 
-/// The pool of a plugin configuration.
-pub(crate) fn pool(json: &mut Value) -> &mut Value {
-    &mut json["pools"][0]
-}
-
 /// The cluster of this name in a bootstrap.
 pub(crate) fn cluster<'j>(json: &'j mut Value, name: &str) -> &'j mut Value {
     let clusters = json["static_resources"]["clusters"].as_array_mut().unwrap();
     clusters.iter_mut().find(|cluster| cluster["name"] == name).unwrap()
-}
-
-/// The routes of a bootstrap, in order.
-pub(crate) fn routes(json: &mut Value) -> &mut Vec<Value> {
-    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
-    let routes = format!("{manager}/route_config/virtual_hosts/0/routes");
-    json.pointer_mut(&routes).unwrap().as_array_mut().unwrap()
 }
 
 /// Waits until Berth says that so many of its nodes are in each of these states, and every worker has heard of it.
@@ -97,12 +77,4 @@ pub(crate) fn destination(response: &Response) -> Vec<String> {
     let received = response.received();
     let header = received.header("x-berth-destination").expect("a destination");
     String::from_utf8_lossy(header).split(',').map(str::to_owned).collect()
-}
-
-/// What the debug header says under this name.
-#[track_caller]
-pub(crate) fn told<'r>(response: &'r Response, name: &str) -> &'r str {
-    let header = response.header("x-berth").unwrap_or_else(|| panic!("no x-berth: {response:?}"));
-    let mut fields = header.split("; ").filter_map(|field| field.split_once('='));
-    fields.find(|(field, _)| *field == name).map_or("", |(_, value)| value)
 }
