@@ -116,14 +116,11 @@ pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (Heal
     let panic_hold = fields.duration("panic_hold", Millis(0)..=LONGEST, faults);
     let choices = [("ignore_health", OnPanic::IgnoreHealth), ("reject", OnPanic::Reject)];
     let on_panic = fields.choice("on_panic", &choices, faults).unwrap_or(OnPanic::IgnoreHealth);
+    let default = HealthPolicy::default();
     let mut policy = HealthPolicy {
-        cooldown: Millis(30_000),
-        max_cooldown: Millis(300_000),
-        warm_up: Millis(30_000),
-        warm_up_from_percent: 10,
-        passive_failures: 3,
-        panic_threshold: panic_threshold.unwrap_or(50),
-        panic_hold: panic_hold.unwrap_or(Millis(5000)),
+        panic_threshold: panic_threshold.unwrap_or(default.panic_threshold),
+        panic_hold: panic_hold.unwrap_or(default.panic_hold),
+        ..default
     };
     if let Some(value) = fields.value("health") {
         let mut fields = Fields::of(value, &fields.path_of("health"), faults);
