@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use berth_core::wire::{ResolveReply, SessionKey};
 use berth_state::Limits;
-use berth_state::store::redis::Options;
+use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory};
 use serde_json::json;
 
@@ -34,7 +34,7 @@ fn on(server: &RedisServer) -> Options {
         urls: vec![server.url()],
         cluster: false,
         quorum: false,
-        ca: None,
+        tls: Tls::default(),
         timeout: Duration::from_millis(200),
         keeping: Keeping::default(),
     }
