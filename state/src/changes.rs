@@ -4,6 +4,7 @@
 //! waiting polls when it moved. It also keeps a recent position at hand, which each resolve answers with.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ struct Watched {
     /// Counts up when the log moved, or when the store stopped answering: then the polls find out themselves.
     moved: watch::Sender<u64>,
     recent: Mutex<Option<(Cursor, Instant)>>,
+    /// A task looks at the log; changed under the lock of `pools` only.
+    looking: AtomicBool,
 }
 
 impl Changes {
@@ -114,7 +117,11 @@ impl Changes {
         if pools.len() >= MAX_POOLS {
             pools.retain(|_, watched| watched.moved.receiver_count() > 0);
         }
-        let watched = Arc::new(Watched { moved: watch::Sender::new(0), recent: Mutex::default() });
+        let watched = Arc::new(Watched {
+            moved: watch::Sender::new(0),
+            recent: Mutex::default(),
+            looking: AtomicBool::new(false),
+        });
         if pools.len() < MAX_POOLS {
             pools.insert(pool.clone(), Arc::clone(&watched));
         }
@@ -126,9 +133,8 @@ impl Changes {
         let watched = self.watched(pool);
         // Under the lock that the task ends under: a receiver is seen by it, or the next task is started.
         let _pools = lock(&self.pools);
-        let first = watched.moved.receiver_count() == 0;
         let receiver = watched.moved.subscribe();
-        if first {
+        if !watched.looking.swap(true, Ordering::Relaxed) {
             tokio::spawn(Arc::clone(self).look(pool.clone(), watched));
         }
         receiver
@@ -155,6 +161,7 @@ impl Changes {
             let _pools = lock(&self.pools);
             // A poll that just returned comes back in a moment; starting again would cost more than one more look.
             if watched.moved.receiver_count() == 0 {
+                watched.looking.store(false, Ordering::Relaxed);
                 return;
             }
         }

@@ -8,5 +8,6 @@ pub mod changes;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod tls;
 
 pub use api::{Limits, router};

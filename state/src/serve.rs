@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use berth_core::time::Millis;
 use berth_state::settings::{Arguments, Settings};
 use berth_state::store::{Memory, Redis, Store};
-use berth_state::{Limits, router, server};
+use berth_state::{Limits, router, server, tls};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -44,6 +44,7 @@ async fn serve(settings: &Settings) -> Result<(), String> {
         Some(options) => Arc::new(Redis::new(options)?),
         None => Arc::new(Memory::new(settings.keeping, Arc::new(now))),
     };
+    let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
     let listener = server::listen(&settings.listen).await.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let (stop, stopping) = watch::channel(false);
@@ -70,11 +71,11 @@ async fn serve(settings: &Settings) -> Result<(), String> {
         Some(_) => "redis",
     };
     let quorum = settings.redis.as_ref().is_some_and(|options| options.quorum);
-    tracing::info!(%address, store = kind, quorum, ttl_ms = settings.keeping.ttl.0, "serving");
+    tracing::info!(%address, tls = tls.is_some(), store = kind, quorum, ttl_ms = settings.keeping.ttl.0, "serving");
     if let Err(error) = store.ready().await {
         tracing::warn!(%error, "the store is not ready yet");
     }
-    server::serve(listener, router(store, limits), stopping).await;
+    server::serve(listener, router(store, limits), tls, stopping).await;
     tracing::info!("stopped");
     Ok(())
 }

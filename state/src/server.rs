@@ -12,6 +12,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// Connections at once. Each proxy keeps a handful.
 const MAX_CONNECTIONS: usize = 8192;
@@ -19,15 +20,22 @@ const MAX_CONNECTIONS: usize = 8192;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Requests that are being answered have this long to finish at the end.
 const GRACE: Duration = Duration::from_secs(5);
+/// A handshake holds a connection's place and sends nothing useful.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an error of the listener, such as too many open files: the next attempt would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `stopping` holds true, then finishes what is being answered.
-pub async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
-    let server = Arc::new(Server { builder, router, connections: Semaphore::new(MAX_CONNECTIONS) });
+    let server = Arc::new(Server { builder, router, tls, connections: Semaphore::new(MAX_CONNECTIONS) });
     let graceful = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -54,6 +62,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stopping: watch::R
 struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
+    tls: Option<TlsAcceptor>,
     connections: Semaphore,
 }
 
@@ -61,7 +70,15 @@ impl Server {
     async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, watcher: Watcher) {
         // Closed without a word: who has this many connections open does not read answers.
         let Ok(_place) = self.connections.try_acquire() else { return };
-        if let Err(error) = self.requests(stream, watcher).await {
+        let result = match &self.tls {
+            None => self.requests(stream, watcher).await,
+            Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.requests(stream, watcher).await,
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the TLS handshake took too long".to_owned()),
+            },
+        };
+        if let Err(error) = result {
             tracing::debug!(error, "connection ended");
         }
     }

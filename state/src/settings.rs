@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::store::Keeping;
-use crate::store::redis::Options;
+use crate::store::redis::{self, Options};
 
 /// Run the state service: pins of sessions, over HTTP
 ///
@@ -35,6 +35,12 @@ pub struct Arguments {
     /// PEM file with the authorities that may have signed the servers' certificates [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<String>,
+    /// PEM file with the service's own certificate for the servers, with --redis-key
+    #[arg(long, value_name = "FILE")]
+    pub redis_cert: Option<String>,
+    /// PEM file with its private key
+    #[arg(long, value_name = "FILE")]
+    pub redis_key: Option<String>,
     /// none, or quorum: a replica confirms each resolve, and the answer says whether it did [default: none]
     #[arg(long, value_name = "NAME")]
     pub durability: Option<String>,
@@ -123,7 +129,7 @@ impl Settings {
         let listen = sources.text("listen", &a.listen);
         let urls = sources.text("redis", &a.redis);
         let cluster = sources.choice("redis-cluster", &a.redis_cluster, &[("false", false), ("true", true)]);
-        let ca = sources.text("redis-ca", &a.redis_ca);
+        let redis_tls = sources.redis_tls(a);
         let quorum = sources.choice("durability", &a.durability, &[("none", false), ("quorum", true)]);
         let ttl = sources.time("ttl", &a.ttl, Millis(1000)..=Millis(7 * 86_400_000));
         let timeout = sources.time("store-timeout", &a.store_timeout, Millis(1)..=Millis(10_000));
@@ -148,8 +154,14 @@ impl Settings {
             ..defaults
         };
         let timeout = Duration::from_millis(timeout.unwrap_or(Millis(40)).0);
-        let redis =
-            sources.redis(urls, ca, cluster.unwrap_or(false), quorum.unwrap_or(false), timeout, keeping);
+        let redis = sources.redis(
+            urls,
+            redis_tls,
+            cluster.unwrap_or(false),
+            quorum.unwrap_or(false),
+            timeout,
+            keeping,
+        );
         let listen = listen.unwrap_or_else(|| "127.0.0.1:8650".to_owned());
         if listen.parse::<std::net::SocketAddr>().is_err() {
             sources.faults.push(format!("listen: must be ip:port, is {listen:?}"));
@@ -281,19 +293,29 @@ impl Sources<'_> {
         }
     }
 
+    fn redis_tls(&mut self, a: &Arguments) -> redis::Tls {
+        let ca = self.text("redis-ca", &a.redis_ca).map(PathBuf::from);
+        let cert = self.text("redis-cert", &a.redis_cert).map(PathBuf::from);
+        let key = self.text("redis-key", &a.redis_key).map(PathBuf::from);
+        if cert.is_some() != key.is_some() {
+            self.faults.push("redis-cert, redis-key: a certificate needs both".to_owned());
+        }
+        redis::Tls { ca, client: cert.zip(key) }
+    }
+
     fn redis(
         &mut self,
         urls: Option<String>,
-        ca: Option<String>,
+        tls: redis::Tls,
         cluster: bool,
         quorum: bool,
         timeout: Duration,
         keeping: Keeping,
     ) -> Option<Options> {
         let Some(urls) = urls else {
-            if cluster || quorum || ca.is_some() {
+            if cluster || quorum || tls.ca.is_some() || tls.client.is_some() {
                 self.faults.push(
-                    "redis: redis-cluster, redis-ca and durability quorum need it, and it is missing"
+                    "redis: redis-cluster, TLS for it and durability quorum need it, and it is missing"
                         .to_owned(),
                 );
             }
@@ -305,11 +327,11 @@ impl Sources<'_> {
         }
         for (position, url) in (1..).zip(&urls) {
             // Not repeated in the message: there may be a password in it.
-            if let Err(error) = redis::IntoConnectionInfo::into_connection_info(url.as_str()) {
+            if let Err(error) = ::redis::IntoConnectionInfo::into_connection_info(url.as_str()) {
                 self.faults.push(format!("redis: URL {position} is not one: {error}"));
             }
         }
-        Some(Options { urls, cluster, quorum, ca: ca.map(PathBuf::from), timeout, keeping })
+        Some(Options { urls, cluster, quorum, tls, timeout, keeping })
     }
 
     /// What in the file nobody asked for.

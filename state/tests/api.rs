@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use berth_core::wire::{ResolveReply, SessionKey};
 use berth_state::Limits;
-use berth_state::store::redis::Options;
+use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory};
 use serde_json::json;
 
@@ -34,7 +34,7 @@ fn on(server: &RedisServer) -> Options {
         urls: vec![server.url()],
         cluster: false,
         quorum: false,
-        ca: None,
+        tls: Tls::default(),
         timeout: Duration::from_millis(200),
         keeping: Keeping::default(),
     }
@@ -234,6 +234,31 @@ fn a_poll_at_another_service_hears_of_it_too() {
     let server = RedisServer::start(&[]);
     let (one, other) = (Service::on_redis(on(&server)), Service::on_redis(on(&server)));
     news_between(&one, &other);
+}
+
+#[test]
+fn polls_share_one_look_at_the_log() {
+    let server = RedisServer::start(&[]);
+    let service = Service::on_redis(on(&server));
+    let looks = || {
+        let stats = server.cli(&["INFO", "commandstats"]);
+        let line =
+            stats.lines().find(|line| line.starts_with("cmdstat_xrevrange:")).unwrap_or_default().to_owned();
+        line.split(['=', ',']).nth(1).map_or(0, |calls| calls.parse::<u32>().unwrap())
+    };
+    // Polls that come back at once, as proxies' do, many at a time.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..20).for_each(|_| _ = service.ask("GET", "/v1/changes?pool=a&wait=10", "")));
+        }
+    });
+
+    let before = looks();
+    assert_eq!(service.ask("GET", "/v1/changes?pool=a&wait=1000", "").status, 200);
+
+    // Twenty times a second in each of sixteen shards, and a start.
+    let looked = looks() - before;
+    assert!((16..16 * 30).contains(&looked), "{looked}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use berth_core::wire::{NodeId, Outcome, Pin, PoolName, ResolveRequest, SessionAsk, SessionKey};
-use berth_state::store::redis::Options;
+use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Redis, Store, StoreError};
 
 use support::{RedisCluster, eventually_async};
@@ -17,7 +17,7 @@ fn options(cluster: &RedisCluster) -> Options {
         urls: cluster.urls(),
         cluster: true,
         quorum: true,
-        ca: None,
+        tls: Tls::default(),
         timeout: TIMEOUT,
         keeping: Keeping::default(),
     }

@@ -9,7 +9,7 @@ use berth_core::wire::{
     ChangeKind, Event, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason, ResolveRequest,
     SessionAsk, SessionKey, TouchRequest,
 };
-use berth_state::store::redis::Options;
+use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
 use futures_util::future::join_all;
 
@@ -30,7 +30,14 @@ fn memory(keeping: Keeping) -> Arc<dyn Store> {
 }
 
 fn options(server: &RedisServer, keeping: Keeping) -> Options {
-    Options { urls: vec![server.url()], cluster: false, quorum: false, ca: None, timeout: PATIENT, keeping }
+    Options {
+        urls: vec![server.url()],
+        cluster: false,
+        quorum: false,
+        tls: Tls::default(),
+        timeout: PATIENT,
+        keeping,
+    }
 }
 
 #[tokio::test]
@@ -51,7 +58,7 @@ async fn redis_cluster_keeps_the_contract() {
         urls: cluster.urls(),
         cluster: true,
         quorum: false,
-        ca: None,
+        tls: Tls::default(),
         timeout: PATIENT,
         keeping,
     };

@@ -12,7 +12,7 @@ use berth_core::wire::{
     ChangeKind, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, ResolveRequest, SessionAsk,
     SessionKey, TouchRequest,
 };
-use berth_state::store::redis::Options;
+use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
 
 use support::RedisServer;
@@ -220,7 +220,7 @@ async fn memory_and_redis_agree_on_every_history() {
         urls: vec![server.url()],
         cluster: false,
         quorum: false,
-        ca: None,
+        tls: Tls::default(),
         timeout: Duration::from_secs(5),
         keeping: KEEPING,
     };

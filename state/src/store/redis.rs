@@ -40,12 +40,21 @@ pub struct Options {
     pub cluster: bool,
     /// Ask a replica to confirm each resolve.
     pub quorum: bool,
-    /// PEM file with the authorities of the servers' certificates; absent is the system's.
-    pub ca: Option<PathBuf>,
+    /// For `rediss://`.
+    pub tls: Tls,
     /// The longest any verb may take.
     pub timeout: Duration,
     /// How long and how much to keep.
     pub keeping: Keeping,
+}
+
+/// PEM files for `rediss://`.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// Authorities of the servers' certificates; absent is the system's.
+    pub ca: Option<PathBuf>,
+    /// The service's own certificate and private key, if the servers ask for one.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// The store on Redis.

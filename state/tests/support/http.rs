@@ -38,7 +38,7 @@ impl Service {
                 let listener = server::listen("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let limits = Limits { stopping: stopping.clone(), ..limits };
-                server::serve(listener, router(store(), limits), stopping).await;
+                server::serve(listener, router(store(), limits), None, stopping).await;
             });
         });
         Self { address: told.recv().unwrap(), stop, thread: Some(thread) }

@@ -3,6 +3,7 @@
 //! A call is groups of steps, a group for each shard. One server gets them all in one pipeline; a Cluster gets a
 //! pipeline for each shard, all at once. Steps are scripts by hash or plain commands, and every one may be repeated.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -10,13 +11,14 @@ use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig
 use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{ClientTlsConfig, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, TlsCertificates, Value};
 
 use super::Options;
 use super::gate::Gate;
 use super::layout::Shard;
 use super::scripts::Named;
 use crate::store::StoreError;
+use crate::tls::choose_provider;
 
 /// `WAIT` holds up a connection until a replica has confirmed; with several, one call in that state does not hold up all.
 const QUORUM_CONNECTIONS: usize = 8;
@@ -182,7 +184,11 @@ fn single(options: &Options) -> Result<Connection, RedisError> {
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    let client = redis::Client::open(info.set_tcp_settings(tcp))?;
+    let info = info.set_tcp_settings(tcp);
+    let client = match certificates(options)? {
+        Some(certificates) => redis::Client::build_with_tls(info, certificates)?,
+        None => redis::Client::open(info)?,
+    };
     let config = ConnectionManagerConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -204,8 +210,32 @@ fn cluster(options: &Options) -> Result<Connection, RedisError> {
     let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
+    let builder = match certificates(options)? {
+        Some(certificates) => builder.certs(certificates),
+        None => builder,
+    };
     let client = builder.tcp_settings(tcp).build()?;
     Ok(Connection::Cluster(client.get_pending_async_connection_with_config(ClusterConfig::new())))
+}
+
+/// What the files of the options hold; `None` without TLS, where they would be refused.
+fn certificates(options: &Options) -> Result<Option<TlsCertificates>, RedisError> {
+    if !options.urls.iter().any(|url| url.starts_with("rediss:")) {
+        return Ok(None);
+    }
+    choose_provider();
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|error| {
+            let error = format!("cannot read {}: {error}", file.display());
+            RedisError::from((ErrorKind::InvalidClientConfig, "TLS", error))
+        })
+    };
+    let root_cert = options.tls.ca.as_deref().map(read).transpose()?;
+    let client_tls = match &options.tls.client {
+        Some((cert, key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        None => None,
+    };
+    Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
 async fn on_single(

@@ -1,0 +1,133 @@
+//! TLS on both sides: the listener with and without client certificates, and Redis over `rediss://` with an ACL user.
+#[path = "support/http.rs"]
+mod http;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use berth_core::wire::SessionKey;
+use berth_state::store::Keeping;
+use berth_state::store::redis::{Options, Tls};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use serde_json::json;
+use tempfile::TempDir;
+
+use http::Service;
+use support::{RedisServer, eventually, free_ports};
+
+/// An authority, and certificates that it signed.
+struct Certificates(TempDir);
+
+impl Certificates {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut authority = CertificateParams::new(vec![]).unwrap();
+        authority.distinguished_name.push(DnType::CommonName, "authority");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+            let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// curl's exit code for `/healthz`.
+fn curl(port: u16, arguments: &[&str]) -> i32 {
+    let url = format!("https://localhost:{port}/healthz");
+    let status =
+        Command::new("curl").args(["-sf", "-m", "5", "-o", "/dev/null", &url]).args(arguments).status();
+    status.unwrap().code().unwrap()
+}
+
+#[test]
+fn the_listener_serves_tls_and_asks_for_client_certificates() {
+    let files = Certificates::new();
+    let port = free_ports(1)[0];
+    let serve = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+        .args(["--tls-cert", &files.text("server.pem"), "--tls-key", &files.text("server.key")])
+        .args(["--tls-client-ca", &files.text("ca.pem")])
+        .stderr(Stdio::null())
+        .spawn();
+    let _serve = Running(serve.unwrap());
+    let (ca, cert, key) = (files.text("ca.pem"), files.text("client.pem"), files.text("client.key"));
+
+    eventually("TLS", || curl(port, &["--cacert", &ca, "--cert", &cert, "--key", &key]) == 0);
+    assert_eq!(curl(port, &["--cacert", &ca, "--cert", &cert, "--key", &key, "--http2"]), 0);
+    assert_ne!(curl(port, &["--cacert", &ca]), 0, "a client without certificate was let in");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let output = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere"), "{output:?}");
+}
+
+fn resolved(service: &Service) -> u16 {
+    let session = json!({"key": SessionKey::new("nodes", b"alice"), "candidates": ["10.0.0.1:80"]});
+    service.ask("POST", "/v1/resolve", &json!({"pool": "nodes", "sessions": [session]}).to_string()).status
+}
+
+#[test]
+fn redis_is_reached_over_tls_as_an_acl_user() {
+    let files = Certificates::new();
+    let tls_port = free_ports(1)[0];
+    let (cert, key, ca) = (files.text("server.pem"), files.text("server.key"), files.text("ca.pem"));
+    let server = RedisServer::start(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "yes",
+    ]);
+    // No more than the service needs: its keys, and none of the commands that could harm the server.
+    let user = ["ACL", "SETUSER", "berth", "on", ">hush", "~berth:*", "+@all", "-@dangerous", "-@admin"];
+    assert_eq!(server.cli(&user).trim(), "OK");
+    let options = |password: &str, client: Option<(PathBuf, PathBuf)>| Options {
+        urls: vec![format!("rediss://berth:{password}@localhost:{tls_port}")],
+        cluster: false,
+        quorum: false,
+        tls: Tls { ca: Some(Path::new(&ca).to_owned()), client },
+        timeout: Duration::from_secs(2),
+        keeping: Keeping::default(),
+    };
+    let own = Some((files.path("client.pem"), files.path("client.key")));
+
+    assert_eq!(resolved(&Service::on_redis(options("hush", own.clone()))), 200);
+    assert_eq!(resolved(&Service::on_redis(options("wrong", own))), 503);
+    assert_eq!(resolved(&Service::on_redis(options("hush", None))), 503);
+}
