@@ -14,7 +14,8 @@ Type here:  table | kill N | revive N | drain N | degrade N | undrain N | add | 
 
 /// Obeys until `quit`; without a terminal, until it is stopped.
 pub(crate) async fn run(world: &World, ports: Ports, crowd: Crowd) {
-    let Ports { proxy, admin, first_node } = ports;
+    let Ports { proxy, admin, .. } = ports;
+    let members: String = world.nodes().iter().map(|node| format!(" --member {}", node.name())).collect();
     println!(
         "
 Everything stays up. Try in another terminal:
@@ -24,11 +25,10 @@ Everything stays up. Try in another terminal:
   curl -i 127.0.0.1:{proxy}/                                 no session: any node
   curl -s 127.0.0.1:{admin}/stats/prometheus | grep ^berth   what is counted
   curl -s 127.0.0.1:{admin}/clusters | grep health_flags     what Envoy thinks of its hosts
-  cargo run -q -p berth-state -- ring --member 127.0.0.1:{first_node} --member 127.0.0.1:{} player-1
+  cargo run -q -p berth-state -- ring{members} player-1
 
 {COMMANDS}
-",
-        first_node + 1
+"
     );
     let (sender, mut lines) = mpsc::channel(1);
     std::thread::spawn(move || {
