@@ -9,6 +9,21 @@ use serde::{Deserialize, Serialize};
 pub struct Millis(pub u64);
 
 impl Millis {
+    /// Reads a length such as `250ms`, `30s`, `5m` or `1h`: a whole number with a unit.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at_checked(digits)?;
+        let factor = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        Some(Self(number.parse::<u64>().ok()?.checked_mul(factor)?))
+    }
+
     /// The length from `earlier` to this point; zero if the clock went backwards.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {

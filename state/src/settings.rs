@@ -266,7 +266,7 @@ impl Sources<'_> {
         range: std::ops::RangeInclusive<Millis>,
     ) -> Option<Millis> {
         let (place, text) = self.find(name, flag)?;
-        let time = time(&text).filter(|time| range.contains(time));
+        let time = Millis::parse(&text).filter(|time| range.contains(time));
         if time.is_none() {
             let (from, to) = range.into_inner();
             self.faults.push(format!(
@@ -339,19 +339,6 @@ impl Sources<'_> {
         let unknown = std::mem::take(&mut self.file).into_keys();
         self.faults.extend(unknown.map(|name| format!("{name} in the file: there is no such setting")));
     }
-}
-
-fn time(text: &str) -> Option<Millis> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    Some(Millis(number.parse::<u64>().ok()?.checked_mul(factor)?))
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ impl<'v> Fields<'v> {
     ) -> Option<Millis> {
         let value = self.value(name)?;
         let path = self.path_of(name);
-        let Some(length) = value.as_str().and_then(parse_duration) else {
+        let Some(length) = value.as_str().and_then(Millis::parse) else {
             let found = shown(value);
             faults.add(
                 &path,
@@ -308,19 +308,6 @@ fn whole_number(value: &Value) -> Option<u64> {
     })
 }
 
-fn parse_duration(text: &str) -> Option<Millis> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    Some(Millis(number.parse::<u64>().ok()?.checked_mul(factor)?))
-}
-
 /// A length in its largest whole unit.
 pub(crate) fn show_duration(length: Millis) -> String {
     match length.0 {
@@ -338,14 +325,14 @@ mod tests {
 
     #[test]
     fn durations_need_a_whole_number_and_a_unit() {
-        assert_eq!(parse_duration("250ms"), Some(Millis(250)));
-        assert_eq!(parse_duration("30s"), Some(Millis(30_000)));
-        assert_eq!(parse_duration("5m"), Some(Millis(300_000)));
-        assert_eq!(parse_duration("1h"), Some(Millis(3_600_000)));
+        assert_eq!(Millis::parse("250ms"), Some(Millis(250)));
+        assert_eq!(Millis::parse("30s"), Some(Millis(30_000)));
+        assert_eq!(Millis::parse("5m"), Some(Millis(300_000)));
+        assert_eq!(Millis::parse("1h"), Some(Millis(3_600_000)));
         for bad in
             ["", "s", "30", "1.5s", "-1s", "3 s", "99999999999999999999s", "18446744073709551615h", "é"]
         {
-            assert_eq!(parse_duration(bad), None, "{bad}");
+            assert_eq!(Millis::parse(bad), None, "{bad}");
         }
     }
 
