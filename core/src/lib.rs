@@ -13,18 +13,21 @@
 //! 5. [`passive`]: what a worker learns from its own requests.
 //! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
 //! 7. [`flight`]: the requests that wait for the state cluster, one question for all of a session.
-//! 8. [`breaker`]: whether to ask it at all.
+//! 8. [`breaker`]: whether to ask it at all; [`owners`]: whether what it answers can be used; [`changelog`]: what it
+//!    said of other proxies' doing.
 //! 9. [`wire`]: what the filter and the state service say to each other.
 //! 10. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod breaker;
+pub mod changelog;
 pub mod config;
 pub mod decision;
 pub mod event;
 pub mod flight;
 pub mod health;
 pub mod membership;
+pub mod owners;
 pub mod passive;
 pub mod pins;
 pub mod ring;

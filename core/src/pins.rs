@@ -27,6 +27,8 @@
 //! assert!(pins.outdate(wire, 2));
 //! ```
 
+mod hand;
+mod in_use;
 mod index;
 mod key;
 mod nodes;
@@ -34,9 +36,11 @@ mod slab;
 
 use crate::time::Millis;
 
+pub use in_use::{InUse, Seat};
 pub use key::{PinKey, WireKey};
 pub use nodes::NodeRef;
 
+use hand::Hand;
 use index::Index;
 use nodes::Nodes;
 use slab::{Entry, Slab};
@@ -125,7 +129,7 @@ impl Pins {
             by_wire: Index::default(),
             nodes: Nodes::new(for_nodes),
             seed,
-            hand: Hand { interval: limits.touch_interval, ..Hand::default() },
+            hand: Hand::new(limits.touch_interval),
         }
     }
 
@@ -214,11 +218,10 @@ impl Pins {
         forgotten.unwrap_or_default() as usize
     }
 
-    /// A touch prolonged a pin. False if it is not known, or with another version.
-    pub fn prolong(&mut self, wire: WireKey, version: u64, expires: Millis) -> bool {
+    /// A touch prolonged a pin. False if there is none that the state cluster knows.
+    pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
         self.change(self.find_wire(wire), |pin| {
-            let is_same = pin.version == version && pin.kind != Kind::Provisional;
-            is_same.then_some(Pin { expires, ..pin })
+            (pin.kind != Kind::Provisional).then_some(Pin { expires, ..pin })
         })
     }
 
@@ -366,31 +369,6 @@ impl Pins {
                 self.discard(slot);
             }
         }
-    }
-}
-
-/// Where the touching has got to: it earns a step for each `interval / slots` that passes.
-#[derive(Debug, Default)]
-struct Hand {
-    interval: Millis,
-    slot: u32,
-    /// In slots × milliseconds; a step costs an interval.
-    credit: u64,
-    wound: Option<Millis>,
-}
-
-impl Hand {
-    fn wind(&mut self, now: Millis, slots: u32) {
-        let elapsed = now.since(self.wound.replace(now).unwrap_or(now));
-        let round = self.interval.0.max(1).saturating_mul(u64::from(slots));
-        self.credit = elapsed.0.saturating_mul(u64::from(slots)).saturating_add(self.credit).min(round);
-    }
-
-    fn next(&mut self, slots: u32) -> Option<u32> {
-        self.credit = self.credit.checked_sub(self.interval.0.max(1))?;
-        let slot = if self.slot < slots { self.slot } else { 0 };
-        self.slot = slot + 1;
-        Some(slot)
     }
 }
 
@@ -565,12 +543,13 @@ mod tests {
     }
 
     #[test]
-    fn a_touch_prolongs_the_version_it_was_for() {
+    fn a_touch_prolongs_what_the_state_cluster_knows() {
         let mut pins = small(3);
         pins.insert(pins.key(&[1]), wire(1), pin(NODE, 5));
+        pins.insert(pins.key(&[2]), wire(2), Pin { kind: Kind::Provisional, ..pin(NODE, 0) });
 
-        assert!(!pins.prolong(wire(1), 4, at(2_000)) && !pins.prolong(wire(2), 5, at(2_000)));
-        assert!(pins.prolong(wire(1), 5, at(2_000)));
+        assert!(!pins.prolong(wire(2), at(2_000)) && !pins.prolong(wire(3), at(2_000)));
+        assert!(pins.prolong(wire(1), at(2_000)));
 
         assert!(matches!(pins.get(pins.key(&[1]), at(1_999)), Lookup::Fresh(_)));
     }

@@ -1,0 +1,214 @@
+//! What the VMs of one Envoy share of the changes feed: the latest changes, and how far each VM has read.
+//!
+//! One of them polls the state cluster and appends; the others read on from where they stopped. The log is bounded, so
+//! a reader can fall off its end, and the poller itself can have missed changes: either way all a reader can do is
+//! forget its pins, which then resolve anew. Encoded as fixed-size records, since a busy log is read often.
+
+use std::collections::VecDeque;
+
+use crate::wire::SessionKey;
+
+/// What a tick may miss: at ten ticks a second, 40,000 changes a second.
+pub const CAPACITY: usize = 4_096;
+/// The version that outdates every other: the session has ended.
+pub const ENDED: u64 = u64::MAX;
+
+const RECORD: usize = 24;
+
+/// The latest changes of a pool's pins.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct ChangeLog {
+    head: Head,
+    /// The last of them has the number `head.next - 1`.
+    changes: VecDeque<(SessionKey, u64)>,
+}
+
+/// How far a log goes; published beside it, so that whoever has read it all copies only this.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The number of the next change.
+    next: u64,
+    /// Changes were missed that would have had numbers below this one.
+    gap: u64,
+}
+
+impl Head {
+    /// The form that is published.
+    #[must_use]
+    pub fn encode(self) -> [u8; 16] {
+        (u128::from(self.next) << 64 | u128::from(self.gap)).to_le_bytes()
+    }
+
+    /// Reads a published one.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let both = u128::from_le_bytes(bytes.try_into().ok()?);
+        Some(Self { next: (both >> 64) as u64, gap: both as u64 })
+    }
+}
+
+impl ChangeLog {
+    /// Appends changes: the session and the version that it has now, or [`ENDED`].
+    pub fn append(&mut self, changes: impl IntoIterator<Item = (SessionKey, u64)>) {
+        for change in changes {
+            self.changes.push_back(change);
+            self.head.next += 1;
+        }
+        let surplus = self.changes.len().saturating_sub(CAPACITY);
+        self.changes.drain(..surplus);
+    }
+
+    /// Changes may have been missed here.
+    pub fn note_gap(&mut self) {
+        // A number of its own, or a reader that is up to date would not notice.
+        self.head.next += 1;
+        self.head.gap = self.head.next;
+        self.changes.clear();
+    }
+
+    /// How far it goes.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The form that is published.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16 + RECORD * self.changes.len());
+        bytes.extend_from_slice(&self.head.encode());
+        for (key, version) in &self.changes {
+            bytes.extend_from_slice(key.as_bytes());
+            bytes.extend_from_slice(&version.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a published log; `None` for anything else.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, records) = bytes.split_at_checked(16)?;
+        let (records, rest) = records.as_chunks::<RECORD>();
+        if !rest.is_empty() {
+            return None;
+        }
+        let read = |record: &[u8; RECORD]| {
+            let (key, version) = record.split_first_chunk::<16>()?;
+            Some((SessionKey::from_bytes(*key), u64::from_le_bytes(version.try_into().ok()?)))
+        };
+        Some(Self { head: Head::decode(head)?, changes: records.iter().map(read).collect::<Option<_>>()? })
+    }
+}
+
+/// How far one VM has read.
+#[derive(Debug, Default)]
+pub struct Reader {
+    read: Option<u64>,
+}
+
+/// What a reader has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Forget all pins of the pool.
+    Missed,
+    /// Outdate these pins.
+    Changes(Vec<(SessionKey, u64)>),
+}
+
+impl Reader {
+    /// True if there is something to read.
+    #[must_use]
+    pub fn is_behind(&self, head: Head) -> bool {
+        self.read != Some(head.next)
+    }
+
+    /// Reads to the end of the log. A first look has missed nothing: there was nothing to outdate.
+    pub fn catch_up(&mut self, log: &ChangeLog) -> News {
+        let next = log.head.next;
+        let Some(read) = self.read.replace(next) else { return News::Changes(Vec::new()) };
+        let first = next - (log.changes.len() as u64).min(next);
+        // Another log than before has smaller numbers.
+        if read > next || read < log.head.gap || read < first {
+            return News::Missed;
+        }
+        let seen = usize::try_from(read - first).unwrap_or(usize::MAX);
+        News::Changes(log.changes.iter().skip(seen).copied().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(number: u64) -> (SessionKey, u64) {
+        (SessionKey::new("nodes", &number.to_le_bytes()), number + 2)
+    }
+
+    #[test]
+    fn each_reader_gets_each_change_once() {
+        let (mut log, mut reader) = (ChangeLog::default(), Reader::default());
+        assert_eq!(reader.catch_up(&log), News::Changes(Vec::new()));
+
+        log.append([change(0), change(1)]);
+        assert!(reader.is_behind(log.head()));
+        assert_eq!(reader.catch_up(&log), News::Changes(vec![change(0), change(1)]));
+        assert!(!reader.is_behind(log.head()));
+        log.append([change(2)]);
+        assert_eq!(reader.catch_up(&log), News::Changes(vec![change(2)]));
+        assert_eq!(reader.catch_up(&log), News::Changes(Vec::new()));
+    }
+
+    #[test]
+    fn who_comes_first_to_a_long_log_has_missed_nothing() {
+        let mut log = ChangeLog::default();
+        log.append((0..10_000).map(change));
+
+        assert_eq!(Reader::default().catch_up(&log), News::Changes(Vec::new()));
+    }
+
+    #[test]
+    fn who_falls_off_the_end_has_missed_some() {
+        let (mut log, mut reader) = (ChangeLog::default(), Reader::default());
+        reader.catch_up(&log);
+        log.append((0..CAPACITY as u64).map(change));
+        let News::Changes(changes) = reader.catch_up(&log) else { panic!() };
+        assert_eq!(changes.len(), CAPACITY);
+
+        log.append((0..=CAPACITY as u64).map(change));
+
+        assert_eq!(reader.catch_up(&log), News::Missed);
+        assert_eq!(reader.catch_up(&log), News::Changes(Vec::new()));
+    }
+
+    #[test]
+    fn a_gap_is_noticed_by_everybody_once_and_what_follows_it_is_read() {
+        let (mut log, mut early, mut late) = (ChangeLog::default(), Reader::default(), Reader::default());
+        early.catch_up(&log);
+        late.catch_up(&log);
+        log.note_gap();
+        assert!(early.is_behind(log.head()));
+        assert_eq!(early.catch_up(&log), News::Missed);
+
+        log.append([change(1)]);
+
+        assert_eq!(early.catch_up(&log), News::Changes(vec![change(1)]));
+        assert_eq!(late.catch_up(&log), News::Missed);
+        log.note_gap();
+        log.note_gap();
+        assert_eq!(early.catch_up(&log), News::Missed);
+        assert_eq!(early.catch_up(&log), News::Changes(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_published_is_what_is_read_and_nothing_else_is() {
+        let mut log = ChangeLog::default();
+        log.append((0..5_000).map(change));
+        log.append([(change(7).0, ENDED)]);
+
+        assert_eq!(ChangeLog::decode(&log.encode()).as_ref(), Some(&log));
+        assert_eq!(Head::decode(&log.head().encode()), Some(log.head()));
+        assert_eq!(ChangeLog::decode(&log.encode()[1..]), None);
+        assert_eq!(ChangeLog::decode(b""), None);
+        assert_eq!(Head::decode(b"7"), None);
+    }
+}

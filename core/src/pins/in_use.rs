@@ -1,0 +1,95 @@
+//! The sessions of requests that are under way: a WebSocket of hours is one request, and its session is in use all the
+//! time, though nobody asks for its pin.
+
+use super::PinKey;
+use super::hand::Hand;
+use crate::time::Millis;
+
+/// A request's place in [`InUse`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seat(u32);
+
+/// The sessions of all requests that are under way.
+#[derive(Debug)]
+pub struct InUse {
+    seats: Vec<Option<PinKey>>,
+    free: Vec<u32>,
+    hand: Hand,
+}
+
+impl InUse {
+    /// Nobody. Each session is to be looked at once in an interval.
+    #[must_use]
+    pub fn new(interval: Millis) -> Self {
+        Self { seats: Vec::new(), free: Vec::new(), hand: Hand::new(interval) }
+    }
+
+    /// A request begins.
+    pub fn enter(&mut self, key: PinKey) -> Seat {
+        if let Some(index) = self.free.pop()
+            && let Some(seat) = self.seats.get_mut(index as usize)
+        {
+            *seat = Some(key);
+            return Seat(index);
+        }
+        self.seats.push(Some(key));
+        Seat(u32::try_from(self.seats.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// It ends.
+    #[expect(clippy::needless_pass_by_value, reason = "a seat is left once")]
+    pub fn leave(&mut self, seat: Seat) {
+        if let Some(taken) = self.seats.get_mut(seat.0 as usize)
+            && taken.take().is_some()
+        {
+            self.free.push(seat.0);
+        }
+    }
+
+    /// The sessions whose turn it is at `now`. Ask on every tick.
+    pub fn turn(&mut self, now: Millis) -> Vec<PinKey> {
+        let seats = u32::try_from(self.seats.len()).unwrap_or(u32::MAX);
+        self.hand.wind(now, seats);
+        std::iter::from_fn(|| self.hand.next(seats))
+            .filter_map(|seat| self.seats.get(seat as usize).copied().flatten())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Millis {
+        Millis(1_000_000 + seconds * 1000)
+    }
+
+    #[test]
+    fn each_that_is_there_has_its_turn_once_an_interval() {
+        let mut in_use = InUse::new(Millis(60_000));
+        let mut seats: Vec<Seat> = (0..100).map(|key| in_use.enter(PinKey(key))).collect();
+        in_use.turn(at(0));
+        seats.drain(..50).for_each(|seat| in_use.leave(seat));
+
+        let mut turns = [0; 100];
+        for second in 1..=180 {
+            for PinKey(key) in in_use.turn(at(second)) {
+                turns[key as usize] += 1;
+            }
+        }
+
+        assert!(turns[..50].iter().all(|turns| *turns == 0), "{turns:?}");
+        assert!(turns[50..].iter().all(|turns| *turns == 3), "{turns:?}");
+    }
+
+    #[test]
+    fn seats_are_used_again() {
+        let mut in_use = InUse::new(Millis(1_000));
+        for key in 0..1_000 {
+            let seat = in_use.enter(PinKey(key));
+            in_use.leave(seat);
+        }
+
+        assert_eq!(in_use.seats.len(), 1);
+    }
+}
