@@ -1,8 +1,11 @@
 //! Where a session goes: a walk along the ring that asks each node's state.
 //!
 //! Without a state cluster the ring's answer *is* the placement, so an existing session and a new one look alike. The
-//! walk is kind to existing ones: a degraded or draining node keeps the sessions the ring gives it, but inherits none
-//! from a node that is out, and serves as nobody's successor.
+//! walk is kind to existing ones: a degraded, draining or standby node keeps the sessions the ring gives it, but inherits
+//! none from a node that is out, and serves as nobody's successor.
+//!
+//! With one, a pin says who owns the session; the ring then only says who comes next ([`pinned`]), and where a session
+//! without owner should live ([`for_new`]). Whether a pin's node may still serve is the caller's to ask.
 
 use crate::event::{Outcome, Reason};
 use crate::health::State;
@@ -37,8 +40,7 @@ impl Placement {
     /// # Errors
     /// If nobody can take it; what that means for the request is the pool's policy.
     pub fn of(snapshot: &Snapshot, hash: u64) -> Result<Self, NoPlacement> {
-        let mut placement =
-            Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome: Outcome::Ring, reason: Reason::Owner };
+        let mut placement = Self::empty(Outcome::Ring, Reason::Owner);
         if snapshot.panic {
             placement.outcome = Outcome::Panic;
             placement.ignore_health(snapshot, hash);
@@ -81,6 +83,10 @@ impl Placement {
         }
     }
 
+    fn empty(outcome: Outcome, reason: Reason) -> Self {
+        Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome, reason }
+    }
+
     fn walk(&mut self, snapshot: &Snapshot, hash: u64) {
         // A session that lost its node to cooldown is a stranger to all others, also while that node warms up again; one
         // that a new node has not taken over yet is still at home with the next.
@@ -88,9 +94,8 @@ impl Placement {
         for index in snapshot.ring().candidates(hash) {
             let Some(node) = snapshot.nodes.get(index) else { continue };
             let welcome = match node.state {
-                State::Active => true,
-                State::Warming(share) => is_admitted(hash, node.key_hash, share),
-                State::Degraded | State::Draining => !stranger,
+                State::Active | State::Warming(_) => takes_stranger(node, hash),
+                State::Degraded | State::Draining | State::Standby => !stranger,
                 State::Cooldown | State::Pending => false,
             };
             if welcome {
@@ -113,33 +118,30 @@ impl Placement {
         }
     }
 
-    /// The owner is whom the ring names, whatever is said of it. Whom to try after it is a guess in any case, and those
-    /// who look well are the better one.
+    /// The owner is whom the ring names, whatever is said of it.
     fn ignore_health(&mut self, snapshot: &Snapshot, hash: u64) {
-        let serves = |index: usize| snapshot.nodes.get(index).is_some_and(|node| node.state.serves());
-        let is_pending =
-            |index: usize| snapshot.nodes.get(index).is_some_and(|node| node.state == State::Pending);
-        for index in snapshot.ring().candidates(hash).filter(|&index| !is_pending(index)) {
-            if self.len == 0 || serves(index) {
-                self.push(index);
-            }
-            if usize::from(self.len) == MAX_CANDIDATES {
-                return;
-            }
-        }
+        let owner = in_ring_order(snapshot, hash, |node| node.state != State::Pending).next();
+        owner.into_iter().for_each(|owner| self.push(owner));
+        self.succeed_in_panic(snapshot, hash);
+    }
+
+    /// Whom to try after the owner is a guess in any case, and those who look well are the better one.
+    fn succeed_in_panic(&mut self, snapshot: &Snapshot, hash: u64) {
         let owner = self.indexes().next();
-        for index in snapshot.ring().candidates(hash).filter(|&index| !serves(index) && Some(index) != owner)
-        {
-            self.push(index);
-        }
+        let serving = in_ring_order(snapshot, hash, |node| node.state.serves());
+        let others = in_ring_order(snapshot, hash, |node| !node.state.serves());
+        self.fill(serving.chain(others).filter(|&index| Some(index) != owner));
     }
 
     /// Nobody was welcoming: rather a degraded, draining or barely warm node than none.
     fn take_any(&mut self, snapshot: &Snapshot, hash: u64) {
-        let serving = |&index: &usize| snapshot.nodes.get(index).is_some_and(|node| node.state.serves());
-        for index in snapshot.ring().candidates(hash).filter(serving).take(MAX_CANDIDATES) {
-            self.push(index);
-        }
+        self.fill(in_ring_order(snapshot, hash, |node| node.state.serves()));
+    }
+
+    /// Takes as many as there is room for.
+    fn fill(&mut self, indexes: impl Iterator<Item = usize>) {
+        let room = MAX_CANDIDATES - usize::from(self.len);
+        indexes.take(room).for_each(|index| self.push(index));
     }
 
     fn push(&mut self, index: usize) {
@@ -147,6 +149,53 @@ impl Placement {
             *slot = index;
             self.len += 1;
         }
+    }
+}
+
+/// The placement of a session that `owner` holds: after it those who would take the session over, in ring order; in
+/// panic those who look well before the others.
+#[must_use]
+pub fn pinned(snapshot: &Snapshot, hash: u64, owner: usize, outcome: Outcome) -> Placement {
+    let mut placement = Placement::empty(outcome, Reason::Pin);
+    placement.push(owner);
+    if snapshot.panic {
+        placement.succeed_in_panic(snapshot, hash);
+    } else {
+        let takers = in_ring_order(snapshot, hash, |node| takes_stranger(node, hash));
+        placement.fill(takers.filter(|&index| index != owner));
+    }
+    placement
+}
+
+/// Where a session without owner should live, best first and at most `most`: with those who take strangers, in panic
+/// with anybody whose first check has answered. Rather with a node that only serves than with none.
+#[must_use]
+pub fn for_new(snapshot: &Snapshot, hash: u64, most: usize) -> Vec<usize> {
+    let is_welcoming = |node: &SnapshotNode| {
+        if snapshot.panic { node.state != State::Pending } else { takes_stranger(node, hash) }
+    };
+    let takers: Vec<usize> = in_ring_order(snapshot, hash, is_welcoming).take(most).collect();
+    if takers.is_empty() {
+        return in_ring_order(snapshot, hash, |node| node.state.serves()).take(most).collect();
+    }
+    takers
+}
+
+/// The nodes that are such, in ring order.
+fn in_ring_order(
+    snapshot: &Snapshot,
+    hash: u64,
+    is_such: impl Fn(&SnapshotNode) -> bool,
+) -> impl Iterator<Item = usize> {
+    snapshot.ring().candidates(hash).filter(move |&index| snapshot.nodes.get(index).is_some_and(&is_such))
+}
+
+/// Whether a node takes this session from another, or as a new one.
+fn takes_stranger(node: &SnapshotNode, hash: u64) -> bool {
+    match node.state {
+        State::Active => true,
+        State::Warming(share) => is_admitted(hash, node.key_hash, share),
+        _ => false,
     }
 }
 

@@ -9,6 +9,11 @@ pub const DESTINATION_HEADER: &str = "x-berth-destination";
 pub const HASH_KEY_HEADER: &str = "x-berth-hash-key";
 /// The value of [`DESTINATION_HEADER`] for such a session: names no host, so the fallback policy picks.
 pub const UNPLACED_DESTINATION: &str = "unplaced";
+/// The request header that tells a node of a session it does not hold yet: `rehomed; from=…; version=…` if another node
+/// had it, `restore; version=…` if the node was restarted since.
+pub const SESSION_HEADER: &str = "x-berth-session";
+/// The response header by which a node ends its session: `1`.
+pub const END_HEADER: &str = "x-berth-end";
 /// The opt-in response header that says what Berth did.
 pub const DEBUG_HEADER: &str = "x-berth";
 
@@ -23,11 +28,28 @@ pub enum Outcome {
     Sessionless,
     /// Berth answered it.
     Rejected,
+    /// The pin cache knew its node.
+    Hit,
+    /// The state cluster knew its node.
+    Found,
+    /// Nobody had the session; the state cluster gave it to this node.
+    Claimed,
+    /// Its node may not serve it any more; the state cluster gave it to this one.
+    Rehomed,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its discriminant.
-    pub const ALL: [Self; 4] = [Self::Ring, Self::Panic, Self::Sessionless, Self::Rejected];
+    pub const ALL: [Self; 8] = [
+        Self::Ring,
+        Self::Panic,
+        Self::Sessionless,
+        Self::Rejected,
+        Self::Hit,
+        Self::Found,
+        Self::Claimed,
+        Self::Rehomed,
+    ];
 
     /// Its name in metrics and headers.
     #[must_use]
@@ -37,6 +59,10 @@ impl Outcome {
             Self::Panic => "panic",
             Self::Sessionless => "sessionless",
             Self::Rejected => "rejected",
+            Self::Hit => "hit",
+            Self::Found => "found",
+            Self::Claimed => "claimed",
+            Self::Rehomed => "rehomed",
         }
     }
 }
@@ -62,6 +88,10 @@ pub enum Reason {
     NoMembers,
     /// No member may serve.
     NoUsableNode,
+    /// A pin names the node.
+    Pin,
+    /// The state cluster gave no answer, so the ring did.
+    StateAway,
 }
 
 impl Reason {
@@ -78,6 +108,8 @@ impl Reason {
             Self::NoSnapshot => "no_snapshot",
             Self::NoMembers => "no_members",
             Self::NoUsableNode => "no_usable_node",
+            Self::Pin => "pin",
+            Self::StateAway => "state_away",
         }
     }
 }
@@ -97,6 +129,16 @@ pub enum Counter {
     Polls(PollResult),
     /// `berth_leader_changes_total`: a VM took over the polling.
     LeaderChanges,
+    /// `berth_reassignments_total{reason="rehomed"}`: the state cluster moved a session for this VM.
+    Rehomed,
+    /// `berth_state_calls_total{result}`: questions to the state cluster.
+    StateCalls(CallResult),
+    /// `berth_restored_total`: sessions whose node was told to load their state.
+    Restored,
+    /// `berth_resyncs_total`: pin caches dropped because changes were missed.
+    Resyncs,
+    /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
+    Ended,
 }
 
 /// Why Envoy's own ring had to place a session.
@@ -119,13 +161,41 @@ pub enum PollResult {
     UnknownCluster,
 }
 
+/// How a question to the state cluster ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallResult {
+    /// With an answer.
+    Ok,
+    /// With an error, or with an answer that cannot be read.
+    Failed,
+    /// Not in time.
+    TimedOut,
+    /// Before it began: the breaker was open, or too many were under way.
+    Skipped,
+}
+
+impl CallResult {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 24] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
         Self::Requests(Outcome::Rejected),
+        Self::Requests(Outcome::Hit),
+        Self::Requests(Outcome::Found),
+        Self::Requests(Outcome::Claimed),
+        Self::Requests(Outcome::Rehomed),
         Self::Unplaced(Unplaced::NoSnapshot),
         Self::Unplaced(Unplaced::NoMembers),
         Self::Retried,
@@ -134,6 +204,14 @@ impl Counter {
         Self::Polls(PollResult::Failed),
         Self::Polls(PollResult::UnknownCluster),
         Self::LeaderChanges,
+        Self::Rehomed,
+        Self::StateCalls(CallResult::Ok),
+        Self::StateCalls(CallResult::Failed),
+        Self::StateCalls(CallResult::TimedOut),
+        Self::StateCalls(CallResult::Skipped),
+        Self::Restored,
+        Self::Resyncs,
+        Self::Ended,
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -141,11 +219,16 @@ impl Counter {
     pub fn index(self) -> usize {
         match self {
             Self::Requests(outcome) => outcome as usize,
-            Self::Unplaced(reason) => 4 + reason as usize,
-            Self::Retried => 6,
-            Self::PassiveEjections => 7,
-            Self::Polls(result) => 8 + result as usize,
-            Self::LeaderChanges => 11,
+            Self::Unplaced(reason) => 8 + reason as usize,
+            Self::Retried => 10,
+            Self::PassiveEjections => 11,
+            Self::Polls(result) => 12 + result as usize,
+            Self::LeaderChanges => 15,
+            Self::Rehomed => 16,
+            Self::StateCalls(result) => 17 + result as usize,
+            Self::Restored => 21,
+            Self::Resyncs => 22,
+            Self::Ended => 23,
         }
     }
 
@@ -162,6 +245,11 @@ impl Counter {
             Self::Polls(PollResult::Failed) => ("polls", ".result.failed".to_owned()),
             Self::Polls(PollResult::UnknownCluster) => ("polls", ".result.unknown_cluster".to_owned()),
             Self::LeaderChanges => ("leader_changes", String::new()),
+            Self::Rehomed => ("reassignments", ".reason.rehomed".to_owned()),
+            Self::StateCalls(result) => ("state_calls", format!(".result.{}", result.name())),
+            Self::Restored => ("restored", String::new()),
+            Self::Resyncs => ("resyncs", String::new()),
+            Self::Ended => ("ended", String::new()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }
@@ -177,6 +265,18 @@ pub fn nodes_gauge(pool: &str, state: &str) -> String {
 #[must_use]
 pub fn panic_gauge(pool: &str) -> String {
     format!("berth_panic.pool.{pool}")
+}
+
+/// The gauge of how many pins are remembered: `berth_pins{pool}`.
+#[must_use]
+pub fn pins_gauge(pool: &str) -> String {
+    format!("berth_pins.pool.{pool}")
+}
+
+/// The gauge of whether the state cluster is not asked because it failed: `berth_state_breaker_open{pool}`.
+#[must_use]
+pub fn breaker_gauge(pool: &str) -> String {
+    format!("berth_state_breaker_open.pool.{pool}")
 }
 
 /// The counter of requests that matched no pool: `berth_bypassed_total`.

@@ -1,13 +1,14 @@
 //! One node's health: what was observed of it, and the state that follows from it at a given time.
 //!
 //! Observations are stored, states are derived. So no timer has to fire, and every VM that holds the same record and
-//! the same time comes to the same state. What the operator wants (EDS DEGRADED, DRAINING) is kept apart from what was
-//! seen. Who is asked, and when, is not decided here.
+//! the same time comes to the same state. What is wanted (by EDS as DEGRADED or DRAINING, by the operator on record in
+//! the state cluster) is kept apart from what was seen. Who is asked, and when, is not decided here.
 
 use serde::{Deserialize, Serialize};
 
 use crate::membership::HostFlags;
 use crate::time::Millis;
+use crate::wire::{NodeRecord, NodeState};
 
 /// How patient a pool is with its nodes; see `docs/OPERATIONS.md` for each field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub enum State {
     Cooldown,
     /// Nothing yet: its first active check has not answered.
     Pending,
+    /// Its sessions, no new ones: the operator holds it in reserve.
+    Standby,
 }
 
 impl State {
@@ -66,7 +69,8 @@ impl State {
     pub const WHOLE: u16 = 1 << 15;
 
     /// Every state's name in metrics and headers.
-    pub const NAMES: [&'static str; 6] = ["active", "warming", "degraded", "draining", "cooldown", "pending"];
+    pub const NAMES: [&'static str; 7] =
+        ["active", "warming", "degraded", "draining", "cooldown", "pending", "standby"];
 
     /// The state's place in [`State::NAMES`].
     #[must_use]
@@ -78,6 +82,7 @@ impl State {
             Self::Draining => 3,
             Self::Cooldown => 4,
             Self::Pending => 5,
+            Self::Standby => 6,
         }
     }
 
@@ -102,6 +107,17 @@ pub struct Health {
     cooldown: Option<Cooldown>,
     /// When the last panic ended. Up to then it had all its sessions, so there is nothing left to warm up.
     panic_ended: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<Operator>,
+}
+
+/// What the state cluster has on record of the node: the operator's will, and what other proxies saw of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Operator {
+    state: NodeState,
+    /// Out of service until then, in one proxy's experience at least.
+    cooldown_until: Option<Millis>,
+    version: u64,
 }
 
 /// The latest cooldown, over or not.
@@ -140,20 +156,25 @@ impl Health {
     }
 
     /// What to remember of a node that leaves: nothing if it never failed. Unhealthy until it left counts as seen then.
+    ///
+    /// A shared cooldown is remembered until it is over, like its own, or a node could flap its way out of it. A state
+    /// that the operator wants is not worth it by itself: the feed repeats it seconds after the node is back, and every
+    /// deploy leaves as many drained nodes behind as there are.
     #[must_use]
     pub fn departed(mut self, now: Millis) -> Option<Self> {
         if self.unhealthy {
             self.touch_cooldown(now);
         }
-        let cooldown = self.cooldown.take()?;
-        Some(Self { cooldown: Some(cooldown), ..Self::default() })
+        let is_memorable = self.cooldown.is_some() || self.in_shared_cooldown(now);
+        is_memorable.then(|| Self { cooldown: self.cooldown, operator: self.operator, ..Self::default() })
     }
 
     /// The node of which this was remembered is back: it warms up, after what is left of its cooldown. Nothing left, and
-    /// it is a node like any new one.
+    /// it is a node like any new one, but for what is on record.
     #[must_use]
     pub fn rejoined(self, now: Millis) -> Self {
-        if self.in_cooldown(now) { Self { joined: Some(now), ..self } } else { Self::joined(now) }
+        let cooldown = if self.in_cooldown(now) { self.cooldown } else { None };
+        Self { cooldown, operator: self.operator, ..Self::joined(now) }
     }
 
     /// Takes in what Envoy says of the node at `now`.
@@ -180,10 +201,24 @@ impl Health {
         self.draining = flags.draining;
     }
 
+    /// Takes in what the state cluster has on record of the node, unless as much is known already. Version 0 says that
+    /// nothing is.
+    pub fn record(&mut self, record: &NodeRecord) {
+        let known = self.operator.as_ref().map_or(0, |operator| operator.version);
+        if record.version > known {
+            self.operator = Some(Operator {
+                state: record.state,
+                cooldown_until: record.cooldown_until_ms.map(Millis),
+                version: record.version,
+            });
+        }
+    }
+
     /// A worker's own consecutive failures reached the limit.
     pub fn report_failure(&mut self, policy: &HealthPolicy, now: Millis) {
         self.forget_the_future(now);
-        if self.in_cooldown(now) {
+        // In a cooldown that only others saw a reason for, this one is news.
+        if self.in_own_cooldown(now) {
             self.touch_cooldown(now);
         } else {
             self.fail(false, policy, now);
@@ -202,13 +237,23 @@ impl Health {
             State::Cooldown
         } else if self.pending {
             State::Pending
-        } else if self.draining {
+        } else if self.draining || self.is_wanted(NodeState::Draining) {
             State::Draining
-        } else if self.degraded {
+        } else if self.degraded || self.is_wanted(NodeState::Degraded) {
             State::Degraded
+        } else if self.is_wanted(NodeState::Standby) {
+            State::Standby
         } else {
             self.warmth(policy, now)
         }
+    }
+
+    /// When the cooldown ends that was observed here, as far as is known at `now`; `None` if it is in none, or only in
+    /// one that others share.
+    #[must_use]
+    pub fn own_cooldown_end(&self, now: Millis) -> Option<Millis> {
+        let cooldown = self.cooldown.as_ref().filter(|_| self.in_own_cooldown(now))?;
+        Some(if self.unhealthy { now + cooldown.length } else { cooldown.end() })
     }
 
     /// True if nothing is known of the node yet.
@@ -221,7 +266,7 @@ impl Health {
     /// sent them.
     #[must_use]
     pub fn is_returning(&self) -> bool {
-        self.cooldown.as_ref().is_some_and(|cooldown| self.joined <= Some(cooldown.end()))
+        self.cooldown_end().is_some_and(|end| self.joined <= Some(end))
     }
 
     /// True if the state will change by the passing of time alone.
@@ -231,10 +276,32 @@ impl Health {
     }
 
     fn in_cooldown(&self, now: Millis) -> bool {
+        self.in_own_cooldown(now) || self.in_shared_cooldown(now)
+    }
+
+    fn in_own_cooldown(&self, now: Millis) -> bool {
         self.unhealthy || self.cooldown.as_ref().is_some_and(|cooldown| now < cooldown.end())
     }
 
-    /// A clock that was set back must not prolong anything: what was noted as later counts as now.
+    fn in_shared_cooldown(&self, now: Millis) -> bool {
+        Some(now) < self.shared_cooldown_end()
+    }
+
+    fn shared_cooldown_end(&self) -> Option<Millis> {
+        self.operator.as_ref().and_then(|operator| operator.cooldown_until)
+    }
+
+    /// The end of the latest cooldown, whoever saw its reason.
+    fn cooldown_end(&self) -> Option<Millis> {
+        self.cooldown.as_ref().map(Cooldown::end).max(self.shared_cooldown_end())
+    }
+
+    fn is_wanted(&self, state: NodeState) -> bool {
+        self.operator.as_ref().is_some_and(|operator| operator.state == state)
+    }
+
+    /// A clock that was set back must not prolong anything: what was noted as later counts as now. The end of a shared
+    /// cooldown was not noted by this clock.
     fn forget_the_future(&mut self, now: Millis) {
         for time in [&mut self.joined, &mut self.panic_ended].into_iter().flatten() {
             *time = now.min(*time);
@@ -264,7 +331,7 @@ impl Health {
     }
 
     fn warmth(&self, policy: &HealthPolicy, now: Millis) -> State {
-        let began = self.joined.max(self.cooldown.as_ref().map(Cooldown::end));
+        let began = self.joined.max(self.cooldown_end());
         let is_warming = |began: &Millis| now < *began + policy.warm_up && self.panic_ended < Some(*began);
         let Some(began) = began.filter(is_warming) else { return State::Active };
         let (done, from) = (now.since(began).0, u64::from(policy.warm_up_from_percent));

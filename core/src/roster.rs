@@ -4,13 +4,14 @@
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Health, HealthPolicy};
 use crate::membership::Observation;
 use crate::time::Millis;
+use crate::wire::NodeRecord;
 
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +141,38 @@ impl Roster {
             node.health.report_failure(policy, now);
         }
         self.settle(&before, policy, now)
+    }
+
+    /// Folds in what the state cluster has on record of nodes. True if that changed anything, and with it the version.
+    pub fn record(&mut self, records: &[NodeRecord], policy: &HealthPolicy, now: Millis) -> bool {
+        // Not to be taken for the first look.
+        if self.version == 0 {
+            return false;
+        }
+        let before = self.clone();
+        let mut latest: BTreeMap<String, &NodeRecord> = BTreeMap::new();
+        for record in records {
+            let known = latest.entry(record.node.to_string()).or_insert(record);
+            if known.version < record.version {
+                *known = record;
+            }
+        }
+        let members = self.nodes.iter_mut().map(|node| (&node.address, &mut node.health));
+        // Whoever left may be back, and what was remembered would hold until the next record.
+        let departed = self.departed.iter_mut().map(|node| (&node.address, &mut node.health));
+        for (address, health) in members.chain(departed) {
+            if let Some(record) = latest.get(address) {
+                health.record(record);
+            }
+        }
+        self.settle(&before, policy, now)
+    }
+
+    /// The members in a cooldown that was observed here, with its end as far as is known at `now`: what to share with
+    /// other proxies. Of a node that is still unhealthy the end moves on with `now`.
+    pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
+        let end = move |node: &Node| node.health.own_cooldown_end(now);
+        self.nodes.iter().filter_map(move |node| Some((node.address.as_str(), end(node)?)))
     }
 
     /// Keeps the cooldowns of nodes that left, for as long as they can last.

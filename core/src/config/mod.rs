@@ -9,6 +9,7 @@ mod members;
 mod policy;
 mod pool;
 mod session;
+mod state;
 
 use std::ops::RangeInclusive;
 
@@ -20,6 +21,7 @@ use self::document::Document;
 pub use self::fields::Fault;
 use self::fields::{Faults, Fields, is_number, shown};
 pub use self::pool::{Match, Membership, Missing, OnPanic, Pool};
+pub use self::state::StateCluster;
 
 /// The one version there is.
 const VERSION: u32 = 1;
@@ -37,6 +39,8 @@ pub struct Config {
     pub poll_interval: Millis,
     /// Answer with the debug header.
     pub debug_header: bool,
+    /// Who remembers which node holds a session; without it, the ring's answer is the placement.
+    pub state: Option<StateCluster>,
     /// First match wins.
     pub pools: Vec<Pool>,
 }
@@ -72,10 +76,11 @@ impl Config {
         let admin_cluster = fields.string("admin_cluster", faults).unwrap_or("berth_admin").to_owned();
         let poll_interval = fields.duration("poll_interval", POLL_INTERVAL, faults).unwrap_or(Millis(1000));
         let debug_header = fields.flag("debug_header", false, faults);
+        let state = StateCluster::read(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
         let pools = Pool::read_all(&elements, faults);
         fields.finish(faults);
-        Some(Self { admin_cluster, poll_interval, debug_header, pools })
+        Some(Self { admin_cluster, poll_interval, debug_header, state, pools })
     }
 }
 

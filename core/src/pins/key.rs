@@ -2,6 +2,8 @@
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use crate::wire::SessionKey;
+
 /// A session within one VM: nobody outside can tell which ids share a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PinKey(pub u128);
@@ -33,9 +35,28 @@ impl WireKey {
     }
 }
 
+impl From<SessionKey> for WireKey {
+    fn from(key: SessionKey) -> Self {
+        Self(*key.as_bytes())
+    }
+}
+
+impl From<WireKey> for SessionKey {
+    fn from(key: WireKey) -> Self {
+        Self::from_bytes(key.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_the_same_on_the_wire_and_in_the_cache() {
+        let key = SessionKey::new("nodes", b"alice");
+
+        assert_eq!(SessionKey::from(WireKey::from(key)), key);
+    }
 
     #[test]
     fn another_seed_gives_another_key_and_another_bucket() {
