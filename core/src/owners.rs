@@ -49,8 +49,7 @@ impl Owners {
     pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
         self.ids = snapshot.nodes.iter().map(|node| node.address.parse().ok()).collect();
         let before = std::mem::take(&mut self.places);
-        self.places =
-            self.ids.iter().enumerate().filter_map(|(place, id)| Some(((*id)?, place))).collect();
+        self.places = self.ids.iter().enumerate().filter_map(|(place, id)| Some(((*id)?, place))).collect();
         let (places, gone) = (&self.places, &mut self.gone);
         gone.retain(|id| !places.contains_key(id));
         gone.extend(before.into_keys().filter(|id| !places.contains_key(id)));
@@ -80,7 +79,9 @@ impl Owners {
                 false => Standing::Usable(place),
             },
             (Some(_), _) => Standing::Unusable,
-            (None, _) if self.gone.contains(&owner) || self.has_had_its_time(owner, now) => Standing::Unusable,
+            (None, _) if self.gone.contains(&owner) || self.has_had_its_time(owner, now) => {
+                Standing::Unusable
+            }
             (None, _) => Standing::Unknown,
         }
     }

@@ -225,6 +225,13 @@ impl Pins {
         })
     }
 
+    /// Changes of unknown sessions were missed: all pins are past their time.
+    pub fn expire_all(&mut self) {
+        for slot in 0..self.slab.made() {
+            self.change(Some(slot), |pin| Some(Pin { expires: Millis(0), ..pin }));
+        }
+    }
+
     /// The node of a restored session is about to be told. True for the one request that is to tell it.
     pub fn settle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
@@ -552,6 +559,20 @@ mod tests {
         assert!(pins.prolong(wire(1), at(2_000)));
 
         assert!(matches!(pins.get(pins.key(&[1]), at(1_999)), Lookup::Fresh(_)));
+    }
+
+    #[test]
+    fn what_may_have_changed_unseen_is_a_hint_and_no_more() {
+        let mut pins = small(3);
+        (1..=3).for_each(|id| {
+            pins.insert(pins.key(&[id]), wire(id), pin(NODE, 5));
+        });
+        pins.remove(pins.key(&[2]));
+
+        pins.expire_all();
+
+        let found = [1, 2, 3].map(|id| pins.get(pins.key(&[id]), at(0)));
+        assert!(matches!(found, [Lookup::Stale(_), Lookup::Absent, Lookup::Stale(_)]), "{found:?}");
     }
 
     #[test]

@@ -5,9 +5,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use berth_core::config::StateCluster;
 use berth_core::time::Millis;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
+
+/// Envoy's admin writes 250 bytes a host; what is larger than this would not be an answer but an attack on memory.
+const LARGEST_ANSWER: usize = 16 << 20;
 
 /// The wall clock. A clock that cannot be read stands at zero.
 pub(crate) fn now() -> Millis {
@@ -43,6 +47,15 @@ pub(crate) fn set_request_header(name: &str, value: &[u8]) {
 
 pub(crate) fn remove_request_header(name: &str) {
     let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+}
+
+/// A response header, of several of one name the first. Only while the response's headers are being handled.
+pub(crate) fn response_header(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
+}
+
+pub(crate) fn remove_response_header(name: &str) {
+    let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
 }
 
 pub(crate) fn set_response_header(name: &str, value: &[u8]) {
@@ -102,10 +115,31 @@ pub(crate) fn get(cluster: &str, path: &str, timeout: Millis) -> Option<u32> {
     hostcalls::dispatch_http_call(cluster, headers, None, vec![], Duration::from_millis(timeout.0)).ok()
 }
 
-/// The body of the answer that is being delivered, if it is a 200. `headers` is their number: none means that the
-/// call broke down, and asking for one would then trap.
+/// Sends a call to the state cluster; `None` if it was refused at once.
+pub(crate) fn call(
+    state: &StateCluster,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    timeout: Millis,
+) -> Option<u32> {
+    let authorization = state.token.as_ref().map(|token| format!("Bearer {token}"));
+    let mut headers = vec![(":method", method), (":path", path), (":authority", &state.cluster)];
+    if !body.is_empty() {
+        headers.push(("content-type", "application/json"));
+    }
+    if let Some(authorization) = &authorization {
+        headers.push(("authorization", authorization));
+    }
+    let body = (!body.is_empty()).then_some(body);
+    let timeout = Duration::from_millis(timeout.0);
+    hostcalls::dispatch_http_call(&state.cluster, headers, body, vec![], timeout).ok()
+}
+
+/// The body of the answer that is being delivered, if it is a 200 that can be meant. `headers` is their number: none
+/// means that the call broke down, and asking for one would then trap.
 pub(crate) fn answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
-    if headers == 0 {
+    if headers == 0 || size > LARGEST_ANSWER {
         return None;
     }
     let status =
@@ -114,6 +148,17 @@ pub(crate) fn answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
         return None;
     }
     hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten()
+}
+
+/// From here on hostcalls are about that stream, or the root. False if it is no more: then they would still be about
+/// another one.
+pub(crate) fn act_as(context: u32) -> bool {
+    hostcalls::set_effective_context(context).is_ok()
+}
+
+/// Lets a paused request go on, once this callback is over.
+pub(crate) fn resume_request() {
+    let _ = hostcalls::resume_http_request();
 }
 
 /// A metric's id; `None` if the host refuses it, and then it is not counted.
@@ -135,4 +180,9 @@ pub(crate) fn set_gauge(metric: Option<u32>, value: u64) {
     if let Some(metric) = metric {
         let _ = hostcalls::record_metric(metric, value);
     }
+}
+
+/// Adds to a gauge, or takes away from it.
+pub(crate) fn change_gauge(metric: u32, by: i64) {
+    let _ = hostcalls::increment_metric(metric, by);
 }

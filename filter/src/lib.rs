@@ -6,16 +6,19 @@
 #![expect(missing_docs, reason = "the SDK's macro exports a function without any")]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod feed;
 mod host;
 mod metrics;
+mod pinned;
 mod plugin;
 mod root;
 mod shared;
 mod stream;
+mod verdict;
 
 use proxy_wasm::types::LogLevel;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
+    proxy_wasm::set_root_context(|id| Box::new(root::Root::new(id)));
 }}

@@ -13,6 +13,14 @@ pub(crate) struct PoolMetrics {
     counters: [(Cell<u64>, Option<u32>); Counter::ALL.len()],
     nodes: [Option<u32>; State::NAMES.len()],
     panic: Option<u32>,
+    pins: Share,
+    open_breakers: Share,
+}
+
+/// A gauge to which each VM adds its own part.
+struct Share {
+    part: Cell<u64>,
+    metric: Option<u32>,
 }
 
 impl PoolMetrics {
@@ -21,6 +29,8 @@ impl PoolMetrics {
             counters: Counter::ALL.map(|counter| (Cell::new(0), host::define_counter(&counter.stat(pool)))),
             nodes: State::NAMES.map(|state| host::define_gauge(&event::nodes_gauge(pool, state))),
             panic: host::define_gauge(&event::panic_gauge(pool)),
+            pins: Share::define(&event::pins_gauge(pool)),
+            open_breakers: Share::define(&event::breaker_gauge(pool)),
         }
     }
 
@@ -46,5 +56,34 @@ impl PoolMetrics {
             host::set_gauge(*metric, count);
         }
         host::set_gauge(self.panic, u64::from(snapshot.panic));
+    }
+
+    /// Adds this VM's pins, and whether its breaker is open, to those of the others.
+    pub(crate) fn show_pins(&self, pins: usize, breaker_is_open: bool) {
+        self.pins.show(pins as u64);
+        self.open_breakers.show(u64::from(breaker_is_open));
+    }
+}
+
+impl Share {
+    fn define(name: &str) -> Self {
+        Self { part: Cell::new(0), metric: host::define_gauge(name) }
+    }
+
+    fn show(&self, part: u64) {
+        let before = self.part.replace(part);
+        if let Some(metric) = self.metric
+            && let (Ok(part), Ok(before)) = (i64::try_from(part), i64::try_from(before))
+            && part != before
+        {
+            host::change_gauge(metric, part - before);
+        }
+    }
+}
+
+/// What a VM that ends had added is taken away, or it would stay for ever.
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.show(0);
     }
 }

@@ -1,28 +1,38 @@
 //! What a root and its streams share: the configuration and, for each pool, the current snapshot.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use berth_core::config::{Config, Membership, Pool};
+use berth_core::changelog::News;
+use berth_core::config::{Config, Membership, Pool, StateCluster};
 use berth_core::event::Counter;
 use berth_core::passive::Failures;
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 
+use crate::feed::Feed;
 use crate::host;
 use crate::metrics::PoolMetrics;
+use crate::pinned::{Home, Pinned};
 use crate::shared::RosterKey;
+
+/// While requests wait: what is queued goes out, and what is overdue goes on, with the next tick.
+const HURRIED_TICKS: Millis = Millis(10);
 
 /// One configuration at work.
 pub(crate) struct Plugin {
     pub(crate) debug_header: bool,
     pub(crate) pools: Vec<LivePool>,
     /// Requests that no pool took.
-    pub(crate) bypassed: std::cell::Cell<u64>,
+    pub(crate) bypassed: Cell<u64>,
     pub(crate) bypassed_metric: Option<u32>,
     /// Reused for each destination header, so that a hit allocates nothing for it.
     pub(crate) destination: RefCell<Vec<u8>>,
+    /// The time of the latest tick: exact enough for a hit, and free.
+    pub(crate) now: Cell<Millis>,
+    /// Ticks are short, because requests wait.
+    hurried: Cell<bool>,
 }
 
 /// A configured pool with what is known of it now.
@@ -33,17 +43,35 @@ pub(crate) struct LivePool {
     snapshot: RefCell<Option<Rc<Snapshot>>>,
     roster: RefCell<Roster>,
     failures: RefCell<Failures>,
+    /// With a state cluster.
+    pub(crate) pinned: Option<RefCell<Pinned>>,
+    pub(crate) feed: Option<RefCell<Feed>>,
 }
 
 impl Plugin {
     pub(crate) fn new(config: Config) -> Self {
+        let state = config.state.map(Rc::new);
         Self {
             debug_header: config.debug_header,
-            pools: config.pools.into_iter().map(LivePool::new).collect(),
-            bypassed: std::cell::Cell::new(0),
+            pools: config.pools.into_iter().map(|pool| LivePool::new(pool, state.as_ref())).collect(),
+            bypassed: Cell::new(0),
             bypassed_metric: host::define_counter(berth_core::event::BYPASSED_STAT),
             destination: RefCell::new(Vec::with_capacity(64)),
+            now: Cell::new(host::now()),
+            hurried: Cell::new(false),
         }
+    }
+
+    /// A request waits.
+    pub(crate) fn hurry(&self) {
+        if !self.hurried.replace(true) {
+            host::set_tick_period(HURRIED_TICKS);
+        }
+    }
+
+    /// Nobody waits. True if ticks were short until now.
+    pub(crate) fn calm_down(&self) -> bool {
+        self.hurried.take()
     }
 
     pub(crate) fn flush(&self) {
@@ -58,7 +86,9 @@ impl Plugin {
 }
 
 impl LivePool {
-    fn new(config: Pool) -> Self {
+    fn new(config: Pool, state: Option<&Rc<StateCluster>>) -> Self {
+        let pinned = state.and_then(|state| Pinned::new(&config.name, state));
+        let feed = state.map(|state| Feed::new(&config.name, state));
         let source = match &config.membership {
             Membership::Cluster(cluster) => cluster.clone(),
             Membership::Static(members) => {
@@ -74,6 +104,8 @@ impl LivePool {
             snapshot: RefCell::new(None),
             roster: RefCell::default(),
             failures: RefCell::default(),
+            pinned: pinned.map(RefCell::new),
+            feed: feed.map(RefCell::new),
         }
     }
 
@@ -81,8 +113,11 @@ impl LivePool {
         self.snapshot.borrow().clone()
     }
 
-    /// Catches up with the published roster and with the time.
+    /// Catches up with what is published, and with the time.
     pub(crate) fn refresh(&self, now: Millis) {
+        if let Some(news) = self.feed.as_ref().and_then(|feed| feed.borrow_mut().news()) {
+            self.hear(news);
+        }
         let timed = self.snapshot.borrow().as_ref().is_some_and(|snapshot| snapshot.timed);
         let version = self.roster.borrow().version;
         if self.key.version() != version {
@@ -105,12 +140,39 @@ impl LivePool {
             Ok(snapshot) => {
                 let is_member = |node: &str| snapshot.nodes.iter().any(|member| member.address == node);
                 self.failures.borrow_mut().retain(is_member);
+                if let Some(pinned) = &self.pinned {
+                    pinned.borrow_mut().adopt(&snapshot, now);
+                }
                 *self.snapshot.borrow_mut() = Some(Rc::new(snapshot));
             }
             // The old view stays: better a stale ring than none.
             Err(error) => log::error!("berth: pool {}: {error}; the previous ring stays", self.config.name),
         }
         *self.roster.borrow_mut() = roster;
+    }
+
+    /// What other proxies did to this pool's pins.
+    pub(crate) fn hear(&self, news: News) {
+        if let Some(pinned) = &self.pinned {
+            pinned.borrow_mut().hear(self, news);
+        }
+    }
+
+    /// A call of the pool came to its end. False if it was not one of the pool's.
+    pub(crate) fn answered(&self, plugin: &Plugin, token: u32, body: Option<&[u8]>, home: Home) -> bool {
+        let feed = self.feed.as_ref().filter(|_| home.stream.is_none());
+        feed.is_some_and(|feed| feed.borrow_mut().answered(self, token, body, host::now()))
+            || self
+                .pinned
+                .as_ref()
+                .is_some_and(|pinned| pinned.borrow_mut().answered(plugin, self, token, body, home))
+    }
+
+    /// Whether there is panic, and which nodes are in a cooldown that was seen here, until when.
+    pub(crate) fn cooldowns(&self, now: Millis) -> (bool, Vec<(String, Millis)>) {
+        let roster = self.roster.borrow();
+        let cooldowns = roster.cooldowns(now).map(|(node, until)| (node.to_owned(), until)).collect();
+        (roster.panic.is_on(), cooldowns)
     }
 
     /// A request to `node` came to a good end.

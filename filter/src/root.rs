@@ -3,6 +3,7 @@
 //! Envoy configures N+2 VMs (workers, main thread, a canary that is thrown away) and on a reload puts a new root beside
 //! the old one in the same VM. So `on_configure` writes nothing that others see, and all state is the root's own.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -14,8 +15,10 @@ use berth_core::time::Millis;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
+use crate::feed::Feed;
 use crate::host;
-use crate::plugin::Plugin;
+use crate::pinned::Home;
+use crate::plugin::{LivePool, Plugin};
 use crate::shared::{Leadership, Lease};
 use crate::stream::Stream;
 
@@ -24,15 +27,23 @@ const MICROS_PER_HOST: u64 = 450;
 /// Within it the leader's death must be noticed too, so ticks are a quarter of the interval, but neither so frequent
 /// that they show nor so rare that another worker's news waits.
 const TICK: std::ops::RangeInclusive<u64> = 25..=250;
+/// What other proxies did to a pin must be heard of soon.
+const LONGEST_TICK_WITH_PINS: u64 = 100;
 /// Until the first snapshot is there each tick counts: sessions go by Envoy's own ring so long.
 const FIRST_TICKS: Millis = Millis(25);
 /// An admin that has not answered by then is stuck; the next interval asks again.
 const POLL_TIMEOUT: Millis = Millis(5000);
 
 /// The root context.
-#[derive(Default)]
 pub(crate) struct Root {
+    id: u32,
     live: Option<Live>,
+}
+
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        Self { id, live: None }
+    }
 }
 
 /// What there is once a configuration was accepted.
@@ -47,16 +58,22 @@ struct Live {
     next_poll: Millis,
     /// Every pool has had a snapshot.
     settled: bool,
+    /// The time between two ticks when nothing is urgent.
+    tick: Millis,
 }
 
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
-        if let Some(live) = &mut self.live
-            && live.poll == Some(token)
-        {
+        let Some(live) = &mut self.live else { return };
+        let body = host::answer_body(headers, body_size);
+        if live.poll == Some(token) {
             live.poll = None;
-            live.learn(host::answer_body(headers, body_size).as_deref(), host::now());
+            live.learn(body.as_deref(), host::now());
+            return;
         }
+        let home = Home { context: self.id, stream: None, deciding: false };
+        let plugin = &live.plugin;
+        plugin.pools.iter().any(|pool| pool.answered(plugin, token, body.as_deref(), home));
     }
 }
 
@@ -82,16 +99,18 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         if let Some(live) = &mut self.live {
             let now = host::now();
+            live.plugin.now.set(now);
             live.refresh(now);
             live.lead(now);
+            let waiting = live.look_after_pins(self.id, now);
             live.plugin.flush();
-            live.slow_down();
+            live.pace(waiting);
         }
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         let plugin = self.live.as_ref().map(|live| Rc::clone(&live.plugin));
-        Some(Box::new(Stream::new(plugin)))
+        Some(Box::new(Stream::new(id, plugin)))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -110,6 +129,8 @@ impl Live {
         let source = format!("{}/{}/{poll_path}", config.admin_cluster, pools.join(","));
         let holder =
             host::random().map_or_else(String::new, |id| format!("{:032x}", u128::from_le_bytes(id)));
+        let longest = if config.state.is_some() { LONGEST_TICK_WITH_PINS } else { *TICK.end() };
+        let tick = Millis((config.poll_interval.0 / 4).clamp(*TICK.start(), longest));
         Self {
             lease: Lease::new(&format!("{:x}", session_hash(source.as_bytes())), holder),
             admin_cluster: config.admin_cluster.clone(),
@@ -119,6 +140,7 @@ impl Live {
             poll: None,
             next_poll: Millis(0),
             settled: false,
+            tick,
         }
     }
 
@@ -128,11 +150,21 @@ impl Live {
         }
     }
 
-    /// Ends the quick first ticks once every pool has a snapshot.
-    fn slow_down(&mut self) {
-        if !self.settled && self.plugin.pools.iter().all(|pool| pool.snapshot().is_some()) {
-            self.settled = true;
-            host::set_tick_period(Millis((self.poll_interval.0 / 4).clamp(*TICK.start(), *TICK.end())));
+    /// True while requests wait.
+    fn look_after_pins(&self, root: u32, now: Millis) -> bool {
+        let plugin = &self.plugin;
+        let tend = |pool: &LivePool| {
+            pool.pinned.as_ref().is_some_and(|pinned| pinned.borrow_mut().tick(plugin, pool, root, now))
+        };
+        plugin.pools.iter().map(tend).fold(false, |waiting, more| waiting | more)
+    }
+
+    /// Ends the quick ticks once every pool has a snapshot, or nobody waits any more.
+    fn pace(&mut self, waiting: bool) {
+        let settles = !self.settled && self.plugin.pools.iter().all(|pool| pool.snapshot().is_some());
+        self.settled |= settles;
+        if self.settled && !waiting && (self.plugin.calm_down() || settles) {
+            host::set_tick_period(self.tick);
         }
     }
 
@@ -145,8 +177,10 @@ impl Live {
             Leadership::Taken => {
                 self.next_poll = now;
                 self.count(Counter::LeaderChanges);
+                self.feeds().for_each(|(_, feed)| feed.borrow_mut().take_over());
             }
         }
+        self.feeds().for_each(|(pool, feed)| feed.borrow_mut().lead(pool, now));
         // A clock that was set back would otherwise stop the polling.
         let due = now >= self.next_poll || self.next_poll.since(now) > interval;
         if !due || self.poll.is_some() {
@@ -160,6 +194,10 @@ impl Live {
                 self.learn(None, now);
             }
         }
+    }
+
+    fn feeds(&self) -> impl Iterator<Item = (&LivePool, &RefCell<Feed>)> {
+        self.plugin.pools.iter().filter_map(|pool| Some((pool, pool.feed.as_ref()?)))
     }
 
     /// The configured interval, stretched for large clusters.
@@ -213,7 +251,7 @@ impl Live {
         }
     }
 
-    fn show(&self, pool: &crate::plugin::LivePool) {
+    fn show(&self, pool: &LivePool) {
         if let Some(snapshot) = pool.snapshot() {
             pool.metrics.show(&snapshot);
         }

@@ -1,8 +1,9 @@
-//! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster, and who polls.
+//! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster and log of changes, and who polls.
 //!
-//! Shared data has neither delete nor expiry, so there is a fixed number of keys: two per pool and one lease. All
+//! Shared data has neither delete nor expiry, so there is a fixed number of keys: four per pool and one lease. All
 //! writes compare and swap. Keys carry the wire version; a roster of another release is never read.
 
+use berth_core::changelog::{ChangeLog, Head};
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
 
@@ -68,6 +69,41 @@ impl RosterKey {
                 return;
             }
         }
+    }
+}
+
+/// Where one pool's log of changes is published.
+pub(crate) struct ChangesKey {
+    log: String,
+    /// Beside it, only how far it goes.
+    head: String,
+}
+
+impl ChangesKey {
+    /// Pools of the same name and state cluster share a log, also across a configuration reload.
+    pub(crate) fn new(pool: &str, state_cluster: &str) -> Self {
+        let log = format!("berth/1/changes/{pool}/{state_cluster}");
+        Self { head: format!("{log}/head"), log }
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        host::shared(&self.head).0.and_then(|bytes| Head::decode(&bytes)).unwrap_or_default()
+    }
+
+    pub(crate) fn read(&self) -> ChangeLog {
+        host::shared(&self.log).0.and_then(|bytes| ChangeLog::decode(&bytes)).unwrap_or_default()
+    }
+
+    /// Applies a change to the published log. False if others kept getting in between.
+    pub(crate) fn update(&self, change: impl Fn(&mut ChangeLog)) -> bool {
+        (0..ATTEMPTS).any(|_| {
+            let (bytes, token) = host::shared(&self.log);
+            let mut log = bytes.and_then(|bytes| ChangeLog::decode(&bytes)).unwrap_or_default();
+            change(&mut log);
+            let written = host::set_shared(&self.log, &log.encode(), Some(token.unwrap_or(ABSENT)));
+            // Of two writers the slower may leave the older head: its readers look at the log once more often.
+            written && host::set_shared(&self.head, &log.head().encode(), None)
+        })
     }
 }
 

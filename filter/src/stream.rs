@@ -5,47 +5,47 @@
 
 use std::rc::Rc;
 
-use berth_core::config::{Membership, Missing, OnPanic};
-use berth_core::decision::{NoPlacement, Placement};
-use berth_core::event::{
-    Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, Reason, UNPLACED_DESTINATION,
-    Unplaced,
-};
+use berth_core::config::{Membership, Missing};
+use berth_core::decision::Placement;
+use berth_core::event::{Counter, DEBUG_HEADER, END_HEADER, Reason, Unplaced};
 use berth_core::passive::blames_node;
+use berth_core::pins::Seat;
 use berth_core::session::{self, SessionId};
 use berth_core::snapshot::Snapshot;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::host;
+use crate::pinned::Home;
 use crate::plugin::{LivePool, Plugin};
+use crate::verdict::{Verdict, remove_our_headers};
 
 /// How often an id is drawn so that its owner takes new sessions: with half of the nodes draining, one in 256 is not.
 const DRAWS: usize = 8;
 
 /// The context of one request.
 pub(crate) struct Stream {
+    id: u32,
     plugin: Option<Rc<Plugin>>,
     /// The pool's place in the configuration, once one took the request.
     pool: Option<usize>,
     verdict: Verdict,
     /// The Set-Cookie value of a session that began with this request.
     cookie: Option<Vec<u8>>,
+    /// Which session it belongs to, where pins are kept.
+    session: Option<SessionId>,
+    /// As long as the request lasts its session is in use.
+    seat: Option<Seat>,
 }
 
-/// What was decided.
-enum Verdict {
-    /// Nothing: no pool, or not yet.
-    None,
-    /// It goes to these nodes; `answered` is the place of the one that did, among them.
-    Placed { snapshot: Rc<Snapshot>, placement: Placement, answered: Option<usize> },
-    /// It goes wherever Envoy sends it.
-    Elsewhere(Outcome, Reason),
-    /// Berth answered it.
-    Replied,
+impl Context for Stream {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
+        let Some((plugin, pool)) = self.plugin.as_deref().zip(self.live_pool()) else { return };
+        let body = host::answer_body(headers, body_size);
+        let home = Home { context: self.id, stream: Some(self.id), deciding: false };
+        pool.answered(plugin, token, body.as_deref(), home);
+    }
 }
-
-impl Context for Stream {}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _headers: usize, _end: bool) -> Action {
@@ -61,12 +61,14 @@ impl HttpContext for Stream {
                 plugin.bypassed.set(plugin.bypassed.get() + 1);
             }
         }
-        if matches!(self.verdict, Verdict::Replied) { Action::Pause } else { Action::Continue }
+        if self.verdict.lets_go_on() { Action::Continue } else { Action::Pause }
     }
 
     fn on_http_response_headers(&mut self, _headers: usize, _end: bool) -> Action {
         let Some(plugin) = self.plugin.clone() else { return Action::Continue };
+        self.take_verdict();
         if let Some(pool) = self.pool.and_then(|index| plugin.pools.get(index)) {
+            self.heed_the_end(pool);
             let node = self.learn_who_answered(&plugin, pool);
             if plugin.debug_header {
                 self.show(node.as_deref());
@@ -80,11 +82,8 @@ impl HttpContext for Stream {
 
     /// The request is over, however it ended.
     fn on_log(&mut self) {
-        let Some(pool) =
-            self.plugin.as_ref().zip(self.pool).and_then(|(plugin, index)| plugin.pools.get(index))
-        else {
-            return;
-        };
+        self.take_verdict();
+        let Some(pool) = self.live_pool() else { return };
         let Verdict::Placed { snapshot, placement, answered: Some(place) } = &self.verdict else { return };
         let Some(node) = placement.nodes(snapshot).nth(*place) else { return };
         match host::response_flags() {
@@ -95,90 +94,90 @@ impl HttpContext for Stream {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat.take()
+            && let Some(pinned) = self.live_pool().and_then(|pool| pool.pinned.as_ref())
+        {
+            pinned.borrow_mut().request_over(self.id, seat);
+        }
+    }
+}
+
 impl Stream {
-    pub(crate) fn new(plugin: Option<Rc<Plugin>>) -> Self {
-        Self { plugin, pool: None, verdict: Verdict::None, cookie: None }
+    pub(crate) fn new(id: u32, plugin: Option<Rc<Plugin>>) -> Self {
+        let verdict = Verdict::None;
+        Self { id, plugin, pool: None, verdict, session: None, cookie: None, seat: None }
+    }
+
+    fn live_pool(&self) -> Option<&LivePool> {
+        self.plugin.as_ref()?.pools.get(self.pool?)
+    }
+
+    /// Whoever released this request has left its verdict.
+    fn take_verdict(&mut self) {
+        if let Verdict::Waiting(slot) = &self.verdict {
+            let verdict = slot.take();
+            self.verdict = verdict;
+        }
+        if matches!(self.verdict, Verdict::Replied) {
+            self.cookie = None;
+        }
     }
 
     fn place(&mut self, plugin: &Plugin, pool: &LivePool) {
         let snapshot = pool.snapshot();
         let found = session::identify(&pool.config.sources, &mut host::request_header);
-        let (id, issued) = match (found, &pool.config.missing) {
-            (Some(id), _) => (id, false),
+        let id = match (found, &pool.config.missing) {
+            (Some(id), _) => id,
             (None, Missing::IssueCookie(template)) => match draw(snapshot.as_deref()) {
                 Some(id) => {
                     self.cookie = template.set_cookie(&id);
-                    (id, true)
+                    id
                 }
-                None => return self.pass_sessionless(pool),
+                None => {
+                    self.verdict = Verdict::sessionless(pool);
+                    return;
+                }
             },
-            (None, Missing::Pass) => return self.pass_sessionless(pool),
+            (None, Missing::Pass) => {
+                self.verdict = Verdict::sessionless(pool);
+                return;
+            }
             (None, Missing::Reject) => {
                 let sources = session::describe(&pool.config.sources);
                 let body = format!("berth: this request names no session; send one as {sources}\n");
-                return self.reject(plugin, pool, 400, Reason::NoSession, &body);
+                self.verdict = Verdict::reject(plugin, pool, 400, Reason::NoSession, &body);
+                return;
             }
         };
-        let Some(snapshot) = snapshot else {
-            return self.leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot);
+        self.verdict = match (&snapshot, &pool.pinned) {
+            (None, _) => Verdict::leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot),
+            (Some(snapshot), Some(pinned)) => {
+                let (verdict, seat) = pinned.borrow_mut().decide(plugin, pool, snapshot, &id, self.id);
+                self.seat = Some(seat);
+                self.session = Some(id);
+                verdict
+            }
+            (Some(snapshot), None) => {
+                let placement = Placement::of(snapshot, id.hash());
+                Verdict::of(plugin, pool, &id, snapshot, placement)
+            }
         };
-        match Placement::of(&snapshot, id.hash()) {
-            Ok(placement)
-                if placement.outcome == Outcome::Panic && pool.config.on_panic == OnPanic::Reject =>
-            {
-                let body = "berth: too few nodes are usable; try again\n";
-                self.reject(plugin, pool, 503, Reason::NoUsableNode, body);
-            }
-            Ok(mut placement) => {
-                if issued {
-                    placement.reason = Reason::Issued;
-                }
-                let mut value = plugin.destination.borrow_mut();
-                value.clear();
-                placement.write_destination(&snapshot, &mut value);
-                host::set_request_header(DESTINATION_HEADER, &value);
-                pool.metrics.count(Counter::Requests(placement.outcome));
-                self.verdict = Verdict::Placed { snapshot, placement, answered: None };
-            }
-            Err(NoPlacement::NoMembers) => {
-                self.leave_to_envoy(pool, &id, Unplaced::NoMembers, Reason::NoMembers);
-            }
-            Err(NoPlacement::NoUsableNode) => {
-                let body = "berth: no node is usable; try again\n";
-                self.reject(plugin, pool, 503, Reason::NoUsableNode, body);
-            }
-        }
+        self.take_verdict();
     }
 
-    fn pass_sessionless(&mut self, pool: &LivePool) {
-        remove_our_headers();
-        pool.metrics.count(Counter::Requests(Outcome::Sessionless));
-        self.verdict = Verdict::Elsewhere(Outcome::Sessionless, Reason::NoSession);
-    }
-
-    /// The destination names no host, so the cluster's fallback policy hashes the same session id.
-    fn leave_to_envoy(&mut self, pool: &LivePool, id: &SessionId, why: Unplaced, reason: Reason) {
-        host::set_request_header(HASH_KEY_HEADER, id.as_bytes());
-        host::set_request_header(DESTINATION_HEADER, UNPLACED_DESTINATION.as_bytes());
-        pool.metrics.count(Counter::Requests(Outcome::Ring));
-        pool.metrics.count(Counter::Unplaced(why));
-        self.verdict = Verdict::Elsewhere(Outcome::Ring, reason);
-    }
-
-    fn reject(&mut self, plugin: &Plugin, pool: &LivePool, status: u32, reason: Reason, body: &str) {
-        self.cookie = None;
-        self.verdict = Verdict::Replied;
-        pool.metrics.count(Counter::Requests(Outcome::Rejected));
-        let debug = format!("outcome={}; reason={}", Outcome::Rejected.name(), reason.name());
-        let wait = pool.config.health.panic_hold.0.div_ceil(1000).max(1).to_string();
-        let mut headers = vec![("content-type", "text/plain; charset=utf-8")];
-        if status == 503 {
-            headers.push(("retry-after", &wait));
+    /// A backend that says so has ended the session.
+    fn heed_the_end(&mut self, pool: &LivePool) {
+        if let Some(pinned) = &pool.pinned
+            && let Some(id) = &self.session
+            && let Some(value) = host::response_header(END_HEADER)
+        {
+            host::remove_response_header(END_HEADER);
+            if value == b"1" {
+                pinned.borrow_mut().end(pool, id);
+            }
         }
-        if plugin.debug_header {
-            headers.push((DEBUG_HEADER, &debug));
-        }
-        host::respond(status, headers, body);
     }
 
     /// Notes which node answered, and what that says of those that were named before it.
@@ -206,9 +205,12 @@ impl Stream {
 
     fn show(&self, node: Option<&[u8]>) {
         let (outcome, reason) = match &self.verdict {
-            Verdict::Placed { placement, .. } => (placement.outcome, placement.reason),
+            Verdict::Placed { placement, .. } => {
+                let issued = self.cookie.is_some() && placement.reason != Reason::Retried;
+                (placement.outcome, if issued { Reason::Issued } else { placement.reason })
+            }
             Verdict::Elsewhere(outcome, reason) => (*outcome, *reason),
-            Verdict::None | Verdict::Replied => return,
+            Verdict::None | Verdict::Waiting(_) | Verdict::Replied => return,
         };
         let mut value = format!("outcome={}; ", outcome.name()).into_bytes();
         if let Some(node) = node {
@@ -228,11 +230,6 @@ fn is_routed_to(pool: &LivePool) -> bool {
         Membership::Cluster(name) => host::route_cluster().is_none_or(|cluster| cluster == name.as_bytes()),
         Membership::Static(_) => true,
     }
-}
-
-fn remove_our_headers() {
-    host::remove_request_header(DESTINATION_HEADER);
-    host::remove_request_header(HASH_KEY_HEADER);
 }
 
 /// The first pool that takes the request; what no pool asks about is not fetched.

@@ -1,0 +1,343 @@
+//! The sessions of one pool as this VM knows them: pins, and the requests that wait to learn theirs.
+//!
+//! A hit is answered from the cache. A miss pauses its request and asks the state cluster, together with all others that
+//! ask for the same session; the answer, a failure or the timeout resumes each of them. Without an answer a session goes
+//! where it was last, else where the ring says, and is asked about again soon. Which contexts are resumed, and from
+//! which, is decided here; everything that can be decided without a proxy is in `berth_core`.
+
+mod ask;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use berth_core::breaker::{Breaker, BreakerPolicy, Permit};
+use berth_core::config::StateCluster;
+use berth_core::decision::{self, NoPlacement, Placement};
+use berth_core::event::{CallResult, Counter, Outcome, Reason, SESSION_HEADER};
+use berth_core::flight::{FlightLimits, Flights, Join, Released};
+use berth_core::owners::{Owners, Standing};
+use berth_core::pins::{InUse, Kind, Lookup, Pin, PinKey, Pins, Seat, WireKey};
+use berth_core::session::SessionId;
+use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
+use berth_core::wire::{self, PoolName, ResolveReply};
+
+use crate::host;
+use crate::plugin::{LivePool, Plugin};
+use crate::verdict::{Slot, Verdict};
+
+use ask::Ask;
+use upkeep::Upkeep;
+
+/// How long a session stays where the ring put it before the state cluster is asked again.
+const PROVISIONAL: Millis = Millis(2_000);
+/// The same, if the state cluster named an owner that cannot be used here: that is about to change.
+const DISPUTED: Millis = Millis(250);
+
+/// One pool's sessions.
+pub(crate) struct Pinned {
+    state: Rc<StateCluster>,
+    pool: PoolName,
+    pins: Pins,
+    owners: Owners,
+    in_use: InUse,
+    flights: Flights<Rc<Ask>>,
+    parked: BTreeMap<u32, Slot>,
+    breaker: Breaker,
+    upkeep: Upkeep,
+    /// Grows when changes were missed: an answer that was asked for before is not remembered.
+    epoch: u32,
+}
+
+/// Where a callback is: whose context it returns to, and whether that is a request being decided right now.
+#[derive(Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) context: u32,
+    /// Calls are this stream's; `None` for the root's.
+    pub(crate) stream: Option<u32>,
+    /// Not paused yet, so it is not resumed.
+    pub(crate) deciding: bool,
+}
+
+/// What is done with all waiters of one session.
+struct Decided {
+    placement: Result<Placement, NoPlacement>,
+    /// For the node, with the first of them.
+    notice: Option<String>,
+}
+
+impl Pinned {
+    /// `None` if the pool's name is none that the state cluster could know.
+    pub(crate) fn new(pool: &str, state: &Rc<StateCluster>) -> Option<Self> {
+        let seed = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
+        // Between half the first backoff, and all of it, a probe must have had its time.
+        let default = BreakerPolicy::default();
+        let breaker = BreakerPolicy {
+            backoff: default.backoff.max(Millis(state.timeout.0 * 4)),
+            max_backoff: default.max_backoff.max(Millis(state.timeout.0 * 4)),
+            probe_timeout: state.timeout.doubled(),
+            ..default
+        };
+        let limits =
+            FlightLimits { calls: state.max_calls, timeout: state.timeout, ..FlightLimits::default() };
+        Some(Self {
+            pool: pool.parse().ok()?,
+            pins: Pins::new(state.pins, seed),
+            owners: Owners::default(),
+            in_use: InUse::new(Millis(state.pins.touch_interval.0 / 2)),
+            flights: Flights::new(limits),
+            parked: BTreeMap::new(),
+            breaker: Breaker::new(breaker),
+            upkeep: Upkeep::default(),
+            epoch: 0,
+            state: Rc::clone(state),
+        })
+    }
+
+    /// Takes over the members of a new snapshot.
+    pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
+        self.pins.adopt(snapshot.nodes.iter().map(|node| node.address.as_str()));
+        self.owners.adopt(snapshot, now);
+    }
+
+    /// Decides a request of `stream`. It is in use until [`Self::request_over`].
+    pub(crate) fn decide(
+        &mut self,
+        plugin: &Plugin,
+        pool: &LivePool,
+        snapshot: &Rc<Snapshot>,
+        id: &SessionId,
+        stream: u32,
+    ) -> (Verdict, Seat) {
+        let key = self.pins.key(id.as_bytes());
+        let seat = self.in_use.enter(key);
+        let verdict = match self.hit(pool, snapshot, id, key, plugin.now.get()) {
+            Some(placement) => Verdict::of(plugin, pool, id, snapshot, Ok(placement)),
+            None => self.miss(plugin, pool, snapshot, id, key, stream),
+        };
+        (verdict, seat)
+    }
+
+    /// A request ended, whether it waited, called, both or neither.
+    pub(crate) fn request_over(&mut self, stream: u32, seat: Seat) {
+        self.in_use.leave(seat);
+        self.parked.remove(&stream);
+        self.flights.stream_gone(stream);
+    }
+
+    /// The pin cache knows a node that may serve.
+    fn hit(
+        &mut self,
+        pool: &LivePool,
+        snapshot: &Snapshot,
+        id: &SessionId,
+        key: PinKey,
+        now: Millis,
+    ) -> Option<Placement> {
+        let Lookup::Fresh(pin) = self.pins.get(key, now) else { return None };
+        let place = self.usable(&pin, snapshot)?;
+        if pin.kind == Kind::Restored && self.pins.settle(key) {
+            set_notice(&format!("restore; version={}", pin.version));
+            pool.metrics.count(Counter::Restored);
+        }
+        let mut placement = decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, Outcome::Hit));
+        if pin.kind == Kind::Provisional {
+            placement.outcome = as_seen(snapshot, Outcome::Ring);
+            placement.reason = Reason::StateAway;
+        }
+        Some(placement)
+    }
+
+    /// The place of a pin's node, if it is a member that may serve.
+    fn usable(&self, pin: &Pin, snapshot: &Snapshot) -> Option<usize> {
+        let place = self.pins.member(pin.node)?;
+        let node = snapshot.nodes.get(place)?;
+        (snapshot.panic || node.state.serves()).then_some(place)
+    }
+
+    /// Has the state cluster asked, or goes on without it.
+    fn miss(
+        &mut self,
+        plugin: &Plugin,
+        pool: &LivePool,
+        snapshot: &Rc<Snapshot>,
+        id: &SessionId,
+        key: PinKey,
+        stream: u32,
+    ) -> Verdict {
+        host::remove_request_header(SESSION_HEADER);
+        let now = host::now();
+        let ask = self.ask(snapshot, id, key, now);
+        let wire = WireKey::from(ask.session.key);
+        let may_ask = !ask.session.candidates.is_empty() && self.breaker.allow(now) != Permit::Deny;
+        let slot = Slot::default();
+        self.parked.insert(stream, Rc::clone(&slot));
+        let home = Home { context: stream, stream: Some(stream), deciding: true };
+        match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(&ask))) {
+            Some(Join::Lead) => self.send(plugin, pool, home, now),
+            Some(Join::Wait) => {}
+            Some(Join::Refused(_)) | None => {
+                pool.metrics.count(Counter::StateCalls(CallResult::Skipped));
+                let alone = Released { key: wire, request: ask, waiters: vec![stream] };
+                self.release(plugin, pool, vec![alone], None, home, now);
+            }
+        }
+        let verdict = slot.take();
+        if matches!(verdict, Verdict::None) {
+            plugin.hurry();
+            Verdict::Waiting(slot)
+        } else {
+            verdict
+        }
+    }
+
+    /// A call to the state cluster came to its end. False if it was none of these.
+    pub(crate) fn answered(
+        &mut self,
+        plugin: &Plugin,
+        pool: &LivePool,
+        token: u32,
+        body: Option<&[u8]>,
+        home: Home,
+    ) -> bool {
+        let now = host::now();
+        let released = self.flights.ended(token);
+        if released.is_empty() {
+            return self.upkeep_answered(pool, token, body, now);
+        }
+        let reply = body.and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
+        self.note_call(pool, reply.is_some(), now);
+        self.release(plugin, pool, released, reply.as_ref(), home, now);
+        self.send(plugin, pool, home, now);
+        true
+    }
+
+    /// Lets all waiters go, by the answer or without one, and returns to the home context.
+    fn release(
+        &mut self,
+        plugin: &Plugin,
+        pool: &LivePool,
+        released: Vec<Released<Rc<Ask>>>,
+        reply: Option<&ResolveReply>,
+        home: Home,
+        now: Millis,
+    ) {
+        // Whoever waits did so by a snapshot, and none is ever taken away.
+        let Some(snapshot) = pool.snapshot() else { return };
+        for Released { request: ask, waiters, .. } in released {
+            let pin = reply.and_then(|reply| reply.pins.iter().find(|pin| pin.key == ask.session.key));
+            let mut decided = match pin {
+                Some(pin) => self.settle(pool, &snapshot, &ask, pin, waiters.is_empty(), now),
+                None => self.stand_in(&snapshot, &ask, PROVISIONAL, now),
+            };
+            for waiter in waiters {
+                let Some(slot) = self.parked.remove(&waiter) else { continue };
+                let is_being_decided = home.deciding && waiter == home.context;
+                if !is_being_decided && !host::act_as(waiter) {
+                    continue;
+                }
+                let verdict = Verdict::of(plugin, pool, &ask.id, &snapshot, decided.placement);
+                if let Some(notice) = decided.notice.take() {
+                    set_notice(&notice);
+                }
+                // The others of a session that was claimed or rehomed find it so.
+                if let Ok(placement) = &mut decided.placement
+                    && matches!(placement.outcome, Outcome::Claimed | Outcome::Rehomed)
+                {
+                    placement.outcome = Outcome::Found;
+                }
+                if !is_being_decided && verdict.lets_go_on() {
+                    host::resume_request();
+                }
+                slot.replace(verdict);
+            }
+        }
+        host::act_as(home.context);
+    }
+
+    /// Takes the state cluster's word.
+    fn settle(
+        &mut self,
+        pool: &LivePool,
+        snapshot: &Snapshot,
+        ask: &Ask,
+        pin: &wire::Pin,
+        nobody_waits: bool,
+        now: Millis,
+    ) -> Decided {
+        let Standing::Usable(place) = self.owners.judge(pin.node, snapshot, now) else {
+            return self.stand_in(snapshot, ask, DISPUTED, now);
+        };
+        let outcome = match pin.outcome {
+            wire::Outcome::Found => Outcome::Found,
+            wire::Outcome::Claimed => Outcome::Claimed,
+            wire::Outcome::Rehomed => Outcome::Rehomed,
+        };
+        let notice = match (pin.from, pin.restore) {
+            (Some(from), _) => Some(format!("rehomed; from={from}; version={}", pin.version)),
+            (None, true) => Some(format!("restore; version={}", pin.version)),
+            (None, false) => None,
+        };
+        if outcome == Outcome::Rehomed {
+            pool.metrics.count(Counter::Rehomed);
+        }
+        if pin.restore && !nobody_waits {
+            pool.metrics.count(Counter::Restored);
+        }
+        if ask.epoch == self.epoch
+            && let Some(node) = snapshot.nodes.get(place)
+        {
+            // Its node still has to be told, by whoever comes next.
+            let kind = if notice.is_some() && nobody_waits { Kind::Restored } else { Kind::Settled };
+            let expires = now + self.upkeep.pin_lifetime();
+            let pin = Pin { node: node.address.as_str(), version: pin.version, expires, kind };
+            self.pins.insert(ask.key, ask.session.key.into(), pin);
+        }
+        let placement = decision::pinned(snapshot, ask.id.hash(), place, as_seen(snapshot, outcome));
+        Decided { placement: Ok(placement), notice }
+    }
+
+    /// Without an answer: where the session was last, if that node may serve, else where the ring says; for a while.
+    fn stand_in(&mut self, snapshot: &Snapshot, ask: &Ask, lasts: Millis, now: Millis) -> Decided {
+        let last = match self.pins.get(ask.key, now) {
+            Lookup::Fresh(pin) | Lookup::Stale(pin) => self.usable(&pin, snapshot),
+            Lookup::Absent => None,
+        };
+        let hash = ask.id.hash();
+        let mut placement = match last {
+            Some(place) => Ok(decision::pinned(snapshot, hash, place, as_seen(snapshot, Outcome::Ring))),
+            None => Placement::of(snapshot, hash),
+        };
+        if let Ok(placement) = &mut placement {
+            placement.reason = Reason::StateAway;
+            if let Some(node) = placement.nodes(snapshot).next() {
+                let (expires, kind) = (now + lasts, Kind::Provisional);
+                let pin = Pin { node: node.address.as_str(), version: 0, expires, kind };
+                self.pins.insert(ask.key, ask.session.key.into(), pin);
+            }
+        }
+        Decided { placement, notice: None }
+    }
+
+    fn note_call(&mut self, pool: &LivePool, ok: bool, now: Millis) {
+        pool.metrics.count(Counter::StateCalls(if ok { CallResult::Ok } else { CallResult::Failed }));
+        if ok {
+            self.breaker.succeeded();
+        } else {
+            let random = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
+            if self.breaker.failed(now, random) {
+                log::warn!("berth: pool {}: the state cluster does not answer; the ring decides", self.pool);
+            }
+        }
+    }
+}
+
+fn set_notice(notice: &str) {
+    host::set_request_header(SESSION_HEADER, notice.as_bytes());
+}
+
+/// What happened, unless health was ignored for it: that is what an operator has to see.
+fn as_seen(snapshot: &Snapshot, outcome: Outcome) -> Outcome {
+    if snapshot.panic { Outcome::Panic } else { outcome }
+}

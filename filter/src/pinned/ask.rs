@@ -1,0 +1,75 @@
+//! Asking: what is said to the state cluster of a session that misses, and the calls.
+
+use std::rc::Rc;
+
+use berth_core::decision;
+use berth_core::pins::{Lookup, PinKey};
+use berth_core::session::SessionId;
+use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
+use berth_core::wire::{MAX_CANDIDATES, MAX_CORRELATION_ID, ResolveRequest, SessionAsk, SessionKey};
+
+use super::{Home, Pinned};
+use crate::host;
+use crate::plugin::{LivePool, Plugin};
+
+/// Sessions of one call: a quarter of what the service takes, so that no call holds up others.
+const BATCH: usize = 64;
+
+/// One session's question, and what it takes to go on without an answer.
+pub(super) struct Ask {
+    pub(super) id: SessionId,
+    pub(super) key: PinKey,
+    pub(super) session: SessionAsk,
+    pub(super) epoch: u32,
+    /// The request's own id, for the log of changes.
+    correlation: Option<String>,
+}
+
+impl Pinned {
+    /// Where the session was last comes first: if the state cluster lost its pin, it stays there.
+    pub(super) fn ask(&mut self, snapshot: &Snapshot, id: &SessionId, key: PinKey, now: Millis) -> Rc<Ask> {
+        let mut places = decision::for_new(snapshot, id.hash(), MAX_CANDIDATES);
+        if let Lookup::Stale(pin) = self.pins.get(key, now)
+            && let Some(last) = self.usable(&pin, snapshot)
+        {
+            places.retain(|place| *place != last);
+            places.insert(0, last);
+            places.truncate(MAX_CANDIDATES);
+        }
+        let session = SessionAsk {
+            key: SessionKey::new(self.pool.as_str(), id.as_bytes()),
+            candidates: self.owners.names(&places),
+            unusable: self.owners.unusable(snapshot, now),
+        };
+        let correlation = host::request_header("x-request-id")
+            .filter(|id| id.len() <= MAX_CORRELATION_ID && id.iter().all(u8::is_ascii_graphic))
+            .and_then(|id| String::from_utf8(id).ok());
+        Rc::new(Ask { id: id.clone(), key, session, epoch: self.epoch, correlation })
+    }
+
+    /// Calls for what is queued, as far as calls are free.
+    pub(super) fn send(&mut self, plugin: &Plugin, pool: &LivePool, home: Home, now: Millis) {
+        let Some(snapshot) = pool.snapshot() else { return };
+        while let Some(batch) = self.flights.take_batch(now, BATCH) {
+            let asks: Vec<&Rc<Ask>> =
+                batch.keys().iter().filter_map(|key| self.flights.request(*key)).collect();
+            let request = ResolveRequest {
+                pool: self.pool.clone(),
+                region: None,
+                panic: snapshot.panic,
+                correlation_id: asks.first().and_then(|ask| ask.correlation.clone()),
+                sessions: asks.iter().map(|ask| ask.session.clone()).collect(),
+            };
+            let body = serde_json::to_vec(&request).unwrap_or_default();
+            match host::call(&self.state, "POST", "/v1/resolve", &body, self.state.timeout) {
+                Some(token) => self.flights.sent(batch, token, home.stream, now),
+                None => {
+                    self.note_call(pool, false, now);
+                    let released = self.flights.not_sent(batch);
+                    self.release(plugin, pool, released, None, home, now);
+                }
+            }
+        }
+    }
+}

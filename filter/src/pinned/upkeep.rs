@@ -1,0 +1,176 @@
+//! What the root does for the pins on each tick: overdue requests, touches, ends, and the news of other proxies.
+
+use std::collections::VecDeque;
+
+use berth_core::breaker::Permit;
+use berth_core::changelog::News;
+use berth_core::event::{CallResult, Counter};
+use berth_core::pins::WireKey;
+use berth_core::session::SessionId;
+use berth_core::time::Millis;
+use berth_core::wire::{MAX_TOUCHED, SessionKey, TouchReply, TouchRequest};
+
+use super::{Home, Pinned};
+use crate::host;
+use crate::plugin::{LivePool, Plugin};
+
+/// Touches and ends hold nobody up.
+const TIMEOUT: Millis = Millis(1_000);
+/// After a call that failed.
+const PAUSE: Millis = Millis(1_000);
+/// Ends under way at once.
+const ENDS: usize = 16;
+/// An end that failed so often is left to the pin's time to live.
+const TRIES: u8 = 10;
+/// Ends that wait while the state cluster is away; the oldest are left to their time to live.
+const MAX_ENDING: usize = 10_000;
+
+/// What is under way for pins that nobody waits for.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    touch: Option<u32>,
+    /// In the call, or to be called again.
+    touched: Vec<WireKey>,
+    ending: VecDeque<Ending>,
+    ends: Vec<(u32, Ending)>,
+    not_before: Millis,
+}
+
+struct Ending {
+    key: SessionKey,
+    tries: u8,
+}
+
+impl Upkeep {
+    /// How long a pin holds without being touched.
+    pub(super) fn pin_lifetime(&self) -> Millis {
+        Millis(600_000)
+    }
+}
+
+impl Pinned {
+    /// To be called on each tick of the root. True while requests wait.
+    pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) -> bool {
+        let home = Home { context: root, stream: None, deciding: false };
+        let overdue = self.flights.overdue(now);
+        if !overdue.is_empty() {
+            overdue.iter().for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
+            self.release(plugin, pool, overdue, None, home, now);
+        }
+        self.send(plugin, pool, home, now);
+        for key in self.in_use.turn(now) {
+            self.pins.get(key, now);
+        }
+        // A clock that was set back must not stop it.
+        if now >= self.upkeep.not_before || self.upkeep.not_before.since(now) > PAUSE {
+            self.touch(now);
+            self.end_next();
+        }
+        pool.metrics.show_pins(self.pins.len(), self.breaker.is_open());
+        !self.flights.is_idle()
+    }
+
+    /// What other proxies did.
+    pub(crate) fn hear(&mut self, pool: &LivePool, news: News) {
+        match news {
+            News::Missed => {
+                self.epoch = self.epoch.wrapping_add(1);
+                self.pins.expire_all();
+                pool.metrics.count(Counter::Resyncs);
+            }
+            News::Changes(changes) => {
+                for (key, version) in changes {
+                    let wire = WireKey::from(key);
+                    self.pins.outdate(wire, version);
+                    // An answer that is under way may be from before the change.
+                    if self.flights.request(wire).is_some() {
+                        self.epoch = self.epoch.wrapping_add(1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The backend says that the session is over.
+    pub(crate) fn end(&mut self, pool: &LivePool, id: &SessionId) {
+        self.pins.remove(self.pins.key(id.as_bytes()));
+        let key = SessionKey::new(self.pool.as_str(), id.as_bytes());
+        self.upkeep.ending.push_back(Ending { key, tries: 0 });
+        if self.upkeep.ending.len() > MAX_ENDING {
+            self.upkeep.ending.pop_front();
+        }
+        pool.metrics.count(Counter::Ended);
+    }
+
+    /// A touch or an end came to its end. False if it was neither.
+    pub(super) fn upkeep_answered(
+        &mut self,
+        pool: &LivePool,
+        token: u32,
+        body: Option<&[u8]>,
+        now: Millis,
+    ) -> bool {
+        if self.upkeep.touch == Some(token) {
+            self.upkeep.touch = None;
+            let reply = body.and_then(|json| serde_json::from_slice::<TouchReply>(json).ok());
+            self.note_call(pool, reply.is_some(), now);
+            match reply {
+                Some(reply) => self.touched(&reply, now),
+                None => self.upkeep.not_before = now + PAUSE,
+            }
+            return true;
+        }
+        let Some(place) = self.upkeep.ends.iter().position(|(call, _)| *call == token) else { return false };
+        let (_, ending) = self.upkeep.ends.swap_remove(place);
+        self.note_call(pool, body.is_some(), now);
+        if body.is_none() {
+            self.upkeep.not_before = now + PAUSE;
+            if ending.tries < TRIES {
+                self.upkeep.ending.push_back(Ending { tries: ending.tries + 1, ..ending });
+            }
+        }
+        true
+    }
+
+    fn touched(&mut self, reply: &TouchReply, now: Millis) {
+        let expires = now + self.upkeep.pin_lifetime();
+        for key in std::mem::take(&mut self.upkeep.touched) {
+            self.pins.prolong(key, expires);
+        }
+        // Lost or expired there: ask again, and say where they were.
+        for key in &reply.missing {
+            self.pins.prolong(WireKey::from(*key), Millis(0));
+        }
+    }
+
+    fn touch(&mut self, now: Millis) {
+        if self.upkeep.touch.is_some() {
+            return;
+        }
+        if self.upkeep.touched.is_empty() {
+            self.upkeep.touched = self.pins.due_for_touch(now, MAX_TOUCHED);
+        }
+        if self.upkeep.touched.is_empty() || self.breaker.allow(now) == Permit::Deny {
+            return;
+        }
+        let keys = self.upkeep.touched.iter().map(|key| SessionKey::from(*key)).collect();
+        let request = TouchRequest { pool: self.pool.clone(), keys };
+        let body = serde_json::to_vec(&request).unwrap_or_default();
+        self.upkeep.touch = host::call(&self.state, "POST", "/v1/touch", &body, TIMEOUT);
+        if self.upkeep.touch.is_none() {
+            self.upkeep.not_before = now + PAUSE;
+        }
+    }
+
+    fn end_next(&mut self) {
+        while self.upkeep.ends.len() < ENDS
+            && let Some(ending) = self.upkeep.ending.pop_front()
+        {
+            let path = format!("/v1/sessions/{}?pool={}", ending.key, self.pool);
+            match host::call(&self.state, "DELETE", &path, &[], TIMEOUT) {
+                Some(token) => self.upkeep.ends.push((token, ending)),
+                None => return self.upkeep.ending.push_front(ending),
+            }
+        }
+    }
+}
