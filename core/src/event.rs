@@ -295,11 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn no_two_counters_share_a_stat() {
+        let stats: std::collections::BTreeSet<String> =
+            Counter::ALL.iter().map(|counter| counter.stat("nodes")).collect();
+
+        assert_eq!(stats.len(), Counter::ALL.len());
+    }
+
+    #[test]
     fn stat_names_follow_the_shipped_tag_rules() {
         assert_eq!(
             Counter::Requests(Outcome::Ring).stat("nodes"),
             "berth_requests_total.pool.nodes.outcome.ring"
         );
         assert_eq!(Counter::LeaderChanges.stat("nodes"), "berth_leader_changes_total.pool.nodes");
+        assert_eq!(Counter::Rehomed.stat("nodes"), "berth_reassignments_total.pool.nodes.reason.rehomed");
+        assert_eq!(
+            Counter::StateCalls(CallResult::TimedOut).stat("nodes"),
+            "berth_state_calls_total.pool.nodes.result.timed_out"
+        );
     }
 }

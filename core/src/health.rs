@@ -458,6 +458,136 @@ mod tests {
         assert_eq!(state(&health, 2), State::Cooldown);
     }
 
+    fn on_record(version: u64, state: NodeState, until: Option<u64>) -> NodeRecord {
+        NodeRecord {
+            state,
+            cooldown_until_ms: until.map(|seconds| at(seconds).0),
+            version,
+            ..NodeRecord::unknown("10.0.0.1:80".parse().unwrap())
+        }
+    }
+
+    #[test]
+    fn what_the_operator_wants_counts_beside_what_envoy_says() {
+        let mut health = Health::established();
+        let wanted = [
+            (NodeState::Standby, State::Standby),
+            (NodeState::Degraded, State::Degraded),
+            (NodeState::Draining, State::Draining),
+            (NodeState::Active, State::Active),
+        ];
+        for (version, (wanted, expected)) in (1..).zip(wanted) {
+            health.record(&on_record(version, wanted, None));
+            assert_eq!(state(&health, 0), expected);
+        }
+
+        health.record(&on_record(5, NodeState::Standby, None));
+
+        let flags = [
+            (HostFlags { degraded: true, ..GOOD }, State::Degraded),
+            (HostFlags { degraded: true, draining: true, ..GOOD }, State::Draining),
+            (HostFlags { pending: true, ..GOOD }, State::Pending),
+            (GOOD, State::Standby),
+            (BAD, State::Cooldown),
+        ];
+        for (seconds, (flags, expected)) in (0..).zip(flags) {
+            health.observe(flags, &POLICY, at(seconds));
+            assert_eq!(state(&health, seconds), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_newer_record_is_news() {
+        let mut health = Health::established();
+        health.record(&on_record(2, NodeState::Draining, Some(10)));
+        let known = health.clone();
+
+        health.record(&on_record(0, NodeState::Active, None));
+        health.record(&on_record(1, NodeState::Standby, Some(90)));
+        health.record(&on_record(2, NodeState::Degraded, None));
+
+        assert_eq!(health, known);
+    }
+
+    #[test]
+    fn a_shared_cooldown_keeps_a_node_out_and_ends_in_a_warm_up_as_a_return() {
+        let mut health = Health::established();
+        assert!(!health.is_timed(&POLICY, at(0)));
+
+        health.record(&on_record(1, NodeState::Active, Some(20)));
+
+        assert!(health.is_timed(&POLICY, at(0)) && health.is_timed(&POLICY, at(49)));
+        assert_eq!(state(&health, 19), State::Cooldown);
+        assert_eq!(state(&health, 20), State::Warming(State::WHOLE / 10));
+        assert_eq!(state(&health, 50), State::Active);
+        assert!(health.is_returning() && !health.is_timed(&POLICY, at(50)));
+    }
+
+    #[test]
+    fn the_later_end_of_own_and_shared_cooldown_counts() {
+        for (until, expected) in [(10, 30), (45, 45)] {
+            let mut health = Health::established();
+            health.report_failure(&POLICY, at(0));
+            health.record(&on_record(1, NodeState::Active, Some(until)));
+
+            assert_eq!(state(&health, expected - 1), State::Cooldown);
+            assert_eq!(state(&health, expected), State::Warming(State::WHOLE / 10));
+        }
+    }
+
+    #[test]
+    fn a_shared_cooldown_that_was_over_before_the_node_joined_makes_no_return_of_it() {
+        let mut health = Health::joined(at(20));
+        health.record(&on_record(1, NodeState::Active, Some(10)));
+
+        assert!(!health.is_returning());
+        assert_eq!(state(&health, 20), State::Warming(State::WHOLE / 10));
+    }
+
+    #[test]
+    fn a_failure_seen_in_a_shared_cooldown_is_the_nodes_first_here() {
+        let mut health = Health::established();
+        health.record(&on_record(1, NodeState::Active, Some(20)));
+        assert_eq!(health.own_cooldown_end(at(0)), None, "nothing to tell the others");
+
+        health.report_failure(&POLICY, at(10));
+
+        assert_eq!(health.own_cooldown_end(at(10)), Some(at(40)));
+        assert_eq!(state(&health, 39), State::Cooldown);
+    }
+
+    #[test]
+    fn its_own_cooldown_ends_a_full_length_after_it_was_last_seen_unhealthy() {
+        let mut health = Health::established();
+        health.observe(BAD, &POLICY, at(0));
+        assert_eq!(health.own_cooldown_end(at(5)), Some(at(35)), "unhealthy still");
+
+        health.observe(GOOD, &POLICY, at(10));
+
+        assert_eq!(health.own_cooldown_end(at(11)), Some(at(40)));
+        assert_eq!(health.own_cooldown_end(at(40)), None);
+    }
+
+    #[test]
+    fn a_node_cannot_leave_and_return_to_escape_a_shared_cooldown() {
+        let mut health = Health::established();
+        health.record(&on_record(3, NodeState::Draining, Some(20)));
+
+        let health = health.departed(at(1)).unwrap().rejoined(at(2));
+
+        assert_eq!(state(&health, 19), State::Cooldown);
+        assert_eq!(state(&health, 20), State::Draining, "what is wanted of it holds too");
+        assert!(health.is_returning());
+    }
+
+    #[test]
+    fn a_node_that_left_is_remembered_for_a_cooldown_but_not_for_what_is_wanted_of_it() {
+        let mut health = Health::established();
+        health.record(&on_record(1, NodeState::Draining, Some(20)));
+
+        assert_eq!(health.departed(at(20)), None);
+    }
+
     #[test]
     fn without_a_warm_up_a_node_is_active_at_once() {
         let policy = HealthPolicy { warm_up: Millis(0), ..POLICY };

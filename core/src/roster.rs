@@ -227,6 +227,7 @@ mod tests {
     use super::*;
     use crate::health::State;
     use crate::membership::HostFlags;
+    use crate::wire::NodeState;
 
     const POLICY: HealthPolicy = HealthPolicy {
         cooldown: Millis(10_000),
@@ -335,11 +336,97 @@ mod tests {
         assert_eq!(roster.nodes[1].health.state(&POLICY, at(2)), State::Cooldown);
     }
 
+    fn on_record(node: u64, version: u64, state: NodeState, until: Option<u64>) -> NodeRecord {
+        NodeRecord {
+            state,
+            cooldown_until_ms: until.map(|seconds| at(seconds).0),
+            version,
+            ..NodeRecord::unknown(format!("10.0.0.{node}:80").parse().unwrap())
+        }
+    }
+
+    #[test]
+    fn a_record_is_news_once_and_of_members_only() {
+        let records = [
+            on_record(1, 2, NodeState::Standby, None),
+            on_record(1, 1, NodeState::Draining, None),
+            on_record(9, 7, NodeState::Draining, None),
+        ];
+        let mut roster = Roster::default();
+        assert!(!roster.record(&records, &POLICY, at(0)), "not to be taken for the first look");
+        assert_eq!(roster, Roster::default());
+        roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+
+        assert!(roster.record(&records, &POLICY, at(1)));
+        assert!(!roster.record(&records, &POLICY, at(2)));
+        assert!(!roster.record(&[], &POLICY, at(2)));
+
+        assert_eq!(roster.version, 2);
+        let states: Vec<State> = roster.nodes.iter().map(|node| node.health.state(&POLICY, at(2))).collect();
+        assert_eq!(states, [State::Active, State::Standby, State::Active]);
+    }
+
+    #[test]
+    fn an_operator_cannot_cause_panic_but_shared_cooldowns_of_most_can() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+        let all = |state, until: [Option<u64>; 3], version| {
+            let record = |(node, until)| on_record(node, version, state, until);
+            (0..).zip(until).map(record).collect::<Vec<_>>()
+        };
+
+        for (version, state) in (1..).zip([NodeState::Draining, NodeState::Degraded, NodeState::Standby]) {
+            roster.record(&all(state, [None; 3], version), &POLICY, at(1));
+            assert!(!roster.panic.is_on(), "{state:?}");
+        }
+        roster.record(&all(NodeState::Active, [None, Some(9), Some(9)], 4), &POLICY, at(1));
+
+        assert!(roster.panic.is_on());
+    }
+
+    #[test]
+    fn a_node_that_leaves_and_returns_is_still_in_its_shared_cooldown_as_it_was_last_extended() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+        roster.record(&[on_record(2, 1, NodeState::Active, Some(10))], &POLICY, at(1));
+        roster.observe(seen(&[false, false]), &POLICY, at(2));
+        roster.record(&[on_record(2, 2, NodeState::Active, Some(15))], &POLICY, at(3));
+
+        roster.observe(seen(&[false, false, false]), &POLICY, at(4));
+
+        let state = |seconds| roster.nodes[2].health.state(&POLICY, at(seconds));
+        assert_eq!(state(14), State::Cooldown);
+        assert_eq!(state(15), State::Active);
+    }
+
+    #[test]
+    fn only_cooldowns_that_were_observed_here_are_shared() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[false; 4]), &POLICY, at(0));
+        roster.observe(seen(&[false, true, false, false]), &POLICY, at(0));
+        roster.report_failure("10.0.0.2:80", &POLICY, at(1));
+        roster.record(&[on_record(3, 1, NodeState::Active, Some(99))], &POLICY, at(1));
+
+        let shared: Vec<_> = roster.cooldowns(at(5)).collect();
+
+        assert_eq!(shared, [("10.0.0.1:80", at(15)), ("10.0.0.2:80", at(11))]);
+        assert_eq!(roster.cooldowns(at(12)).count(), 1, "the other is over");
+    }
+
+    #[test]
+    fn what_is_not_on_record_takes_no_room() {
+        let mut roster = Roster::default();
+        roster.observe(seen(&[true]), &POLICY, at(0));
+
+        assert!(!String::from_utf8(roster.encode()).unwrap().contains("operator"));
+    }
+
     #[test]
     fn what_is_published_is_what_is_read() {
         let mut roster = Roster::default();
         roster.observe(seen(&[false, true, false]), &POLICY, at(0));
         roster.report_failure("10.0.0.0:80", &POLICY, at(1));
+        roster.record(&[on_record(2, 1, NodeState::Standby, Some(99))], &POLICY, at(1));
 
         assert_eq!(Roster::decode(&roster.encode()), Some(roster));
         assert_eq!(Roster::decode(b"{\"version\":1}"), None);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use berth_core::config::{Config, Membership, Missing, OnPanic};
+use berth_core::config::{Config, Membership, Missing, OnPanic, StateCluster};
+use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::session::describe;
 use berth_core::time::Millis;
@@ -83,6 +84,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.admin_cluster, "berth_admin");
     assert_eq!(config.poll_interval, Millis(1000));
     assert!(!config.debug_header);
+    assert_eq!(config.state, None);
     assert!(pool.matches.is_everything());
     assert!(matches!(&pool.membership, Membership::Cluster(cluster) if cluster == "nodes"));
     assert!(matches!(pool.missing, Missing::Pass));
@@ -105,6 +107,14 @@ fn what_is_said_is_what_is_read() {
     assert_eq!(config.admin_cluster, "envoy_admin");
     assert_eq!(config.poll_interval, Millis(2000));
     assert!(config.debug_header);
+    let state = StateCluster {
+        cluster: "berth_state".to_owned(),
+        timeout: Millis(80),
+        max_calls: 16,
+        token: Some("Zm9v.~!bar=".to_owned()),
+        pins: Limits { entries: 50_000, bytes: 4_000_000, ..Limits::default() },
+    };
+    assert_eq!(config.state, Some(state));
     assert!(pool.matches.takes_host(b"EU.games.example.com:443") && pool.matches.takes_host(b"[::1]:80"));
     assert!(!pool.matches.takes_host(b"example.com"));
     assert!(pool.matches.takes_path(b"/ws/1") && !pool.matches.takes_path(b"/other"));
@@ -124,6 +134,31 @@ fn what_is_said_is_what_is_read() {
     assert_eq!(pool.health.panic_threshold, 40);
     assert_eq!(pool.health.panic_hold, Millis(2500));
     assert_eq!(pool.on_panic, OnPanic::Reject);
+}
+
+#[test]
+fn a_state_cluster_needs_no_more_than_its_name() {
+    let state = good("state-cluster").state.unwrap();
+
+    assert_eq!((state.cluster.as_str(), state.timeout), ("berth_state", Millis(50)));
+    assert_eq!((state.max_calls, state.token, state.pins), (96, None, Limits::default()));
+}
+
+#[test]
+fn a_token_is_neither_in_debug_output_nor_in_a_fault() {
+    let shown = format!("{:?}", good("every-field"));
+    assert!(shown.contains("berth_state") && !shown.contains("Zm9v"), "{shown}");
+
+    for token in ["\"Zm9v \"", "\"Zm9v\u{e9}\"", "7365", "[\"Zm9v\"]", "\"\""] {
+        let json = format!(r#"{{"v": 1, "state": {{"cluster": "s", "token": {token}}}, "pools": []}}"#);
+
+        let found = faults(json.as_bytes());
+
+        assert_eq!(
+            found.first().map(String::as_str),
+            Some("state.token: must be a string of visible ASCII characters without spaces"),
+        );
+    }
 }
 
 #[test]

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use berth_core::decision::Placement;
+use berth_core::decision::{MAX_CANDIDATES, Placement, for_new, pinned};
+use berth_core::event::{Outcome, Reason};
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::ring::{Algorithm, RingSize, session_hash};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
+use berth_core::wire::{NodeRecord, NodeState};
 
 const SESSIONS: usize = 100;
 /// Small rings: thousands of them are built here.
@@ -22,6 +24,7 @@ const ALGORITHM: Algorithm = Algorithm::RingHash(RingSize::VirtualNodes(16));
 enum Event {
     See(Vec<Observation>),
     Report(String),
+    Record(Vec<NodeRecord>),
     /// This many seconds go by, or back.
     Wait(i64),
 }
@@ -45,10 +48,25 @@ fn host() -> impl Strategy<Value = Observation> {
     })
 }
 
+/// What an operator, and proxies that saw a node fail, put on record; of one node and version there is only one.
+fn record() -> impl Strategy<Value = NodeRecord> {
+    (0..9_u64, 0..20_u64).prop_map(|(number, version)| {
+        let draw = session_hash(format!("{number} {version}").as_bytes());
+        let (_, state) = NodeState::ALL[draw as usize % NodeState::ALL.len()];
+        NodeRecord {
+            state,
+            cooldown_until_ms: (draw >> 8).is_multiple_of(3).then_some(1_000_000 + (draw >> 16) % 600_000),
+            version,
+            ..NodeRecord::unknown(format!("10.0.0.{number}:80").parse().unwrap())
+        }
+    })
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => vec(host(), 0..8).prop_map(Event::See),
         1 => (0..9_u32).prop_map(|number| Event::Report(format!("10.0.0.{number}:80"))),
+        1 => vec(record(), 0..4).prop_map(Event::Record),
         4 => (0..40_i64).prop_map(Event::Wait),
         1 => (-4000..4000_i64).prop_map(Event::Wait),
     ]
@@ -81,6 +99,7 @@ fn after(events: Vec<Event>, policy: &HealthPolicy) -> (Roster, Millis) {
         match event {
             Event::See(hosts) => drop(roster.observe(hosts, policy, now)),
             Event::Report(address) => drop(roster.report_failure(&address, policy, now)),
+            Event::Record(records) => drop(roster.record(&records, policy, now)),
             Event::Wait(seconds) => {
                 now = Millis(now.0.saturating_add_signed(seconds * 1000));
                 roster.reassess(policy, now);
@@ -126,6 +145,93 @@ proptest! {
             prop_assert!((1..=3).contains(&nodes.len()) && distinct.len() == nodes.len(), "{:?}", nodes);
             prop_assert!(snapshot.panic || nodes.iter().all(|node| node.state.serves()), "{:?}", nodes);
         }
+    }
+
+    #[test]
+    fn a_pin_comes_first_and_no_node_twice(events in vec(event(), 0..30), policy in policy()) {
+        let (roster, now) = after(events, &policy);
+        let snapshot = look(&roster, &policy, now);
+
+        for (owner, session) in (0..snapshot.nodes.len()).zip(0..) {
+            let hash = session_hash(format!("user-{session}").as_bytes());
+            let placement = pinned(&snapshot, hash, owner, Outcome::Found);
+            prop_assert_eq!((placement.outcome, placement.reason), (Outcome::Found, Reason::Pin));
+            let indexes: Vec<usize> = placement.indexes().collect();
+            prop_assert_eq!(indexes.first(), Some(&owner));
+            let distinct: BTreeSet<_> = indexes.iter().collect();
+            prop_assert!(indexes.len() <= MAX_CANDIDATES && distinct.len() == indexes.len(), "{:?}", indexes);
+            let successors = || indexes.iter().skip(1).map(|index| snapshot.nodes[*index].state);
+            let takes_over = |state| matches!(state, State::Active | State::Warming(_));
+            prop_assert!(
+                if snapshot.panic { successors().is_sorted_by_key(|state| !state.serves()) }
+                else { successors().all(takes_over) },
+                "{:?}", indexes
+            );
+        }
+    }
+
+    #[test]
+    fn a_session_without_owner_goes_where_the_ring_puts_it_if_that_node_takes_new_ones(
+        events in vec(event(), 0..30),
+        policy in policy(),
+        most in 1..9_usize,
+    ) {
+        let (roster, now) = after(events, &policy);
+        let snapshot = look(&roster, &policy, now);
+        let states = || snapshot.nodes.iter().map(|node| node.state);
+        let somebody = states().any(State::serves)
+            || snapshot.panic && states().any(|state| state != State::Pending);
+
+        for (session, placement) in placements(&snapshot).into_iter().enumerate() {
+            let hash = session_hash(format!("user-{session}").as_bytes());
+            let candidates = for_new(&snapshot, hash, most);
+            prop_assert_eq!(!candidates.is_empty(), somebody);
+            let distinct: BTreeSet<_> = candidates.iter().collect();
+            prop_assert!(candidates.len() <= most && distinct.len() == candidates.len(), "{:?}", candidates);
+            let Some(placement) = placement.filter(|placement| placement.takes_new(&snapshot)) else { continue };
+            if somebody {
+                prop_assert_eq!(candidates.first().copied(), placement.indexes().next());
+            }
+        }
+    }
+
+    #[test]
+    fn no_state_that_an_operator_wants_brings_panic_or_ends_it(
+        events in vec(event(), 0..30),
+        policy in policy(),
+    ) {
+        let only_states = |records: Vec<NodeRecord>| {
+            records.into_iter().map(|record| NodeRecord { cooldown_until_ms: None, ..record }).collect()
+        };
+        let with = |keep: bool| {
+            let events = events.clone().into_iter().map(|event| match event {
+                Event::Record(_) if !keep => Event::Record(Vec::new()),
+                Event::Record(records) => Event::Record(only_states(records)),
+                other => other,
+            });
+            after(events.collect(), &policy).0
+        };
+
+        prop_assert_eq!(with(true).panic, with(false).panic);
+    }
+
+    #[test]
+    fn records_may_come_in_any_order_and_often(
+        events in vec(event(), 0..20),
+        policy in without_panic(),
+        (records, shuffled) in vec(record(), 0..20).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
+        parts in 1..6_usize,
+    ) {
+        let (mut at_once, now) = after(events, &policy);
+        let mut one_by_one = at_once.clone();
+
+        at_once.record(&records, &policy, now);
+        for some in shuffled.chunks(parts) {
+            one_by_one.record(some, &policy, now);
+        }
+
+        prop_assert_eq!(&at_once.nodes, &one_by_one.nodes);
+        prop_assert!(!at_once.record(&shuffled, &policy, now));
     }
 
     #[test]

@@ -6,13 +6,15 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use berth_core::decision::{NoPlacement, Placement};
+use berth_core::decision::{NoPlacement, Placement, for_new, pinned};
+use berth_core::event::Outcome;
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::ring::{Algorithm, session_hash};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
+use berth_core::wire::{MAX_CANDIDATES, NodeRecord, NodeState};
 
 /// Sessions that `owners` and `moves` look at.
 const SESSIONS: usize = 1000;
@@ -71,6 +73,8 @@ struct Pool {
     now: Millis,
     roster: Roster,
     snapshot: Option<Snapshot>,
+    /// Records so far.
+    records: u64,
     /// The owner of each of [`SESSIONS`] when last asked.
     owners: Vec<String>,
 }
@@ -102,9 +106,18 @@ impl Pool {
             "report" => {
                 self.roster.report_failure(rest, &policy, self.now);
             }
+            "record" => {
+                self.records += 1;
+                self.roster.record(&[record(rest, self.records)?], &policy, self.now);
+            }
             "states" => return Ok(Some(self.look(&policy)?.states())),
             "panic" => return Ok(Some(if self.roster.panic.is_on() { "on" } else { "off" }.to_owned())),
             "place" => return Ok(Some(self.look(&policy)?.place(rest))),
+            "pinned" => {
+                let (session, owner) = rest.split_once(' ').ok_or("pinned needs a session and a node")?;
+                return self.look(&policy)?.pinned(session, owner).map(Some);
+            }
+            "new" => return Ok(Some(self.look(&policy)?.for_new(rest))),
             "owners" => {
                 self.owners = self.look(&policy)?.owners();
                 let counted = count(&self.owners);
@@ -139,6 +152,8 @@ impl Pool {
 trait Show {
     fn states(&self) -> String;
     fn place(&self, session: &str) -> String;
+    fn pinned(&self, session: &str, owner: &str) -> Result<String, String>;
+    fn for_new(&self, session: &str) -> String;
     fn owners(&self) -> Vec<String>;
 }
 
@@ -157,13 +172,21 @@ impl Show for Snapshot {
 
     fn place(&self, session: &str) -> String {
         match Placement::of(self, session_hash(session.as_bytes())) {
-            Ok(placement) => {
-                let nodes: Vec<&str> = placement.nodes(self).map(|node| node.address.as_str()).collect();
-                format!("{} {} {}", nodes.join(","), placement.outcome.name(), placement.reason.name())
-            }
+            Ok(placement) => show(&placement, self),
             Err(NoPlacement::NoMembers) => "nobody: no members".to_owned(),
             Err(NoPlacement::NoUsableNode) => "nobody: no usable node".to_owned(),
         }
+    }
+
+    fn pinned(&self, session: &str, owner: &str) -> Result<String, String> {
+        let owner = self.nodes.iter().position(|node| node.address == owner).ok_or("no such node")?;
+        Ok(show(&pinned(self, session_hash(session.as_bytes()), owner, Outcome::Hit), self))
+    }
+
+    fn for_new(&self, session: &str) -> String {
+        let candidates = for_new(self, session_hash(session.as_bytes()), MAX_CANDIDATES);
+        let nodes: Vec<&str> = candidates.iter().map(|index| self.nodes[*index].address.as_str()).collect();
+        if nodes.is_empty() { "nobody".to_owned() } else { nodes.join(",") }
     }
 
     fn owners(&self) -> Vec<String> {
@@ -174,6 +197,11 @@ impl Show for Snapshot {
         };
         (0..SESSIONS).map(|index| owner(index).unwrap_or_else(|| "nobody".to_owned())).collect()
     }
+}
+
+fn show(placement: &Placement, snapshot: &Snapshot) -> String {
+    let nodes: Vec<&str> = placement.nodes(snapshot).map(|node| node.address.as_str()).collect();
+    format!("{} {} {}", nodes.join(","), placement.outcome.name(), placement.reason.name())
 }
 
 fn count(texts: &[String]) -> BTreeMap<&str, usize> {
@@ -210,6 +238,23 @@ fn host(word: &str) -> Result<Observation, String> {
         }
     }
     Ok(host)
+}
+
+/// `10.0.0.2:80 standby until=60s version=3`.
+fn record(text: &str, next_version: u64) -> Result<NodeRecord, String> {
+    let mut words = text.split_whitespace();
+    let (node, state) = words.next().zip(words.next()).ok_or("record needs a node and a state")?;
+    let node = node.parse().map_err(|error| format!("{node}: {error}"))?;
+    let state = NodeState::from_name(state).ok_or_else(|| format!("{state:?} is no state"))?;
+    let mut record = NodeRecord { state, version: next_version, ..NodeRecord::unknown(node) };
+    for word in words {
+        match word.split_once('=').ok_or("facts of a record are name=value")? {
+            ("until", time) => record.cooldown_until_ms = Some((START + duration(time)?).0),
+            ("version", version) => record.version = version.parse().map_err(|_| "give a number")?,
+            (name, _) => return Err(format!("{name:?} is no fact of a record")),
+        }
+    }
+    Ok(record)
 }
 
 /// The defaults, but for what is said.
