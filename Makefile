@@ -13,6 +13,7 @@ wasm: ## build the filter: target/berth.wasm
 	@scripts/build-wasm
 
 demo: setup wasm ## see it work, then keep it running; ARGS=--once checks every promise and ends
+	@cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	@cargo run $(CARGO_FLAGS) --release -p berth-harness --bin demo -- $(ARGS)
 
 test: setup check e2e ## everything: check, then the promises in real Envoy
@@ -28,9 +29,11 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 	cargo test -q $(CARGO_FLAGS) --doc --workspace --exclude berth-filter
 
 e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
+	cargo build $(CARGO_FLAGS) -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness $(T)
 
 bench: setup wasm ## costs beside peers in the same run: target/bench/report.md, and criterion's for the ring
+	cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin bench
 	cargo bench $(CARGO_FLAGS) -p berth-core --bench ring
 

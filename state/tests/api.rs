@@ -276,7 +276,7 @@ fn a_waiting_poll_is_answered_when_the_service_stops() {
 
 #[test]
 fn a_killed_redis_is_503_in_time_and_its_return_is_noticed() {
-    let mut server = RedisServer::start(&[]);
+    let server = RedisServer::start(&[]);
     let service = Service::on_redis(on(&server));
     assert_eq!(resolve(&service, "alice", &[A], &[]).status, 200);
 
@@ -290,7 +290,7 @@ fn a_killed_redis_is_503_in_time_and_its_return_is_noticed() {
     assert_eq!(service.ask("GET", "/readyz", "").status, 503);
     assert_eq!(service.ask("GET", "/healthz", "").status, 200);
 
-    server.revive();
+    server.restart();
     eventually("the service to find its store", || service.ask("GET", "/readyz", "").status == 200);
     // What was in memory is gone, scripts included; sessions are claimed anew.
     assert_eq!(resolve(&service, "alice", &[B], &[]).json()["pins"][0]["outcome"], "claimed");
@@ -302,7 +302,7 @@ fn a_hung_redis_is_503_in_time_and_costs_no_time_after_a_while() {
     let service = Service::on_redis(on(&server));
     assert_eq!(resolve(&service, "alice", &[A], &[]).status, 200);
 
-    server.signal("-STOP");
+    server.pause();
     let replies: Vec<(Reply, Duration)> = (0..30)
         .map(|_| {
             let start = Instant::now();
@@ -315,18 +315,18 @@ fn a_hung_redis_is_503_in_time_and_costs_no_time_after_a_while() {
     let metrics = service.ask("GET", "/metrics", "").body;
     assert!(!metrics.contains("berth_state_store_failures_total{reason=\"suspended\"} 0"), "{metrics}");
 
-    server.signal("-CONT");
+    server.resume();
     eventually("the service to find its store", || resolve(&service, "alice", &[A], &[]).status == 200);
 }
 
 #[test]
 fn a_service_that_starts_before_its_redis_finds_it() {
-    let mut server = RedisServer::start(&[]);
+    let server = RedisServer::start(&[]);
     server.kill();
     let service = Service::on_redis(on(&server));
     assert_eq!(resolve(&service, "alice", &[A], &[]).status, 503);
 
-    server.revive();
+    server.restart();
 
     eventually("the service to find its store", || resolve(&service, "alice", &[A], &[]).status == 200);
 }
@@ -334,7 +334,7 @@ fn a_service_that_starts_before_its_redis_finds_it() {
 #[test]
 fn quorum_says_whether_a_replica_has_it() {
     let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
-    let mut replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
     eventually("the replica", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
     let service = Service::on_redis(Options { quorum: true, timeout: Duration::from_secs(2), ..on(&server) });
 

@@ -3,6 +3,7 @@
 //!
 //! Each patch fails when it finds nothing to patch: a renamed cluster must not turn a test into one of nothing.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,15 +83,21 @@ impl Bootstrap {
         }
     }
 
-    /// Points a cluster with one static endpoint elsewhere.
-    pub(crate) fn point(&mut self, cluster: &str, address: std::net::SocketAddr) {
+    /// Points a cluster of static endpoints to these addresses instead.
+    pub(crate) fn point(&mut self, cluster: &str, addresses: &[SocketAddr]) {
         let clusters = array(&mut self.json, "/static_resources/clusters").iter_mut();
         let found = clusters.into_iter().find(|found| found["name"] == cluster);
-        let endpoint = found.and_then(|found| {
-            found.pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address")
-        });
-        *endpoint.unwrap_or_else(|| panic!("no cluster {cluster} with a static endpoint")) =
-            json!({"address": address.ip().to_string(), "port_value": address.port()});
+        let endpoints =
+            found.and_then(|found| found.pointer_mut("/load_assignment/endpoints/0/lb_endpoints"));
+        let endpoints = endpoints.unwrap_or_else(|| panic!("no cluster {cluster} with static endpoints"));
+        let shipped = endpoints[0].clone();
+        let to = |address: &SocketAddr| {
+            let mut endpoint = shipped.clone();
+            endpoint["endpoint"]["address"]["socket_address"] =
+                json!({"address": address.ip().to_string(), "port_value": address.port()});
+            endpoint
+        };
+        *endpoints = addresses.iter().map(to).collect();
     }
 
     /// Speaks HTTP/2 to the nodes.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::bootstrap::{Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
 use crate::envoy::{Envoy, Launcher, root};
+use crate::state::{State, StateService};
 use crate::{World, node_port};
 
 /// `main` lists every extension at the start: pages that hide what a failed test needs.
@@ -25,6 +26,8 @@ pub struct Ports {
     pub admin: u16,
     /// Of node 0; the next nodes follow.
     pub first_node: u16,
+    /// Of the first state service, where the world has a state cluster.
+    pub state: Option<u16>,
 }
 
 type Edit = Box<dyn Fn(&mut Value) + Send>;
@@ -40,6 +43,7 @@ pub struct Builder {
     filter: bool,
     http2_nodes: bool,
     health_interval: Option<Duration>,
+    state: Option<State>,
     ports: Option<Ports>,
     clusters: Vec<(String, SocketAddr)>,
     log: String,
@@ -58,6 +62,7 @@ impl Builder {
             filter: true,
             http2_nodes: false,
             health_interval: None,
+            state: None,
             ports: None,
             clusters: Vec::new(),
             log: LOG.into(),
@@ -114,13 +119,19 @@ impl Builder {
         self
     }
 
+    /// Starts a state cluster, and Envoy with `envoy-state.yaml`, whose cluster `berth_state` is all its services.
+    pub fn state(mut self, state: State) -> Self {
+        self.state = Some(state);
+        self.file("envoy-state.yaml")
+    }
+
     /// Uses these ports instead of any that are free. For one Envoy.
     pub fn ports(mut self, ports: Ports) -> Self {
         self.ports = Some(ports);
         self
     }
 
-    /// Points a cluster of the bootstrap that has one static endpoint to this address.
+    /// Points a cluster of the bootstrap that has static endpoints to this address alone, a state cluster too.
     pub fn cluster_address(mut self, cluster: &str, address: SocketAddr) -> Self {
         self.clusters.push((cluster.into(), address));
         self
@@ -144,7 +155,7 @@ impl Builder {
         self
     }
 
-    /// Starts nodes and Envoys, and returns when every Envoy serves.
+    /// Starts nodes, state services and Envoys, and returns when every Envoy serves.
     ///
     /// # Panics
     /// If that fails, with the reason and Envoy's last words.
@@ -171,6 +182,12 @@ impl Builder {
         let set: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::new(backend.address())).collect();
         endpoints::write(&set, &nodes_template, &nodes_file);
 
+        let state = match self.state {
+            Some(state) => {
+                Some(state.start(directory.path(), self.ports.and_then(|ports| ports.state)).await?)
+            }
+            None => None,
+        };
         let mut bootstrap = Bootstrap::load(&root.join("envoy").join(&self.file), &nodes_file, &module);
         if !self.filter {
             bootstrap.remove_filter();
@@ -185,8 +202,12 @@ impl Builder {
         if let Some(interval) = self.health_interval {
             bootstrap.check_health_every(interval);
         }
+        if let Some(state) = &state {
+            let addresses: Vec<SocketAddr> = state.services.iter().map(StateService::address).collect();
+            bootstrap.point("berth_state", &addresses);
+        }
         for (cluster, address) in &self.clusters {
-            bootstrap.point(cluster, *address);
+            bootstrap.point(cluster, &[*address]);
         }
         self.configure.iter().for_each(|edit| bootstrap.configure(edit));
         self.edit.iter().for_each(|edit| bootstrap.edit(edit));
@@ -198,7 +219,16 @@ impl Builder {
             let launcher = Arc::clone(&launcher);
             envoys.push(Envoy::start(launcher, &own, &bootstrap, self.concurrency, &self.log).await?);
         }
-        Ok(World::new(envoys, backends, set, nodes_template, bootstrap.eds_clusters, first_node, directory))
+        Ok(World::new(World {
+            envoys,
+            state,
+            backends: Mutex::new(backends),
+            endpoints: Mutex::new(set),
+            nodes_template,
+            eds_clusters: bootstrap.eds_clusters,
+            first_node,
+            directory,
+        }))
     }
 }
 

@@ -22,6 +22,8 @@ use serde_json::Value;
 use crate::bootstrap::{Bootstrap, edit_plugin, write_listeners};
 use crate::client::Client;
 use crate::eventually::{patience, poll};
+use crate::metrics;
+use crate::process::last_words;
 use admin::Admin;
 
 /// Loads of a module, first health checks and a container on a busy two-core machine, all together.
@@ -30,8 +32,6 @@ const START: Duration = Duration::from_secs(30);
 const RELOAD: Duration = Duration::from_secs(15);
 /// The way of a line of log out of a container.
 const LOG: Duration = Duration::from_secs(2);
-/// Lines of log shown when a test fails.
-const TAIL: usize = 60;
 
 /// A configuration that Envoy refused, with its reason; the former one still serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl Envoy {
 
     /// The sum of a Prometheus metric over all its series that carry these labels.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        admin::metric(&self.prometheus().await, name, labels)
+        metrics::sum(&self.prometheus().await, name, labels)
     }
 
     /// The hosts of all clusters, as `/clusters` has them.
@@ -277,7 +277,7 @@ impl Envoy {
     async fn ready(&self, ingress: &str) -> Result<Option<SocketAddr>, String> {
         let exited = self.state.lock().unwrap().child.as_mut().and_then(|child| child.try_wait().unwrap());
         if let Some(status) = exited {
-            return Err(format!("Envoy ended with {status}:\n{}", tail(&self.log())));
+            return Err(format!("Envoy ended with {status}:\n{}", last_words(&self.log_file())));
         }
         if self.admin.get("/ready").await.is_err() {
             return Ok(None);
@@ -327,12 +327,7 @@ impl Drop for Envoy {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- log of {} (its last lines)\n{}---", self.name, tail(&self.log()));
+            eprintln!("--- log of {} (its last lines)\n{}---", self.name, last_words(&self.log_file()));
         }
     }
-}
-
-fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("{line}\n")).collect()
 }

@@ -1,5 +1,6 @@
 //! A world to test in: real Envoys with the shipped bootstrap and the built module, before fake nodes that fail on
-//! command. A test says what is there, does something to it, and looks at what a client sees.
+//! command, with a state cluster if a test wants one. A test says what is there, does something to it, and looks at what
+//! a client sees.
 //!
 //! ```no_run
 //! use berth_harness::World;
@@ -17,7 +18,7 @@
 //!
 //! `BERTH_HARNESS=process|docker|auto` says how Envoy runs, `HARNESS_PATIENCE=4` gives slow machines time,
 //! `HARNESS_KEEP=1` keeps the temporary directory with all configurations and logs. Nothing needs a fixed port. All
-//! ends with the world; if the test panics, each Envoy's last words are shown.
+//! ends with the world; if the test panics, the last words of each Envoy and state service are shown.
 //!
 //! The nodes run in the test's own runtime: a test that blocks its only thread stops them too.
 
@@ -28,6 +29,10 @@ mod client;
 mod endpoints;
 mod envoy;
 mod eventually;
+mod metrics;
+mod process;
+mod redis;
+mod state;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,6 +43,8 @@ use hyper::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use state::StateCluster;
+
 pub use backend::{Backend, Mode};
 pub use builder::{Builder, Ports};
 pub use client::{Client, RawResponse, Received, Request, Response, WebSocket};
@@ -45,15 +52,18 @@ pub use endpoints::{Endpoint, EndpointSet};
 pub use envoy::{Envoy, Host, Nack};
 pub use eventually::{Attempt, eventually};
 pub use hyper::{self, StatusCode};
+pub use redis::{RedisCluster, RedisServer};
+pub use state::{State, StateService};
 
 /// A file that is replaced is read within milliseconds; the rest is for busy machines.
 const UPDATE: Duration = Duration::from_secs(10);
 
-/// Envoys, nodes, and the endpoints that tell the ones of the others.
+/// Envoys, nodes, the endpoints that tell the ones of the others, and a state cluster if one was asked for.
 #[derive(Debug)]
 pub struct World {
     // Dropped in this order: the Envoys first, their files last.
     envoys: Vec<Envoy>,
+    state: Option<StateCluster>,
     backends: Mutex<Vec<Arc<Backend>>>,
     endpoints: Mutex<EndpointSet>,
     nodes_template: Value,
@@ -69,21 +79,13 @@ impl World {
         Builder::new()
     }
 
-    pub(crate) fn new(
-        envoys: Vec<Envoy>,
-        backends: Vec<Arc<Backend>>,
-        endpoints: EndpointSet,
-        nodes_template: Value,
-        eds_clusters: Vec<String>,
-        first_node: Option<u16>,
-        mut directory: TempDir,
-    ) -> Self {
+    /// Keeps its files if that is wished for.
+    pub(crate) fn new(mut world: Self) -> Self {
         if std::env::var_os("HARNESS_KEEP").is_some() {
-            eprintln!("harness: kept in {}", directory.path().display());
-            directory.disable_cleanup(true);
+            eprintln!("harness: kept in {}", world.directory.path().display());
+            world.directory.disable_cleanup(true);
         }
-        let (backends, endpoints) = (Mutex::new(backends), Mutex::new(endpoints));
-        Self { envoys, backends, endpoints, nodes_template, eds_clusters, first_node, directory }
+        world
     }
 
     /// An Envoy, counted from 0.

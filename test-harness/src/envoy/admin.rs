@@ -196,18 +196,6 @@ pub(super) fn wasm_failures(page: &str) -> u64 {
     failures.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
 }
 
-/// Sums the series of a Prometheus page that carry these labels.
-pub(super) fn metric(page: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-    let series = page.lines().filter_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let labels = series.strip_prefix(name)?.strip_prefix('{')?.strip_suffix('}')?;
-        let carries = |label: &String| format!(",{labels},").contains(&format!(",{label},"));
-        wanted.iter().all(carries).then(|| value.parse::<f64>().ok())?
-    });
-    series.sum()
-}
-
 fn json(page: &str) -> Value {
     serde_json::from_str(page).unwrap_or_else(|error| panic!("admin page is not JSON ({error}): {page}"))
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod fake_admin;
+pub(crate) mod fake_state;
 pub(crate) mod patience;
 
 use std::collections::BTreeSet;

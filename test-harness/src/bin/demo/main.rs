@@ -111,6 +111,7 @@ fn choose_ports() -> Result<Ports, Vec<String>> {
         proxy: port("BERTH_DEMO_PORT", 10000, 1, "the proxy"),
         admin: port("BERTH_DEMO_ADMIN_PORT", 9901, 1, "Envoy's admin interface"),
         first_node: port("BERTH_DEMO_NODE_PORT", 9001, MOST_NODES, "a node"),
+        state: None,
     };
     if faults.is_empty() { Ok(ports) } else { Err(faults) }
 }
