@@ -118,7 +118,9 @@ impl Stream {
     fn take_verdict(&mut self) {
         if let Verdict::Waiting(slot) = &self.verdict {
             let verdict = slot.take();
-            self.verdict = verdict;
+            if !matches!(verdict, Verdict::None) {
+                self.verdict = verdict;
+            }
         }
         if matches!(self.verdict, Verdict::Replied) {
             self.cookie = None;
