@@ -1,9 +1,15 @@
 //! The harness keeps its own promises, without the filter: what it starts serves, what it changes is seen.
 
+mod support;
+
 use std::time::Duration;
 
-use berth_harness::{StatusCode, World, eventually};
-use serde_json::json;
+use berth_core::wire::{Outcome, Pin, ResolveReply, SessionKey};
+use berth_harness::hyper::Method;
+use berth_harness::{Builder, Client, Ports, Response, State, StatusCode, World, eventually, free_address};
+use serde_json::{Value, json};
+use support::fake_state::{Call, FakeState, Reply};
+use support::routes;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -15,6 +21,7 @@ async fn reaches_nodes_with_every_byte() {
         .get("/a?b=c")
         .header("x-bytes", b"\xff\x80 ok")
         .header("x-berth-destination", "1.2.3.4:5")
+        .header("x-berth-session", "ada")
         .send()
         .await;
 
@@ -24,6 +31,7 @@ async fn reaches_nodes_with_every_byte() {
     assert_eq!((received.method.as_str(), received.path.as_str()), ("GET", "/a?b=c"));
     assert_eq!(received.header("x-bytes"), Some(&b"\xff\x80 ok"[..]));
     assert_eq!(received.header("x-berth-destination"), None);
+    assert_eq!(received.header("x-berth-session"), None);
     assert_eq!(world.nodes().iter().map(|node| node.requests()).sum::<u64>(), 1);
 }
 
@@ -194,4 +202,174 @@ async fn killed_envoy_comes_back_and_ends_with_the_world() {
     assert_eq!(client.get("/").send().await.status, 200);
     drop(world);
     assert!(client.get("/").try_send().await.is_err());
+}
+
+/// A world that passes calls of the state service's API on to its cluster, as the filter would make them.
+fn calling(builder: Builder) -> Builder {
+    builder.filter(false).bootstrap(|json| {
+        let calls = json!({"match": {"prefix": "/v1/"}, "route": {"cluster": "berth_state"}});
+        routes(json).insert(0, calls);
+    })
+}
+
+async fn resolve(client: &Client, session: &str, candidate: &str) -> Response {
+    let key = SessionKey::new("nodes", session.as_bytes());
+    let body = json!({"pool": "nodes", "sessions": [{"key": key, "candidates": [candidate]}]});
+    client.post("/v1/resolve", body.to_string()).send().await
+}
+
+#[track_caller]
+fn pin(response: &Response) -> Pin {
+    assert_eq!(response.status, 200, "{response:?}");
+    serde_json::from_slice::<ResolveReply>(&response.body).unwrap().pins.remove(0)
+}
+
+#[tokio::test]
+async fn state_services_share_a_store_and_come_back() {
+    let world = calling(World::builder().state(State::redis().services(2))).start().await;
+    let client = world.client();
+    let (node, other) = (world.node(0), world.node(1));
+
+    let outcomes: Vec<Outcome> = vec![
+        pin(&resolve(&client, "ada", node.name()).await).outcome,
+        pin(&resolve(&client, "ada", other.name()).await).outcome,
+    ];
+    assert_eq!(outcomes, [Outcome::Claimed, Outcome::Found]);
+    let calls = [("call", "resolve"), ("status", "200")];
+    for service in world.states() {
+        assert_eq!(service.metric("berth_state_requests_total", &calls).await, 1.0);
+        assert_eq!(service.pin_of("nodes", "ada").await.unwrap().node.to_string(), node.name());
+    }
+    assert_eq!(world.state_metric("berth_state_resolved_total", &[]).await, 2.0);
+    world.set_node_state(node.name(), "draining").await;
+    let owner = world.pin_of("nodes", "ada").await.unwrap().owner;
+    assert_eq!(owner.state.name(), "draining");
+
+    let first = world.state(0);
+    let quickly = Duration::from_millis(200);
+    let health = async || first.request(Method::GET, "/healthz").within(quickly).try_send().await;
+    first.kill();
+    assert!(health().await.is_err());
+    assert!(world.pin_of("nodes", "ada").await.is_some());
+    first.restart().await;
+    first.pause();
+    assert!(health().await.is_err());
+    first.resume();
+    assert!(health().await.is_ok());
+
+    assert!(world.end_session("nodes", "ada").await);
+    assert!(world.pin_of("nodes", "ada").await.is_none());
+}
+
+#[tokio::test]
+async fn envoy_calls_ready_state_services_only() {
+    let interval = Duration::from_millis(200);
+    let builder = World::builder().state(State::redis().services(2)).health_interval(interval);
+    let world = calling(builder).start().await;
+    let client = world.client();
+    let healthy = async |count| world.envoy(0).stat("cluster.berth_state.membership_healthy").await == count;
+
+    world.state(0).kill();
+    eventually(async || healthy(1).await, SOON).await;
+    assert_eq!(pin(&resolve(&client, "ada", "10.0.0.1:80").await).outcome, Outcome::Claimed);
+
+    // None is ready: the answer is Envoy's own, at once.
+    world.redis().pause();
+    eventually(async || healthy(0).await, SOON).await;
+    let refused = resolve(&client, "ada", "10.0.0.1:80").await;
+    assert_eq!(
+        (refused.status, &refused.body[..]),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"no healthy upstream"[..])
+    );
+
+    // A service starts even while its store is away.
+    world.redis().kill();
+    world.state(0).restart().await;
+    world.redis().restart();
+    eventually(async || healthy(2).await, SOON).await;
+    assert_eq!(pin(&resolve(&client, "ada", "10.0.0.1:80").await).outcome, Outcome::Claimed);
+}
+
+#[tokio::test]
+async fn state_in_memory_takes_flags_a_token_and_a_port() {
+    let [proxy, admin, first_node, state] = [(); 4].map(|()| free_address().port());
+    let ports = Ports { proxy, admin, first_node, state: Some(state) };
+    let setup = State::memory().flag("--ttl", "60s").token("secret");
+    let world = calling(World::builder().nodes(1).state(setup).ports(ports)).start().await;
+    assert_eq!(world.state(0).address().port(), state);
+
+    assert_eq!(resolve(&world.client(), "ada", "10.0.0.1:80").await.status, 401);
+    let key = SessionKey::new("nodes", b"ada");
+    let body = json!({"pool": "nodes", "sessions": [{"key": key, "candidates": ["10.0.0.1:80"]}]});
+    let request = world.state(0).request(Method::POST, "/v1/resolve").body(body.to_string());
+    assert_eq!(request.send().await.status, 200);
+    assert!(world.pin_of("nodes", "ada").await.unwrap().ttl_ms <= 60_000);
+    world.state(0).restart().await;
+    assert!(world.pin_of("nodes", "ada").await.is_none());
+
+    let wrong = World::builder().filter(false).state(State::memory().flag("--ttl", "soon")).try_start().await;
+    let failure = wrong.unwrap_err();
+    assert!(failure.contains("--ttl"), "{failure}");
+}
+
+#[tokio::test]
+async fn redis_cluster_loses_and_changes_primaries() {
+    // A store that is busy with itself on a busy machine may need longer than the default.
+    let state = State::redis_cluster().flag("--store-timeout", "1s");
+    let world = calling(World::builder().nodes(1).state(state)).start().await;
+    let (client, cluster) = (world.client(), world.redis_cluster());
+    let resolved = async || resolve(&client, "ada", "10.0.0.1:80").await.status == 200;
+    assert_eq!(cluster.primaries().len(), 3);
+    assert!(resolved().await);
+
+    let before = world.redis_primary_of("nodes", "ada").unwrap();
+    cluster.failover(before);
+    let primary = world.redis_primary_of("nodes", "ada").unwrap();
+    assert_ne!(primary, before);
+    assert!(world.pin_of("nodes", "ada").await.is_some());
+
+    let place = cluster.primaries().iter().position(|index| *index == primary).unwrap();
+    assert_eq!(cluster.kill_primary(place), primary);
+    eventually(resolved, SOON).await;
+    assert_eq!(world.redis_primary_of("nodes", "ada"), Some(before));
+    cluster.servers[primary].restart();
+    eventually(async || cluster.is_whole(), SOON).await;
+}
+
+#[tokio::test]
+async fn fake_state_cluster_answers_as_told() {
+    let fake = FakeState::start().await;
+    let builder = World::builder().file("envoy-state.yaml").cluster_address("berth_state", fake.address());
+    let world = calling(builder.nodes(1)).start().await;
+    let ask = async || resolve(&world.client(), "ada", "10.0.0.1:80").await;
+
+    assert_eq!(pin(&ask().await).node.to_string(), "10.0.0.1:80");
+    assert_eq!(fake.resolves()[0]["sessions"][0]["candidates"], json!(["10.0.0.1:80"]));
+    assert_eq!(world.get("/v1/changes?pool=nodes&wait=1").send().await.status, 200);
+    assert_eq!(fake.asked(Call::Changes)[0].parameter("pool"), Some("nodes"));
+
+    fake.set(Reply::Status(500));
+    assert_eq!(ask().await.status, 500);
+    fake.set(Reply::Garbage);
+    assert!(serde_json::from_slice::<Value>(&ask().await.body).is_err());
+    fake.set(Reply::Empty);
+    assert!(ask().await.body.is_empty());
+    fake.set(Reply::Body("{}".into()));
+    assert_eq!(ask().await.body, "{}");
+    fake.set(Reply::Reset);
+    assert_eq!(ask().await.status, 503);
+    fake.set(Reply::Late(Duration::from_millis(50)));
+    assert_eq!(pin(&ask().await).outcome, Outcome::Claimed);
+    assert_eq!(fake.count(Call::Resolve), 7);
+
+    // These never end well, so they are asked directly, and not waited for.
+    let direct = Client::new(fake.address());
+    for reply in [Reply::HalfABody, Reply::Silence] {
+        fake.set(reply);
+        let request = direct.post("/v1/resolve", r#"{"sessions": []}"#).within(Duration::from_millis(300));
+        assert!(request.try_send().await.is_err());
+    }
+    fake.set(Reply::HugeBody);
+    let huge = direct.post("/v1/resolve", r#"{"sessions": []}"#).send().await;
+    assert!(huge.body.len() > 32 * 1024 * 1024);
 }

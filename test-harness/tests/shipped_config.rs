@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use berth_core::config::Config;
-use berth_harness::{World, eventually, root, validate};
+use berth_harness::{State, World, eventually, root, validate};
 use serde_json::{Value, json};
 use support::{SOON, manager, placing, plugin, sessions, told};
 
@@ -73,6 +73,27 @@ fn metadata_wiring_differs_in_its_filter_and_its_source_only() {
     assert_eq!(metadata, read(&"envoy/envoy.yaml".into()));
 }
 
+#[test]
+fn state_wiring_adds_its_cluster_and_nothing_else() {
+    let mut state = read(&"envoy/envoy-state.yaml".into());
+
+    let clusters = state["static_resources"]["clusters"].as_array_mut().unwrap();
+    assert_eq!(clusters.pop().unwrap()["name"], "berth_state");
+    let plugin = plugin(listener(&mut state));
+    let text = plugin["configuration"]["value"].take();
+    let mut configuration: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+    let added = configuration.as_object_mut().unwrap().remove("state");
+    assert_eq!(added, Some(json!({"cluster": "berth_state"})));
+    plugin["configuration"]["value"] = configuration;
+    let allowed = &mut plugin["capability_restriction_config"]["allowed_capabilities"];
+    assert_eq!(allowed.as_object_mut().unwrap().remove("proxy_continue_stream"), Some(json!({})));
+
+    let mut reference = read(&"envoy/envoy.yaml".into());
+    let text = &mut support::plugin(listener(&mut reference))["configuration"]["value"];
+    *text = serde_json::from_str(text.as_str().unwrap()).unwrap();
+    assert_eq!(state, reference);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_shows_metrics_with_their_labels() {
     let world = placing(World::builder()).await;
@@ -116,7 +137,12 @@ async fn prometheus_shows_metrics_with_their_labels() {
 async fn every_bootstrap_serves_on_the_oldest_envoy_too() {
     for file in bootstraps() {
         let file = file.file_name().unwrap().to_str().unwrap();
-        let world = placing(World::builder().nodes(4).file(file).envoy_version("1.36.2")).await;
+        let builder = World::builder().nodes(4).envoy_version("1.36.2");
+        let builder = match file {
+            "envoy-state.yaml" => builder.state(State::memory()),
+            _ => builder.file(file),
+        };
+        let world = placing(builder).await;
         assert!(world.envoy(0).admin("/server_info").await.contains("/1.36.2/"));
 
         let keys = sessions(100);

@@ -182,8 +182,14 @@ impl Asked {
         parameters.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
+    /// How long a poll waits if nothing happens.
+    fn wait(&self) -> Duration {
+        let wait = self.parameter("wait").filter(|_| self.call == Call::Changes);
+        Duration::from_millis(wait.map_or(0, |wait| wait.parse().expect("milliseconds")))
+    }
+
     /// The body of the right answer.
-    async fn proper(&self) -> Value {
+    fn proper(&self) -> Value {
         let nothing = Vec::new();
         let list = |name: &str| self.body[name].as_array().unwrap_or(&nothing);
         match self.call {
@@ -198,11 +204,7 @@ impl Asked {
                 json!({"pins": pins.collect::<Vec<_>>(), "cursor": "fake-0"})
             }
             Call::Touch => json!({"touched": list("keys").len(), "missing": []}),
-            Call::Changes => {
-                let wait = self.parameter("wait").map_or(0, |wait| wait.parse().expect("milliseconds"));
-                tokio::time::sleep(Duration::from_millis(wait)).await;
-                json!({"cursor": "fake-0", "resync": false, "events": []})
-            }
+            Call::Changes => json!({"cursor": "fake-0", "resync": false, "events": []}),
             Call::Nodes if self.line.starts_with("PUT ") => {
                 let path = self.line.split([' ', '?']).nth(1).unwrap_or_default();
                 json!({"node": path.trim_start_matches("/v1/nodes/"), "version": 1})
@@ -234,18 +236,19 @@ async fn respond(stream: &mut TcpStream, asked: &Asked, reply: Reply) -> std::io
         |status: u16, length: usize| format!("HTTP/1.1 {status} told\r\ncontent-length: {length}\r\n\r\n");
     match reply {
         Reply::Proper => {
+            tokio::time::sleep(asked.wait()).await;
             let status = if asked.call == Call::Other { 404 } else { 200 };
-            let body = asked.proper().await.to_string();
+            let body = asked.proper().to_string();
             stream.write_all((head(status, body.len()) + &body).as_bytes()).await?;
         }
         Reply::Late(time) => {
             tokio::time::sleep(time).await;
-            let body = asked.proper().await.to_string();
+            let body = asked.proper().to_string();
             stream.write_all((head(200, body.len()) + &body).as_bytes()).await?;
         }
         Reply::Body(body) => stream.write_all((head(200, body.len()) + &body).as_bytes()).await?,
         Reply::Status(status) => {
-            let body = asked.proper().await.to_string();
+            let body = asked.proper().to_string();
             stream.write_all((head(status, body.len()) + &body).as_bytes()).await?;
         }
         Reply::Garbage => {
@@ -254,7 +257,7 @@ async fn respond(stream: &mut TcpStream, asked: &Asked, reply: Reply) -> std::io
         }
         Reply::Empty => stream.write_all(head(200, 0).as_bytes()).await?,
         Reply::HalfABody => {
-            let body = asked.proper().await.to_string();
+            let body = asked.proper().to_string();
             stream.write_all((head(200, body.len()) + &body[..body.len() / 2]).as_bytes()).await?;
             return Ok(false);
         }
