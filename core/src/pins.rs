@@ -260,6 +260,11 @@ impl Pins {
         due
     }
 
+    /// From now on a session in use is to be touched once in this time.
+    pub fn touch_every(&mut self, interval: Millis) {
+        self.hand.go_round_in(interval);
+    }
+
     /// Takes note of the members of a new snapshot, in its order. Pins of others stay: who asks for them sees that
     /// their node is no [`Self::member`].
     pub fn adopt<'m>(&mut self, members: impl Iterator<Item = &'m str> + Clone) {

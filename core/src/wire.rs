@@ -79,6 +79,8 @@ pub struct ResolveReply {
     pub pins: Vec<Pin>,
     /// No change after this position is missing from a poll that starts at it.
     pub cursor: Cursor,
+    /// How long these pins live from now on. Remember none for longer without resolving or touching it.
+    pub ttl_ms: u64,
 }
 
 /// Where a session lives.
@@ -143,6 +145,8 @@ pub struct TouchReply {
     pub touched: usize,
     /// Those that have none: expired or ended. Forget them.
     pub missing: Vec<SessionKey>,
+    /// How long the others live from now on.
+    pub ttl_ms: u64,
 }
 
 /// `GET /v1/sessions/{key}`: a pin as an operator sees it.

@@ -87,7 +87,10 @@ fn resolve_reply() {
     };
     let restored = Pin { restore: true, ..pin("carol", Outcome::Found) };
     let pins = vec![rehomed, pin("bob", Outcome::Claimed), restored];
-    reply("resolve-reply.json", &ResolveReply { pins, cursor: cursor("0~lq3x9k2a-0.7~lq3x9k31-2") });
+    reply(
+        "resolve-reply.json",
+        &ResolveReply { pins, cursor: cursor("0~lq3x9k2a-0.7~lq3x9k31-2"), ttl_ms: 1_800_000 },
+    );
 }
 
 #[test]
@@ -96,7 +99,7 @@ fn touch() {
     let text = golden("touch-request.json", &request);
     assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
 
-    reply("touch-reply.json", &TouchReply { touched: 1, missing: vec![key("bob")] });
+    reply("touch-reply.json", &TouchReply { touched: 1, missing: vec![key("bob")], ttl_ms: 1_800_000 });
 }
 
 fn draining() -> NodeRecord {

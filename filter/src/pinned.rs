@@ -60,6 +60,14 @@ pub(crate) struct Home {
     pub(crate) deciding: bool,
 }
 
+/// The circumstances of an answer.
+#[derive(Clone, Copy)]
+struct Told {
+    expires: Millis,
+    nobody_waits: bool,
+    now: Millis,
+}
+
 /// What is done with all waiters of one session.
 struct Decided {
     placement: Result<Placement, NoPlacement>,
@@ -225,10 +233,14 @@ impl Pinned {
     ) {
         // Whoever waits did so by a snapshot, and none is ever taken away.
         let Some(snapshot) = pool.snapshot() else { return };
+        let expires = reply.map_or(now, |reply| self.pin_expires(Millis(reply.ttl_ms), now));
         for Released { request: ask, waiters, .. } in released {
             let pin = reply.and_then(|reply| reply.pins.iter().find(|pin| pin.key == ask.session.key));
             let mut decided = match pin {
-                Some(pin) => self.settle(pool, &snapshot, &ask, pin, waiters.is_empty(), now),
+                Some(pin) => {
+                    let nobody_waits = waiters.is_empty();
+                    self.settle(pool, &snapshot, &ask, pin, Told { expires, nobody_waits, now })
+                }
                 None => self.stand_in(&snapshot, &ask, PROVISIONAL, now),
             };
             for waiter in waiters {
@@ -263,9 +275,9 @@ impl Pinned {
         snapshot: &Snapshot,
         ask: &Ask,
         pin: &wire::Pin,
-        nobody_waits: bool,
-        now: Millis,
+        told: Told,
     ) -> Decided {
+        let Told { expires, nobody_waits, now } = told;
         let Standing::Usable(place) = self.owners.judge(pin.node, snapshot, now) else {
             return self.stand_in(snapshot, ask, DISPUTED, now);
         };
@@ -290,7 +302,6 @@ impl Pinned {
         {
             // Its node still has to be told, by whoever comes next.
             let kind = if notice.is_some() && nobody_waits { Kind::Restored } else { Kind::Settled };
-            let expires = now + self.upkeep.pin_lifetime();
             let pin = Pin { node: node.address.as_str(), version: pin.version, expires, kind };
             self.pins.insert(ask.key, ask.session.key.into(), pin);
         }

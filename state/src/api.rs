@@ -142,13 +142,14 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
             outcome = pin.outcome.name(), correlation_id = request.correlation_id, "resolved"
         );
     }
-    json(&ResolveReply { pins, cursor })
+    json(&ResolveReply { pins, cursor, ttl_ms: service.store.ttl().0 })
 }
 
 async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     let missing = service.store.touch(&request).await?;
-    json(&TouchReply { touched: request.keys.len() - missing.len(), missing })
+    let touched = request.keys.len() - missing.len();
+    json(&TouchReply { touched, missing, ttl_ms: service.store.ttl().0 })
 }
 
 async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

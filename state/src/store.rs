@@ -94,6 +94,9 @@ pub trait Store: Send + Sync + 'static {
     /// A found pin is answered with `restore`, once, when its owner's boot id is another than when the pin last met it.
     async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError>;
 
+    /// The full time of a pin.
+    fn ttl(&self) -> Millis;
+
     /// Gives each pin its full time again; returns the keys that have none.
     async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError>;
 

@@ -65,7 +65,7 @@ fn a_session_is_resolved_inspected_touched_and_ended() {
 
     let body = json!({"pool": "nodes", "keys": [key("alice"), key("bob")]}).to_string();
     let touched = service.ask("POST", "/v1/touch", &body).json();
-    assert_eq!(touched, json!({"touched": 1, "missing": [key("bob")]}));
+    assert_eq!(touched, json!({"touched": 1, "missing": [key("bob")], "ttl_ms": 1_800_000}));
 
     assert_eq!(service.ask("DELETE", &path, "").json(), json!({"ended": true}));
     assert_eq!(service.ask("DELETE", &path, "").status, 404);

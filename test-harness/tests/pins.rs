@@ -2,7 +2,6 @@
 
 mod support;
 
-
 use berth_harness::{State, World};
 
 use support::{placing, told};

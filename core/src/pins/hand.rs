@@ -17,6 +17,10 @@ impl Hand {
         Self { interval, ..Self::default() }
     }
 
+    pub(super) fn go_round_in(&mut self, interval: Millis) {
+        self.interval = interval;
+    }
+
     pub(super) fn wind(&mut self, now: Millis, slots: u32) {
         let elapsed = now.since(self.wound.replace(now).unwrap_or(now));
         let round = self.interval.0.max(1).saturating_mul(u64::from(slots));

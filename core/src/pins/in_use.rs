@@ -46,6 +46,11 @@ impl InUse {
         }
     }
 
+    /// From now on each is to be looked at once in this time.
+    pub fn look_every(&mut self, interval: Millis) {
+        self.hand.go_round_in(interval);
+    }
+
     /// The sessions whose turn it is at `now`. Ask on every tick.
     pub fn turn(&mut self, now: Millis) -> Vec<PinKey> {
         let seats = u32::try_from(self.seats.len()).unwrap_or(u32::MAX);

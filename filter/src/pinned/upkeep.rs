@@ -28,6 +28,8 @@ const MAX_ENDING: usize = 10_000;
 /// What is under way for pins that nobody waits for.
 #[derive(Default)]
 pub(super) struct Upkeep {
+    /// How long pins live in the store, as it last said.
+    ttl: Millis,
     touch: Option<u32>,
     /// In the call, or to be called again.
     touched: Vec<WireKey>,
@@ -41,14 +43,20 @@ struct Ending {
     tries: u8,
 }
 
-impl Upkeep {
-    /// How long a pin holds without being touched.
-    pub(super) fn pin_lifetime(&self) -> Millis {
-        Millis(600_000)
-    }
-}
-
 impl Pinned {
+    /// When a pin that is told, or touched, now is no longer to be relied on: well before the store forgets it, since
+    /// another proxy may then claim the session anew.
+    pub(super) fn pin_expires(&mut self, ttl: Millis, now: Millis) -> Millis {
+        if self.upkeep.ttl != ttl {
+            self.upkeep.ttl = ttl;
+            // Three chances to be touched in that time.
+            let interval = self.state.pins.touch_interval.min(Millis(ttl.0 / 4));
+            self.pins.touch_every(interval);
+            self.in_use.look_every(Millis(interval.0 / 2));
+        }
+        now + Millis(ttl.0 / 4 * 3)
+    }
+
     /// To be called on each tick of the root. True while requests wait.
     pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) -> bool {
         let home = Home { context: root, stream: None, deciding: false };
@@ -133,7 +141,7 @@ impl Pinned {
     }
 
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
-        let expires = now + self.upkeep.pin_lifetime();
+        let expires = self.pin_expires(Millis(reply.ttl_ms), now);
         for key in std::mem::take(&mut self.upkeep.touched) {
             self.pins.prolong(key, expires);
         }

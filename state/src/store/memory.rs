@@ -218,6 +218,10 @@ impl Store for Memory {
         Ok(sessions.map(|ask| pool.resolve(ask, request, &self.keeping, now, self.life)).collect())
     }
 
+    fn ttl(&self) -> Millis {
+        self.keeping.ttl
+    }
+
     async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use berth_core::time::Millis;
 use berth_core::wire::{
     ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
     SessionReply, TouchRequest,
@@ -158,6 +159,10 @@ impl Store for Redis {
             }
         }
         pins.into_iter().collect::<Option<_>>().ok_or_else(|| misread("the number of pins"))
+    }
+
+    fn ttl(&self) -> Millis {
+        self.keeping.ttl
     }
 
     async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError> {

@@ -201,9 +201,9 @@ impl Asked {
                     let node = usable.unwrap_or(&candidates[0]);
                     json!({"key": session["key"], "node": node, "version": 1, "outcome": "claimed"})
                 });
-                json!({"pins": pins.collect::<Vec<_>>(), "cursor": "fake-0"})
+                json!({"pins": pins.collect::<Vec<_>>(), "cursor": "fake-0", "ttl_ms": 60_000})
             }
-            Call::Touch => json!({"touched": list("keys").len(), "missing": []}),
+            Call::Touch => json!({"touched": list("keys").len(), "missing": [], "ttl_ms": 60_000}),
             Call::Changes => json!({"cursor": "fake-0", "resync": false, "events": []}),
             Call::Nodes if self.line.starts_with("PUT ") => {
                 let path = self.line.split([' ', '?']).nth(1).unwrap_or_default();
