@@ -15,7 +15,10 @@ use support::free_ports;
 
 fn berth(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
-    command.args(arguments).env_remove("BERTH_SERVER").env_remove("BERTH_TOKEN").stdin(Stdio::null());
+    for name in ["SERVER", "TOKEN", "CA", "CLIENT_CERT", "CLIENT_KEY"] {
+        command.env_remove(format!("BERTH_{name}"));
+    }
+    command.args(arguments).stdin(Stdio::null());
     command
 }
 
@@ -129,7 +132,9 @@ fn exit_codes_say_what_went_wrong() {
         (&["inspect", ""], 2, "no session has an empty id"),
         (&["nodes", "--pool", "a/b"], 2, "--pool a/b"),
         (&["nodes", "--format", "xml"], 2, "take text or json"),
-        (&["nodes", "--server", "localhost:8650"], 2, "must be http://host:port"),
+        (&["nodes", "--server", "localhost:8650"], 2, "must be http://host:port or https"),
+        (&["nodes", "--url", "http://[::1"], 2, "must be http://host:port"),
+        (&["nodes", "--server", "http://a:b:1"], 2, "must be http://host:port"),
         (&["inspect"], 2, "required"),
         (&["inspect", "alice", "--key", "00"], 2, "cannot be used with"),
         (&["nodes", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),

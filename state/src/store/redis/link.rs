@@ -1,10 +1,14 @@
 //! The connection: many commands at once, each call bounded in time, redirections and lost scripts handled.
 //!
+//! A server behind a moving address may become a replica, or load its data again, without closing the connection. Such
+//! an answer makes a new connection, for which the name is looked up anew.
+//!
 //! A call is groups of steps, a group for each shard. One server gets them all in one pipeline; a Cluster gets a
 //! pipeline for each shard, all at once. Steps are scripts by hash or plain commands, and every one may be repeated.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
@@ -26,6 +30,8 @@ const QUORUM_CONNECTIONS: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// A server that turns calls away is worth a line in the log after this time without any.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is given up after this time without an acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
@@ -79,10 +85,16 @@ pub(super) struct Answers {
     pub(super) durable: Option<bool>,
 }
 
-#[derive(Clone)]
 enum Connection {
-    Single(ConnectionManager),
+    Single(Box<Single>),
     Cluster(ClusterConnection),
+}
+
+/// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
+/// server.
+struct Single {
+    client: redis::Client,
+    current: Mutex<(ConnectionManager, Instant)>,
 }
 
 pub(super) struct Link {
@@ -120,9 +132,9 @@ impl Link {
             // The replica gets half of the time: without it the answer is still good, only not durable.
             let wait = (durable && self.quorum).then(|| self.timeout / 2);
             match self.connection()? {
-                Connection::Single(mut connection) => {
+                Connection::Single(single) => {
                     let steps: Vec<&Step> = groups.iter().flat_map(|group| &group.steps).collect();
-                    let answers = on_single(&mut connection, &steps, wait).await?;
+                    let answers = on_single(single, &steps, wait).await?;
                     let mut values = answers.values.into_iter();
                     let of_group = |group: &Group| Answers {
                         values: values.by_ref().take(group.steps.len()).collect(),
@@ -142,13 +154,13 @@ impl Link {
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.bounded(async {
             match self.connection()? {
-                Connection::Single(mut connection) => {
-                    redis::cmd("PING")
-                        .query_async::<Value>(&mut connection)
-                        .await
-                        .map_err(|error| failure(&error))?;
+                // A write, so that a replica says that it is one, of something that is not there: it changes nothing.
+                Connection::Single(single) => {
+                    let step = Step::command("DEL").arg("berth:ready");
+                    on_single(single, &[&step], None).await?;
                 }
-                Connection::Cluster(mut connection) => {
+                Connection::Cluster(connection) => {
+                    let mut connection = connection.clone();
                     let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
                     connection
                         .route_command(redis::cmd("PING"), route)
@@ -161,10 +173,10 @@ impl Link {
         .await
     }
 
-    fn connection(&self) -> Result<Connection, StoreError> {
+    fn connection(&self) -> Result<&Connection, StoreError> {
         let turn = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let connection = self.connections.get(turn % self.connections.len().max(1));
-        connection.cloned().ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
+        connection.ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
     }
 
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -189,6 +201,12 @@ fn single(options: &Options) -> Result<Connection, RedisError> {
         Some(certificates) => redis::Client::build_with_tls(info, certificates)?,
         None => redis::Client::open(info)?,
     };
+    let current = Mutex::new((manager(&client)?, Instant::now()));
+    Ok(Connection::Single(Box::new(Single { client, current })))
+}
+
+/// Connects when it is first used.
+fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -196,7 +214,33 @@ fn single(options: &Options) -> Result<Connection, RedisError> {
         .set_max_delay(RECONNECT.1)
         .set_number_of_retries(3)
         .set_pipeline_buffer_size(1024);
-    Ok(Connection::Single(ConnectionManager::new_lazy_with_config(client, config)?))
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
+}
+
+impl Single {
+    fn current(&self) -> ConnectionManager {
+        self.lock().0.clone()
+    }
+
+    /// Leaves the server, which cannot serve now: the address may lead to another by now. Not again and again while it
+    /// does not; of many calls that learn it at once, the first acts.
+    fn renew(&self) {
+        let mut current = self.lock();
+        if current.1.elapsed() < RECONNECT.1 {
+            return;
+        }
+        if let Ok(manager) = manager(&self.client) {
+            // Once, however long it lasts: each attempt renews the time.
+            if current.1.elapsed() > TOLD_AGAIN {
+                tracing::warn!("the store's server turned a call away: connecting anew");
+            }
+            *current = (manager, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (ConnectionManager, Instant)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn cluster(options: &Options) -> Result<Connection, RedisError> {
@@ -238,28 +282,30 @@ fn certificates(options: &Options) -> Result<Option<TlsCertificates>, RedisError
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-async fn on_single(
-    connection: &mut ConnectionManager,
-    steps: &[&Step],
-    wait: Option<Duration>,
-) -> Result<Answers, StoreError> {
+async fn on_single(single: &Single, steps: &[&Step], wait: Option<Duration>) -> Result<Answers, StoreError> {
+    let mut connection = single.current();
     let mut answers = Answers { values: Vec::new(), durable: None };
     for by_text in [false, true] {
         let commands = steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
         let pipeline = pipeline(commands, wait);
-        let values = connection
-            .req_packed_commands(&pipeline, 0, pipeline.len())
-            .await
-            .map_err(|error| failure(&error))?;
+        let values = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await.map_err(|error| {
+            // The manager itself connects anew only when the network fails, not when a server turned it away.
+            if !error.is_io_error() {
+                single.renew();
+            }
+            failure(&error)
+        })?;
         answers = split(values, wait);
         if !answers.values.iter().any(is_no_script) {
             break;
         }
     }
-    match answers.values.iter().find_map(server_error) {
-        Some(error) => Err(StoreError::Refused(error)),
-        None => Ok(answers),
-    }
+    refused(&answers).inspect_err(|error| {
+        if matches!(error, StoreError::Unreachable(_)) {
+            single.renew();
+        }
+    })?;
+    Ok(answers)
 }
 
 async fn on_shard(
@@ -294,10 +340,8 @@ async fn on_shard(
             answers.durable = answers.durable.map(|_| false);
         }
     }
-    match answers.values.iter().find_map(server_error) {
-        Some(error) => Err(StoreError::Refused(error)),
-        None => Ok(answers),
-    }
+    refused(&answers)?;
+    Ok(answers)
 }
 
 /// With `WAIT` as its last command: on one connection it speaks of all writes before it.
@@ -321,24 +365,40 @@ fn is_no_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
-fn server_error(value: &Value) -> Option<String> {
-    match value {
-        Value::ServerError(error) => {
-            Some(format!("{} {}", error.code(), error.details().unwrap_or_default()))
-        }
-        _ => None,
-    }
+fn server_error(value: &Value) -> Option<StoreError> {
+    let Value::ServerError(error) = value else { return None };
+    let message = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    Some(if error.kind().is_some_and(is_away) {
+        StoreError::Unreachable(message)
+    } else {
+        StoreError::Refused(message)
+    })
+}
+
+fn refused(answers: &Answers) -> Result<(), StoreError> {
+    answers.values.iter().find_map(server_error).map_or(Ok(()), Err)
 }
 
 fn failure(error: &RedisError) -> StoreError {
     match error.kind() {
         _ if error.is_timeout() => StoreError::Timeout,
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
-        ErrorKind::Server(
-            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
-            // Followed as often as the library does, to a primary that is not there.
-            | ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain,
-        ) => StoreError::Unreachable(error.to_string()),
+        ErrorKind::Server(kind) if is_away(kind) => StoreError::Unreachable(error.to_string()),
         _ => StoreError::Refused(error.to_string()),
     }
+}
+
+/// Another server would have to answer, or this one later.
+fn is_away(kind: ServerErrorKind) -> bool {
+    matches!(
+        kind,
+        ServerErrorKind::ReadOnly
+            | ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown
+            // Followed as often as the library does, to a primary that is not there.
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask
+            | ServerErrorKind::TryAgain
+    )
 }
