@@ -78,6 +78,10 @@ pub struct Arguments {
     /// PEM file with the authorities of client certificates, which are then required
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
+    /// How long to go on after SIGTERM with /readyz at 503, so that proxies leave first; a second signal or Ctrl-C stops at
+    /// once [default: 3s]
+    #[arg(long, value_name = "TIME")]
+    pub stop_delay: Option<String>,
     /// text or json [default: text]
     #[arg(long, value_name = "NAME")]
     pub log_format: Option<String>,
@@ -103,6 +107,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// TLS of the listener.
     pub tls: Option<Tls>,
+    /// Time between being told to stop and stopping.
+    pub stop_delay: Duration,
     /// Logs as JSON objects.
     pub log_json: bool,
     /// The least that is logged.
@@ -146,6 +152,7 @@ impl Settings {
         let polls = sources.number("polls", &a.polls, 1..=65_536);
         let token = sources.text("token", &a.token);
         let tls = sources.tls(a);
+        let stop_delay = sources.time("stop-delay", &a.stop_delay, Millis(0)..=Millis(300_000));
         let log_json = sources.choice("log-format", &a.log_format, &[("text", false), ("json", true)]);
         let levels = [
             ("error", tracing::Level::ERROR),
@@ -183,6 +190,7 @@ impl Settings {
             polls: polls.unwrap_or(1024),
             token,
             tls,
+            stop_delay: Duration::from_millis(stop_delay.unwrap_or(Millis(3000)).0),
             log_json: log_json.unwrap_or(false),
             log_level: log_level.unwrap_or(tracing::Level::INFO),
         })
@@ -361,6 +369,12 @@ impl Sources<'_> {
                 self.faults.push(format!("redis: URL {position} is not one: {error}"));
             }
         }
+        let files = [("redis-ca", tls.ca.is_some()), ("redis-cert", tls.client.is_some())];
+        if !urls.iter().any(|url| url.starts_with("rediss:")) {
+            for (name, _) in files.iter().filter(|(_, given)| *given) {
+                self.faults.push(format!("{name}: is for TLS, and the URL in redis is not rediss://"));
+            }
+        }
         Some(Options { urls, cluster, quorum, tls, timeout, keeping })
     }
 
@@ -416,6 +430,7 @@ mod tests {
             config: Some(file.to_str().unwrap().to_owned()),
             listen: Some("localhost".to_owned()),
             redis: Some("redis://u:secret@a, http://u:secret@b".to_owned()),
+            redis_ca: Some("ca.pem".to_owned()),
             durability: Some("full".to_owned()),
             ttl: Some("30".to_owned()),
             in_flight: Some("0".to_owned()),
@@ -426,7 +441,7 @@ mod tests {
 
         let faults = Settings::new(&arguments, &none).unwrap_err();
 
-        assert_eq!(faults.len(), 11, "{faults:#?}");
+        assert_eq!(faults.len(), 12, "{faults:#?}");
         for says in [
             "berth.toml:1: tlt: there is no",
             "berth.toml:3: polls: must be",

@@ -20,22 +20,34 @@ pub fn choose_provider() {
 /// What takes TLS connections.
 ///
 /// # Errors
-/// Which file cannot be read, or does not fit the others.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
+/// Every file that cannot be read, or that does not fit the others.
+pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Vec<String>> {
     choose_provider();
-    let builder = match &tls.client_ca {
+    let mut faults = Vec::new();
+    let mut note = |fault| faults.push(fault);
+    let certificates = certificates("tls-cert", &tls.cert).map_err(&mut note).ok();
+    let key = private_key("tls-key", &tls.key).map_err(&mut note).ok();
+    let client_roots = tls
+        .client_ca
+        .as_deref()
+        .map(|file| authorities("tls-client-ca", file))
+        .transpose()
+        .map_err(&mut note);
+    let (Some(certificates), Some(key), Ok(client_roots)) = (certificates, key, client_roots) else {
+        return Err(faults);
+    };
+
+    let builder = match client_roots {
         None => ServerConfig::builder().with_no_client_auth(),
-        Some(file) => {
-            let roots = authorities("tls-client-ca", file)?;
+        Some(roots) => {
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
-            let verifier = verifier.map_err(|error| format!("tls-client-ca: {}: {error}", file.display()))?;
+            let verifier = verifier.map_err(|error| vec![format!("tls-client-ca: {error}")])?;
             ServerConfig::builder().with_client_cert_verifier(verifier)
         }
     };
-    let key = private_key("tls-key", &tls.key)?;
     let mut config = builder
-        .with_single_cert(certificates("tls-cert", &tls.cert)?, key)
-        .map_err(|error| format!("tls-cert and tls-key do not fit: {error}"))?;
+        .with_single_cert(certificates, key)
+        .map_err(|error| vec![format!("tls-cert and tls-key do not fit: {error}")])?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

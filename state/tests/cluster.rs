@@ -76,7 +76,7 @@ impl Track {
 /// Claims sessions, and moves every third from one node to another and back.
 fn write(service: &Service, writer: usize, stop: &AtomicBool, longest: &Mutex<Duration>) -> Vec<Track> {
     let mut tracks: Vec<Track> = Vec::new();
-    let mut turn = 0;
+    let mut turn: usize = 0;
     while !stop.load(Ordering::Relaxed) {
         turn += 1;
         if !turn.is_multiple_of(3) {

@@ -83,13 +83,19 @@ fn the_listener_serves_tls_and_asks_for_client_certificates() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn files_that_are_not_there_are_all_named() {
     let output = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/no-cert.pem", "--tls-key", "/no.key"])
+        .args(["--redis", "rediss://a", "--redis-ca", "/no-ca.pem"])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere"), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    for says in
+        ["3 faults", "redis-ca: cannot read /no-ca.pem", "tls-cert: cannot read /no-cert.pem", "/no.key"]
+    {
+        assert!(message.contains(says), "{says} is not in\n{message}");
+    }
 }
 
 /// The exit code of `berth nodes`, and what it complains of.

@@ -56,18 +56,64 @@ impl Step {
         self.command.arg(argument);
         self
     }
+}
 
-    /// The script by its text, which also teaches it to the server.
-    fn by_text(&self) -> Cmd {
-        let Some(script) = self.script else { return self.command.clone() };
-        let mut command = redis::cmd("EVAL");
-        command.arg(script.text);
-        for argument in self.command.args_iter().skip(2) {
-            if let redis::Arg::Simple(bytes) = argument {
-                command.arg(bytes);
-            }
+/// Steps as they are sent: by hash, and once more by text to a server that does not know the scripts.
+struct Call {
+    pipeline: Pipeline,
+    /// One for each step.
+    scripts: Vec<Option<&'static Named>>,
+    wait: Option<Duration>,
+}
+
+impl Call {
+    fn new(steps: impl IntoIterator<Item = Step>, wait: Option<Duration>) -> Self {
+        let (mut pipeline, mut scripts) = (Pipeline::new(), Vec::new());
+        for step in steps {
+            pipeline.add_command(step.command);
+            scripts.push(step.script);
         }
-        command
+        let mut call = Self { pipeline, scripts, wait };
+        call.add_wait();
+        call
+    }
+
+    /// `WAIT` as the last command: on one connection it speaks of all writes before it.
+    fn add_wait(&mut self) {
+        if let Some(wait) = self.wait {
+            self.pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
+        }
+    }
+
+    /// Each script by its text, which also teaches it to the server.
+    fn commands_by_text(&self) -> impl Iterator<Item = Cmd> {
+        self.pipeline.cmd_iter().zip(&self.scripts).map(|(by_hash, script)| {
+            let Some(script) = script else { return by_hash.clone() };
+            let mut command = redis::cmd("EVAL");
+            command.arg(script.text);
+            for argument in by_hash.args_iter().skip(2) {
+                if let redis::Arg::Simple(bytes) = argument {
+                    command.arg(bytes);
+                }
+            }
+            command
+        })
+    }
+
+    fn by_text(&self) -> Self {
+        let mut pipeline = Pipeline::new();
+        for command in self.commands_by_text() {
+            pipeline.add_command(command);
+        }
+        let mut call = Self { pipeline, scripts: vec![None; self.scripts.len()], wait: self.wait };
+        call.add_wait();
+        call
+    }
+
+    fn answers(&self, mut values: Vec<Value>) -> Answers {
+        let confirmed = |value| matches!(value, Some(Value::Int(replicas)) if replicas > 0);
+        let durable = self.wait.map(|_| confirmed(values.pop()));
+        Answers { values, durable }
     }
 }
 
@@ -108,10 +154,14 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         let count = if options.quorum { QUORUM_CONNECTIONS } else { 1 };
-        let connect = || if options.cluster { cluster(options) } else { single(options) };
+        let certificates = certificates(options)?;
+        let connect = || {
+            let certificates = certificates.clone();
+            if options.cluster { cluster(options, certificates) } else { single(options, certificates) }
+        };
         let connections = (0..count).map(|_| connect()).collect::<Result<_, RedisError>>();
         Ok(Self {
-            connections: connections.map_err(|error| error.to_string())?,
+            connections: connections.map_err(|error| format!("redis: {error}"))?,
             next: std::sync::atomic::AtomicUsize::new(0),
             quorum: options.quorum,
             timeout: options.timeout,
@@ -133,17 +183,21 @@ impl Link {
             let wait = (durable && self.quorum).then(|| self.timeout / 2);
             match self.connection()? {
                 Connection::Single(single) => {
-                    let steps: Vec<&Step> = groups.iter().flat_map(|group| &group.steps).collect();
-                    let answers = on_single(single, &steps, wait).await?;
+                    let lengths: Vec<usize> = groups.iter().map(|group| group.steps.len()).collect();
+                    let steps = groups.into_iter().flat_map(|group| group.steps);
+                    let answers = on_single(single, Call::new(steps, wait)).await?;
                     let mut values = answers.values.into_iter();
-                    let of_group = |group: &Group| Answers {
-                        values: values.by_ref().take(group.steps.len()).collect(),
+                    let of_group = |length| Answers {
+                        values: values.by_ref().take(length).collect(),
                         durable: answers.durable,
                     };
-                    Ok(groups.iter().map(of_group).collect())
+                    Ok(lengths.into_iter().map(of_group).collect())
                 }
                 Connection::Cluster(connection) => {
-                    try_join_all(groups.iter().map(|group| on_shard(connection.clone(), group, wait))).await
+                    let on_shard = |group: Group| {
+                        on_shard(connection.clone(), group.shard, Call::new(group.steps, wait))
+                    };
+                    try_join_all(groups.into_iter().map(on_shard)).await
                 }
             }
         })
@@ -157,7 +211,7 @@ impl Link {
                 // A write, so that a replica says that it is one, of something that is not there: it changes nothing.
                 Connection::Single(single) => {
                     let step = Step::command("DEL").arg("berth:ready");
-                    on_single(single, &[&step], None).await?;
+                    on_single(single, Call::new([step], None)).await?;
                 }
                 Connection::Cluster(connection) => {
                     let mut connection = connection.clone();
@@ -190,14 +244,14 @@ impl Link {
     }
 }
 
-fn single(options: &Options) -> Result<Connection, RedisError> {
+fn single(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
     let url = options.urls.first().map_or("", String::as_str);
     let info = redis::IntoConnectionInfo::into_connection_info(url)?;
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
     let info = info.set_tcp_settings(tcp);
-    let client = match certificates(options)? {
+    let client = match certificates {
         Some(certificates) => redis::Client::build_with_tls(info, certificates)?,
         None => redis::Client::open(info)?,
     };
@@ -243,7 +297,7 @@ impl Single {
     }
 }
 
-fn cluster(options: &Options) -> Result<Connection, RedisError> {
+fn cluster(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
     let builder = redis::cluster::ClusterClient::builder(options.urls.iter().map(String::as_str))
         .retries(4)
         .min_retry_wait(5)
@@ -254,7 +308,7 @@ fn cluster(options: &Options) -> Result<Connection, RedisError> {
     let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    let builder = match certificates(options)? {
+    let builder = match certificates {
         Some(certificates) => builder.certs(certificates),
         None => builder,
     };
@@ -263,42 +317,41 @@ fn cluster(options: &Options) -> Result<Connection, RedisError> {
 }
 
 /// What the files of the options hold; `None` without TLS, where they would be refused.
-fn certificates(options: &Options) -> Result<Option<TlsCertificates>, RedisError> {
+fn certificates(options: &Options) -> Result<Option<TlsCertificates>, String> {
     if !options.urls.iter().any(|url| url.starts_with("rediss:")) {
         return Ok(None);
     }
     choose_provider();
-    let read = |file: &Path| {
-        std::fs::read(file).map_err(|error| {
-            let error = format!("cannot read {}: {error}", file.display());
-            RedisError::from((ErrorKind::InvalidClientConfig, "TLS", error))
-        })
+    let read = |setting: &str, file: &Path| {
+        std::fs::read(file).map_err(|error| format!("{setting}: cannot read {}: {error}", file.display()))
     };
-    let root_cert = options.tls.ca.as_deref().map(read).transpose()?;
+    let root_cert = options.tls.ca.as_deref().map(|file| read("redis-ca", file)).transpose()?;
     let client_tls = match &options.tls.client {
-        Some((cert, key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        Some((cert, key)) => Some(ClientTlsConfig {
+            client_cert: read("redis-cert", cert)?,
+            client_key: read("redis-key", key)?,
+        }),
         None => None,
     };
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-async fn on_single(single: &Single, steps: &[&Step], wait: Option<Duration>) -> Result<Answers, StoreError> {
+async fn on_single(single: &Single, call: Call) -> Result<Answers, StoreError> {
     let mut connection = single.current();
-    let mut answers = Answers { values: Vec::new(), durable: None };
-    for by_text in [false, true] {
-        let commands = steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
-        let pipeline = pipeline(commands, wait);
-        let values = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await.map_err(|error| {
+    let mut send = async |call: &Call| {
+        let pipeline = &call.pipeline;
+        let values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| {
             // The manager itself connects anew only when the network fails, not when a server turned it away.
             if !error.is_io_error() {
                 single.renew();
             }
             failure(&error)
         })?;
-        answers = split(values, wait);
-        if !answers.values.iter().any(is_no_script) {
-            break;
-        }
+        Ok(call.answers(values))
+    };
+    let mut answers = send(&call).await?;
+    if answers.values.iter().any(is_no_script) {
+        answers = send(&call.by_text()).await?;
     }
     refused(&answers).inspect_err(|error| {
         if matches!(error, StoreError::Unreachable(_)) {
@@ -310,55 +363,34 @@ async fn on_single(single: &Single, steps: &[&Step], wait: Option<Duration>) -> 
 
 async fn on_shard(
     mut connection: ClusterConnection,
-    group: &Group,
-    wait: Option<Duration>,
+    shard: Shard,
+    call: Call,
 ) -> Result<Answers, StoreError> {
-    let route =
-        || SingleNodeRoutingInfo::SpecificNode(Route::with_key(group.shard.slot_key(), SlotAddr::Master));
-    let mut answers = Answers { values: Vec::new(), durable: None };
-    for by_text in [false, true] {
-        let commands =
-            group.steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
-        let pipeline = pipeline(commands, wait);
-        let count = pipeline.len();
-        let values =
-            connection.route_pipeline(pipeline, 0, count, route()).await.map_err(|error| failure(&error))?;
-        answers = split(values, wait);
-        if !answers.values.iter().any(is_no_script) {
-            break;
-        }
+    let route = || SingleNodeRoutingInfo::SpecificNode(Route::with_key(shard.slot_key(), SlotAddr::Master));
+    let mut send = async |call: &Call| {
+        let (pipeline, count) = (call.pipeline.clone(), call.pipeline.len());
+        let values = connection.route_pipeline(pipeline, 0, count, route()).await;
+        Ok(call.answers(values.map_err(|error| failure(&error))?))
+    };
+    let mut answers = send(&call).await?;
+    if answers.values.iter().any(is_no_script) {
+        answers = send(&call.by_text()).await?;
     }
     // The slot has moved, or is moving. Alone, a command follows the redirection, and the library learns from it; in a
     // pipeline it does not. A replica was then asked on the wrong connection, so its word does not count.
-    for (value, step) in answers.values.iter_mut().zip(&group.steps) {
-        if server_error(value).is_some() {
-            let command = step.by_text();
-            *value = connection
-                .route_command(command, RoutingInfo::SingleNode(route()))
-                .await
-                .map_err(|error| failure(&error))?;
-            answers.durable = answers.durable.map(|_| false);
+    if answers.values.iter().any(|value| server_error(value).is_some()) {
+        for (value, command) in answers.values.iter_mut().zip(call.commands_by_text()) {
+            if server_error(value).is_some() {
+                *value = connection
+                    .route_command(command, RoutingInfo::SingleNode(route()))
+                    .await
+                    .map_err(|error| failure(&error))?;
+                answers.durable = answers.durable.map(|_| false);
+            }
         }
     }
     refused(&answers)?;
     Ok(answers)
-}
-
-/// With `WAIT` as its last command: on one connection it speaks of all writes before it.
-fn pipeline(commands: impl Iterator<Item = Cmd>, wait: Option<Duration>) -> Pipeline {
-    let mut pipeline = Pipeline::new();
-    for command in commands {
-        pipeline.add_command(command);
-    }
-    if let Some(wait) = wait {
-        pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
-    }
-    pipeline
-}
-
-fn split(mut values: Vec<Value>, wait: Option<Duration>) -> Answers {
-    let durable = wait.map(|_| matches!(values.pop(), Some(Value::Int(replicas)) if replicas > 0));
-    Answers { values, durable }
 }
 
 fn is_no_script(value: &Value) -> bool {
