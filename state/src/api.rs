@@ -43,6 +43,8 @@ pub struct Limits {
     pub polls: usize,
     /// If set, `/v1` asks for `Authorization: Bearer …`.
     pub token: Option<String>,
+    /// `/readyz` says no once it holds true: the service still answers, and is about to stop.
+    pub leaving: watch::Receiver<bool>,
     /// Polls return early once it holds true.
     pub stopping: watch::Receiver<bool>,
 }
@@ -50,7 +52,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         // A request lives for a millisecond or two, or for the store's timeout: at 10,000 a second that is 400 of them.
-        Self { in_flight: 1024, polls: 1024, token: None, stopping: watch::channel(false).1 }
+        let never = watch::channel(false).1;
+        Self { in_flight: 1024, polls: 1024, token: None, leaving: never.clone(), stopping: never }
     }
 }
 
@@ -61,6 +64,7 @@ struct Service {
     in_flight: Semaphore,
     polls: Semaphore,
     token: Option<String>,
+    leaving: watch::Receiver<bool>,
 }
 
 /// The service over `store`, as a router that tests can start in-process.
@@ -72,6 +76,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
         token: limits.token,
+        leaving: limits.leaving,
     });
     let guarded = |call: Call| {
         let service = Arc::clone(&service);
@@ -236,6 +241,9 @@ async fn end(
 }
 
 async fn ready(State(service): State<Arc<Service>>) -> Answer {
+    if *service.leaving.borrow() {
+        return Err(Failure::Leaving);
+    }
     service.store.ready().await?;
     Ok(text("ready\n".to_owned()))
 }

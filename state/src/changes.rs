@@ -4,7 +4,7 @@
 //! waiting polls when it moved. It also keeps a recent position at hand, which each resolve answers with.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use crate::store::{Store, StoreError};
 
 /// How often the log is looked at while somebody waits. A tenth of the time in which a stale pin has to be gone.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Pools that are looked at this often; with more of them each is looked at less often, so that made-up names in polls
+/// cost the store no more than 32 × 20 looks a second.
+const OFTEN: u32 = 32;
 /// A position for resolves is renewed after this time. An older one only means that a poll hears old news again.
 const RECENT: Duration = Duration::from_secs(1);
 /// Events of one reply: some 250 KB.
@@ -28,6 +31,8 @@ pub struct Changes {
     store: Arc<dyn Store>,
     stopping: watch::Receiver<bool>,
     pools: Mutex<BTreeMap<PoolName, Arc<Watched>>>,
+    /// Tasks that look at a log.
+    looking: AtomicU32,
 }
 
 struct Watched {
@@ -42,7 +47,7 @@ impl Changes {
     /// Polls return early once `stopping` holds true.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, stopping: watch::Receiver<bool>) -> Self {
-        Self { store, stopping, pools: Mutex::default() }
+        Self { store, stopping, pools: Mutex::default(), looking: AtomicU32::new(0) }
     }
 
     /// What came after a position (now, if there is none), waiting for it if there is nothing yet.
@@ -135,6 +140,7 @@ impl Changes {
         let _pools = lock(&self.pools);
         let receiver = watched.moved.subscribe();
         if !watched.looking.swap(true, Ordering::Relaxed) {
+            self.looking.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(Arc::clone(self).look(pool.clone(), watched));
         }
         receiver
@@ -157,11 +163,12 @@ impl Changes {
             if moved {
                 watched.moved.send_modify(|count| *count = count.wrapping_add(1));
             }
-            sleep(LOOK_EVERY).await;
+            sleep(LOOK_EVERY * self.looking.load(Ordering::Relaxed).div_ceil(OFTEN)).await;
             let _pools = lock(&self.pools);
             // A poll that just returned comes back in a moment; starting again would cost more than one more look.
             if watched.moved.receiver_count() == 0 {
                 watched.looking.store(false, Ordering::Relaxed);
+                self.looking.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
         }

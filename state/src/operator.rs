@@ -18,7 +18,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::client::{Client, Failure};
+use self::client::{Client, Failure, Given};
 
 /// There is no such session or node, or the service refused.
 const REFUSED: u8 = 1;
@@ -86,9 +86,19 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Server {
-    /// The state service [environment: BERTH_SERVER; default: http://127.0.0.1:8650]
-    #[arg(long, value_name = "URL")]
+    /// The state service, http:// or https:// [environment: BERTH_SERVER; default: http://127.0.0.1:8650]
+    #[arg(long, alias = "url", value_name = "URL")]
     server: Option<String>,
+    /// PEM file with the authorities that may have signed the service's certificate [environment: BERTH_CA; default: the
+    /// system's]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<String>,
+    /// PEM file with a certificate for a service that asks for one [environment: BERTH_CLIENT_CERT]
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<String>,
+    /// PEM file with its private key [environment: BERTH_CLIENT_KEY]
+    #[arg(long, value_name = "FILE")]
+    client_key: Option<String>,
     /// The pool [default: nodes]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
@@ -206,11 +216,7 @@ struct Asked {
 
 impl Asked {
     fn new(server: &Server, faults: &mut Vec<String>) -> Option<Self> {
-        let from =
-            |flag: &Option<String>, variable: &str| flag.clone().or_else(|| std::env::var(variable).ok());
-        let url = from(&server.server, "BERTH_SERVER").unwrap_or_else(|| "http://127.0.0.1:8650".to_owned());
-        let token = from(&server.token, "BERTH_TOKEN");
-        let client = Client::new(&url, token).map_err(|fault| faults.push(fault)).ok();
+        let client = server.client(faults);
         let pool = server.pool(faults);
         let json = match server.format.as_deref() {
             None | Some("text") => Some(false),
@@ -241,6 +247,24 @@ impl Asked {
 }
 
 impl Server {
+    fn client(&self, faults: &mut Vec<String>) -> Option<Client> {
+        let url = given("--server", &self.server);
+        let token = given("--token", &self.token);
+        let (ca, cert, key) = (
+            given("--ca", &self.ca),
+            given("--client-cert", &self.client_cert),
+            given("--client-key", &self.client_key),
+        );
+        if cert.is_some() != key.is_some() {
+            faults.push("--client-cert, --client-key: a certificate needs both".to_owned());
+            return None;
+        }
+        let url = url.unwrap_or_else(|| ("--server".to_owned(), "http://127.0.0.1:8650".to_owned()));
+        Client::new(&url, token, ca.as_ref(), cert.as_ref().zip(key.as_ref()))
+            .map_err(|all| faults.extend(all))
+            .ok()
+    }
+
     fn pool(&self, faults: &mut Vec<String>) -> Option<PoolName> {
         let name = self.pool.as_deref().unwrap_or("nodes");
         name.parse().map_err(|error| faults.push(format!("--pool {name}: {error}"))).ok()
@@ -261,6 +285,15 @@ impl Session {
         let pool = server.pool(&mut Vec::new())?;
         Some(SessionKey::new(pool.as_str(), id.as_bytes()))
     }
+}
+
+/// A flag's value, else that of its variable (`--client-cert` is `BERTH_CLIENT_CERT`), and which of the two it was.
+fn given(flag: &str, value: &Option<String>) -> Option<Given> {
+    if let Some(value) = value {
+        return Some((flag.to_owned(), value.clone()));
+    }
+    let variable = format!("BERTH_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+    std::env::var(&variable).ok().map(|value| (variable, value))
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

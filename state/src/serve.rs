@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
 use berth_state::settings::{Arguments, Settings};
@@ -19,51 +19,62 @@ const BAD_SETTINGS: u8 = 2;
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let settings = match Settings::new(arguments, &|name| std::env::var(name).ok()) {
         Ok(settings) => settings,
-        Err(faults) => {
-            complain(&format!("{} faults in the settings\n  {}", faults.len(), faults.join("\n  ")));
-            return ExitCode::from(BAD_SETTINGS);
-        }
+        Err(faults) => return bad_settings(&faults),
     };
     log_as(&settings);
     let served = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| error.to_string())
+        .map_err(Failure::from)
         .and_then(|runtime| runtime.block_on(serve(&settings)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failure::Settings(faults)) => bad_settings(&faults),
+        Err(Failure::System(error)) => {
             complain(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(settings: &Settings) -> Result<(), String> {
-    let store: Arc<dyn Store> = match &settings.redis {
-        Some(options) => Arc::new(Redis::new(options)?),
-        None => Arc::new(Memory::new(settings.keeping, Arc::new(now))),
+enum Failure {
+    /// What the settings name cannot be used.
+    Settings(Vec<String>),
+    System(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::System(error.to_string())
+    }
+}
+
+async fn serve(settings: &Settings) -> Result<(), Failure> {
+    let mut faults = Vec::new();
+    let store: Option<Arc<dyn Store>> = match &settings.redis {
+        Some(options) => match Redis::new(options) {
+            Ok(store) => Some(Arc::new(store)),
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        },
+        None => Some(Arc::new(Memory::new(settings.keeping, Arc::new(now)))),
     };
-    let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
-    let listener = server::listen(&settings.listen).await.map_err(|error| error.to_string())?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let (stop, stopping) = watch::channel(false);
+    let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
+    let (Some(store), Ok(tls)) = (store, tls.map_err(|all| faults.extend(all))) else {
+        return Err(Failure::Settings(faults));
+    };
+    let listener = server::listen(&settings.listen).await?;
+    let address = listener.local_addr()?;
+    let (leaving, stopping) = told_to_stop(settings.stop_delay)?;
     let limits = Limits {
         in_flight: settings.in_flight,
         polls: settings.polls,
         token: settings.token.clone(),
+        leaving,
         stopping: stopping.clone(),
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        let _ = stop.send(true);
-    });
 
     let kind = match &settings.redis {
         None => "memory",
@@ -78,6 +89,31 @@ async fn serve(settings: &Settings) -> Result<(), String> {
     server::serve(listener, router(store, limits), tls, stopping).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Told by a signal: first that the service will leave, then, after the delay or another signal, that it stops.
+fn told_to_stop(delay: Duration) -> io::Result<(watch::Receiver<bool>, watch::Receiver<bool>)> {
+    let ((leave, leaving), (stop, stopping)) = (watch::channel(false), watch::channel(false));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let soon = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => false,
+        };
+        let _ = leave.send(true);
+        if soon && !delay.is_zero() {
+            tracing::info!(delay_ms = delay.as_millis() as u64, "not ready any more, about to stop");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        tracing::info!("stopping");
+        let _ = stop.send(true);
+    });
+    Ok((leaving, stopping))
 }
 
 fn now() -> Millis {
@@ -96,6 +132,15 @@ fn log_as(settings: &Settings) {
     } else {
         subscriber.with_ansi(false).init();
     }
+}
+
+fn bad_settings(faults: &[String]) -> ExitCode {
+    let count = match faults.len() {
+        1 => "1 fault".to_owned(),
+        count => format!("{count} faults"),
+    };
+    complain(&format!("{count} in the settings\n  {}", faults.join("\n  ")));
+    ExitCode::from(BAD_SETTINGS)
 }
 
 /// Unlike `eprintln!`, survives a closed standard error.

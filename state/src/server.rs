@@ -18,6 +18,9 @@ use tokio_rustls::TlsAcceptor;
 const MAX_CONNECTIONS: usize = 8192;
 /// An idle connection is closed after this time; proxies keep theirs for less or send something.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pings of HTTP/2, which answers them while requests wait.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests that are being answered have this long to finish at the end.
 const GRACE: Duration = Duration::from_secs(5);
 /// A handshake holds a connection's place and sends nothing useful.
@@ -35,6 +38,8 @@ pub async fn serve(
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    // A peer that vanished without a word would hold its connection for ever.
+    builder.http2().keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIMEOUT);
     let server = Arc::new(Server { builder, router, tls, connections: Semaphore::new(MAX_CONNECTIONS) });
     let graceful = GracefulShutdown::new();
     loop {

@@ -8,19 +8,26 @@ use std::time::Duration;
 
 use berth_core::time::Millis;
 use clap::Args;
-use serde_json::Value;
+use toml::{Spanned, Value};
 
 use crate::store::Keeping;
 use crate::store::redis::{self, Options};
 
 /// Run the state service: pins of sessions, over HTTP
 ///
-/// Every setting may also come from the environment (--store-timeout is BERTH_STORE_TIMEOUT) or from a JSON file
-/// ({"store-timeout": "40ms"}); a flag wins over the environment, and that over the file. Without --redis the pins are
-/// in memory and end with the process.
+/// Every setting may also come from the environment (--store-timeout is BERTH_STORE_TIMEOUT) or from a TOML file
+/// (store-timeout = "40ms"); a flag wins over the environment, and that over the file. Without --redis the pins are in
+/// memory and end with the process.
+///
+/// A file looks like this:
+///
+///     listen = "0.0.0.0:8650"
+///     redis = "rediss://berth:password@redis.example:6379"
+///     durability = "quorum"
+///     in-flight = 2048
 #[derive(Args, Debug, Default)]
 pub struct Arguments {
-    /// JSON file with settings, by their flags' names
+    /// TOML file with settings, by their flags' names
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
     /// Address to listen on [default: 127.0.0.1:8650]
@@ -71,6 +78,10 @@ pub struct Arguments {
     /// PEM file with the authorities of client certificates, which are then required
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
+    /// How long to go on after SIGTERM with /readyz at 503, so that proxies leave first; a second signal or Ctrl-C stops at
+    /// once [default: 3s]
+    #[arg(long, value_name = "TIME")]
+    pub stop_delay: Option<String>,
     /// text or json [default: text]
     #[arg(long, value_name = "NAME")]
     pub log_format: Option<String>,
@@ -96,6 +107,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// TLS of the listener.
     pub tls: Option<Tls>,
+    /// Time between being told to stop and stopping.
+    pub stop_delay: Duration,
     /// Logs as JSON objects.
     pub log_json: bool,
     /// The least that is logged.
@@ -122,11 +135,12 @@ impl Settings {
         arguments: &Arguments,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<String>> {
-        let mut sources = Sources { file: BTreeMap::new(), environment, faults: Vec::new() };
+        let mut sources =
+            Sources { path: String::new(), file: BTreeMap::new(), environment, faults: Vec::new() };
         sources.read_file(arguments.config.as_deref());
         let a = arguments;
 
-        let listen = sources.text("listen", &a.listen);
+        let listen = sources.address("listen", &a.listen);
         let urls = sources.text("redis", &a.redis);
         let cluster = sources.choice("redis-cluster", &a.redis_cluster, &[("false", false), ("true", true)]);
         let redis_tls = sources.redis_tls(a);
@@ -138,6 +152,7 @@ impl Settings {
         let polls = sources.number("polls", &a.polls, 1..=65_536);
         let token = sources.text("token", &a.token);
         let tls = sources.tls(a);
+        let stop_delay = sources.time("stop-delay", &a.stop_delay, Millis(0)..=Millis(300_000));
         let log_json = sources.choice("log-format", &a.log_format, &[("text", false), ("json", true)]);
         let levels = [
             ("error", tracing::Level::ERROR),
@@ -163,9 +178,6 @@ impl Settings {
             keeping,
         );
         let listen = listen.unwrap_or_else(|| "127.0.0.1:8650".to_owned());
-        if listen.parse::<std::net::SocketAddr>().is_err() {
-            sources.faults.push(format!("listen: must be ip:port, is {listen:?}"));
-        }
         sources.unknown();
         if !sources.faults.is_empty() {
             return Err(sources.faults);
@@ -178,6 +190,7 @@ impl Settings {
             polls: polls.unwrap_or(1024),
             token,
             tls,
+            stop_delay: Duration::from_millis(stop_delay.unwrap_or(Millis(3000)).0),
             log_json: log_json.unwrap_or(false),
             log_level: log_level.unwrap_or(tracing::Level::INFO),
         })
@@ -185,7 +198,9 @@ impl Settings {
 }
 
 struct Sources<'e> {
-    file: BTreeMap<String, Value>,
+    path: String,
+    /// What the file says, each with its line.
+    file: BTreeMap<String, (usize, Value)>,
     environment: &'e dyn Fn(&str) -> Option<String>,
     faults: Vec<String>,
 }
@@ -195,11 +210,25 @@ impl Sources<'_> {
         let Some(path) = flag.map(str::to_owned).or_else(|| (self.environment)("BERTH_CONFIG")) else {
             return;
         };
-        let read = std::fs::read(&path).map_err(|error| error.to_string());
-        let parsed = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
-        match parsed {
-            Ok(file) => self.file = file,
-            Err(error) => self.faults.push(format!("config: cannot read {path}: {error}")),
+        self.path = path;
+        let text = match std::fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) => return self.faults.push(format!("config: cannot read {}: {error}", self.path)),
+        };
+        let line = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+        match toml::from_str::<BTreeMap<Spanned<String>, Value>>(&text) {
+            Ok(file) => {
+                let settings = file.into_iter().map(|(name, value)| {
+                    let line = line(name.span().start);
+                    (name.into_inner(), (line, value))
+                });
+                self.file = settings.collect();
+            }
+            // Its own text would show the line, and there may be a password in it.
+            Err(error) => {
+                let line = line(error.span().map_or(0, |span| span.start));
+                self.faults.push(format!("{}:{line}: is not TOML: {}", self.path, error.message()));
+            }
         }
     }
 
@@ -213,16 +242,25 @@ impl Sources<'_> {
         if let Some(value) = (self.environment)(&variable) {
             return Some((variable, value));
         }
-        let place = format!("{name} in the file");
-        match in_file? {
+        let (line, value) = in_file?;
+        let place = format!("{}:{line}: {name}", self.path);
+        match value {
             Value::String(text) => Some((place, text)),
-            Value::Number(number) => Some((place, number.to_string())),
-            Value::Bool(flag) => Some((place, flag.to_string())),
+            Value::Integer(number) => Some((place, number.to_string())),
+            Value::Boolean(flag) => Some((place, flag.to_string())),
             _ => {
-                self.faults.push(format!("{place}: must be a text, a number, true or false"));
+                self.faults.push(format!("{place}: must be a text in quotes, a whole number, true or false"));
                 None
             }
         }
+    }
+
+    fn address(&mut self, name: &str, flag: &Option<String>) -> Option<String> {
+        let (place, text) = self.find(name, flag)?;
+        if text.parse::<std::net::SocketAddr>().is_err() {
+            self.faults.push(format!("{place}: must be ip:port, is {text:?}"));
+        }
+        Some(text)
     }
 
     fn text(&mut self, name: &str, flag: &Option<String>) -> Option<String> {
@@ -331,13 +369,20 @@ impl Sources<'_> {
                 self.faults.push(format!("redis: URL {position} is not one: {error}"));
             }
         }
+        let files = [("redis-ca", tls.ca.is_some()), ("redis-cert", tls.client.is_some())];
+        if !urls.iter().any(|url| url.starts_with("rediss:")) {
+            for (name, _) in files.iter().filter(|(_, given)| *given) {
+                self.faults.push(format!("{name}: is for TLS, and the URL in redis is not rediss://"));
+            }
+        }
         Some(Options { urls, cluster, quorum, tls, timeout, keeping })
     }
 
     /// What in the file nobody asked for.
     fn unknown(&mut self) {
-        let unknown = std::mem::take(&mut self.file).into_keys();
-        self.faults.extend(unknown.map(|name| format!("{name} in the file: there is no such setting")));
+        for (name, (line, _)) in std::mem::take(&mut self.file) {
+            self.faults.push(format!("{}:{line}: {name}: there is no such setting", self.path));
+        }
     }
 }
 
@@ -359,12 +404,9 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("berth.json");
-        std::fs::write(
-            &file,
-            r#"{"ttl": "1m", "in-flight": 7, "polls": 8, "redis": "redis://a", "redis-cluster": true}"#,
-        )
-        .unwrap();
+        let file = folder.path().join("berth.toml");
+        let text = "ttl = '1m'\nin-flight = 7\npolls = 8\nredis = 'redis://a'\nredis-cluster = true";
+        std::fs::write(&file, text).unwrap();
         let arguments = Arguments {
             config: Some(file.to_str().unwrap().to_owned()),
             polls: Some("10".to_owned()),
@@ -382,12 +424,13 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once_and_no_password_with_it() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("berth.json");
-        std::fs::write(&file, r#"{"tlt": 1, "polls": []}"#).unwrap();
+        let file = folder.path().join("berth.toml");
+        std::fs::write(&file, "tlt = 1\n\npolls = []\nchanges-kept = 1").unwrap();
         let arguments = Arguments {
             config: Some(file.to_str().unwrap().to_owned()),
             listen: Some("localhost".to_owned()),
             redis: Some("redis://u:secret@a, http://u:secret@b".to_owned()),
+            redis_ca: Some("ca.pem".to_owned()),
             durability: Some("full".to_owned()),
             ttl: Some("30".to_owned()),
             in_flight: Some("0".to_owned()),
@@ -398,7 +441,66 @@ mod tests {
 
         let faults = Settings::new(&arguments, &none).unwrap_err();
 
-        assert_eq!(faults.len(), 10, "{faults:#?}");
+        assert_eq!(faults.len(), 12, "{faults:#?}");
+        for says in [
+            "berth.toml:1: tlt: there is no",
+            "berth.toml:3: polls: must be",
+            "berth.toml:4: changes-kept: must",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(says)), "{says} is not in {faults:#?}");
+        }
         assert!(!faults.join("\n").contains("secret"), "{faults:#?}");
+    }
+
+    #[test]
+    fn what_is_not_toml_is_told_with_its_line_and_no_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("berth.toml");
+        std::fs::write(&file, "ttl = '1m'\nredis = 'redis://u:secret@a\n").unwrap();
+        let arguments = Arguments {
+            config: Some(file.to_str().unwrap().to_owned()),
+            polls: Some("0".to_owned()),
+            ..Arguments::default()
+        };
+
+        let faults = Settings::new(&arguments, &none).unwrap_err();
+
+        assert_eq!(faults.len(), 2, "{faults:#?}");
+        assert!(faults[0].contains("berth.toml:2: is not TOML"), "{faults:#?}");
+        assert!(!faults.join("\n").contains("secret"), "{faults:#?}");
+    }
+
+    /// `berth.toml` beside this crate: as it is, and with every line that it shows as a comment.
+    #[test]
+    fn the_example_has_every_setting_and_the_defaults() {
+        let example = include_str!("../berth.toml");
+        let named = |text: &str| {
+            let names =
+                text.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.to_owned());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let shown = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        };
+        let all: String = example.lines().map(shown).collect();
+        let arguments = |name: &str| {
+            let command = Arguments::augment_args(clap::Command::new("serve"));
+            let flags = command.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned);
+            flags.filter(|flag| flag != name).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(named(&all), arguments("config"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("berth.toml");
+        let from_file = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let config = Some(file.to_str().unwrap().to_owned());
+            Settings::new(&Arguments { config, ..Arguments::default() }, &none).unwrap()
+        };
+        let defaults = Settings::new(&Arguments::default(), &none).unwrap();
+        assert_eq!(format!("{:?}", from_file(example)), format!("{defaults:?}"));
+        let full = from_file(&all);
+        assert!(full.redis.is_some_and(|redis| redis.tls.ca.is_some()) && full.tls.is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! TLS of the listener: certificates from PEM files, and client certificates if asked for.
+//! TLS of the listener and of the operator's commands: certificates from PEM files, on both sides.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use tokio_rustls::TlsAcceptor;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::settings::Tls;
 
@@ -20,30 +20,100 @@ pub fn choose_provider() {
 /// What takes TLS connections.
 ///
 /// # Errors
-/// Which file cannot be read, or does not fit the others.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
+/// Every file that cannot be read, or that does not fit the others.
+pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Vec<String>> {
     choose_provider();
-    let builder = match &tls.client_ca {
+    let mut faults = Vec::new();
+    let mut note = |fault| faults.push(fault);
+    let certificates = certificates("tls-cert", &tls.cert).map_err(&mut note).ok();
+    let key = private_key("tls-key", &tls.key).map_err(&mut note).ok();
+    let client_roots = tls
+        .client_ca
+        .as_deref()
+        .map(|file| authorities("tls-client-ca", file))
+        .transpose()
+        .map_err(&mut note);
+    let (Some(certificates), Some(key), Ok(client_roots)) = (certificates, key, client_roots) else {
+        return Err(faults);
+    };
+
+    let builder = match client_roots {
         None => ServerConfig::builder().with_no_client_auth(),
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("tls-client-ca", file)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| format!("tls-client-ca: {}: {error}", file.display()))?;
-            }
+        Some(roots) => {
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
-            let verifier = verifier.map_err(|error| format!("tls-client-ca: {}: {error}", file.display()))?;
+            let verifier = verifier.map_err(|error| vec![format!("tls-client-ca: {error}")])?;
             ServerConfig::builder().with_client_cert_verifier(verifier)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&tls.key)
-        .map_err(|error| format!("tls-key: cannot read {}: {error}", tls.key.display()))?;
     let mut config = builder
-        .with_single_cert(certificates("tls-cert", &tls.cert)?, key)
-        .map_err(|error| format!("tls-cert and tls-key do not fit: {error}"))?;
+        .with_single_cert(certificates, key)
+        .map_err(|error| vec![format!("tls-cert and tls-key do not fit: {error}")])?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A PEM file, and the name of the setting that names it.
+pub type Named<'n> = (&'n str, &'n Path);
+
+/// What opens TLS connections: trusts the authorities of a file, else those of the system, and shows a certificate of its
+/// own if there is one.
+///
+/// # Errors
+/// Every file that cannot be read, or that does not fit the others.
+pub fn connector(
+    ca: Option<Named<'_>>,
+    own: Option<(Named<'_>, Named<'_>)>,
+) -> Result<TlsConnector, Vec<String>> {
+    choose_provider();
+    let mut faults = Vec::new();
+    let mut note = |fault| faults.push(fault);
+    let roots = match ca {
+        Some((setting, file)) => authorities(setting, file),
+        None => system_authorities(),
+    };
+    let roots = roots.map_err(&mut note).ok();
+    let own = own.map(|((cert, cert_file), (key, key_file))| {
+        let certificates = certificates(cert, cert_file).map_err(&mut note).ok();
+        let key = private_key(key, key_file).map_err(&mut note).ok();
+        certificates.zip(key)
+    });
+    let (Some(roots), Some(own)) = (roots, own.map_or(Some(None), |own| own.map(Some))) else {
+        return Err(faults);
+    };
+
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certificates, key)) => builder
+            .with_client_auth_cert(certificates, key)
+            .map_err(|error| vec![format!("the client's certificate and its key do not fit: {error}")])?,
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn authorities(setting: &str, file: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(setting, file)? {
+        roots.add(certificate).map_err(|error| format!("{setting}: {}: {error}", file.display()))?;
+    }
+    Ok(roots)
+}
+
+/// Of the system's some may be broken or of a kind that nobody knows; one that works is enough.
+fn system_authorities() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        return Err("the system has no certificate authorities: name yours with --ca".to_owned());
+    }
+    Ok(roots)
+}
+
+fn private_key(setting: &str, file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(file)
+        .map_err(|error| format!("{setting}: cannot read {}: {error}", file.display()))
 }
 
 fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -236,16 +236,37 @@ fn a_poll_at_another_service_hears_of_it_too() {
     news_between(&one, &other);
 }
 
+/// How often one shard's log was looked at.
+fn looks(server: &RedisServer) -> u32 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let line =
+        stats.lines().find(|line| line.starts_with("cmdstat_xrevrange:")).unwrap_or_default().to_owned();
+    line.split(['=', ',']).nth(1).map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[test]
+fn made_up_pools_in_polls_cost_the_store_little() {
+    let server = RedisServer::start(&[]);
+    let service = Service::on_redis(Options { timeout: Duration::from_secs(5), ..on(&server) });
+    std::thread::scope(|scope| {
+        for pool in 0..160 {
+            let service = &service;
+            scope.spawn(move || {
+                let path = format!("/v1/changes?pool=made-up-{pool}&wait=2000");
+                assert_eq!(service.ask("GET", &path, "").status, 200);
+            });
+        }
+    });
+
+    // Each is looked at every 250 ms, not every 50; and once by its poll.
+    let of_each = looks(&server) / 16 / 160;
+    assert!((2..=12).contains(&of_each), "{of_each}");
+}
+
 #[test]
 fn polls_share_one_look_at_the_log() {
     let server = RedisServer::start(&[]);
     let service = Service::on_redis(on(&server));
-    let looks = || {
-        let stats = server.cli(&["INFO", "commandstats"]);
-        let line =
-            stats.lines().find(|line| line.starts_with("cmdstat_xrevrange:")).unwrap_or_default().to_owned();
-        line.split(['=', ',']).nth(1).map_or(0, |calls| calls.parse::<u32>().unwrap())
-    };
     // Polls that come back at once, as proxies' do, many at a time.
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -253,11 +274,11 @@ fn polls_share_one_look_at_the_log() {
         }
     });
 
-    let before = looks();
+    let before = looks(&server);
     assert_eq!(service.ask("GET", "/v1/changes?pool=a&wait=1000", "").status, 200);
 
     // Twenty times a second in each of sixteen shards, and a start.
-    let looked = looks() - before;
+    let looked = looks(&server) - before;
     assert!((16..16 * 30).contains(&looked), "{looked}");
 }
 

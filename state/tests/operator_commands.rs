@@ -11,11 +11,14 @@ use berth_core::wire::SessionKey;
 use serde_json::{Value, json};
 
 use http::Service;
-use support::free_ports;
+use support::{eventually, free_ports};
 
 fn berth(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
-    command.args(arguments).env_remove("BERTH_SERVER").env_remove("BERTH_TOKEN").stdin(Stdio::null());
+    for name in ["SERVER", "TOKEN", "CA", "CLIENT_CERT", "CLIENT_KEY"] {
+        command.env_remove(format!("BERTH_{name}"));
+    }
+    command.args(arguments).stdin(Stdio::null());
     command
 }
 
@@ -129,7 +132,9 @@ fn exit_codes_say_what_went_wrong() {
         (&["inspect", ""], 2, "no session has an empty id"),
         (&["nodes", "--pool", "a/b"], 2, "--pool a/b"),
         (&["nodes", "--format", "xml"], 2, "take text or json"),
-        (&["nodes", "--server", "localhost:8650"], 2, "must be http://host:port"),
+        (&["nodes", "--server", "localhost:8650"], 2, "must be http://host:port or https"),
+        (&["nodes", "--url", "http://[::1"], 2, "must be http://host:port"),
+        (&["nodes", "--server", "http://a:b:1"], 2, "must be http://host:port"),
         (&["inspect"], 2, "required"),
         (&["inspect", "alice", "--key", "00"], 2, "cannot be used with"),
         (&["nodes", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
@@ -163,6 +168,7 @@ fn serve_tells_all_faults_and_names_no_secret() {
 fn serve_answers_and_stops_when_told() {
     let address = format!("127.0.0.1:{}", free_ports(1)[0]);
     let mut serve = berth(&["serve", "--listen", &address, "--log-format", "json", "--token", "t0p"])
+        .args(["--stop-delay", "1m"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -175,8 +181,25 @@ fn serve_answers_and_stops_when_told() {
         |token: &str| berth(&["nodes", "--server", &url, "--token", token]).output().unwrap().status.code();
     assert_eq!((nodes("t0p"), nodes("else")), (Some(0), Some(1)));
 
-    let pid = serve.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    // Not ready first, while all else is answered and polls wait; then gone, and the poll is answered.
+    let ask = |path: &str| {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer t0p\r\nconnection: close\r\n\r\n"
+        );
+        http::raw(address.parse().unwrap(), head.as_bytes())
+    };
+    let signal = |name: &str| Command::new("kill").args([name, &serve.id().to_string()]).status().unwrap();
+    std::thread::scope(|scope| {
+        let poll = scope.spawn(|| ask("/v1/changes?pool=nodes&wait=30000"));
+        eventually("the poll", || ask("/metrics").body.contains("of=\"polls\"} 1023"));
+        assert_eq!(ask("/readyz").status, 200);
+        assert!(signal("-TERM").success());
+        eventually("not ready", || ask("/readyz").status == 503);
+        assert_eq!((nodes("t0p"), poll.is_finished()), (Some(0), false));
+        // Once more, for the impatient: the delay is a minute.
+        assert!(signal("-TERM").success());
+        assert_eq!(poll.join().unwrap().status, 200);
+    });
     assert!(serve.wait().unwrap().success());
     let rest: Vec<String> = log.map(Result::unwrap).collect();
     assert!(rest.iter().any(|line| line.contains("\"stopped\"")), "{rest:?}");

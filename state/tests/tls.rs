@@ -83,13 +83,90 @@ fn the_listener_serves_tls_and_asks_for_client_certificates() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn files_that_are_not_there_are_all_named() {
     let output = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/no-cert.pem", "--tls-key", "/no.key"])
+        .args(["--redis", "rediss://a", "--redis-ca", "/no-ca.pem"])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere"), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    for says in
+        ["3 faults", "redis-ca: cannot read /no-ca.pem", "tls-cert: cannot read /no-cert.pem", "/no.key"]
+    {
+        assert!(message.contains(says), "{says} is not in\n{message}");
+    }
+}
+
+/// The exit code of `berth nodes`, and what it complains of.
+fn nodes(url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["nodes", "--server", url])
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn the_operators_commands_speak_tls_and_say_what_is_amiss() {
+    let files = Certificates::new();
+    let others = Certificates::new();
+    let port = free_ports(1)[0];
+    let serve = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--token", "t0p"])
+        .args(["--tls-cert", &files.text("server.pem"), "--tls-key", &files.text("server.key")])
+        .args(["--tls-client-ca", &files.text("ca.pem")])
+        .stderr(Stdio::null())
+        .spawn();
+    let _serve = Running(serve.unwrap());
+    let (ca, cert, key) = (files.text("ca.pem"), files.text("client.pem"), files.text("client.key"));
+    let url = format!("https://localhost:{port}");
+    let all = ["--token", "t0p", "--ca", &ca, "--client-cert", &cert, "--client-key", &key];
+
+    eventually("TLS", || nodes(&url, &all, &[]).0 == 0);
+    assert_eq!(nodes(&format!("https://127.0.0.1:{port}/"), &all, &[]), (0, String::new()));
+    let variables = [
+        ("BERTH_TOKEN", "t0p"),
+        ("BERTH_CA", ca.as_str()),
+        ("BERTH_CLIENT_CERT", cert.as_str()),
+        ("BERTH_CLIENT_KEY", key.as_str()),
+    ];
+    assert_eq!(nodes(&url, &[], &variables), (0, String::new()));
+
+    let (wrong_ca, wrong_cert, wrong_key) =
+        (others.text("ca.pem"), others.text("client.pem"), others.text("client.key"));
+    let plain = format!("http://localhost:{port}");
+    let by_other_name = format!("https://ip6-localhost.test:{port}");
+    for (url, arguments, code, says) in [
+        (&url, &["--token", "t0p"][..], 3, "with --ca"),
+        (&url, &["--ca", &wrong_ca], 3, "with --ca"),
+        (&url, &["--ca", &ca], 3, "--client-cert"),
+        (&url, &["--ca", &ca, "--client-cert", &wrong_cert, "--client-key", &wrong_key], 3, "cannot reach"),
+        (&url, &["--ca", &ca, "--client-cert", &cert], 2, "a certificate needs both"),
+        (&url, &["--ca", &ca, "--client-cert", &cert, "--client-key", &wrong_key], 2, "do not fit"),
+        (&url, &["--ca", "/nowhere.pem"], 2, "--ca: cannot read /nowhere.pem"),
+        (&url, &["--ca", &key], 2, "there is no certificate in it"),
+        (&url, &["--ca", &ca, "--client-cert", &cert, "--client-key", &cert], 2, "--client-key: cannot read"),
+        (&plain, &["--ca", &ca], 2, "--ca is for https://"),
+        (&plain, &[], 3, "does it serve https://?"),
+        (&by_other_name, &all[..], 3, "cannot reach ip6-localhost.test"),
+    ] {
+        let (exit, message) = nodes(url, arguments, &[]);
+        assert_eq!((exit, message.contains(says)), (code, true), "{url} {arguments:?}: {message}");
+    }
+    // All faults at once, those of variables by their names.
+    let (exit, message) =
+        nodes(&url, &["--format", "xml"], &[("BERTH_CA", "/no-ca"), ("BERTH_TOKEN", "a\nb")]);
+    assert_eq!(exit, 2);
+    for says in ["BERTH_CA: cannot read /no-ca", "BERTH_TOKEN: ", "--format xml"] {
+        assert!(message.contains(says), "{says} is not in\n{message}");
+    }
+
+    let service = Service::in_memory();
+    let (exit, message) = nodes(&service.url().replace("http:", "https:"), &["--ca", &ca], &[]);
+    assert_eq!((exit, message.contains("does it serve http://?")), (3, true), "{message}");
 }
 
 fn resolved(service: &Service) -> u16 {

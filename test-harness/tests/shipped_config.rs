@@ -102,13 +102,19 @@ async fn prometheus_shows_metrics_with_their_labels() {
 
     let expected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
         ("berth_bypassed_total", BTreeSet::new()),
+        ("berth_ended_total", BTreeSet::from(["pool"])),
         ("berth_leader_changes_total", BTreeSet::from(["pool"])),
         ("berth_nodes", BTreeSet::from(["pool", "state"])),
         ("berth_panic", BTreeSet::from(["pool"])),
         ("berth_passive_ejections_total", BTreeSet::from(["pool"])),
+        ("berth_pins", BTreeSet::from(["pool"])),
         ("berth_polls_total", BTreeSet::from(["pool", "result"])),
         ("berth_reassignments_total", BTreeSet::from(["pool", "reason"])),
         ("berth_requests_total", BTreeSet::from(["pool", "outcome"])),
+        ("berth_restored_total", BTreeSet::from(["pool"])),
+        ("berth_resyncs_total", BTreeSet::from(["pool"])),
+        ("berth_state_breaker_open", BTreeSet::from(["pool"])),
+        ("berth_state_calls_total", BTreeSet::from(["pool", "result"])),
         ("berth_unplaced_total", BTreeSet::from(["pool", "reason"])),
     ]);
     let page = world.envoy(0).prometheus().await;

@@ -18,6 +18,7 @@ pub(super) enum Failure {
     TooLarge,
     TooMany,
     Store(StoreError),
+    Leaving,
     Internal,
 }
 
@@ -37,6 +38,7 @@ impl Failure {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            Self::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
@@ -55,6 +57,7 @@ impl Failure {
             Self::TooLarge => format!("the body may have {MAX_BODY} bytes"),
             Self::TooMany => "too many requests at once: ask another instance, or later".to_owned(),
             Self::Store(error) => error.to_string(),
+            Self::Leaving => "this instance is about to stop: ask another".to_owned(),
             Self::Internal => "the answer could not be written".to_owned(),
         }
     }

@@ -1,15 +1,21 @@
 //! One HTTP request to the state service, on a connection of its own, bounded in time and size.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use berth_core::wire::ErrorReply;
+use berth_state::tls;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 /// Across a continent and a busy network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,40 +32,82 @@ pub(super) enum Failure {
     Output(std::io::Error),
 }
 
+/// A value, and the flag or variable that it came from.
+pub(super) type Given = (String, String);
+
 pub(super) struct Client {
     authority: String,
-    token: Option<String>,
+    authorization: Option<HeaderValue>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    has_certificate: bool,
 }
 
 impl Client {
-    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, String> {
-        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        match authority {
-            Some(authority) if !authority.is_empty() && !authority.contains(['/', '?', '#', '@']) => {
-                let port = if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-                {
-                    ""
-                } else {
-                    ":80"
-                };
-                Ok(Self { authority: format!("{authority}{port}"), token })
+    /// Reads the files of TLS if the URL is `https://`.
+    ///
+    /// # Errors
+    /// Every fault, with its place.
+    pub(super) fn new(
+        (place, url): &Given,
+        token: Option<Given>,
+        ca: Option<&Given>,
+        own: Option<(&Given, &Given)>,
+    ) -> Result<Self, Vec<String>> {
+        let mut faults = Vec::new();
+        let authorization = token.and_then(|(place, token)| {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| faults.push(format!("{place}: a token has no control characters")))
+                .ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        let Some((https, host, port)) = split(url) else {
+            faults.push(format!("{place} {url}: must be http://host:port or https://host:port"));
+            return Err(faults);
+        };
+        let tls = if https {
+            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+                .map_err(|_| faults.push(format!("{place} {url}: {host} cannot be the name of a host")))
+                .ok();
+            let connector = tls::connector(ca.map(named), own.map(|(cert, key)| (named(cert), named(key))));
+            connector.map_err(|all| faults.extend(all)).ok().zip(name)
+        } else {
+            // From a variable they may be meant for other calls.
+            for (place, _) in ca.into_iter().chain(own.map(|(cert, _)| cert)) {
+                if place.starts_with('-') {
+                    faults.push(format!("{place} is for https://, and the service is {url}"));
+                }
             }
-            _ => Err(format!("--server {url}: must be http://host:port")),
+            None
+        };
+        if !faults.is_empty() {
+            return Err(faults);
         }
+        Ok(Self { authority: format!("{host}:{port}"), authorization, tls, has_certificate: own.is_some() })
     }
 
     /// Sends a request and returns the body of a 2xx answer.
     pub(super) async fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Bytes, Failure> {
         let unreachable =
             |reason: String| Failure::Unreachable(format!("cannot reach {}: {reason}", self.authority));
-        let connect = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority)).await;
-        let stream = connect
+        let connect = async {
+            let stream = TcpStream::connect(&self.authority).await.map_err(|error| error.to_string())?;
+            match &self.tls {
+                None => Ok(Box::new(stream) as Box<dyn Stream>),
+                Some((connector, name)) => {
+                    let stream = connector.connect(name.clone(), stream).await;
+                    Ok(Box::new(stream.map_err(|error| tls_advice(&error))?) as Box<dyn Stream>)
+                }
+            }
+        };
+        let stream = timeout(CONNECT_TIMEOUT, connect)
+            .await
             .map_err(|_| unreachable("no connection in time".to_owned()))?
-            .map_err(|error| unreachable(error.to_string()))?;
+            .map_err(unreachable)?;
         let exchange = timeout(ANSWER_TIMEOUT, self.exchange(stream, method, path, body)).await;
         let (status, answer) = exchange
             .map_err(|_| unreachable("no answer in time".to_owned()))?
-            .map_err(|error| unreachable(error.to_string()))?;
+            .map_err(|error| unreachable(self.advice(&*error)))?;
         if status.is_success() {
             return Ok(answer);
         }
@@ -81,9 +129,31 @@ impl Client {
         }
     }
 
+    /// What to do about a connection that broke.
+    fn advice(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let mut cause = Some(error);
+        while let Some(at) = cause {
+            if let Some(error) = at.downcast_ref::<std::io::Error>()
+                && error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+            {
+                return tls_advice(error);
+            }
+            // It answered with bytes that are no HTTP, such as an alert of TLS.
+            if self.tls.is_none() && at.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+                return format!("{at}: does it serve https://?");
+            }
+            cause = at.source();
+        }
+        if self.tls.is_some() && !self.has_certificate {
+            // Its alert may be lost when it closes the connection at once.
+            return format!("{error}: if it asks for a client certificate, name yours with --client-cert");
+        }
+        error.to_string()
+    }
+
     async fn exchange(
         &self,
-        stream: TcpStream,
+        stream: Box<dyn Stream>,
         method: &str,
         path: &str,
         body: &[u8],
@@ -95,8 +165,8 @@ impl Client {
             .uri(path)
             .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let response = sender.send_request(request.body(Full::new(Bytes::copy_from_slice(body)))?).await?;
         let status = response.status();
@@ -104,6 +174,58 @@ impl Client {
         connection.abort();
         Ok((status, answer))
     }
+}
+
+fn named((place, file): &Given) -> tls::Named<'_> {
+    (place, Path::new(file))
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Whether it is https, the host, the port.
+fn split(url: &str) -> Option<(bool, &str, u16)> {
+    let (https, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("http://")?),
+    };
+    let authority = rest.trim_end_matches('/');
+    let (host, port) = match authority.rsplit_once(':') {
+        // The last colon of an address of IPv6 without a port is within its brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (authority, if https { 443 } else { 80 }),
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@']);
+    (plain && bracketed == host.contains(':')).then_some((https, host, port))
+}
+
+/// What went wrong between two that speak TLS, and what to do.
+fn tls_advice(error: &std::io::Error) -> String {
+    use rustls::{AlertDescription, CertificateError, Error};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let advice = match inner {
+        // Another authority of the same name signed it.
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            "name the authority that signed its certificate with --ca"
+        }
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "its certificate is for another name: use that in --server",
+        Some(Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => "its certificate has expired: renew it, or set this machine's clock",
+        Some(Error::InvalidMessage(_)) => "does it serve http://?",
+        Some(Error::AlertReceived(AlertDescription::CertificateRequired)) => {
+            "it asks for a client certificate: name yours with --client-cert"
+        }
+        Some(Error::AlertReceived(
+            AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::DecryptError,
+        )) => "it does not take the certificate of --client-cert",
+        _ => return format!("TLS: {error}"),
+    };
+    format!("TLS: {error}: {advice}")
 }
 
 /// The brackets of IPv6 may not stand in a path.

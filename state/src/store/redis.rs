@@ -11,6 +11,7 @@ mod link;
 mod reading;
 mod scripts;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,8 +121,11 @@ impl Redis {
             .arg(ask.key.to_string())
             .arg(request.correlation_id.as_deref().unwrap_or_default())
             .arg(ask.candidates.len().to_string());
+        let mut text = String::new();
         for node in ask.candidates.iter().chain(&ask.unusable) {
-            step = step.arg(node.to_string());
+            text.clear();
+            let _ = write!(text, "{node}");
+            step = step.arg(text.as_str());
         }
         Some(step)
     }
@@ -129,13 +133,14 @@ impl Redis {
 
 /// Puts things that belong to sessions together by shard, remembering where each was in the request.
 fn by_shard<T>(pool: &PoolName, items: impl Iterator<Item = (SessionKey, T)>) -> Vec<(Shard, Vec<T>)> {
-    let mut groups: Vec<(Shard, Vec<T>)> = Shard::all(pool).map(|shard| (shard, Vec::new())).collect();
+    let mut groups: Vec<(Shard, Vec<T>)> = Vec::new();
     for (key, item) in items {
-        if let Some((_, group)) = groups.get_mut(layout::index(key)) {
-            group.push(item);
+        // Sixteen at most.
+        match groups.iter_mut().find(|(shard, _)| shard.holds(key)) {
+            Some((_, group)) => group.push(item),
+            None => groups.push((Shard::of(pool, key), vec![item])),
         }
     }
-    groups.retain(|(_, items)| !items.is_empty());
     groups
 }
 

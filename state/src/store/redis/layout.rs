@@ -25,13 +25,17 @@ pub(super) struct Shard {
 }
 
 /// The shard of a session: its key's first hex digit.
-pub(super) fn index(key: SessionKey) -> usize {
+fn index(key: SessionKey) -> usize {
     usize::from(key.as_bytes()[0] >> 4)
 }
 
 impl Shard {
     pub(super) fn of(pool: &PoolName, key: SessionKey) -> Self {
         Self::numbered(pool, index(key))
+    }
+
+    pub(super) fn holds(&self, key: SessionKey) -> bool {
+        self.index == index(key)
     }
 
     /// The one that has the nodes' records.

@@ -1,10 +1,14 @@
 //! The connection: many commands at once, each call bounded in time, redirections and lost scripts handled.
 //!
+//! A server behind a moving address may become a replica, or load its data again, without closing the connection. Such
+//! an answer makes a new connection, for which the name is looked up anew.
+//!
 //! A call is groups of steps, a group for each shard. One server gets them all in one pipeline; a Cluster gets a
 //! pipeline for each shard, all at once. Steps are scripts by hash or plain commands, and every one may be repeated.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
@@ -26,6 +30,8 @@ const QUORUM_CONNECTIONS: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// A server that turns calls away is worth a line in the log after this time without any.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is given up after this time without an acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
@@ -50,18 +56,64 @@ impl Step {
         self.command.arg(argument);
         self
     }
+}
 
-    /// The script by its text, which also teaches it to the server.
-    fn by_text(&self) -> Cmd {
-        let Some(script) = self.script else { return self.command.clone() };
-        let mut command = redis::cmd("EVAL");
-        command.arg(script.text);
-        for argument in self.command.args_iter().skip(2) {
-            if let redis::Arg::Simple(bytes) = argument {
-                command.arg(bytes);
-            }
+/// Steps as they are sent: by hash, and once more by text to a server that does not know the scripts.
+struct Call {
+    pipeline: Pipeline,
+    /// One for each step.
+    scripts: Vec<Option<&'static Named>>,
+    wait: Option<Duration>,
+}
+
+impl Call {
+    fn new(steps: impl IntoIterator<Item = Step>, wait: Option<Duration>) -> Self {
+        let (mut pipeline, mut scripts) = (Pipeline::new(), Vec::new());
+        for step in steps {
+            pipeline.add_command(step.command);
+            scripts.push(step.script);
         }
-        command
+        let mut call = Self { pipeline, scripts, wait };
+        call.add_wait();
+        call
+    }
+
+    /// `WAIT` as the last command: on one connection it speaks of all writes before it.
+    fn add_wait(&mut self) {
+        if let Some(wait) = self.wait {
+            self.pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
+        }
+    }
+
+    /// Each script by its text, which also teaches it to the server.
+    fn commands_by_text(&self) -> impl Iterator<Item = Cmd> {
+        self.pipeline.cmd_iter().zip(&self.scripts).map(|(by_hash, script)| {
+            let Some(script) = script else { return by_hash.clone() };
+            let mut command = redis::cmd("EVAL");
+            command.arg(script.text);
+            for argument in by_hash.args_iter().skip(2) {
+                if let redis::Arg::Simple(bytes) = argument {
+                    command.arg(bytes);
+                }
+            }
+            command
+        })
+    }
+
+    fn by_text(&self) -> Self {
+        let mut pipeline = Pipeline::new();
+        for command in self.commands_by_text() {
+            pipeline.add_command(command);
+        }
+        let mut call = Self { pipeline, scripts: vec![None; self.scripts.len()], wait: self.wait };
+        call.add_wait();
+        call
+    }
+
+    fn answers(&self, mut values: Vec<Value>) -> Answers {
+        let confirmed = |value| matches!(value, Some(Value::Int(replicas)) if replicas > 0);
+        let durable = self.wait.map(|_| confirmed(values.pop()));
+        Answers { values, durable }
     }
 }
 
@@ -79,10 +131,16 @@ pub(super) struct Answers {
     pub(super) durable: Option<bool>,
 }
 
-#[derive(Clone)]
 enum Connection {
-    Single(ConnectionManager),
+    Single(Box<Single>),
     Cluster(ClusterConnection),
+}
+
+/// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
+/// server.
+struct Single {
+    client: redis::Client,
+    current: Mutex<(ConnectionManager, Instant)>,
 }
 
 pub(super) struct Link {
@@ -96,10 +154,14 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         let count = if options.quorum { QUORUM_CONNECTIONS } else { 1 };
-        let connect = || if options.cluster { cluster(options) } else { single(options) };
+        let certificates = certificates(options)?;
+        let connect = || {
+            let certificates = certificates.clone();
+            if options.cluster { cluster(options, certificates) } else { single(options, certificates) }
+        };
         let connections = (0..count).map(|_| connect()).collect::<Result<_, RedisError>>();
         Ok(Self {
-            connections: connections.map_err(|error| error.to_string())?,
+            connections: connections.map_err(|error| format!("redis: {error}"))?,
             next: std::sync::atomic::AtomicUsize::new(0),
             quorum: options.quorum,
             timeout: options.timeout,
@@ -120,18 +182,22 @@ impl Link {
             // The replica gets half of the time: without it the answer is still good, only not durable.
             let wait = (durable && self.quorum).then(|| self.timeout / 2);
             match self.connection()? {
-                Connection::Single(mut connection) => {
-                    let steps: Vec<&Step> = groups.iter().flat_map(|group| &group.steps).collect();
-                    let answers = on_single(&mut connection, &steps, wait).await?;
+                Connection::Single(single) => {
+                    let lengths: Vec<usize> = groups.iter().map(|group| group.steps.len()).collect();
+                    let steps = groups.into_iter().flat_map(|group| group.steps);
+                    let answers = on_single(single, Call::new(steps, wait)).await?;
                     let mut values = answers.values.into_iter();
-                    let of_group = |group: &Group| Answers {
-                        values: values.by_ref().take(group.steps.len()).collect(),
+                    let of_group = |length| Answers {
+                        values: values.by_ref().take(length).collect(),
                         durable: answers.durable,
                     };
-                    Ok(groups.iter().map(of_group).collect())
+                    Ok(lengths.into_iter().map(of_group).collect())
                 }
                 Connection::Cluster(connection) => {
-                    try_join_all(groups.iter().map(|group| on_shard(connection.clone(), group, wait))).await
+                    let on_shard = |group: Group| {
+                        on_shard(connection.clone(), group.shard, Call::new(group.steps, wait))
+                    };
+                    try_join_all(groups.into_iter().map(on_shard)).await
                 }
             }
         })
@@ -142,13 +208,13 @@ impl Link {
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.bounded(async {
             match self.connection()? {
-                Connection::Single(mut connection) => {
-                    redis::cmd("PING")
-                        .query_async::<Value>(&mut connection)
-                        .await
-                        .map_err(|error| failure(&error))?;
+                // A write, so that a replica says that it is one, of something that is not there: it changes nothing.
+                Connection::Single(single) => {
+                    let step = Step::command("DEL").arg("berth:ready");
+                    on_single(single, Call::new([step], None)).await?;
                 }
-                Connection::Cluster(mut connection) => {
+                Connection::Cluster(connection) => {
+                    let mut connection = connection.clone();
                     let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
                     connection
                         .route_command(redis::cmd("PING"), route)
@@ -161,10 +227,10 @@ impl Link {
         .await
     }
 
-    fn connection(&self) -> Result<Connection, StoreError> {
+    fn connection(&self) -> Result<&Connection, StoreError> {
         let turn = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let connection = self.connections.get(turn % self.connections.len().max(1));
-        connection.cloned().ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
+        connection.ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
     }
 
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -178,17 +244,23 @@ impl Link {
     }
 }
 
-fn single(options: &Options) -> Result<Connection, RedisError> {
+fn single(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
     let url = options.urls.first().map_or("", String::as_str);
     let info = redis::IntoConnectionInfo::into_connection_info(url)?;
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
     let info = info.set_tcp_settings(tcp);
-    let client = match certificates(options)? {
+    let client = match certificates {
         Some(certificates) => redis::Client::build_with_tls(info, certificates)?,
         None => redis::Client::open(info)?,
     };
+    let current = Mutex::new((manager(&client)?, Instant::now()));
+    Ok(Connection::Single(Box::new(Single { client, current })))
+}
+
+/// Connects when it is first used.
+fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -196,10 +268,36 @@ fn single(options: &Options) -> Result<Connection, RedisError> {
         .set_max_delay(RECONNECT.1)
         .set_number_of_retries(3)
         .set_pipeline_buffer_size(1024);
-    Ok(Connection::Single(ConnectionManager::new_lazy_with_config(client, config)?))
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
-fn cluster(options: &Options) -> Result<Connection, RedisError> {
+impl Single {
+    fn current(&self) -> ConnectionManager {
+        self.lock().0.clone()
+    }
+
+    /// Leaves the server, which cannot serve now: the address may lead to another by now. Not again and again while it
+    /// does not; of many calls that learn it at once, the first acts.
+    fn renew(&self) {
+        let mut current = self.lock();
+        if current.1.elapsed() < RECONNECT.1 {
+            return;
+        }
+        if let Ok(manager) = manager(&self.client) {
+            // Once, however long it lasts: each attempt renews the time.
+            if current.1.elapsed() > TOLD_AGAIN {
+                tracing::warn!("the store's server turned a call away: connecting anew");
+            }
+            *current = (manager, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (ConnectionManager, Instant)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn cluster(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
     let builder = redis::cluster::ClusterClient::builder(options.urls.iter().map(String::as_str))
         .retries(4)
         .min_retry_wait(5)
@@ -210,7 +308,7 @@ fn cluster(options: &Options) -> Result<Connection, RedisError> {
     let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    let builder = match certificates(options)? {
+    let builder = match certificates {
         Some(certificates) => builder.certs(certificates),
         None => builder,
     };
@@ -219,126 +317,120 @@ fn cluster(options: &Options) -> Result<Connection, RedisError> {
 }
 
 /// What the files of the options hold; `None` without TLS, where they would be refused.
-fn certificates(options: &Options) -> Result<Option<TlsCertificates>, RedisError> {
+fn certificates(options: &Options) -> Result<Option<TlsCertificates>, String> {
     if !options.urls.iter().any(|url| url.starts_with("rediss:")) {
         return Ok(None);
     }
     choose_provider();
-    let read = |file: &Path| {
-        std::fs::read(file).map_err(|error| {
-            let error = format!("cannot read {}: {error}", file.display());
-            RedisError::from((ErrorKind::InvalidClientConfig, "TLS", error))
-        })
+    let read = |setting: &str, file: &Path| {
+        std::fs::read(file).map_err(|error| format!("{setting}: cannot read {}: {error}", file.display()))
     };
-    let root_cert = options.tls.ca.as_deref().map(read).transpose()?;
+    let root_cert = options.tls.ca.as_deref().map(|file| read("redis-ca", file)).transpose()?;
     let client_tls = match &options.tls.client {
-        Some((cert, key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        Some((cert, key)) => Some(ClientTlsConfig {
+            client_cert: read("redis-cert", cert)?,
+            client_key: read("redis-key", key)?,
+        }),
         None => None,
     };
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-async fn on_single(
-    connection: &mut ConnectionManager,
-    steps: &[&Step],
-    wait: Option<Duration>,
-) -> Result<Answers, StoreError> {
-    let mut answers = Answers { values: Vec::new(), durable: None };
-    for by_text in [false, true] {
-        let commands = steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
-        let pipeline = pipeline(commands, wait);
-        let values = connection
-            .req_packed_commands(&pipeline, 0, pipeline.len())
-            .await
-            .map_err(|error| failure(&error))?;
-        answers = split(values, wait);
-        if !answers.values.iter().any(is_no_script) {
-            break;
+async fn on_single(single: &Single, call: Call) -> Result<Answers, StoreError> {
+    let mut connection = single.current();
+    let mut send = async |call: &Call| {
+        let pipeline = &call.pipeline;
+        let values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| {
+            // The manager itself connects anew only when the network fails, not when a server turned it away.
+            if !error.is_io_error() {
+                single.renew();
+            }
+            failure(&error)
+        })?;
+        Ok(call.answers(values))
+    };
+    let mut answers = send(&call).await?;
+    if answers.values.iter().any(is_no_script) {
+        answers = send(&call.by_text()).await?;
+    }
+    refused(&answers).inspect_err(|error| {
+        if matches!(error, StoreError::Unreachable(_)) {
+            single.renew();
         }
-    }
-    match answers.values.iter().find_map(server_error) {
-        Some(error) => Err(StoreError::Refused(error)),
-        None => Ok(answers),
-    }
+    })?;
+    Ok(answers)
 }
 
 async fn on_shard(
     mut connection: ClusterConnection,
-    group: &Group,
-    wait: Option<Duration>,
+    shard: Shard,
+    call: Call,
 ) -> Result<Answers, StoreError> {
-    let route =
-        || SingleNodeRoutingInfo::SpecificNode(Route::with_key(group.shard.slot_key(), SlotAddr::Master));
-    let mut answers = Answers { values: Vec::new(), durable: None };
-    for by_text in [false, true] {
-        let commands =
-            group.steps.iter().map(|step| if by_text { step.by_text() } else { step.command.clone() });
-        let pipeline = pipeline(commands, wait);
-        let count = pipeline.len();
-        let values =
-            connection.route_pipeline(pipeline, 0, count, route()).await.map_err(|error| failure(&error))?;
-        answers = split(values, wait);
-        if !answers.values.iter().any(is_no_script) {
-            break;
-        }
+    let route = || SingleNodeRoutingInfo::SpecificNode(Route::with_key(shard.slot_key(), SlotAddr::Master));
+    let mut send = async |call: &Call| {
+        let (pipeline, count) = (call.pipeline.clone(), call.pipeline.len());
+        let values = connection.route_pipeline(pipeline, 0, count, route()).await;
+        Ok(call.answers(values.map_err(|error| failure(&error))?))
+    };
+    let mut answers = send(&call).await?;
+    if answers.values.iter().any(is_no_script) {
+        answers = send(&call.by_text()).await?;
     }
     // The slot has moved, or is moving. Alone, a command follows the redirection, and the library learns from it; in a
     // pipeline it does not. A replica was then asked on the wrong connection, so its word does not count.
-    for (value, step) in answers.values.iter_mut().zip(&group.steps) {
-        if server_error(value).is_some() {
-            let command = step.by_text();
-            *value = connection
-                .route_command(command, RoutingInfo::SingleNode(route()))
-                .await
-                .map_err(|error| failure(&error))?;
-            answers.durable = answers.durable.map(|_| false);
+    if answers.values.iter().any(|value| server_error(value).is_some()) {
+        for (value, command) in answers.values.iter_mut().zip(call.commands_by_text()) {
+            if server_error(value).is_some() {
+                *value = connection
+                    .route_command(command, RoutingInfo::SingleNode(route()))
+                    .await
+                    .map_err(|error| failure(&error))?;
+                answers.durable = answers.durable.map(|_| false);
+            }
         }
     }
-    match answers.values.iter().find_map(server_error) {
-        Some(error) => Err(StoreError::Refused(error)),
-        None => Ok(answers),
-    }
-}
-
-/// With `WAIT` as its last command: on one connection it speaks of all writes before it.
-fn pipeline(commands: impl Iterator<Item = Cmd>, wait: Option<Duration>) -> Pipeline {
-    let mut pipeline = Pipeline::new();
-    for command in commands {
-        pipeline.add_command(command);
-    }
-    if let Some(wait) = wait {
-        pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
-    }
-    pipeline
-}
-
-fn split(mut values: Vec<Value>, wait: Option<Duration>) -> Answers {
-    let durable = wait.map(|_| matches!(values.pop(), Some(Value::Int(replicas)) if replicas > 0));
-    Answers { values, durable }
+    refused(&answers)?;
+    Ok(answers)
 }
 
 fn is_no_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
-fn server_error(value: &Value) -> Option<String> {
-    match value {
-        Value::ServerError(error) => {
-            Some(format!("{} {}", error.code(), error.details().unwrap_or_default()))
-        }
-        _ => None,
-    }
+fn server_error(value: &Value) -> Option<StoreError> {
+    let Value::ServerError(error) = value else { return None };
+    let message = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    Some(if error.kind().is_some_and(is_away) {
+        StoreError::Unreachable(message)
+    } else {
+        StoreError::Refused(message)
+    })
+}
+
+fn refused(answers: &Answers) -> Result<(), StoreError> {
+    answers.values.iter().find_map(server_error).map_or(Ok(()), Err)
 }
 
 fn failure(error: &RedisError) -> StoreError {
     match error.kind() {
         _ if error.is_timeout() => StoreError::Timeout,
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
-        ErrorKind::Server(
-            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
-            // Followed as often as the library does, to a primary that is not there.
-            | ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain,
-        ) => StoreError::Unreachable(error.to_string()),
+        ErrorKind::Server(kind) if is_away(kind) => StoreError::Unreachable(error.to_string()),
         _ => StoreError::Refused(error.to_string()),
     }
+}
+
+/// Another server would have to answer, or this one later.
+fn is_away(kind: ServerErrorKind) -> bool {
+    matches!(
+        kind,
+        ServerErrorKind::ReadOnly
+            | ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown
+            // Followed as often as the library does, to a primary that is not there.
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask
+            | ServerErrorKind::TryAgain
+    )
 }
