@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use berth_core::breaker::{Breaker, BreakerPolicy, Permit};
-use berth_core::config::StateCluster;
+use berth_core::config::{OnPanic, StateCluster};
 use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{CallResult, Counter, Outcome, Reason, SESSION_HEADER};
 use berth_core::flight::{FlightLimits, Flights, Join, Released};
@@ -122,6 +122,10 @@ impl Pinned {
         let seat = self.in_use.enter(key);
         let verdict = match self.hit(pool, snapshot, id, key, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, Ok(placement)),
+            // It would be asked about to be turned away.
+            None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
+                Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
+            }
             None => self.miss(plugin, pool, snapshot, id, key, stream),
         };
         (verdict, seat)
@@ -178,7 +182,9 @@ impl Pinned {
         let now = host::now();
         let ask = self.ask(snapshot, id, key, now);
         let wire = WireKey::from(ask.session.key);
-        let may_ask = !ask.session.candidates.is_empty() && self.breaker.allow(now) != Permit::Deny;
+        // Without candidates there is nothing to ask: nobody could serve it.
+        let has_candidates = !ask.session.candidates.is_empty();
+        let may_ask = has_candidates && self.breaker.allow(now) != Permit::Deny;
         let slot = Slot::default();
         self.parked.insert(stream, Rc::clone(&slot));
         let home = Home { context: stream, stream: Some(stream), deciding: true };
@@ -186,7 +192,9 @@ impl Pinned {
             Some(Join::Lead) => self.send(plugin, pool, home, now),
             Some(Join::Wait) => {}
             Some(Join::Refused(_)) | None => {
-                pool.metrics.count(Counter::StateCalls(CallResult::Skipped));
+                if has_candidates {
+                    pool.metrics.count(Counter::StateCalls(CallResult::Skipped));
+                }
                 let alone = Released { key: wire, request: ask, waiters: vec![stream] };
                 self.release(plugin, pool, vec![alone], None, home, now);
             }
