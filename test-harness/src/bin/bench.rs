@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use berth_harness::{Builder, World, eventually};
+use berth_harness::{Builder, State, World, eventually};
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 7;
@@ -38,6 +38,7 @@ async fn main() {
             "Berth, the same without learning from responses",
             quiet(World::builder()).bootstrap(without_response),
         ),
+        ("Berth with pins, a hit", quiet(World::builder().state(State::memory()))),
         ("Berth, envoy-metadata.yaml", quiet(World::builder().file("envoy-metadata.yaml"))),
     ];
     let mut started = Vec::new();
