@@ -1,25 +1,160 @@
-//! With a state cluster: what a session's first request asks, what the next ones need not, and what its node is told.
+//! With a state cluster: what a session's first request asks, what the next ones need not, and who gets new sessions.
 
 mod support;
 
-use berth_harness::{State, World};
+use std::collections::BTreeMap;
 
-use support::{placing, told};
+use berth_core::wire::{NodeChange, NodeState};
+use berth_harness::{Response, State, World, eventually};
+use futures_util::future::join_all;
+use serde_json::json;
+
+use support::patience::{ask, impatient, nodes_become};
+use support::{SOON, placing, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_request_claims_and_the_next_ones_ask_nobody() {
     let world = placing(World::builder().concurrency(1).state(State::memory())).await;
-    let first = world.get("/").header("x-session-id", "ada").send().await;
-    assert_eq!(told(&first, "outcome"), "claimed", "{first:?}");
-    assert_eq!(told(&first, "reason"), "pin");
+    let first = ask(&world, "ada").await;
+    assert_eq!((told(&first, "outcome"), told(&first, "reason")), ("claimed", "pin"), "{first:?}");
 
-    let resolves = world.state_metric("berth_state_requests_total", &[("call", "resolve")]).await;
+    let resolves = resolves(&world).await;
     for _ in 0..20 {
-        let next = world.get("/").header("x-session-id", "ada").send().await;
+        let next = ask(&world, "ada").await;
         assert_eq!((told(&next, "outcome"), next.node()), ("hit", first.node()));
     }
 
-    assert_eq!(world.state_metric("berth_state_requests_total", &[("call", "resolve")]).await, resolves);
+    assert_eq!(self::resolves(&world).await, resolves);
     let pin = world.pin_of("nodes", "ada").await.unwrap();
     assert_eq!((pin.node.to_string().as_str(), pin.version), (first.node(), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_and_proxies_agree_by_asking_once_each() {
+    let world = placing(World::builder().envoys(2).concurrency(2).state(State::redis().services(2))).await;
+    let first = ask(&world, "ada").await;
+
+    let mut asked = 0;
+    for envoy in world.envoys() {
+        let client = berth_harness::Client::new(envoy.address());
+        let requests = (0..40).map(|_| client.get("/").header("x-session-id", "ada").send());
+        for answer in join_all(requests).await {
+            assert_eq!(answer.node(), first.node());
+            asked += usize::from(told(&answer, "outcome") == "found");
+            assert!(["hit", "found"].contains(&told(&answer, "outcome")), "{answer:?}");
+        }
+    }
+    assert!(asked >= 1, "the other proxy's workers had to ask");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_a_node_that_says_it_is_degraded_stay_and_new_ones_go_elsewhere() {
+    for issued in [false, true] {
+        let builder = impatient().state(State::memory()).configuration(move |json| {
+            if issued {
+                let cookie = json!({"name": "sid", "secure": false});
+                pool(json)["session"] =
+                    json!({"sources": [{"cookie": "sid"}], "missing": {"issue_cookie": cookie}});
+            }
+        });
+        let world = builder.start().await;
+        nodes_become(world.envoy(0), &[("active", 3)]).await;
+        let old = begin(&world, issued, 60, "old").await;
+        let tired = world.node(0);
+        assert!(old.values().any(|node| node == tired.name()));
+
+        tired.set_headers(&[("x-envoy-degraded", "")]);
+        nodes_become(world.envoy(0), &[("active", 2), ("degraded", 1)]).await;
+
+        for (session, node) in &old {
+            assert_eq!(visit(&world, issued, session).await.node(), node, "{session}");
+        }
+        let new = begin(&world, issued, 60, "new").await;
+        assert!(new.values().all(|node| node != tired.name()), "{new:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
+    let world = impatient().state(State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let owner = ask(&world, "ada").await.node().to_owned();
+    world.node_named(&owner).refuse().await;
+    nodes_become(world.envoy(0), &[("cooldown", 1)]).await;
+
+    let request = world.get("/").header("x-session-id", "ada").header("x-request-id", "5f3a-11");
+    let moved = request.send().await;
+
+    assert_eq!(told(&moved, "outcome"), "rehomed");
+    let pin = world.pin_of("nodes", "ada").await.unwrap();
+    let event = pin.events.last().unwrap();
+    assert_eq!((pin.version, event.from.unwrap().to_string()), (2, owner));
+    // Envoy gives each request an id of its own, unless it is told to keep the client's.
+    let id = moved.received().header("x-request-id").map(|id| String::from_utf8_lossy(id).into_owned());
+    assert_eq!(event.correlation_id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
+    let small = placing(
+        World::builder().state(State::memory()).configuration(|json| json["state"]["max_pins"] = 10.into()),
+    );
+    let world = small.await;
+    let keys = sessions(100);
+    let before = world.nodes_of(&keys).await;
+
+    assert_eq!(world.nodes_of(&keys).await, before);
+
+    let pins = async || world.envoy(0).stat("wasmcustom.berth_pins.pool.nodes").await;
+    // Two workers, and the main thread, which has none.
+    eventually(async || (10..=20).contains(&pins().await), SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
+    let world = impatient().state(State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let reserve = world.node(2);
+    let change = |state| NodeChange { state: Some(state), ..NodeChange::default() };
+    world.state(0).change_node("nodes", reserve.name(), &change(NodeState::Standby)).await;
+    nodes_become(world.envoy(0), &[("active", 2), ("standby", 1)]).await;
+    let before = begin(&world, false, 60, "before").await;
+    assert!(before.values().all(|node| node != reserve.name()), "{before:?}");
+
+    world.state(0).change_node("nodes", reserve.name(), &change(NodeState::Active)).await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+
+    let after = begin(&world, false, 60, "after").await;
+    assert!(after.values().any(|node| node == reserve.name()), "{after:?}");
+    for (session, node) in &before {
+        assert_eq!(ask(&world, session).await.node(), node);
+    }
+}
+
+/// Begins sessions, and says where each lives.
+async fn begin(world: &World, issued: bool, count: usize, prefix: &str) -> BTreeMap<String, String> {
+    let mut homes = BTreeMap::new();
+    for number in 0..count {
+        let (session, answer) = if issued {
+            let answer = world.get("/").send().await;
+            let cookie = answer.header("set-cookie").expect("a new session").split([';', '=']).nth(1);
+            (cookie.unwrap().to_owned(), answer)
+        } else {
+            let session = format!("{prefix}-{number}");
+            (session.clone(), ask(world, &session).await)
+        };
+        homes.insert(session, answer.node().to_owned());
+    }
+    homes
+}
+
+async fn visit(world: &World, issued: bool, session: &str) -> Response {
+    if issued {
+        return world.get("/").header("cookie", format!("sid={session}")).send().await;
+    }
+    ask(world, session).await
+}
+
+async fn resolves(world: &World) -> f64 {
+    world.state_metric("berth_state_requests_total", &[("call", "resolve")]).await
 }
