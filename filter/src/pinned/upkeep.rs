@@ -83,8 +83,11 @@ impl Pinned {
         match news {
             News::Missed => {
                 self.epoch = self.epoch.wrapping_add(1);
-                self.pins.expire_all();
-                pool.metrics.count(Counter::Resyncs);
+                // A leader's first look counts as a gap too, and at the start there is nothing to lose by it.
+                if !self.pins.is_empty() {
+                    self.pins.expire_all();
+                    pool.metrics.count(Counter::Resyncs);
+                }
             }
             News::Changes(changes) => {
                 for (key, version) in changes {
