@@ -373,8 +373,7 @@ fn quorum_says_whether_a_replica_has_it() {
 #[test]
 fn without_its_replica_quorum_goes_on_and_says_so() {
     let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
-    let service =
-        Service::on_redis(Options { quorum: true, timeout: Duration::from_millis(400), ..on(&server) });
+    let service = Service::on_redis(Options { quorum: true, timeout: Duration::from_secs(1), ..on(&server) });
     // Many more at once than could each wait for a replica.
     let answered = std::thread::scope(|scope| {
         let ask = |thread: usize| {

@@ -28,6 +28,9 @@ use crate::tls::choose_provider;
 /// `WAIT` holds up its connection until a replica has confirmed, half a millisecond on a good day: so many calls may be in
 /// that state at once, each on a connection of its own, and the next ones queue for a place.
 const WAITING: usize = 16;
+/// A replica gets this part of the time: without it the answer is still good, only not durable. A call may have queued
+/// behind another for a place, and is sent twice to a server that does not know its script.
+const REPLICA_SHARE: u32 = 4;
 /// Connecting may take longer than a call: calls give up on their own, and the attempt serves the next ones.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
@@ -218,8 +221,7 @@ impl Link {
             let probe = replicas.is_closed();
             let place = waiting.place().await?;
             if probe || !replicas.is_closed() {
-                // Half of the time: without a replica the answer is still good, only not durable.
-                let call = Call::new(steps, Some(self.timeout / 2));
+                let call = Call::new(steps, Some(self.timeout / REPLICA_SHARE));
                 let mut given_up = GivenUp(Some(replicas));
                 let answers = on(&place.connection, &shard, call).await;
                 given_up.0 = None;
