@@ -10,20 +10,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Options;
+use super::call::{Answers, Call, Group, Step, failure, is_no_script, refused, server_error};
+use super::gate::Gate;
+use super::layout::{SHARDS, Shard};
+use super::waiting::{GivenUp, Waiting};
+use crate::store::StoreError;
+use crate::tls::choose_provider;
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{ClientTlsConfig, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, TlsCertificates, Value};
-use tokio::sync::{Semaphore, SemaphorePermit};
-
-use super::Options;
-use super::gate::Gate;
-use super::layout::{SHARDS, Shard};
-use super::scripts::Named;
-use crate::store::StoreError;
-use crate::tls::choose_provider;
+use redis::{ClientTlsConfig, RedisError, TlsCertificates, Value};
 
 /// `WAIT` holds up its connection until a replica has confirmed, half a millisecond on a good day: so many calls may be in
 /// that state at once, each on a connection of its own, and the next ones queue for a place.
@@ -40,110 +39,14 @@ const TOLD_AGAIN: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is given up after this time without an acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
-/// One command or script call.
-pub(super) struct Step {
-    command: Cmd,
-    script: Option<&'static Named>,
-}
-
-impl Step {
-    pub(super) fn command(name: &str) -> Self {
-        Self { command: redis::cmd(name), script: None }
-    }
-
-    pub(super) fn script(script: &'static Named, keys: &[String]) -> Self {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&script.hash).arg(keys.len()).arg(keys);
-        Self { command, script: Some(script) }
-    }
-
-    pub(super) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
-        self.command.arg(argument);
-        self
-    }
-}
-
-/// Steps as they are sent: by hash, and once more by text to a server that does not know the scripts.
-struct Call {
-    pipeline: Pipeline,
-    /// One for each step.
-    scripts: Vec<Option<&'static Named>>,
-    wait: Option<Duration>,
-}
-
-impl Call {
-    fn new(steps: impl IntoIterator<Item = Step>, wait: Option<Duration>) -> Self {
-        let (mut pipeline, mut scripts) = (Pipeline::new(), Vec::new());
-        for step in steps {
-            pipeline.add_command(step.command);
-            scripts.push(step.script);
-        }
-        let mut call = Self { pipeline, scripts, wait };
-        call.add_wait();
-        call
-    }
-
-    /// `WAIT` as the last command: on one connection it speaks of all writes before it.
-    fn add_wait(&mut self) {
-        if let Some(wait) = self.wait {
-            self.pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
-        }
-    }
-
-    /// Each script by its text, which also teaches it to the server.
-    fn commands_by_text(&self) -> impl Iterator<Item = Cmd> {
-        self.pipeline.cmd_iter().zip(&self.scripts).map(|(by_hash, script)| {
-            let Some(script) = script else { return by_hash.clone() };
-            let mut command = redis::cmd("EVAL");
-            command.arg(script.text);
-            for argument in by_hash.args_iter().skip(2) {
-                if let redis::Arg::Simple(bytes) = argument {
-                    command.arg(bytes);
-                }
-            }
-            command
-        })
-    }
-
-    fn by_text(&self) -> Self {
-        let mut pipeline = Pipeline::new();
-        for command in self.commands_by_text() {
-            pipeline.add_command(command);
-        }
-        let mut call = Self { pipeline, scripts: vec![None; self.scripts.len()], wait: self.wait };
-        call.add_wait();
-        call
-    }
-
-    fn answers(&self, mut values: Vec<Value>) -> Answers {
-        let confirmed = |value| matches!(value, Some(Value::Int(replicas)) if replicas > 0);
-        let durable = self.wait.map(|_| confirmed(values.pop()));
-        Answers { values, durable }
-    }
-}
-
-/// Steps of one shard, in order.
-pub(super) struct Group {
-    pub(super) shard: Shard,
-    pub(super) steps: Vec<Step>,
-}
-
-/// What became of a group.
-pub(super) struct Answers {
-    /// One for each step.
-    pub(super) values: Vec<Value>,
-    /// Whether a replica confirmed; `None` if nobody asked it.
-    pub(super) durable: Option<bool>,
-}
-
-enum Connection {
+pub(super) enum Connection {
     Single(Box<Single>),
     Cluster(ClusterConnection),
 }
 
 /// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
 /// server.
-struct Single {
+pub(super) struct Single {
     client: redis::Client,
     current: Mutex<(ConnectionManager, Instant)>,
 }
@@ -268,51 +171,8 @@ impl Link {
     }
 }
 
-/// Connections on which calls wait for a replica, each one at a time.
-struct Waiting {
-    places: Semaphore,
-    free: Mutex<Vec<Arc<Connection>>>,
-}
-
-struct Place<'w> {
-    waiting: &'w Waiting,
-    connection: Arc<Connection>,
-    _permit: SemaphorePermit<'w>,
-}
-
-impl Waiting {
-    fn new(connections: Vec<Arc<Connection>>) -> Self {
-        Self { places: Semaphore::new(connections.len()), free: Mutex::new(connections) }
-    }
-
-    async fn place(&self) -> Result<Place<'_>, StoreError> {
-        let none = |_| StoreError::Unreachable("no connection".to_owned());
-        let permit = self.places.acquire().await.map_err(none)?;
-        let connection = lock(&self.free).pop().ok_or(()).map_err(|()| StoreError::Suspended)?;
-        Ok(Place { waiting: self, connection, _permit: permit })
-    }
-}
-
-impl Drop for Place<'_> {
-    // Before the permit: who gets that finds a connection.
-    fn drop(&mut self) {
-        lock(&self.waiting.free).push(Arc::clone(&self.connection));
-    }
-}
-
-/// A call that is given up while it waits counts as not confirmed.
-struct GivenUp<'g>(Option<&'g Gate>);
-
-impl Drop for GivenUp<'_> {
-    fn drop(&mut self) {
-        if let Some(gate) = self.0 {
-            gate.report(false);
-        }
-    }
-}
-
 /// What these locks guard is whole after each assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -466,46 +326,4 @@ async fn on_shard(
     }
     refused(&answers)?;
     Ok(answers)
-}
-
-fn is_no_script(value: &Value) -> bool {
-    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
-}
-
-fn server_error(value: &Value) -> Option<StoreError> {
-    let Value::ServerError(error) = value else { return None };
-    let message = format!("{} {}", error.code(), error.details().unwrap_or_default());
-    Some(if error.kind().is_some_and(is_away) {
-        StoreError::Unreachable(message)
-    } else {
-        StoreError::Refused(message)
-    })
-}
-
-fn refused(answers: &Answers) -> Result<(), StoreError> {
-    answers.values.iter().find_map(server_error).map_or(Ok(()), Err)
-}
-
-fn failure(error: &RedisError) -> StoreError {
-    match error.kind() {
-        _ if error.is_timeout() => StoreError::Timeout,
-        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
-        ErrorKind::Server(kind) if is_away(kind) => StoreError::Unreachable(error.to_string()),
-        _ => StoreError::Refused(error.to_string()),
-    }
-}
-
-/// Another server would have to answer, or this one later.
-fn is_away(kind: ServerErrorKind) -> bool {
-    matches!(
-        kind,
-        ServerErrorKind::ReadOnly
-            | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ClusterDown
-            // Followed as often as the library does, to a primary that is not there.
-            | ServerErrorKind::Moved
-            | ServerErrorKind::Ask
-            | ServerErrorKind::TryAgain
-    )
 }
