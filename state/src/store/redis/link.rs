@@ -10,6 +10,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterConfig;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+use redis::{ClientTlsConfig, RedisError, TlsCertificates, Value};
+
 use super::Options;
 use super::call::{Answers, Call, Group, Step, failure, is_no_script, refused, server_error};
 use super::gate::Gate;
@@ -17,12 +24,6 @@ use super::layout::{SHARDS, Shard};
 use super::waiting::{GivenUp, Waiting};
 use crate::store::StoreError;
 use crate::tls::choose_provider;
-use futures_util::future::try_join_all;
-use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
-use redis::cluster::ClusterConfig;
-use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{ClientTlsConfig, RedisError, TlsCertificates, Value};
 
 /// `WAIT` holds up its connection until a replica has confirmed, half a millisecond on a good day: so many calls may be in
 /// that state at once, each on a connection of its own, and the next ones queue for a place.
