@@ -18,14 +18,8 @@ use crate::store::redis::{self, Options};
 /// Every setting may also come from the environment (--store-timeout is BERTH_STORE_TIMEOUT) or from a TOML file
 /// (store-timeout = "40ms"); a flag wins over the environment, and that over the file. Without --redis the pins are in
 /// memory and end with the process.
-///
-/// A file looks like this:
-///
-///     listen = "0.0.0.0:8650"
-///     redis = "rediss://berth:password@redis.example:6379"
-///     durability = "quorum"
-///     in-flight = 2048
 #[derive(Args, Debug, Default)]
+#[command(after_long_help = concat!("A file with every setting:\n\n", include_str!("../berth.toml")))]
 pub struct Arguments {
     /// TOML file with settings, by their flags' names
     #[arg(long, value_name = "FILE")]

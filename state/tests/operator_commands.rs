@@ -207,6 +207,12 @@ fn serve_answers_and_stops_when_told() {
 }
 
 #[test]
+fn the_help_of_serve_ends_with_a_whole_settings_file() {
+    let help = stdout(&berth(&["serve", "--help"]).output().unwrap());
+    assert!(help.trim_end().ends_with(include_str!("../berth.toml").trim_end()), "{help}");
+}
+
+#[test]
 fn serve_says_which_address_is_taken() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -2,14 +2,16 @@
 //!
 //! A pool is spread over sixteen shards by its session keys (`layout`). All keys of a shard share a hash tag, so the
 //! script that resolves a session touches one slot, and a claim or rehome, its life and its change event are one atomic
-//! step (`scripts`). `link` sends many of them at once and bounds each call in time; `gate` stops asking a store that does
+//! step (`scripts`). `link` sends many of them (`call`) at once and bounds each in time; `gate` stops asking a store that does
 //! not answer.
 
+mod call;
 mod gate;
 mod layout;
 mod link;
 mod reading;
 mod scripts;
+mod waiting;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -23,8 +25,9 @@ use berth_core::wire::{
 };
 use redis::Value;
 
+use self::call::{Answers, Group, Step};
 use self::layout::{Position, SHARDS, Shard, node_text};
-use self::link::{Answers, Group, Link, Step};
+use self::link::Link;
 use self::reading::{integer, misread, text};
 use super::{Keeping, Store, StoreError};
 

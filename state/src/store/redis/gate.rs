@@ -1,5 +1,7 @@
 //! Stops asking a store that does not answer, but for one probe now and then.
 //!
+//! The same for replicas that do not confirm: whoever waits for one holds up the connection.
+//!
 //! A request that is given up is still queued in the connection. With a store that hangs, each would wait its full time
 //! and leave one more behind; the gate bounds both.
 
@@ -24,7 +26,7 @@ impl Gate {
 
     /// True if the store may be asked.
     pub(super) fn admits(&self) -> bool {
-        if self.failures.load(Ordering::Relaxed) < FAILURES {
+        if !self.is_closed() {
             return true;
         }
         let now = self.now_ms();
@@ -32,6 +34,11 @@ impl Gate {
         let later = now + PROBE_EVERY.as_millis() as u64;
         now >= next
             && self.next_probe_ms.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// True if only probes are admitted.
+    pub(super) fn is_closed(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES
     }
 
     /// What came of asking.

@@ -34,6 +34,10 @@ impl Shard {
         Self::numbered(pool, index(key))
     }
 
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
     pub(super) fn holds(&self, key: SessionKey) -> bool {
         self.index == index(key)
     }

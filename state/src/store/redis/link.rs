@@ -7,7 +7,7 @@
 //! pipeline for each shard, all at once. Steps are scripts by hash or plain commands, and every one may be repeated.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -15,17 +15,22 @@ use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig
 use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{ClientTlsConfig, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, TlsCertificates, Value};
+use redis::{ClientTlsConfig, RedisError, TlsCertificates, Value};
 
 use super::Options;
+use super::call::{Answers, Call, Group, Step, failure, is_no_script, refused, server_error};
 use super::gate::Gate;
-use super::layout::Shard;
-use super::scripts::Named;
+use super::layout::{SHARDS, Shard};
+use super::waiting::{GivenUp, Waiting};
 use crate::store::StoreError;
 use crate::tls::choose_provider;
 
-/// `WAIT` holds up a connection until a replica has confirmed; with several, one call in that state does not hold up all.
-const QUORUM_CONNECTIONS: usize = 8;
+/// `WAIT` holds up its connection until a replica has confirmed, half a millisecond on a good day: so many calls may be in
+/// that state at once, each on a connection of its own, and the next ones queue for a place.
+const WAITING: usize = 16;
+/// A replica gets this part of the time: without it the answer is still good, only not durable. A call may have queued
+/// behind another for a place, and is sent twice to a server that does not know its script.
+const REPLICA_SHARE: u32 = 4;
 /// Connecting may take longer than a call: calls give up on their own, and the attempt serves the next ones.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
@@ -35,137 +40,45 @@ const TOLD_AGAIN: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is given up after this time without an acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
-/// One command or script call.
-pub(super) struct Step {
-    command: Cmd,
-    script: Option<&'static Named>,
-}
-
-impl Step {
-    pub(super) fn command(name: &str) -> Self {
-        Self { command: redis::cmd(name), script: None }
-    }
-
-    pub(super) fn script(script: &'static Named, keys: &[String]) -> Self {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&script.hash).arg(keys.len()).arg(keys);
-        Self { command, script: Some(script) }
-    }
-
-    pub(super) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
-        self.command.arg(argument);
-        self
-    }
-}
-
-/// Steps as they are sent: by hash, and once more by text to a server that does not know the scripts.
-struct Call {
-    pipeline: Pipeline,
-    /// One for each step.
-    scripts: Vec<Option<&'static Named>>,
-    wait: Option<Duration>,
-}
-
-impl Call {
-    fn new(steps: impl IntoIterator<Item = Step>, wait: Option<Duration>) -> Self {
-        let (mut pipeline, mut scripts) = (Pipeline::new(), Vec::new());
-        for step in steps {
-            pipeline.add_command(step.command);
-            scripts.push(step.script);
-        }
-        let mut call = Self { pipeline, scripts, wait };
-        call.add_wait();
-        call
-    }
-
-    /// `WAIT` as the last command: on one connection it speaks of all writes before it.
-    fn add_wait(&mut self) {
-        if let Some(wait) = self.wait {
-            self.pipeline.cmd("WAIT").arg(1).arg(wait.as_millis().max(1) as u64);
-        }
-    }
-
-    /// Each script by its text, which also teaches it to the server.
-    fn commands_by_text(&self) -> impl Iterator<Item = Cmd> {
-        self.pipeline.cmd_iter().zip(&self.scripts).map(|(by_hash, script)| {
-            let Some(script) = script else { return by_hash.clone() };
-            let mut command = redis::cmd("EVAL");
-            command.arg(script.text);
-            for argument in by_hash.args_iter().skip(2) {
-                if let redis::Arg::Simple(bytes) = argument {
-                    command.arg(bytes);
-                }
-            }
-            command
-        })
-    }
-
-    fn by_text(&self) -> Self {
-        let mut pipeline = Pipeline::new();
-        for command in self.commands_by_text() {
-            pipeline.add_command(command);
-        }
-        let mut call = Self { pipeline, scripts: vec![None; self.scripts.len()], wait: self.wait };
-        call.add_wait();
-        call
-    }
-
-    fn answers(&self, mut values: Vec<Value>) -> Answers {
-        let confirmed = |value| matches!(value, Some(Value::Int(replicas)) if replicas > 0);
-        let durable = self.wait.map(|_| confirmed(values.pop()));
-        Answers { values, durable }
-    }
-}
-
-/// Steps of one shard, in order.
-pub(super) struct Group {
-    pub(super) shard: Shard,
-    pub(super) steps: Vec<Step>,
-}
-
-/// What became of a group.
-pub(super) struct Answers {
-    /// One for each step.
-    pub(super) values: Vec<Value>,
-    /// Whether a replica confirmed; `None` if nobody asked it.
-    pub(super) durable: Option<bool>,
-}
-
-enum Connection {
+pub(super) enum Connection {
     Single(Box<Single>),
     Cluster(ClusterConnection),
 }
 
 /// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
 /// server.
-struct Single {
+pub(super) struct Single {
     client: redis::Client,
     current: Mutex<(ConnectionManager, Instant)>,
 }
 
 pub(super) struct Link {
-    connections: Vec<Connection>,
-    next: std::sync::atomic::AtomicUsize,
-    quorum: bool,
+    /// For all that does not wait for a replica.
+    plain: Connection,
+    /// For what does.
+    waiting: Option<Waiting>,
     timeout: Duration,
     gate: Gate,
+    /// Whether replicas confirm, by shard; one server has the same for all, the first.
+    replicas: [Gate; SHARDS],
 }
 
 impl Link {
     pub(super) fn new(options: &Options) -> Result<Self, String> {
-        let count = if options.quorum { QUORUM_CONNECTIONS } else { 1 };
         let certificates = certificates(options)?;
         let connect = || {
             let certificates = certificates.clone();
-            if options.cluster { cluster(options, certificates) } else { single(options, certificates) }
+            let connection =
+                if options.cluster { cluster(options, certificates) } else { single(options, certificates) };
+            connection.map_err(|error| format!("redis: {error}"))
         };
-        let connections = (0..count).map(|_| connect()).collect::<Result<_, RedisError>>();
+        let waiting = options.quorum.then(|| (0..WAITING).map(|_| connect().map(Arc::new)).collect());
         Ok(Self {
-            connections: connections.map_err(|error| format!("redis: {error}"))?,
-            next: std::sync::atomic::AtomicUsize::new(0),
-            quorum: options.quorum,
+            plain: connect()?,
+            waiting: waiting.transpose()?.map(Waiting::new),
             timeout: options.timeout,
             gate: Gate::new(),
+            replicas: std::array::from_fn(|_| Gate::new()),
         })
     }
 
@@ -179,35 +92,56 @@ impl Link {
     /// All steps of all groups; `durable` asks a replica to confirm, if the store was told to.
     pub(super) async fn run(&self, groups: Vec<Group>, durable: bool) -> Result<Vec<Answers>, StoreError> {
         self.bounded(async {
-            // The replica gets half of the time: without it the answer is still good, only not durable.
-            let wait = (durable && self.quorum).then(|| self.timeout / 2);
-            match self.connection()? {
-                Connection::Single(single) => {
-                    let lengths: Vec<usize> = groups.iter().map(|group| group.steps.len()).collect();
-                    let steps = groups.into_iter().flat_map(|group| group.steps);
-                    let answers = on_single(single, Call::new(steps, wait)).await?;
-                    let mut values = answers.values.into_iter();
-                    let of_group = |length| Answers {
-                        values: values.by_ref().take(length).collect(),
-                        durable: answers.durable,
-                    };
-                    Ok(lengths.into_iter().map(of_group).collect())
-                }
-                Connection::Cluster(connection) => {
-                    let on_shard = |group: Group| {
-                        on_shard(connection.clone(), group.shard, Call::new(group.steps, wait))
-                    };
-                    try_join_all(groups.into_iter().map(on_shard)).await
-                }
-            }
+            let Connection::Single(_) = self.plain else {
+                let send = |Group { shard, steps }| self.send(shard.index(), shard, steps, durable);
+                return try_join_all(groups.into_iter().map(send)).await;
+            };
+            let Some(shard) = groups.first().map(|group| group.shard.clone()) else { return Ok(Vec::new()) };
+            let lengths: Vec<usize> = groups.iter().map(|group| group.steps.len()).collect();
+            let steps = groups.into_iter().flat_map(|group| group.steps).collect();
+            let answers = self.send(0, shard, steps, durable).await?;
+            let mut values = answers.values.into_iter();
+            let of_group =
+                |length| Answers { values: values.by_ref().take(length).collect(), durable: answers.durable };
+            Ok(lengths.into_iter().map(of_group).collect())
         })
         .await
+    }
+
+    /// Lets a replica confirm if asked to, unless it lately did not: each call would wait for it in vain, and hold up the
+    /// others until the store itself seems to be away.
+    async fn send(
+        &self,
+        replica: usize,
+        shard: Shard,
+        steps: Vec<Step>,
+        durable: bool,
+    ) -> Result<Answers, StoreError> {
+        let (Some(waiting), Some(replicas), true) = (&self.waiting, self.replicas.get(replica), durable)
+        else {
+            return on(&self.plain, &shard, Call::new(steps, None)).await;
+        };
+        if replicas.admits() {
+            let probe = replicas.is_closed();
+            let place = waiting.place().await?;
+            if probe || !replicas.is_closed() {
+                let call = Call::new(steps, Some(self.timeout / REPLICA_SHARE));
+                let mut given_up = GivenUp(Some(replicas));
+                let answers = on(&place.connection, &shard, call).await;
+                given_up.0 = None;
+                let answers = answers?;
+                replicas.report(answers.durable == Some(true));
+                return Ok(answers);
+            }
+        }
+        let answers = on(&self.plain, &shard, Call::new(steps, None)).await?;
+        Ok(Answers { durable: Some(false), ..answers })
     }
 
     /// Whether there is an answer: of the server, or of one of the cluster's primaries.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.bounded(async {
-            match self.connection()? {
+            match &self.plain {
                 // A write, so that a replica says that it is one, of something that is not there: it changes nothing.
                 Connection::Single(single) => {
                     let step = Step::command("DEL").arg("berth:ready");
@@ -227,12 +161,6 @@ impl Link {
         .await
     }
 
-    fn connection(&self) -> Result<&Connection, StoreError> {
-        let turn = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let connection = self.connections.get(turn % self.connections.len().max(1));
-        connection.ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
-    }
-
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         if !self.gate.admits() {
             return Err(StoreError::Suspended);
@@ -242,6 +170,11 @@ impl Link {
         self.gate.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
         result
     }
+}
+
+/// What these locks guard is whole after each assignment.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn single(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
@@ -273,13 +206,13 @@ fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
 
 impl Single {
     fn current(&self) -> ConnectionManager {
-        self.lock().0.clone()
+        lock(&self.current).0.clone()
     }
 
     /// Leaves the server, which cannot serve now: the address may lead to another by now. Not again and again while it
     /// does not; of many calls that learn it at once, the first acts.
     fn renew(&self) {
-        let mut current = self.lock();
+        let mut current = lock(&self.current);
         if current.1.elapsed() < RECONNECT.1 {
             return;
         }
@@ -290,10 +223,6 @@ impl Single {
             }
             *current = (manager, Instant::now());
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, (ConnectionManager, Instant)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -336,6 +265,13 @@ fn certificates(options: &Options) -> Result<Option<TlsCertificates>, String> {
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
+async fn on(connection: &Connection, shard: &Shard, call: Call) -> Result<Answers, StoreError> {
+    match connection {
+        Connection::Single(single) => on_single(single, call).await,
+        Connection::Cluster(connection) => on_shard(connection.clone(), shard, call).await,
+    }
+}
+
 async fn on_single(single: &Single, call: Call) -> Result<Answers, StoreError> {
     let mut connection = single.current();
     let mut send = async |call: &Call| {
@@ -363,7 +299,7 @@ async fn on_single(single: &Single, call: Call) -> Result<Answers, StoreError> {
 
 async fn on_shard(
     mut connection: ClusterConnection,
-    shard: Shard,
+    shard: &Shard,
     call: Call,
 ) -> Result<Answers, StoreError> {
     let route = || SingleNodeRoutingInfo::SpecificNode(Route::with_key(shard.slot_key(), SlotAddr::Master));
@@ -391,46 +327,4 @@ async fn on_shard(
     }
     refused(&answers)?;
     Ok(answers)
-}
-
-fn is_no_script(value: &Value) -> bool {
-    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
-}
-
-fn server_error(value: &Value) -> Option<StoreError> {
-    let Value::ServerError(error) = value else { return None };
-    let message = format!("{} {}", error.code(), error.details().unwrap_or_default());
-    Some(if error.kind().is_some_and(is_away) {
-        StoreError::Unreachable(message)
-    } else {
-        StoreError::Refused(message)
-    })
-}
-
-fn refused(answers: &Answers) -> Result<(), StoreError> {
-    answers.values.iter().find_map(server_error).map_or(Ok(()), Err)
-}
-
-fn failure(error: &RedisError) -> StoreError {
-    match error.kind() {
-        _ if error.is_timeout() => StoreError::Timeout,
-        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
-        ErrorKind::Server(kind) if is_away(kind) => StoreError::Unreachable(error.to_string()),
-        _ => StoreError::Refused(error.to_string()),
-    }
-}
-
-/// Another server would have to answer, or this one later.
-fn is_away(kind: ServerErrorKind) -> bool {
-    matches!(
-        kind,
-        ServerErrorKind::ReadOnly
-            | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ClusterDown
-            // Followed as often as the library does, to a primary that is not there.
-            | ServerErrorKind::Moved
-            | ServerErrorKind::Ask
-            | ServerErrorKind::TryAgain
-    )
 }

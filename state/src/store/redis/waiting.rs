@@ -1,0 +1,52 @@
+//! Connections on which calls wait for a replica, each one at a time.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::gate::Gate;
+use super::link::{Connection, lock};
+use crate::store::StoreError;
+
+/// Connections on which calls wait for a replica, each one at a time.
+pub(super) struct Waiting {
+    places: Semaphore,
+    free: Mutex<Vec<Arc<Connection>>>,
+}
+
+pub(super) struct Place<'w> {
+    waiting: &'w Waiting,
+    pub(super) connection: Arc<Connection>,
+    _permit: SemaphorePermit<'w>,
+}
+
+impl Waiting {
+    pub(super) fn new(connections: Vec<Arc<Connection>>) -> Self {
+        Self { places: Semaphore::new(connections.len()), free: Mutex::new(connections) }
+    }
+
+    pub(super) async fn place(&self) -> Result<Place<'_>, StoreError> {
+        let none = |_| StoreError::Unreachable("no connection".to_owned());
+        let permit = self.places.acquire().await.map_err(none)?;
+        let connection = lock(&self.free).pop().ok_or(()).map_err(|()| StoreError::Suspended)?;
+        Ok(Place { waiting: self, connection, _permit: permit })
+    }
+}
+
+impl Drop for Place<'_> {
+    // Before the permit: who gets that finds a connection.
+    fn drop(&mut self) {
+        lock(&self.waiting.free).push(Arc::clone(&self.connection));
+    }
+}
+
+/// A call that is given up while it waits counts as not confirmed.
+pub(super) struct GivenUp<'g>(pub(super) Option<&'g Gate>);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some(gate) = self.0 {
+            gate.report(false);
+        }
+    }
+}
