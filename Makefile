@@ -32,9 +32,10 @@ e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, 
 	cargo build $(CARGO_FLAGS) -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness $(T)
 
-bench: setup wasm ## costs beside peers in the same run: target/bench/report.md, and criterion's for the ring
+bench: setup wasm ## costs beside peers in the same run: requests (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin bench
+	scripts/bench-state
 	cargo bench $(CARGO_FLAGS) -p berth-core --bench ring
 
 fmt: ## format the code
