@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::membership::HostFlags;
+use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::{NodeRecord, NodeState};
 
@@ -117,6 +118,9 @@ struct Operator {
     state: NodeState,
     /// Out of service until then, in one proxy's experience at least.
     cooldown_until: Option<Millis>,
+    /// The hash of its boot id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<u64>,
     version: u64,
 }
 
@@ -209,9 +213,16 @@ impl Health {
             self.operator = Some(Operator {
                 state: record.state,
                 cooldown_until: record.cooldown_until_ms.map(Millis),
+                boot: record.boot_id.as_ref().map(|id| session_hash(id.as_bytes())),
                 version: record.version,
             });
         }
+    }
+
+    /// Different after each start of the node, if it says so at all.
+    #[must_use]
+    pub fn boot(&self) -> Option<u64> {
+        self.operator.as_ref().and_then(|operator| operator.boot)
     }
 
     /// A worker's own consecutive failures reached the limit.

@@ -42,11 +42,14 @@ pub struct Owners {
     gone: VecDeque<NodeId>,
     /// Named as owners while unknown or never seen well: since when.
     unknown: BTreeMap<NodeId, Millis>,
+    /// Of members, and of those that left.
+    boots: BTreeMap<NodeId, u64>,
 }
 
 impl Owners {
-    /// Takes over the members of a new snapshot.
-    pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
+    /// Takes over the members of a new snapshot. Returns the places of those that were started anew, also if they say
+    /// so for the first time: the state cluster does not know yet with which start their sessions began.
+    pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) -> Vec<usize> {
         self.ids = snapshot.nodes.iter().map(|node| node.address.parse().ok()).collect();
         let before = std::mem::take(&mut self.places);
         self.places = self.ids.iter().enumerate().filter_map(|(place, id)| Some(((*id)?, place))).collect();
@@ -59,6 +62,18 @@ impl Owners {
             let serves = |place: &usize| snapshot.nodes.get(*place).is_some_and(|node| node.state.serves());
             !places.get(id).is_some_and(serves) && now.since(*since) < FORGOTTEN_AFTER
         });
+        self.boots.retain(|id, _| places.contains_key(id) || gone.contains(id));
+        self.started(snapshot)
+    }
+
+    fn started(&mut self, snapshot: &Snapshot) -> Vec<usize> {
+        let boots = &mut self.boots;
+        let nodes = snapshot.nodes.iter().zip(&self.ids).enumerate();
+        // One that has just come back is not on record yet, and is no other than before until it is.
+        let said = nodes.filter_map(|(place, (node, id))| Some((place, (*id)?, node.boot?)));
+        said.filter(|(_, id, boot)| boots.insert(*id, *boot) != Some(*boot))
+            .map(|(place, ..)| place)
+            .collect()
     }
 
     /// The names of candidates on the wire, with their places.
@@ -119,6 +134,7 @@ mod tests {
     use crate::membership::{HostFlags, Observation};
     use crate::ring::{Algorithm, RingSize};
     use crate::roster::Roster;
+    use crate::wire::NodeRecord;
 
     fn at(seconds: u64) -> Millis {
         Millis(1_000_000 + seconds * 1000)
@@ -215,6 +231,31 @@ mod tests {
         assert_eq!(owners.judge(node(2), &snapshot, at(1)), Standing::Usable(1));
         assert_eq!(owners.judge(node(2), &snapshot, at(6)), Standing::Unusable);
         assert_eq!(owners.unusable(&snapshot, at(6)), [node(2)]);
+    }
+
+    #[test]
+    fn a_node_that_was_started_anew_is_told_of_once_also_after_it_was_away() {
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        let policy = HealthPolicy::default();
+        let says = |version, boot_id: &str| NodeRecord {
+            version,
+            boot_id: Some(boot_id.into()),
+            ..NodeRecord::unknown(node(2))
+        };
+        let none: [usize; 0] = [];
+        look(&mut roster, &[(1, GOOD), (2, GOOD)], at(0));
+        let mut started = |roster: &mut Roster, records: &[NodeRecord], members: &[(usize, HostFlags)]| {
+            roster.record(records, &policy, at(1));
+            owners.adopt(&look(roster, members, at(1)), at(1))
+        };
+
+        assert_eq!(started(&mut roster, &[], &[(1, GOOD), (2, GOOD)]), none);
+        assert_eq!(started(&mut roster, &[says(1, "a")], &[(1, GOOD), (2, GOOD)]), [1]);
+        assert_eq!(started(&mut roster, &[says(2, "a")], &[(1, GOOD), (2, GOOD)]), none);
+        assert_eq!(started(&mut roster, &[], &[(1, GOOD)]), none);
+        assert_eq!(started(&mut roster, &[], &[(1, GOOD), (2, GOOD)]), none);
+        assert_eq!(started(&mut roster, &[says(2, "a")], &[(1, GOOD), (2, GOOD)]), none);
+        assert_eq!(started(&mut roster, &[says(3, "b")], &[(1, GOOD), (2, GOOD)]), [1]);
     }
 
     #[test]

@@ -232,6 +232,14 @@ impl Pins {
         }
     }
 
+    /// The node was started anew: its pins are past their time.
+    pub fn expire_node(&mut self, node: &str) {
+        let Some(node) = self.nodes.find(node) else { return };
+        for slot in 0..self.slab.made() {
+            self.change(Some(slot), |pin| (pin.node == node).then_some(Pin { expires: Millis(0), ..pin }));
+        }
+    }
+
     /// The node of a restored session is about to be told. True for the one request that is to tell it.
     pub fn settle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
@@ -578,6 +586,19 @@ mod tests {
 
         let found = [1, 2, 3].map(|id| pins.get(pins.key(&[id]), at(0)));
         assert!(matches!(found, [Lookup::Stale(_), Lookup::Absent, Lookup::Stale(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn what_a_node_had_before_it_was_started_anew_is_a_hint_and_no_more() {
+        let mut pins = small(3);
+        put(&mut pins, 1, NODE);
+        put(&mut pins, 2, "10.0.0.2:80");
+
+        pins.expire_node(NODE);
+        pins.expire_node("10.0.0.3:80");
+
+        let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
+        assert!(matches!(found, [Lookup::Stale(_), Lookup::Fresh(_)]), "{found:?}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct SnapshotNode {
     pub returning: bool,
     /// The hash of its address, by which it draws its share of sessions while it warms up.
     pub key_hash: u64,
+    /// Different after each start, if the node says so at all.
+    pub boot: Option<u64>,
 }
 
 /// One view of a pool.
@@ -69,6 +71,7 @@ impl Snapshot {
                 state: node.health.state(policy, now),
                 returning: node.health.is_returning(),
                 key_hash: session_hash(node.address.as_bytes()),
+                boot: node.health.boot(),
             })
             .collect();
         Ok(Self {

@@ -139,12 +139,21 @@ pub(crate) fn call(
 /// The body of the answer that is being delivered, if it is a 200 that can be meant. `headers` is their number: none
 /// means that the call broke down, and asking for one would then trap.
 pub(crate) fn answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
+    body_of(headers, size, &[b"200"])
+}
+
+/// As [`answer_body`], of a state service: its 404 is an answer too, namely that what was to end is no more.
+pub(crate) fn state_answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
+    body_of(headers, size, &[b"200", b"404"])
+}
+
+fn body_of(headers: usize, size: usize, good: &[&[u8]]) -> Option<Vec<u8>> {
     if headers == 0 || size > LARGEST_ANSWER {
         return None;
     }
     let status =
         hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
-    if status != b"200" {
+    if !good.contains(&status.as_slice()) {
         return None;
     }
     hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten()

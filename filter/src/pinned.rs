@@ -106,7 +106,14 @@ impl Pinned {
     /// Takes over the members of a new snapshot.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.address.as_str()));
-        self.owners.adopt(snapshot, now);
+        for place in self.owners.adopt(snapshot, now) {
+            // Only the state cluster knows whom of its sessions it was not told of yet. An answer that is under way may
+            // be from before.
+            self.epoch = self.epoch.wrapping_add(1);
+            if let Some(node) = snapshot.nodes.get(place) {
+                self.pins.expire_node(&node.address);
+            }
+        }
     }
 
     /// Decides a request of `stream`. It is in use until [`Self::request_over`].

@@ -65,12 +65,12 @@ struct Live {
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
         let Some(live) = &mut self.live else { return };
-        let body = host::answer_body(headers, body_size);
         if live.poll == Some(token) {
             live.poll = None;
-            live.learn(body.as_deref(), host::now());
+            live.learn(host::answer_body(headers, body_size).as_deref(), host::now());
             return;
         }
+        let body = host::state_answer_body(headers, body_size);
         let home = Home { context: self.id, stream: None, deciding: false };
         let plugin = &live.plugin;
         plugin.pools.iter().any(|pool| pool.answered(plugin, token, body.as_deref(), home));
