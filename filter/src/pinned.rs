@@ -223,7 +223,12 @@ impl Pinned {
             return self.upkeep_answered(pool, token, body, now);
         }
         let reply = body.and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
-        self.note_call(pool, reply.is_some(), now);
+        // One that leaves sessions out is as good as none to those.
+        let is_complete = reply.as_ref().is_some_and(|reply| {
+            let answers = |ask: &Ask| reply.pins.iter().any(|pin| pin.key == ask.session.key);
+            released.iter().all(|released| answers(&released.request))
+        });
+        self.note_call(pool, is_complete, now);
         self.release(plugin, pool, released, reply.as_ref(), home, now);
         self.send(plugin, pool, home, now);
         true
