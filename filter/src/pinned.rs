@@ -347,11 +347,20 @@ impl Pinned {
     fn note_call(&mut self, pool: &LivePool, ok: bool, now: Millis) {
         pool.metrics.count(Counter::StateCalls(if ok { CallResult::Ok } else { CallResult::Failed }));
         if ok {
-            self.breaker.succeeded();
+            if self.breaker.succeeded() {
+                log::info!("berth: pool {}: the state cluster {} answers again", self.pool, self.state.cluster);
+            }
         } else {
+            let was_open = self.breaker.is_open();
             let random = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
-            if self.breaker.failed(now, random) {
-                log::warn!("berth: pool {}: the state cluster does not answer; the ring decides", self.pool);
+            // Once, not again with each probe.
+            if self.breaker.failed(now, random) && !was_open {
+                log::warn!(
+                    "berth: pool {}: the state cluster {} does not answer, or Envoy has none of that name with a \
+                     healthy host; the ring decides",
+                    self.pool,
+                    self.state.cluster
+                );
             }
         }
     }
