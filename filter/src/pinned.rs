@@ -230,7 +230,11 @@ impl Pinned {
         });
         self.note_call(pool, is_complete, now);
         self.release(plugin, pool, released, reply.as_ref(), home, now);
-        self.send(plugin, pool, home, now);
+        // A request that was just let go may be over before an answer to its call, and the call would be made again:
+        // then the root's next tick sends what is queued.
+        if home.stream.is_none() {
+            self.send(plugin, pool, home, now);
+        }
         true
     }
 
@@ -348,7 +352,11 @@ impl Pinned {
         pool.metrics.count(Counter::StateCalls(if ok { CallResult::Ok } else { CallResult::Failed }));
         if ok {
             if self.breaker.succeeded() {
-                log::info!("berth: pool {}: the state cluster {} answers again", self.pool, self.state.cluster);
+                log::info!(
+                    "berth: pool {}: the state cluster {} answers again",
+                    self.pool,
+                    self.state.cluster
+                );
             }
         } else {
             let was_open = self.breaker.is_open();
