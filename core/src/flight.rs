@@ -7,7 +7,8 @@
 //! A call belongs to the context that made it. If that was a request's and the request ends first, the SDK drops the
 //! answer; [`Flights::stream_gone`] then puts the call's lookups back into the queue, from where the root, whose calls
 //! nothing ends, takes them with its next tick. A request that leads may call at once, so that nobody waits for a tick;
-//! what finds no call free waits in the queue and goes out in batches, the sooner of the next answer and the next tick.
+//! what finds no call free waits in the queue and goes out in batches, with the next request that leads, answer to the
+//! root, or tick.
 //!
 //! A lookup whose time is up stays under way without waiters: its answer is still good for the cache, and until then
 //! no second call asks for the same session.
@@ -171,7 +172,7 @@ impl<R: Clone> Flights<R> {
     }
 
     /// Up to `max` queued lookups, if there are any and another call may be made. Ask after each [`Join::Lead`], each
-    /// end of a call and on each tick.
+    /// end of a call of the root's and on each tick.
     pub fn take_batch(&mut self, now: Millis, max: usize) -> Option<Batch> {
         if !self.may_call() || self.queue.is_empty() {
             return None;

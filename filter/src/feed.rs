@@ -24,7 +24,7 @@ const WAIT: u64 = 10_000;
 /// A poll that is not answered by then is lost.
 const POLL_TIMEOUT: Millis = Millis(WAIT + 2_000);
 const TIMEOUT: Millis = Millis(1_000);
-/// After a poll that failed.
+/// After a poll that failed, or the second resync in a row.
 const PAUSE: Millis = Millis(1_000);
 /// All records, in case that a change of one was missed.
 const NODES_INTERVAL: Millis = Millis(10_000);
@@ -38,6 +38,8 @@ pub(crate) struct Feed {
     key: ChangesKey,
     reader: Reader,
     cursor: Option<Cursor>,
+    /// The last answer said that changes were missed.
+    has_resynced: bool,
     changes: Call,
     nodes: Call,
     cooldown: Call,
@@ -83,6 +85,7 @@ impl Feed {
             state: Rc::clone(state),
             reader: Reader::default(),
             cursor: None,
+            has_resynced: false,
             changes: Call::default(),
             nodes: Call::default(),
             cooldown: Call::default(),
@@ -126,7 +129,11 @@ impl Feed {
     pub(crate) fn answered(&mut self, pool: &LivePool, token: u32, body: Option<&[u8]>, now: Millis) -> bool {
         if self.changes.ended(token) {
             let reply = body.and_then(|json| serde_json::from_slice::<ChangesReply>(json).ok());
-            self.changes.next.set(if reply.is_some() { now } else { now + PAUSE });
+            // Each resync has all sessions asked about anew: a log that always says so must not be asked on each tick.
+            let resyncs = reply.as_ref().is_some_and(|reply| reply.resync);
+            let pauses = reply.is_none() || resyncs && self.has_resynced;
+            self.has_resynced = resyncs;
+            self.changes.next.set(if pauses { now + PAUSE } else { now });
             if let Some(reply) = reply {
                 self.publish(pool, reply, now);
             }

@@ -230,9 +230,18 @@ impl Pinned {
             return self.upkeep_answered(pool, token, body, now);
         }
         let reply = body.and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
-        self.note_call(pool, reply.is_some(), now);
+        // One that leaves sessions out is as good as none to those.
+        let is_complete = reply.as_ref().is_some_and(|reply| {
+            let answers = |ask: &Ask| reply.pins.iter().any(|pin| pin.key == ask.session.key);
+            released.iter().all(|released| answers(&released.request))
+        });
+        self.note_call(pool, is_complete, now);
         self.release(plugin, pool, released, reply.as_ref(), home, now);
-        self.send(plugin, pool, home, now);
+        // A request that was just let go may be over before an answer to its call, and the call would be made again:
+        // then the root's next tick sends what is queued.
+        if home.stream.is_none() {
+            self.send(plugin, pool, home, now);
+        }
         true
     }
 
@@ -349,11 +358,24 @@ impl Pinned {
     fn note_call(&mut self, pool: &LivePool, ok: bool, now: Millis) {
         pool.metrics.count(Counter::StateCalls(if ok { CallResult::Ok } else { CallResult::Failed }));
         if ok {
-            self.breaker.succeeded();
+            if self.breaker.succeeded() {
+                log::info!(
+                    "berth: pool {}: the state cluster {} answers again",
+                    self.pool,
+                    self.state.cluster
+                );
+            }
         } else {
+            let was_open = self.breaker.is_open();
             let random = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
-            if self.breaker.failed(now, random) {
-                log::warn!("berth: pool {}: the state cluster does not answer; the ring decides", self.pool);
+            // Once, not again with each probe.
+            if self.breaker.failed(now, random) && !was_open {
+                log::warn!(
+                    "berth: pool {}: the state cluster {} does not answer, or Envoy has none of that name with a \
+                     healthy host; the ring decides",
+                    self.pool,
+                    self.state.cluster
+                );
             }
         }
     }
