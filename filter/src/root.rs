@@ -68,12 +68,15 @@ impl Context for Root {
         let body = host::answer_body(headers, body_size);
         if live.poll == Some(token) {
             live.poll = None;
-            live.learn(body.as_deref(), host::now());
+            live.learn(body.as_deref().ok(), host::now());
             return;
         }
         let home = Home { context: self.id, stream: None, deciding: false };
         let plugin = &live.plugin;
-        plugin.pools.iter().any(|pool| pool.answered(plugin, token, body.as_deref(), home));
+        plugin
+            .pools
+            .iter()
+            .any(|pool| pool.answered(plugin, token, body.as_deref().map_err(Clone::clone), home));
     }
 }
 
