@@ -6,6 +6,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use berth_core::config::StateCluster;
+use berth_core::event::CallResult;
 use berth_core::time::Millis;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
@@ -136,27 +137,34 @@ pub(crate) fn call(
     hostcalls::dispatch_http_call(&state.cluster, headers, body, vec![], timeout).ok()
 }
 
-/// The body of the answer that is being delivered, if it is a 200 that can be meant. `headers` is their number: none
-/// means that the call broke down, and asking for one would then trap.
-pub(crate) fn answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
+/// The body of an answer, or how the call failed.
+pub(crate) type Answer<'a> = Result<&'a [u8], CallResult>;
+
+/// The body of the answer that is being delivered, if it is a 200 that can be meant; else how the call failed. `headers`
+/// is their number: none means that the call broke down, and asking for one would then trap.
+pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallResult> {
     body_of(headers, size, &[b"200"])
 }
 
 /// As [`answer_body`], of a state service: its 404 is an answer too, namely that what was to end is no more.
-pub(crate) fn state_answer_body(headers: usize, size: usize) -> Option<Vec<u8>> {
+pub(crate) fn state_answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallResult> {
     body_of(headers, size, &[b"200", b"404"])
 }
 
-fn body_of(headers: usize, size: usize, good: &[&[u8]]) -> Option<Vec<u8>> {
+fn body_of(headers: usize, size: usize, good: &[&[u8]]) -> Result<Vec<u8>, CallResult> {
     if headers == 0 || size > LARGEST_ANSWER {
-        return None;
+        return Err(CallResult::Failed);
     }
-    let status =
-        hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
-    if !good.contains(&status.as_slice()) {
-        return None;
+    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
+    match status.as_deref() {
+        Some(status) if good.contains(&status) => {
+            let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten();
+            body.ok_or(CallResult::Failed)
+        }
+        // Envoy's own answer when a call's time is up.
+        Some(b"504") => Err(CallResult::TimedOut),
+        _ => Err(CallResult::Failed),
     }
-    hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten()
 }
 
 /// From here on hostcalls are about that stream, or the root. False if it is no more: then they would still be about

@@ -221,7 +221,7 @@ impl Pinned {
         plugin: &Plugin,
         pool: &LivePool,
         token: u32,
-        body: Option<&[u8]>,
+        body: host::Answer<'_>,
         home: Home,
     ) -> bool {
         let now = host::now();
@@ -229,13 +229,13 @@ impl Pinned {
         if released.is_empty() {
             return self.upkeep_answered(pool, token, body, now);
         }
-        let reply = body.and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
+        let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
         // One that leaves sessions out is as good as none to those.
         let is_complete = reply.as_ref().is_some_and(|reply| {
             let answers = |ask: &Ask| reply.pins.iter().any(|pin| pin.key == ask.session.key);
             released.iter().all(|released| answers(&released.request))
         });
-        self.note_call(pool, is_complete, now);
+        self.note_call(pool, result_of(body, is_complete), now);
         self.release(plugin, pool, released, reply.as_ref(), home, now);
         // A request that was just let go may be over before an answer to its call, and the call would be made again:
         // then the root's next tick sends what is queued.
@@ -355,9 +355,9 @@ impl Pinned {
         Decided { placement, notice: None }
     }
 
-    fn note_call(&mut self, pool: &LivePool, ok: bool, now: Millis) {
-        pool.metrics.count(Counter::StateCalls(if ok { CallResult::Ok } else { CallResult::Failed }));
-        if ok {
+    fn note_call(&mut self, pool: &LivePool, result: CallResult, now: Millis) {
+        pool.metrics.count(Counter::StateCalls(result));
+        if result == CallResult::Ok {
             if self.breaker.succeeded() {
                 log::info!(
                     "berth: pool {}: the state cluster {} answers again",
@@ -378,6 +378,15 @@ impl Pinned {
                 );
             }
         }
+    }
+}
+
+/// How a call ended whose answer, if there is one, could be used or not.
+fn result_of(body: host::Answer<'_>, is_good: bool) -> CallResult {
+    match body {
+        Ok(_) if is_good => CallResult::Ok,
+        Ok(_) => CallResult::Failed,
+        Err(failure) => failure,
     }
 }
 

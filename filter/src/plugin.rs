@@ -159,9 +159,9 @@ impl LivePool {
     }
 
     /// A call of the pool came to its end. False if it was not one of the pool's.
-    pub(crate) fn answered(&self, plugin: &Plugin, token: u32, body: Option<&[u8]>, home: Home) -> bool {
+    pub(crate) fn answered(&self, plugin: &Plugin, token: u32, body: host::Answer<'_>, home: Home) -> bool {
         let feed = self.feed.as_ref().filter(|_| home.stream.is_none());
-        feed.is_some_and(|feed| feed.borrow_mut().answered(self, token, body, host::now()))
+        feed.is_some_and(|feed| feed.borrow_mut().answered(self, token, body.ok(), host::now()))
             || self
                 .pinned
                 .as_ref()

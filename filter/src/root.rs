@@ -67,13 +67,14 @@ impl Context for Root {
         let Some(live) = &mut self.live else { return };
         if live.poll == Some(token) {
             live.poll = None;
-            live.learn(host::answer_body(headers, body_size).as_deref(), host::now());
+            live.learn(host::answer_body(headers, body_size).as_deref().ok(), host::now());
             return;
         }
         let body = host::state_answer_body(headers, body_size);
+        let body = body.as_deref().map_err(|failure| *failure);
         let home = Home { context: self.id, stream: None, deciding: false };
         let plugin = &live.plugin;
-        plugin.pools.iter().any(|pool| pool.answered(plugin, token, body.as_deref(), home));
+        plugin.pools.iter().any(|pool| pool.answered(plugin, token, body, home));
     }
 }
 

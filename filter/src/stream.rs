@@ -43,7 +43,7 @@ impl Context for Stream {
         let Some((plugin, pool)) = self.plugin.as_deref().zip(self.live_pool()) else { return };
         let body = host::state_answer_body(headers, body_size);
         let home = Home { context: self.id, stream: Some(self.id), deciding: false };
-        pool.answered(plugin, token, body.as_deref(), home);
+        pool.answered(plugin, token, body.as_deref().map_err(Clone::clone), home);
     }
 }
 

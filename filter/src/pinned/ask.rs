@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use berth_core::decision;
+use berth_core::event::CallResult;
 use berth_core::pins::{Lookup, PinKey};
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
@@ -65,7 +66,7 @@ impl Pinned {
             match host::call(&self.state, "POST", "/v1/resolve", &body, self.state.timeout) {
                 Some(token) => self.flights.sent(batch, token, home.stream, now),
                 None => {
-                    self.note_call(pool, false, now);
+                    self.note_call(pool, CallResult::Failed, now);
                     let released = self.flights.not_sent(batch);
                     self.release(plugin, pool, released, None, home, now);
                 }

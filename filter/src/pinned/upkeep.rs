@@ -10,7 +10,7 @@ use berth_core::session::SessionId;
 use berth_core::time::Millis;
 use berth_core::wire::{MAX_TOUCHED, SessionKey, TouchReply, TouchRequest};
 
-use super::{Home, Pinned};
+use super::{Home, Pinned, result_of};
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
 
@@ -118,13 +118,13 @@ impl Pinned {
         &mut self,
         pool: &LivePool,
         token: u32,
-        body: Option<&[u8]>,
+        body: host::Answer<'_>,
         now: Millis,
     ) -> bool {
         if self.upkeep.touch == Some(token) {
             self.upkeep.touch = None;
-            let reply = body.and_then(|json| serde_json::from_slice::<TouchReply>(json).ok());
-            self.note_call(pool, reply.is_some(), now);
+            let reply = body.ok().and_then(|json| serde_json::from_slice::<TouchReply>(json).ok());
+            self.note_call(pool, result_of(body, reply.is_some()), now);
             match reply {
                 Some(reply) => self.touched(&reply, now),
                 None => self.upkeep.not_before = now + PAUSE,
@@ -133,8 +133,8 @@ impl Pinned {
         }
         let Some(place) = self.upkeep.ends.iter().position(|(call, _)| *call == token) else { return false };
         let (_, ending) = self.upkeep.ends.swap_remove(place);
-        self.note_call(pool, body.is_some(), now);
-        if body.is_none() {
+        self.note_call(pool, result_of(body, true), now);
+        if body.is_err() {
             self.upkeep.not_before = now + PAUSE;
             if ending.tries < TRIES {
                 self.upkeep.ending.push_back(Ending { tries: ending.tries + 1, ..ending });
