@@ -95,6 +95,13 @@ impl Look {
         counts
     }
 
+    /// The sessions that are elsewhere in `after`, as (from, to).
+    pub(crate) fn moves<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let both = self.nodes.iter().zip(&after.nodes);
+        both.filter_map(|(before, after)| Some((before.as_deref()?, after.as_deref()?)))
+            .filter(|(before, after)| before != after)
+    }
+
     /// The fullest node over the mean of so many.
     pub(crate) fn balance(&self, nodes: usize) -> f64 {
         let most = self.counts().values().copied().max().unwrap_or(0);
@@ -108,6 +115,8 @@ pub(crate) struct Track {
     start: Look,
     /// Where each was served last.
     now: Look,
+    /// The last look, with those who were not served.
+    seen: Look,
     /// How often each has changed its node.
     moves: Vec<usize>,
     failed: usize,
@@ -115,31 +124,35 @@ pub(crate) struct Track {
 
 impl Track {
     pub(crate) fn new(look: Look) -> Self {
-        Self { start: look.clone(), moves: vec![0; look.nodes.len()], failed: look.failed(), now: look }
+        let (moves, failed) = (vec![0; look.nodes.len()], look.failed());
+        Self { start: look.clone(), now: look.clone(), seen: look, moves, failed }
     }
 
     /// A new chapter begins where the last one ended: what happens between two chapters is seen too.
     pub(crate) fn begin(&mut self) {
-        *self = Self { failed: 0, ..Self::new(self.now.clone()) };
+        self.start = self.now.clone();
+        self.moves.fill(0);
+        self.failed = 0;
     }
 
     pub(crate) fn note(&mut self, look: Look) {
         self.failed += look.failed();
-        for ((now, moves), seen) in self.now.nodes.iter_mut().zip(&mut self.moves).zip(look.nodes) {
-            if seen.is_some() && *now != seen {
+        for ((now, moves), seen) in self.now.nodes.iter_mut().zip(&mut self.moves).zip(&look.nodes) {
+            if seen.is_some() && now != seen {
                 // Whoever had not been served yet has not moved now.
                 *moves += usize::from(now.is_some());
-                *now = seen;
+                now.clone_from(seen);
             }
         }
+        self.seen = look;
     }
 
     pub(crate) fn now(&self) -> &Look {
         &self.now
     }
 
-    pub(crate) fn start(&self) -> &Look {
-        &self.start
+    pub(crate) fn seen(&self) -> &Look {
+        &self.seen
     }
 
     /// Requests that were not answered with 200.
@@ -155,12 +168,6 @@ impl Track {
     /// How often that happened.
     pub(crate) fn moves(&self) -> usize {
         self.moves.iter().sum()
-    }
-
-    /// Sessions that have changed their node and did not begin on this one.
-    pub(crate) fn moved_from_others(&self, node: &str) -> usize {
-        let started = self.start.nodes.iter().map(Option::as_deref);
-        started.zip(&self.moves).filter(|(start, moves)| **moves > 0 && *start != Some(node)).count()
     }
 
     /// Whether each session of this node moved exactly once, and no other did.

@@ -100,13 +100,16 @@ impl<'w> Stage<'w> {
         }
         knows(self.world, goal.states).await;
         self.look().await;
-        self.draw(true);
     }
 
-    /// As [`Self::watch`], while nobody asks; then all ask.
+    /// Waits while nobody asks; then all ask once.
     pub(crate) async fn wait(&mut self, states: &[(&str, usize)]) {
         knows(self.world, states).await;
         self.look().await;
+    }
+
+    /// The table as it is now stays.
+    pub(crate) fn show(&mut self) {
         self.draw(true);
     }
 
@@ -166,7 +169,7 @@ impl<'w> Stage<'w> {
     }
 
     fn draw(&mut self, last: bool) {
-        self.screen.draw(self.world, &self.down, self.berth.now(), self.native.now(), last);
+        self.screen.draw(self.world, &self.down, self.berth.seen(), self.native.seen(), last);
     }
 }
 
