@@ -38,32 +38,31 @@ pub(crate) async fn run(world: &World, ports: Ports) {
 }
 
 /// What to try in another terminal.
-fn advice(world: &World, Ports { proxy, admin, state, .. }: Ports) -> String {
+fn advice(world: &World, Ports { proxy, admin, state, first_node }: Ports) -> String {
     let berth = std::env::current_exe().map(|demo| demo.with_file_name("berth")).unwrap_or_default();
     let berth = berth.strip_prefix(root()).unwrap_or(&berth).display();
     let server = match state {
         None | Some(8650) => String::new(),
-        Some(port) => format!(" --server http://127.0.0.1:{port}"),
+        Some(port) => format!("  export BERTH_SERVER=http://127.0.0.1:{port}\n"),
     };
-    let members: String = names(world).iter().map(|node| format!(" --member {node}")).collect();
-    let node = world.node(0);
-    let node = node.name();
+    let last_node = usize::from(first_node) + names(world).len() - 1;
     format!(
         "
 Everything stays up. Try in another terminal:
 
-  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1'     the header x-berth says what Berth did
-  curl -i 127.0.0.1:{proxy}/ws/player-1                      the same session by path, by ?sid= or by cookie
-  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1' -H 'x-native: 1'       by native ring_hash
-  curl -i 127.0.0.1:{proxy}/                                 no session: any node
+  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1'    the header x-berth says what Berth did
+  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1' -H 'x-native: 1'    native ring_hash
+  curl -i 127.0.0.1:{proxy}/ws/player-1                     the same session by path, ?sid=, cookie
+  curl -i 127.0.0.1:{proxy}/                                no session: any node
 
-  {berth} inspect player-1{server}            its pin
-  {berth} drain {node}{server}       keeps its sessions, gets no new ones
-  {berth} nodes{server}                       what operators and proxies said of nodes
-  {berth} watch{server}                       sessions that are rehomed, as it happens
-  {berth} ring{members} player-1
+{server}  {berth} inspect player-1           its pin
+  {berth} drain 127.0.0.1:{first_node}       keeps its sessions, gets no new ones
+  {berth} nodes                      what operators and proxies say of nodes
+  {berth} watch                      sessions that are rehomed, as it happens
+  {berth} ring $(printf ' --member 127.0.0.1:%s' {{{first_node}..{last_node}}}) player-1
 
-  curl -s 127.0.0.1:{admin}/stats/prometheus | grep ^berth   what is counted; http://127.0.0.1:{admin} is Envoy's admin
+  curl -s 127.0.0.1:{admin}/stats/prometheus | grep ^berth  what is counted
+  http://127.0.0.1:{admin}                                  Envoy's admin interface
 "
     )
 }

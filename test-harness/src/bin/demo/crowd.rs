@@ -1,15 +1,20 @@
 //! Sessions that keep asking, where each was served, and how often that changed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use berth_core::ring::{Algorithm, Member, Ring, session_hash};
-use berth_harness::{Client, World};
+use berth_core::wire::{SessionKey, SessionReply};
+use berth_harness::hyper::Method;
+use berth_harness::{Client, StateService, World};
 use futures_util::{StreamExt, stream};
 
 use crate::native;
 
 /// Requests under way at once.
 const CONCURRENCY: usize = 32;
+/// The pool of envoy/envoy-state.yaml.
+const POOL: &str = "nodes";
 
 /// Who places the sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +57,8 @@ impl Crowd {
 
     /// How many sessions the state cluster has pinned, and how many of them where this look found them.
     pub(crate) async fn pins(&self, world: &World, look: &Look) -> (usize, usize) {
-        let pins = self.sessions.iter().map(async |session| {
-            let pin = world.pin_of("nodes", session).await?;
-            Some(pin.node.to_string())
-        });
-        let pins: Vec<Option<String>> = stream::iter(pins).buffered(CONCURRENCY).collect().await;
+        let pins = self.sessions.iter().map(|session| pin(world.state(0), session));
+        let pins: Vec<Option<String>> = stream::iter(pins).buffered(CONCURRENCY / 4).collect().await;
         let right = pins.iter().zip(&look.nodes).filter(|(pin, node)| pin.is_some() && pin == node).count();
         (pins.iter().flatten().count(), right)
     }
@@ -69,6 +71,22 @@ impl Crowd {
         let nodes = self.sessions.iter().map(|session| owner(session).map(|index| nodes[index].clone()));
         Look { nodes: nodes.collect() }
     }
+}
+
+/// The node that a session is pinned to. A store that is slow for once (503) is asked again.
+async fn pin(state: &StateService, session: &str) -> Option<String> {
+    let path = format!("/v1/sessions/{}?pool={POOL}", SessionKey::new(POOL, session.as_bytes()));
+    for _ in 0..5 {
+        match state.request(Method::GET, &path).try_send().await {
+            Ok(answer) if answer.status == 200 => {
+                let reply: SessionReply = serde_json::from_slice(&answer.body).ok()?;
+                return Some(reply.node.to_string());
+            }
+            Ok(answer) if answer.status == 404 => return None,
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    None
 }
 
 /// Where each session of a crowd was served.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use berth_harness::{World, eventually};
+use berth_harness::World;
 
 use crate::crowd::{By, Crowd, Look, Track};
 use crate::native;
@@ -90,21 +90,21 @@ impl<'w> Stage<'w> {
         let expected = self.crowd.on_ring(&goal.native, native::algorithm());
         loop {
             self.look().await;
-            let settled = *self.native.now() == expected && shows(self.world, goal.states).await;
-            if settled || Instant::now() > deadline {
-                if !settled {
-                    self.promise(false, &format!("not within {LIMIT:?}: {:?}", goal.states));
-                }
+            if *self.native.now() == expected && shows(self.world, goal.states).await {
                 break;
             }
+            if Instant::now() > deadline {
+                return self.promise(false, &format!("settled within {LIMIT:?}: nodes {:?}", goal.states));
+            }
         }
-        knows(self.world, goal.states).await;
-        self.look().await;
+        self.wait(goal.states).await;
     }
 
     /// Waits while nobody asks; then all ask once.
     pub(crate) async fn wait(&mut self, states: &[(&str, usize)]) {
-        knows(self.world, states).await;
+        if !knows(self.world, states).await {
+            self.promise(false, &format!("settled within {LIMIT:?}: nodes {states:?}"));
+        }
         self.look().await;
     }
 
@@ -135,7 +135,7 @@ impl<'w> Stage<'w> {
                 .iter()
                 .all(|cluster| page.contains(&format!("{cluster}::{name}::cx_active::0\n")))
         };
-        eventually(closed, LIMIT).await;
+        until(closed).await;
     }
 
     pub(crate) async fn revive(&mut self, name: &str) {
@@ -194,9 +194,23 @@ async fn shows(world: &World, states: &[(&str, usize)]) -> bool {
 }
 
 /// Waits until Berth's leader shows it and every worker has had ticks to hear of it.
-async fn knows(world: &World, states: &[(&str, usize)]) {
-    eventually(async || shows(world, states).await, LIMIT).await;
+async fn knows(world: &World, states: &[(&str, usize)]) -> bool {
+    if !until(async || shows(world, states).await).await {
+        return false;
+    }
     let polls = async || world.envoy(0).metric("berth_polls_total", &[("result", "ok")]).await;
     let enough = polls().await + 2.0;
-    eventually(async || polls().await >= enough, LIMIT).await;
+    until(async || polls().await >= enough).await
+}
+
+/// Polls until it is so; false if that takes too long.
+pub(crate) async fn until(is_so: impl AsyncFn() -> bool) -> bool {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        if is_so().await {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
 }

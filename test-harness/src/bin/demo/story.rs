@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use berth_harness::{World, eventually};
+use berth_harness::World;
 
 use crate::crowd::{By, Look};
 use crate::screen::{Row, summary};
-use crate::stage::{Goal, Stage, names};
+use crate::stage::{Goal, Stage, names, until};
 use crate::{MOST_NODES, NODES, Store, native};
 
 /// Instead of 30 s.
@@ -49,6 +49,9 @@ impl<'w> Story<'w> {
             crowd.len()
         );
         summary(rows);
+        println!(
+            "   a+b moved: a as consistent hashing has to, b beside them, because Envoy resizes its ring"
+        );
         if broken.is_empty() {
             println!("\nAll {checked} promises held, in {:.0} s.", began.elapsed().as_secs_f64());
         } else {
@@ -74,7 +77,10 @@ impl<'w> Story<'w> {
         );
         stage.promise(
             pinned == stage.crowd.len(),
-            &format!("the state cluster has all {pinned} pinned to the node that serves them"),
+            &format!(
+                "the state cluster has {pinned} of {} pinned to the node that serves them",
+                stage.crowd.len()
+            ),
         );
         stage.promise(berth <= 1.35, &format!("the fullest node has {berth:.2} times the mean"));
         // A client that would like to choose its node.
@@ -91,7 +97,7 @@ impl<'w> Story<'w> {
             "600 sessions come",
             format!("fullest {berth:.2} × mean"),
             format!("fullest {native:.2} × mean"),
-            "one node each, evenly",
+            "one node, evenly",
         );
     }
 
@@ -141,7 +147,7 @@ impl<'w> Story<'w> {
         let berth = format!("{} moved, {} failed", stage.berth.moved(), stage.berth.failed());
         let native = divided(&before, stage.native.now(), |from, _| from == victim);
         let native = format!("{native} moved, {} failed", stage.native.failed());
-        stage.row("a node dies", berth, native, "only its sessions, once");
+        stage.row("a node dies", berth, native, "only its own, once");
     }
 
     async fn flap(&mut self, victim: &str) {
@@ -182,7 +188,7 @@ impl<'w> Story<'w> {
             out[0] >= COOLDOWN && out[1] >= 2 * COOLDOWN && new > 0,
             &format!("it gets new sessions, after a cooldown of {COOLDOWN:?}, doubled by its relapse"),
         );
-        let native = format!("{} moves, {} failed", native.join(" + "), stage.native.failed());
+        let native = format!("{} moves, {} failed", native.join("+"), stage.native.failed());
         stage.row("it flaps", format!("{} moves", stage.berth.moves()), native, "none moves back");
     }
 
@@ -304,13 +310,13 @@ impl<'w> Story<'w> {
             let page = stage.world.envoy(0).admin("/clusters").await;
             !page.contains("/failed_")
         };
-        eventually(healthy, CONVERGED).await;
+        until(healthy).await;
         stage.wait(&[("panic", 0), ("active", all.len())]).await;
         stage.watch(&Goal { states: &[("active", all.len())], native: all }).await;
         stage.promise(*stage.berth.now() == before, "they come back, and every session is where it was");
         let berth = format!("{} pins moved, {} failed", stage.crowd.len() - kept, failed.0);
         let native = format!("{} failed", failed.1);
-        stage.row("5 of 8 die: panic", berth, native, "nobody is reshuffled");
+        stage.row("5 of 8 die: panic", berth, native, "none reshuffled");
     }
 }
 
@@ -318,9 +324,10 @@ fn without(world: &World, gone: &str) -> Vec<String> {
     names(world).into_iter().filter(|name| name != gone).collect()
 }
 
-/// How many moved because they had to, by consistent hashing, and how many beside them. Settled placements are compared:
+/// How many moved because they had to, by consistent hashing, and how many beside them, as points per node follow their
+/// number. Settled placements are compared:
 /// while Envoy's workers do not agree yet, native sessions go to and fro, and that is not held against it.
 fn divided(before: &Look, after: &Look, had_to: impl Fn(&str, &str) -> bool) -> String {
     let (due, others): (Vec<_>, Vec<_>) = before.moves(after).partition(|(from, to)| had_to(from, to));
-    format!("{} + {} others", due.len(), others.len())
+    format!("{}+{}", due.len(), others.len())
 }
