@@ -12,7 +12,9 @@ setup: ## install what is missing: the wasm target, cargo-nextest, Envoy
 wasm: ## build the filter: target/berth.wasm
 	@scripts/build-wasm
 
-demo: setup wasm ## see it work, then keep it running; ARGS=--once checks every promise and ends
+demo: ## see it work, then keep it running; ARGS=--once checks every promise and ends
+	@scripts/setup demo
+	@scripts/build-wasm
 	@cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	@cargo run $(CARGO_FLAGS) --release -p berth-harness --bin demo -- $(ARGS)
 

@@ -122,6 +122,9 @@ struct Operator {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot: Option<u64>,
     version: u64,
+    /// When it was changed, by the clock of the store.
+    #[serde(default)]
+    updated: Millis,
 }
 
 /// The latest cooldown, over or not.
@@ -206,15 +209,17 @@ impl Health {
     }
 
     /// Takes in what the state cluster has on record of the node, unless as much is known already. Version 0 says that
-    /// nothing is.
+    /// nothing is. A store that has lost its records counts from 1 again: what was said later is news whatever its version.
     pub fn record(&mut self, record: &NodeRecord) {
-        let known = self.operator.as_ref().map_or(0, |operator| operator.version);
-        if record.version > known {
+        let (version, updated) =
+            self.operator.as_ref().map_or((0, Millis(0)), |known| (known.version, known.updated));
+        if record.version > version || record.version > 0 && record.updated_ms > updated.0 {
             self.operator = Some(Operator {
                 state: record.state,
                 cooldown_until: record.cooldown_until_ms.map(Millis),
                 boot: record.boot_id.as_ref().map(|id| session_hash(id.as_bytes())),
                 version: record.version,
+                updated: Millis(record.updated_ms),
             });
         }
     }
@@ -518,6 +523,19 @@ mod tests {
         health.record(&on_record(2, NodeState::Degraded, None));
 
         assert_eq!(health, known);
+    }
+
+    #[test]
+    fn a_store_that_lost_its_records_is_heard_though_it_counts_from_one_again() {
+        let mut health = Health::established();
+        let said = |version, state, updated_ms| NodeRecord { updated_ms, ..on_record(version, state, None) };
+        health.record(&said(7, NodeState::Draining, 1_000));
+
+        health.record(&said(1, NodeState::Standby, 900));
+        assert_eq!(state(&health, 0), State::Draining, "from before");
+        health.record(&said(1, NodeState::Active, 2_000));
+
+        assert_eq!(state(&health, 0), State::Active);
     }
 
     #[test]

@@ -127,6 +127,24 @@ impl StateService {
         read(&self.request(Method::PUT, &path).body(body).send().await)
     }
 
+    /// Runs an operator's command, such as `["drain", "10.0.0.1:80"]`, against it; returns what it printed.
+    ///
+    /// # Errors
+    /// If the command fails, with what it said.
+    pub async fn operate(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(berth()?);
+        command.args(arguments).args(["--server", &format!("http://{}", self.address)]);
+        clear_settings(&mut command);
+        if let Some(token) = &self.token {
+            command.env("BERTH_TOKEN", token);
+        }
+        let run = tokio::task::spawn_blocking(move || command.output()).await;
+        let output = run.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let [said, complaint] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned());
+        if output.status.success() { Ok(said) } else { Err(complaint) }
+    }
+
     /// The sum of a metric over its series with these labels.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let page = self.request(Method::GET, "/metrics").send().await;
@@ -136,11 +154,7 @@ impl StateService {
     async fn launch(&self) -> Result<(), String> {
         let mut command = Command::new(berth()?);
         command.args(["serve", "--listen", &self.address.to_string()]).args(&self.arguments);
-        // What the shell sets for a service of its own is not meant here.
-        let settings = std::env::vars_os().map(|(name, _)| name);
-        for name in settings.filter(|name| name.to_string_lossy().starts_with("BERTH_")) {
-            command.env_remove(name);
-        }
+        clear_settings(&mut command);
         if let Some(token) = &self.token {
             command.env("BERTH_TOKEN", token);
         }
@@ -180,6 +194,14 @@ fn reserve(port: u16) -> std::io::Result<TcpSocket> {
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
     Ok(socket)
+}
+
+/// What the shell sets for a service of its own is not meant here.
+fn clear_settings(command: &mut Command) {
+    let settings = std::env::vars_os().map(|(name, _)| name);
+    for name in settings.filter(|name| name.to_string_lossy().starts_with("BERTH_")) {
+        command.env_remove(name);
+    }
 }
 
 /// The binary beside the running test, demo or bench, and so of the same profile.

@@ -1,35 +1,22 @@
-//! After the story: everything stays up, and nodes can be killed and revived by typing.
+//! After the story: everything stays up, and nodes and the state service can be killed and revived by typing.
 
 use std::collections::BTreeSet;
 
-use berth_harness::{Ports, World};
+use berth_harness::{Ports, World, root};
 use tokio::sync::mpsc;
 
-use crate::MOST_NODES;
-use crate::crowd::Crowd;
+use crate::NODE_PORTS;
+use crate::crowd::{By, Crowd};
 use crate::screen::Screen;
+use crate::stage::{SESSIONS, names};
 
 const COMMANDS: &str = "\
-Type here:  table | kill N | revive N | drain N | degrade N | undrain N | add | remove N | quit   (N counts from 1)";
+Type here:  table | kill N | revive N | drain N | degrade N | undrain N | add | remove N
+            state off | state on | quit                                        (N counts from 1)";
 
 /// Obeys until `quit`; without a terminal, until it is stopped.
-pub(crate) async fn run(world: &World, ports: Ports, crowd: Crowd) {
-    let Ports { proxy, admin, .. } = ports;
-    let members: String = world.nodes().iter().map(|node| format!(" --member {}", node.name())).collect();
-    println!(
-        "
-Everything stays up. Try in another terminal:
-
-  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1'     the header x-berth says what Berth did
-  curl -i 127.0.0.1:{proxy}/ws/player-1                      the same session by path, by ?sid= or by cookie
-  curl -i 127.0.0.1:{proxy}/                                 no session: any node
-  curl -s 127.0.0.1:{admin}/stats/prometheus | grep ^berth   what is counted
-  curl -s 127.0.0.1:{admin}/clusters | grep health_flags     what Envoy thinks of its hosts
-  cargo run -q -p berth-state -- ring{members} player-1
-
-{COMMANDS}
-"
-    );
+pub(crate) async fn run(world: &World, ports: Ports) {
+    println!("{}\n{COMMANDS}\n", advice(world, ports));
     let (sender, mut lines) = mpsc::channel(1);
     std::thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {
@@ -40,7 +27,7 @@ Everything stays up. Try in another terminal:
     });
     let mut down = BTreeSet::new();
     while let Some(line) = lines.recv().await {
-        match obey(world, &crowd, &mut down, line.trim()).await {
+        match obey(world, &mut down, line.trim()).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(hint) => println!("{hint}"),
@@ -50,17 +37,59 @@ Everything stays up. Try in another terminal:
     std::future::pending::<()>().await;
 }
 
+/// What to try in another terminal.
+fn advice(world: &World, Ports { proxy, admin, state, first_node }: Ports) -> String {
+    let berth = std::env::current_exe().map(|demo| demo.with_file_name("berth")).unwrap_or_default();
+    let berth = berth.strip_prefix(root()).unwrap_or(&berth).display();
+    let server = match state {
+        None | Some(8650) => String::new(),
+        Some(port) => format!("  export BERTH_SERVER=http://127.0.0.1:{port}\n"),
+    };
+    let last_node = usize::from(first_node) + names(world).len() - 1;
+    format!(
+        "
+Everything stays up. Try in another terminal:
+
+  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1'    the header x-berth says what Berth did
+  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1' -H 'x-native: 1'    native ring_hash
+  curl -i 127.0.0.1:{proxy}/ws/player-1                     the same session by path, ?sid=, cookie
+  curl -i 127.0.0.1:{proxy}/                                no session: any node
+
+{server}  {berth} inspect player-1           its pin
+  {berth} drain 127.0.0.1:{first_node}       keeps its sessions, gets no new ones
+  {berth} nodes                      what operators and proxies say of nodes
+  {berth} watch                      sessions that are rehomed, as it happens
+  {berth} ring $(printf ' --member 127.0.0.1:%s' {{{first_node}..{last_node}}}) player-1
+
+  curl -s 127.0.0.1:{admin}/stats/prometheus | grep ^berth  what is counted
+  http://127.0.0.1:{admin}                                  Envoy's admin interface
+"
+    )
+}
+
 /// True to quit.
-async fn obey(world: &World, crowd: &Crowd, down: &mut BTreeSet<String>, line: &str) -> Result<bool, String> {
+async fn obey(world: &World, down: &mut BTreeSet<String>, line: &str) -> Result<bool, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
         [] | ["table"] => {
-            let look = crowd.look(&world.client()).await;
-            Screen::default().draw(world, down, &look, true);
+            let (crowd, client) = (Crowd::named("player", SESSIONS), world.client());
+            let [berth, native] =
+                [crowd.look(&client, By::Berth).await, crowd.look(&client, By::Native).await];
+            Screen::default().draw(world, down, &berth, &native, true);
         }
         ["quit" | "exit"] => return Ok(true),
-        ["add"] if world.nodes().len() >= MOST_NODES.into() => {
-            return Err(format!("there are {MOST_NODES} nodes; more have no ports"));
+        ["state", "off"] => {
+            world.state(0).kill();
+            println!("the state service is killed");
+        }
+        ["state", "on"] => {
+            if !world.state(0).runs() {
+                world.state(0).restart().await;
+            }
+            println!("the state service runs");
+        }
+        ["add"] if world.nodes().len() >= NODE_PORTS.into() => {
+            return Err(format!("there are {NODE_PORTS} nodes; more have no ports"));
         }
         ["add"] => println!("{} added", world.add_node().await.name()),
         [verb, number] => {
@@ -68,25 +97,38 @@ async fn obey(world: &World, crowd: &Crowd, down: &mut BTreeSet<String>, line: &
             let Some(index) = index.filter(|&index| index < world.nodes().len()) else {
                 return Err(format!("{number}: must be 1 to {}", world.nodes().len()));
             };
-            let node = world.node(index);
-            match verb {
-                "kill" => {
-                    node.refuse().await;
-                    down.insert(node.name().to_owned());
-                }
-                "revive" => {
-                    node.restart().await;
-                    down.remove(node.name());
-                }
-                "drain" => world.set_eds_health(index, "DRAINING").await,
-                "degrade" => world.set_eds_health(index, "DEGRADED").await,
-                "undrain" => world.set_eds_health(index, "UNKNOWN").await,
-                "remove" => world.remove_node(index).await,
-                _ => return Err(COMMANDS.to_owned()),
-            }
-            println!("{}: {verb}", node.name());
+            change(world, down, verb, index).await?;
         }
         _ => return Err(COMMANDS.to_owned()),
     }
     Ok(false)
+}
+
+/// Does something to a node.
+async fn change(world: &World, down: &mut BTreeSet<String>, verb: &str, index: usize) -> Result<(), String> {
+    let node = world.node(index);
+    match verb {
+        "kill" => {
+            node.refuse().await;
+            down.insert(node.name().to_owned());
+        }
+        "revive" => {
+            node.restart().await;
+            down.remove(node.name());
+        }
+        "drain" => return operate(world, &["drain", node.name()]).await,
+        "degrade" => return operate(world, &["set-state", node.name(), "degraded"]).await,
+        "undrain" => return operate(world, &["set-state", node.name(), "active"]).await,
+        "remove" => world.remove_node(index).await,
+        _ => return Err(COMMANDS.to_owned()),
+    }
+    println!("{}: {verb}", node.name());
+    Ok(())
+}
+
+/// Runs an operator's command, and shows it.
+async fn operate(world: &World, arguments: &[&str]) -> Result<(), String> {
+    println!("$ berth {}", arguments.join(" "));
+    println!("{}", world.state(0).operate(arguments).await?);
+    Ok(())
 }

@@ -1,37 +1,53 @@
-//! A few hundred sessions that keep asking, and where each was served.
+//! Sessions that keep asking, where each was served, and how often that changed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use berth_core::ring::{Algorithm, Member, Ring, session_hash};
-use berth_harness::{Client, World};
+use berth_core::wire::{SessionKey, SessionReply};
+use berth_harness::hyper::Method;
+use berth_harness::{Client, StateService, World};
 use futures_util::{StreamExt, stream};
 
-const SESSIONS: usize = 600;
+use crate::native;
+
 /// Requests under way at once.
 const CONCURRENCY: usize = 32;
+/// The pool of envoy/envoy-state.yaml.
+const POOL: &str = "nodes";
+
+/// Who places the sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Berth,
+    /// Envoy's own ring_hash, on the same nodes.
+    Native,
+}
 
 pub(crate) struct Crowd {
     sessions: Vec<String>,
 }
 
-/// One request of every session.
-pub(crate) struct Look {
-    /// The node that answered, by session; `None` if the answer was not 200.
-    pub(crate) nodes: Vec<Option<String>>,
-}
-
 impl Crowd {
-    pub(crate) fn new() -> Self {
-        Self { sessions: (1..=SESSIONS).map(|number| format!("player-{number}")).collect() }
+    /// `player-1`, `player-2`, …
+    pub(crate) fn named(name: &str, count: usize) -> Self {
+        Self { sessions: (1..=count).map(|number| format!("{name}-{number}")).collect() }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    pub(crate) async fn look(&self, client: &Client) -> Look {
-        let requests: Vec<_> =
-            self.sessions.iter().map(|session| client.get("/").header("x-session-id", session)).collect();
+    /// One request of every session.
+    pub(crate) async fn look(&self, client: &Client, by: By) -> Look {
+        let requests: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|session| {
+                let request = client.get("/").header("x-session-id", session);
+                if by == By::Native { request.header(native::HEADER, "1") } else { request }
+            })
+            .collect();
         let nodes = requests.into_iter().map(async |request| {
             let answer = request.try_send().await.ok()?;
             (answer.status == 200).then(|| answer.node().to_owned())
@@ -39,13 +55,45 @@ impl Crowd {
         Look { nodes: stream::iter(nodes).buffered(CONCURRENCY).collect().await }
     }
 
-    /// Where the ring has each session if all these nodes are well: what `berth ring` prints.
-    pub(crate) fn on_ring(&self, nodes: &[String]) -> Vec<Option<String>> {
-        let members: Vec<Member> = nodes.iter().map(|node| Member { key: node.clone(), weight: 1 }).collect();
-        let ring = Ring::build(&members, Algorithm::default()).expect("a few nodes make a ring");
-        let owner = |session: &String| ring.candidates(session_hash(session.as_bytes())).next();
-        self.sessions.iter().map(|session| owner(session).map(|index| nodes[index].clone())).collect()
+    /// How many sessions the state cluster has pinned, and how many of them where this look found them.
+    pub(crate) async fn pins(&self, world: &World, look: &Look) -> (usize, usize) {
+        let pins = self.sessions.iter().map(|session| pin(world.state(0), session));
+        let pins: Vec<Option<String>> = stream::iter(pins).buffered(CONCURRENCY / 4).collect().await;
+        let right = pins.iter().zip(&look.nodes).filter(|(pin, node)| pin.is_some() && pin == node).count();
+        (pins.iter().flatten().count(), right)
     }
+
+    /// Where a ring of these nodes has each session.
+    pub(crate) fn on_ring(&self, nodes: &[String], algorithm: Algorithm) -> Look {
+        let members: Vec<Member> = nodes.iter().map(|node| Member { key: node.clone(), weight: 1 }).collect();
+        let ring = Ring::build(&members, algorithm).expect("a few nodes make a ring");
+        let owner = |session: &String| ring.candidates(session_hash(session.as_bytes())).next();
+        let nodes = self.sessions.iter().map(|session| owner(session).map(|index| nodes[index].clone()));
+        Look { nodes: nodes.collect() }
+    }
+}
+
+/// The node that a session is pinned to. A store that is slow for once (503) is asked again.
+async fn pin(state: &StateService, session: &str) -> Option<String> {
+    let path = format!("/v1/sessions/{}?pool={POOL}", SessionKey::new(POOL, session.as_bytes()));
+    for _ in 0..5 {
+        match state.request(Method::GET, &path).try_send().await {
+            Ok(answer) if answer.status == 200 => {
+                let reply: SessionReply = serde_json::from_slice(&answer.body).ok()?;
+                return Some(reply.node.to_string());
+            }
+            Ok(answer) if answer.status == 404 => return None,
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    None
+}
+
+/// Where each session of a crowd was served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// The node that answered, by session; `None` if the answer was not 200.
+    pub(crate) nodes: Vec<Option<String>>,
 }
 
 impl Look {
@@ -65,17 +113,84 @@ impl Look {
         counts
     }
 
-    /// The sessions that another node serves in `after`, as (from, to).
+    /// The sessions that are elsewhere in `after`, as (from, to).
     pub(crate) fn moves<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.nodes
-            .iter()
-            .zip(&after.nodes)
-            .filter_map(|(before, after)| Some((before.as_deref()?, after.as_deref()?)))
+        let both = self.nodes.iter().zip(&after.nodes);
+        both.filter_map(|(before, after)| Some((before.as_deref()?, after.as_deref()?)))
             .filter(|(before, after)| before != after)
+    }
+
+    /// The fullest node over the mean of so many.
+    pub(crate) fn balance(&self, nodes: usize) -> f64 {
+        let most = self.counts().values().copied().max().unwrap_or(0);
+        (most * nodes) as f64 / self.nodes.len() as f64
     }
 }
 
-/// The names of all nodes that the endpoints hold at first.
-pub(crate) fn names(world: &World) -> Vec<String> {
-    world.nodes().iter().map(|node| node.name().to_owned()).collect()
+/// What a crowd went through since a chapter began.
+pub(crate) struct Track {
+    /// Where each session was then.
+    start: Look,
+    /// Where each was served last.
+    now: Look,
+    /// The last look, with those who were not served.
+    seen: Look,
+    /// How often each has changed its node.
+    moves: Vec<usize>,
+    failed: usize,
+}
+
+impl Track {
+    pub(crate) fn new(look: Look) -> Self {
+        let (moves, failed) = (vec![0; look.nodes.len()], look.failed());
+        Self { start: look.clone(), now: look.clone(), seen: look, moves, failed }
+    }
+
+    /// A new chapter begins where the last one ended: what happens between two chapters is seen too.
+    pub(crate) fn begin(&mut self) {
+        self.start = self.now.clone();
+        self.moves.fill(0);
+        self.failed = 0;
+    }
+
+    pub(crate) fn note(&mut self, look: Look) {
+        self.failed += look.failed();
+        for ((now, moves), seen) in self.now.nodes.iter_mut().zip(&mut self.moves).zip(&look.nodes) {
+            if seen.is_some() && now != seen {
+                // Whoever had not been served yet has not moved now.
+                *moves += usize::from(now.is_some());
+                now.clone_from(seen);
+            }
+        }
+        self.seen = look;
+    }
+
+    pub(crate) fn now(&self) -> &Look {
+        &self.now
+    }
+
+    pub(crate) fn seen(&self) -> &Look {
+        &self.seen
+    }
+
+    /// Requests that were not answered with 200.
+    pub(crate) fn failed(&self) -> usize {
+        self.failed
+    }
+
+    /// Sessions that have changed their node.
+    pub(crate) fn moved(&self) -> usize {
+        self.moves.iter().filter(|moves| **moves > 0).count()
+    }
+
+    /// How often that happened.
+    pub(crate) fn moves(&self) -> usize {
+        self.moves.iter().sum()
+    }
+
+    /// Whether each session of this node moved exactly once, and no other did.
+    pub(crate) fn only_left_once(&self, node: &str) -> bool {
+        let started = self.start.nodes.iter().map(Option::as_deref);
+        started.zip(&self.moves).all(|(start, moves)| *moves == usize::from(start == Some(node)))
+    }
 }

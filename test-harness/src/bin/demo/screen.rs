@@ -1,4 +1,5 @@
-//! The table of where sessions live: redrawn in place on a terminal, printed once per chapter elsewhere.
+//! What is printed: chapters, the table of where sessions live – redrawn in place on a terminal, printed once per chapter
+//! elsewhere – and the table of the end. At most 100 columns.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -7,7 +8,7 @@ use berth_harness::World;
 
 use crate::crowd::Look;
 
-const BAR: usize = 40;
+const BAR: usize = 24;
 
 #[derive(Default)]
 pub(crate) struct Screen {
@@ -29,7 +30,14 @@ impl Screen {
     }
 
     /// The table as it is now; only a terminal gets those in between.
-    pub(crate) fn draw(&mut self, world: &World, down: &BTreeSet<String>, look: &Look, last: bool) {
+    pub(crate) fn draw(
+        &mut self,
+        world: &World,
+        down: &BTreeSet<String>,
+        berth: &Look,
+        native: &Look,
+        last: bool,
+    ) {
         let terminal = std::io::stdout().is_terminal();
         if !last && !terminal {
             return;
@@ -38,15 +46,50 @@ impl Screen {
             // Up and clear to the end of the screen.
             print!("\x1b[{}A\x1b[J", self.drawn);
         }
-        let counts = look.counts();
-        let most = counts.values().copied().max().unwrap_or(1);
+        let (berth, native) = (berth.counts(), native.counts());
+        let most = berth.values().chain(native.values()).copied().max().unwrap_or(1);
         let nodes = world.nodes();
+        println!("   {:<23}{:<31}native ring_hash", "", "Berth");
         for node in &nodes {
-            let count = counts.get(node.name()).copied().unwrap_or(0);
-            let bar = "█".repeat((count * BAR).div_ceil(most).min(BAR));
+            let [berth, native] =
+                [&berth, &native].map(|counts| counts.get(node.name()).copied().unwrap_or(0));
+            let [bar, native_bar] =
+                [berth, native].map(|count| "█".repeat((count * BAR).div_ceil(most).min(BAR)));
             let state = if down.contains(node.name()) { "down" } else { "up" };
-            println!("   {:<16} {state:<5} {count:>4} {bar}", node.name());
+            println!("   {:<16} {state:<5} {berth:>4} {bar:<BAR$} {native:>4} {native_bar}", node.name());
         }
-        self.drawn = nodes.len();
+        self.drawn = nodes.len() + 1;
     }
+}
+
+/// One line of the table of the end.
+pub(crate) struct Row {
+    pub(crate) step: &'static str,
+    pub(crate) berth: String,
+    pub(crate) native: String,
+    pub(crate) promise: &'static str,
+    pub(crate) held: bool,
+}
+
+/// All that happened, measured.
+pub(crate) fn summary(rows: &[Row]) {
+    let width = |head: &str, cell: fn(&Row) -> &str| {
+        rows.iter().map(cell).chain([head]).map(|text| text.chars().count()).max().unwrap_or(0)
+    };
+    let step = width("", |row| row.step);
+    let berth = width("Berth", |row| &row.berth);
+    let native = width("native ring_hash", |row| &row.native);
+    println!("\n   {:<step$} │ {:<berth$} │ {:<native$} │ promise", "", "Berth", "native ring_hash");
+    println!("   {}┼{}┼{}┼──────────", line(step + 1), line(berth + 2), line(native + 2));
+    for row in rows {
+        let mark = if row.held { "✓" } else { "✗" };
+        println!(
+            "   {:<step$} │ {:<berth$} │ {:<native$} │ {mark} {}",
+            row.step, row.berth, row.native, row.promise
+        );
+    }
+}
+
+fn line(length: usize) -> String {
+    "─".repeat(length)
 }

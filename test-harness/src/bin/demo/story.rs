@@ -1,228 +1,333 @@
-//! The story: scale out, death, cooldown, relapse, panic. Each chapter says what is promised and whether it held.
+//! The story: scale out, a death, its flaps, a drain, the state cluster away and back, panic. Each chapter says what is
+//! promised and whether it held, and measures the same of native ring_hash.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use berth_harness::{World, eventually};
+use berth_harness::World;
 
-use crate::crowd::{Crowd, Look, names};
-use crate::screen::Screen;
-use crate::{MOST_NODES, NODES};
+use crate::crowd::{By, Look};
+use crate::screen::{Row, summary};
+use crate::stage::{Goal, Stage, names, until};
+use crate::{MOST_NODES, NODES, Store, native};
 
 /// Instead of 30 s.
-pub(crate) const COOLDOWN: Duration = Duration::from_secs(5);
+pub(crate) const COOLDOWN: Duration = Duration::from_secs(3);
 /// Instead of 30 s.
-pub(crate) const WARM_UP: Duration = Duration::from_secs(4);
-/// Polls, ticks and checks on a busy machine, on top of what a chapter waits for.
-const SLACK: Duration = Duration::from_secs(20);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(2);
+/// The breaker tries again within seconds; the rest is for busy machines.
+const CONVERGED: Duration = Duration::from_secs(30);
+/// How many die at once.
+const PANIC: usize = 5;
 
 pub(crate) struct Story<'w> {
-    world: &'w World,
-    crowd: Crowd,
-    screen: Screen,
-    down: BTreeSet<String>,
-    checked: usize,
-    broken: Vec<String>,
+    stage: Stage<'w>,
+    store: Store,
 }
 
 impl<'w> Story<'w> {
-    pub(crate) fn new(world: &'w World) -> Self {
-        Self {
-            world,
-            crowd: Crowd::new(),
-            screen: Screen::default(),
-            down: BTreeSet::new(),
-            checked: 0,
-            broken: Vec::new(),
-        }
+    pub(crate) async fn new(world: &'w World, store: Store) -> Self {
+        Self { stage: Stage::set(world).await, store }
     }
 
-    pub(crate) fn checked(&self) -> usize {
-        self.checked
-    }
-
-    pub(crate) fn into_crowd(self) -> Crowd {
-        self.crowd
-    }
-
-    /// Plays it; returns the promises that did not hold.
-    pub(crate) async fn play(&mut self) -> Vec<String> {
+    /// Plays it, and prints what came of it. True if every promise held.
+    pub(crate) async fn play(mut self) -> bool {
+        let began = Instant::now();
         self.stay().await;
         self.scale_out().await;
-        let victim = self.world.node(2).name().to_owned();
+        let victim = self.stage.world.node(2).name().to_owned();
         self.die(&victim).await;
-        self.come_back(&victim, COOLDOWN, "cooldown").await;
-        self.relapse(&victim).await;
+        self.flap(&victim).await;
+        let leaving = self.stage.world.node(0).name().to_owned();
+        self.drain(&leaving).await;
+        self.lose_state_cluster().await;
         self.panic().await;
-        std::mem::take(&mut self.broken)
+
+        let Stage { rows, crowd, .. } = &self.stage;
+        let (checked, broken) = self.stage.verdict();
+        println!(
+            "\n── {} sessions, each step measured in this run, by the same Envoy on the same nodes",
+            crowd.len()
+        );
+        summary(rows);
+        println!(
+            "   a+b moved: a as consistent hashing has to, b beside them, because Envoy resizes its ring"
+        );
+        if broken.is_empty() {
+            println!("\nAll {checked} promises held, in {:.0} s.", began.elapsed().as_secs_f64());
+        } else {
+            println!("\n{} of {checked} promises broken:", broken.len());
+            broken.iter().for_each(|promise| println!("  ✗ {promise}"));
+        }
+        broken.is_empty() && rows.iter().all(|row: &Row| row.held)
     }
 
     async fn stay(&mut self) {
-        self.screen.chapter(&format!("{} sessions on {NODES} nodes", self.crowd.len()));
-        let expected = self.crowd.on_ring(&names(self.world));
-        let settled = self.watch_until(|look| look.nodes == expected).await;
-        let again = self.look(true).await;
-        self.promise(
-            settled.nodes == expected && again.moves(&settled).count() == 0,
-            "every session is where `berth ring` says, request after request",
-        );
-        let most = again.counts().values().copied().max().unwrap_or(0) as f64;
-        let mean = self.crowd.len() as f64 / f64::from(NODES);
-        self.screen.line(&format!("   fullest node over mean: {:.2}", most / mean));
+        let stage = &mut self.stage;
+        stage.chapter(&format!("{} sessions come to {NODES} nodes", stage.crowd.len()));
+        let members = names(stage.world);
+        stage.watch(&Goal { states: &[("active", members.len())], native: members.clone() }).await;
+        stage.show();
+        let [berth, native] = [&stage.berth, &stage.native].map(|track| track.now().balance(members.len()));
+        let (_, pinned) = stage.crowd.pins(stage.world, stage.berth.now()).await;
+        let ring = stage.crowd.on_ring(&members, native::algorithm());
 
+        stage.promise(
+            stage.berth.failed() + stage.berth.moves() == 0 && *stage.berth.now() == ring,
+            "every session is served by one node, which `berth ring` names too, request after request",
+        );
+        stage.promise(
+            pinned == stage.crowd.len(),
+            &format!(
+                "the state cluster has {pinned} of {} pinned to the node that serves them",
+                stage.crowd.len()
+            ),
+        );
+        stage.promise(berth <= 1.35, &format!("the fullest node has {berth:.2} times the mean"));
         // A client that would like to choose its node.
-        let home = again.nodes[0].clone().unwrap_or_default();
-        let other = names(self.world).into_iter().find(|node| *node != home).unwrap_or_default();
+        let home = ring.nodes[0].clone().unwrap_or_default();
+        let other = members.iter().find(|node| **node != home).cloned().unwrap_or_default();
         let spoofed =
-            self.world.get("/").header("x-session-id", "player-1").header("x-berth-destination", other);
-        let answer = spoofed.send().await;
-        self.promise(answer.node() == home, "a client that names a node itself is not obeyed");
+            stage.world.get("/").header("x-session-id", "player-1").header("x-berth-destination", other);
+        let served = spoofed.try_send().await;
+        stage.promise(
+            served.is_ok_and(|answer| answer.status == 200 && answer.node() == home),
+            "a client that names a node itself is not obeyed",
+        );
+        stage.row(
+            "600 sessions come",
+            format!("fullest {berth:.2} × mean"),
+            format!("fullest {native:.2} × mean"),
+            "one node, evenly",
+        );
     }
 
     async fn scale_out(&mut self) {
-        self.screen.chapter(&format!(
+        let stage = &mut self.stage;
+        stage.chapter(&format!(
             "scale out: {NODES} → {MOST_NODES} nodes, the new ones warm up over {WARM_UP:?}"
         ));
-        let before = self.look(false).await;
-        let old = names(self.world);
         for _ in NODES..MOST_NODES {
-            self.world.add_node().await;
+            stage.world.add_node().await;
         }
-        let all = names(self.world);
-        let expected = self.crowd.on_ring(&all);
-        let mut failed = 0;
-        let after = self
-            .watch_until(|look| {
-                failed += look.failed();
-                look.nodes == expected
-            })
-            .await;
-        let moved: Vec<_> = before.moves(&after).collect();
-        let among_old = moved.iter().filter(|(_, to)| old.iter().any(|node| node == to)).count();
-        let share = f64::from(MOST_NODES - NODES) / f64::from(MOST_NODES);
-        let expected_moves = share * self.crowd.len() as f64;
-        // The points of a node make its share vary too: a standard deviation of 1/√512, beside the draw's own.
-        let sigma = (expected_moves * (1.0 - share)).sqrt() + expected_moves / 512f64.sqrt();
-        self.screen.line(&format!(
-            "   {} of {} sessions moved ({:.1} %); without pins that is what a new node costs",
-            moved.len(),
-            self.crowd.len(),
-            100.0 * moved.len() as f64 / self.crowd.len() as f64
-        ));
-        self.promise(failed == 0, "no request failed meanwhile");
-        self.promise(
-            after.nodes == expected && (moved.len() as f64) <= expected_moves + 3.0 * sigma,
-            "only the new nodes' share moved",
-        );
-        self.promise(among_old == 0, "no session moved between old nodes");
+        let members = names(stage.world);
+        let before = stage.native.now().clone();
+        stage.watch(&Goal { states: &[("active", members.len())], native: members.clone() }).await;
+        stage.show();
+        let (guests, berth, _) = stage.guests("scale").await;
+        let new: usize = members[usize::from(NODES)..].iter().map(|node| berth.count_on(node)).sum();
+        stage.line(&format!("of {} sessions that come now {new} begin on the two new nodes", guests.len()));
+
+        stage.promise(stage.berth.moves() == 0, &format!("no session moved: {} did", stage.berth.moved()));
+        stage.promise(stage.berth.failed() == 0, "no request failed");
+        stage.promise(berth.failed() == 0 && new > 0, "new sessions use the new nodes");
+        let after = stage.native.now();
+        let share = 100.0 * before.moves(after).count() as f64 / stage.crowd.len() as f64;
+        let is_new = |_: &str, to: &str| members[usize::from(NODES)..].iter().any(|node| node == to);
+        let native = format!("{} moved ({share:.0} %)", divided(&before, after, is_new));
+        stage.row("6 → 8 nodes", format!("{} moved", stage.berth.moved()), native, "nobody moves");
     }
 
     async fn die(&mut self, victim: &str) {
-        self.screen.chapter(&format!("{victim} dies"));
-        let before = self.look(false).await;
-        self.kill(victim).await;
-        let first = self.look(false).await;
-        let mut failed = first.failed();
-        let after = self
-            .watch_until(|look| {
-                failed += look.failed();
-                look.count_on(victim) == 0 && look.failed() == 0
-            })
-            .await;
-        let moved: Vec<_> = before.moves(&after).collect();
-        self.screen.line(&format!("   {} sessions moved, each to its successor on the ring", moved.len()));
-        self.promise(failed == 0, "no request failed: each was retried on the successor");
-        self.promise(
-            moved.len() == before.count_on(victim) && moved.iter().all(|(from, _)| *from == victim),
-            "exactly the dead node's sessions moved",
+        let stage = &mut self.stage;
+        stage.chapter(&format!("{victim} dies"));
+        let (here, before) = (stage.berth.now().count_on(victim), stage.native.now().clone());
+        stage.kill(victim).await;
+        let left = without(stage.world, victim);
+        stage.watch(&Goal { states: &[("active", left.len()), ("cooldown", 1)], native: left }).await;
+        stage.show();
+
+        stage.promise(
+            stage.berth.only_left_once(victim),
+            &format!("exactly its {here} sessions moved, once each: {} moved", stage.berth.moved()),
         );
+        stage.promise(
+            stage.berth.failed() == 0,
+            "no request failed: each was retried on the session's next node",
+        );
+        let berth = format!("{} moved, {} failed", stage.berth.moved(), stage.berth.failed());
+        let native = divided(&before, stage.native.now(), |from, _| from == victim);
+        let native = format!("{native} moved, {} failed", stage.native.failed());
+        stage.row("a node dies", berth, native, "only its own, once");
     }
 
-    async fn come_back(&mut self, victim: &str, cooldown: Duration, what: &str) {
-        self.screen.chapter(&format!("{victim} is back; {what}: it must stay out for {cooldown:?}"));
-        let revived = Instant::now();
-        self.world.node_named(victim).restart().await;
-        self.down.remove(victim);
-        self.watch_until(|look| look.count_on(victim) > 0).await;
-        let out = revived.elapsed();
-        let expected = self.crowd.on_ring(&names(self.world));
-        let after = self.watch_until(|look| look.nodes == expected).await;
-        self.screen.line(&format!("   its first session came back after {:.1} s", out.as_secs_f64()));
-        self.promise(out >= cooldown, "it stayed out for its cooldown after it was last seen unhealthy");
-        self.promise(after.nodes == expected, "after the warm-up every session is home again");
+    async fn flap(&mut self, victim: &str) {
+        let stage = &mut self.stage;
+        let (all, left) = (names(stage.world), without(stage.world, victim));
+        stage.chapter(&format!("{victim} flaps: it is back, dies again, and is back again"));
+        let back = Goal { states: &[("active", all.len())], native: all.clone() };
+        let gone = Goal { states: &[("active", left.len()), ("cooldown", 1)], native: left };
+        let mut native = Vec::new();
+        let mut out = Vec::new();
+        for lives in [true, false, true] {
+            let (before, began) = (stage.native.now().clone(), Instant::now());
+            if lives {
+                stage.revive(victim).await;
+                stage.watch(&back).await;
+                out.push(began.elapsed());
+            } else {
+                stage.kill(victim).await;
+                stage.watch(&gone).await;
+            }
+            native.push(before.moves(stage.native.now()).count().to_string());
+        }
+        stage.show();
+        let (guests, berth, _) = stage.guests("flap").await;
+        let new = berth.count_on(victim);
+        stage.line(&format!(
+            "it was in full service {:.1} s after it was back, then {:.1} s; of {} new sessions {new} begin there",
+            out[0].as_secs_f64(),
+            out[1].as_secs_f64(),
+            guests.len()
+        ));
+        stage.promise(
+            stage.berth.moves() == 0,
+            &format!("no session moved back, or away again: {} moves", stage.berth.moves()),
+        );
+        stage.promise(stage.berth.failed() == 0, "no request failed");
+        stage.promise(
+            out[0] >= COOLDOWN && out[1] >= 2 * COOLDOWN && new > 0,
+            &format!("it gets new sessions, after a cooldown of {COOLDOWN:?}, doubled by its relapse"),
+        );
+        let native = format!("{} moves, {} failed", native.join("+"), stage.native.failed());
+        stage.row("it flaps", format!("{} moves", stage.berth.moves()), native, "none moves back");
     }
 
-    async fn relapse(&mut self, victim: &str) {
-        self.screen.chapter(&format!("{victim} dies again"));
-        self.kill(victim).await;
-        let gone = self.watch_until(|look| look.count_on(victim) == 0 && look.failed() == 0).await;
-        // Envoy's own check must have seen it: a node that is back before that was never unhealthy.
-        let envoy = self.world.envoy(0);
-        eventually(async || envoy.metric("berth_nodes", &[("state", "cooldown")]).await == 1.0, SLACK).await;
-        self.promise(gone.failed() == 0, "again nobody was refused");
-        self.come_back(victim, 2 * COOLDOWN, "a relapse doubles the cooldown").await;
+    async fn drain(&mut self, leaving: &str) {
+        let stage = &mut self.stage;
+        stage.chapter(&format!(
+            "{leaving} shall leave: the operator drains it, then the platform says so too (EDS)"
+        ));
+        let (all, left) = (names(stage.world), without(stage.world, leaving));
+        let (here, before) = (stage.berth.now().count_on(leaving), stage.native.now().clone());
+        stage.operate(&["drain", leaving]).await;
+        let states = [("active", left.len()), ("draining", 1)];
+        stage.watch(&Goal { states: &states, native: all.clone() }).await;
+        let (guests, berth, _) = stage.guests("drain").await;
+        stage.world.set_eds_health(0, "DRAINING").await;
+        stage.watch(&Goal { states: &states, native: left }).await;
+        stage.show();
+        let native = divided(&before, stage.native.now(), |from, _| from == leaving);
+
+        stage.promise(
+            stage.berth.moves() == 0,
+            &format!("all its {here} sessions stay: {} moved", stage.berth.moved()),
+        );
+        stage.promise(
+            berth.failed() == 0 && berth.count_on(leaving) == 0,
+            &format!("none of {} new sessions begins there: {}", guests.len(), berth.count_on(leaving)),
+        );
+        stage.operate(&["set-state", leaving, "active"]).await;
+        stage.world.set_eds_health(0, "UNKNOWN").await;
+        stage.watch(&Goal { states: &[("active", all.len())], native: all.clone() }).await;
+        stage.promise(
+            stage.berth.moves() + stage.berth.failed() == 0,
+            "nor when it is kept after all; no request failed",
+        );
+        let native = format!("{native} moved, {} failed", stage.native.failed());
+        let berth = format!("{} moved, {} new there", stage.berth.moved(), berth.count_on(leaving));
+        stage.row("drain", berth, native, "its sessions stay");
+    }
+
+    async fn lose_state_cluster(&mut self) {
+        let Self { stage, store } = self;
+        stage.chapter("the state cluster is killed");
+        let all = names(stage.world);
+        let goal = Goal { states: &[("active", all.len())], native: all.clone() };
+        stage.world.state(0).kill();
+        let (guests, first, _) = stage.guests("away").await;
+        stage.watch(&goal).await;
+        stage.promise(stage.berth.moves() == 0, &format!("no session moved: {} did", stage.berth.moved()));
+        stage
+            .promise(stage.berth.failed() + first.failed() == 0, "no request failed, of old or new sessions");
+        stage.promise(
+            first == guests.on_ring(&all, Default::default()),
+            &format!("{} new sessions go where the ring says", guests.len()),
+        );
+        let berth =
+            format!("{} moved, {} failed", stage.berth.moved(), stage.berth.failed() + first.failed());
+        stage.row("state cluster down", berth, "has none".into(), "nobody notices");
+
+        stage.chapter("the state cluster is back");
+        stage.world.state(0).restart().await;
+        let known = stage.crowd.pins(stage.world, stage.berth.now()).await.0
+            + guests.pins(stage.world, &first).await.0;
+        let total = stage.crowd.len() + guests.len();
+        let remembered = match store {
+            Store::Memory => "its memory is gone, but proxies remember",
+            Store::Redis => "Redis kept them",
+        };
+        stage.line(&format!("it knows {known} of {total} sessions; {remembered}"));
+        let back = Instant::now();
+        let mut right;
+        let mut strays = 0;
+        loop {
+            stage.look().await;
+            let client = stage.world.client();
+            let now = guests.look(&client, By::Berth).await;
+            strays += now.nodes.iter().zip(&first.nodes).filter(|(now, first)| now != first).count();
+            right = stage.crowd.pins(stage.world, stage.berth.now()).await.1
+                + guests.pins(stage.world, &now).await.1;
+            if right == total || back.elapsed() > CONVERGED {
+                break;
+            }
+        }
+        let took = back.elapsed();
+        stage.watch(&goal).await;
+        stage.promise(
+            right == total,
+            &format!("after {:.1} s {right} of {total} pins name the node that serves", took.as_secs_f64()),
+        );
+        stage.promise(
+            stage.berth.moves() + strays + stage.berth.failed() == 0,
+            &format!("no session moved for it: {} did", stage.berth.moved() + strays),
+        );
+        let berth = format!("{} moved, {right}/{total} agree", stage.berth.moved() + strays);
+        stage.row("… and back", berth, "has none".into(), "pins = proxies");
     }
 
     async fn panic(&mut self) {
-        let victims: Vec<String> = names(self.world).into_iter().skip(3).collect();
-        self.screen.chapter(&format!("{} of {MOST_NODES} nodes die at once", victims.len()));
-        for victim in &victims {
-            self.kill(victim).await;
+        let stage = &mut self.stage;
+        let all = names(stage.world);
+        let dead: Vec<String> = all.iter().skip(usize::from(MOST_NODES) - PANIC).cloned().collect();
+        stage.chapter(&format!("{PANIC} of {MOST_NODES} nodes die at once; nobody asks until it is noticed"));
+        let before = stage.berth.now().clone();
+        for node in &dead {
+            stage.kill(node).await;
         }
-        let envoy = self.world.envoy(0);
-        let mut failed = 0;
-        let deadline = Instant::now() + SLACK;
-        while Instant::now() < deadline && envoy.metric("berth_panic", &[]).await < 1.0 {
-            failed += self.look(false).await.failed();
-        }
-        let panicking = envoy.metric("berth_panic", &[]).await >= 1.0;
-        let look = self.watch_until(|look| look.failed() == 0).await;
-        self.screen.line(&format!(
-            "   {failed} requests failed before it was noticed: all three of their candidates had died"
-        ));
-        self.promise(
-            panicking,
-            "that is panic: so much bad news is not believed, nobody is reshuffled for it",
+        stage.wait(&[("panic", 1)]).await;
+        stage.show();
+        let (_, kept) = stage.crowd.pins(stage.world, &before).await;
+        stage.promise(
+            kept == stage.crowd.len(),
+            &format!("so much bad news is not believed: {kept} of {} pins are as before", stage.crowd.len()),
         );
-        self.promise(look.failed() == 0, "yet who finds the owner dead is served by a node that looks well");
-        for victim in &victims {
-            self.world.node_named(victim).restart().await;
-            self.down.remove(victim);
+        let failed = (stage.berth.failed(), stage.native.failed());
+        stage.promise(failed.0 == 0, "yet who finds its node dead is served by one that looks well");
+        for node in &dead {
+            stage.revive(node).await;
         }
-        let expected = self.crowd.on_ring(&names(self.world));
-        let home = self.watch_until(|look| look.nodes == expected).await;
-        self.promise(home.nodes == expected, "all come back, and every session is home");
+        let healthy = async || {
+            let page = stage.world.envoy(0).admin("/clusters").await;
+            !page.contains("/failed_")
+        };
+        until(healthy).await;
+        stage.wait(&[("panic", 0), ("active", all.len())]).await;
+        stage.watch(&Goal { states: &[("active", all.len())], native: all }).await;
+        stage.promise(*stage.berth.now() == before, "they come back, and every session is where it was");
+        let berth = format!("{} pins moved, {} failed", stage.crowd.len() - kept, failed.0);
+        let native = format!("{} failed", failed.1);
+        stage.row("5 of 8 die: panic", berth, native, "none reshuffled");
     }
+}
 
-    async fn kill(&mut self, node: &str) {
-        self.world.node_named(node).refuse().await;
-        self.down.insert(node.to_owned());
-    }
+fn without(world: &World, gone: &str) -> Vec<String> {
+    names(world).into_iter().filter(|name| name != gone).collect()
+}
 
-    async fn look(&mut self, last: bool) -> Look {
-        let look = self.crowd.look(&self.world.client()).await;
-        self.screen.draw(self.world, &self.down, &look, last);
-        look
-    }
-
-    /// Looks again and again until it is as wished, or too late; either way the table of the end stays.
-    async fn watch_until(&mut self, mut wished: impl FnMut(&Look) -> bool) -> Look {
-        let deadline = Instant::now() + 2 * COOLDOWN + WARM_UP + SLACK;
-        loop {
-            let look = self.look(false).await;
-            if wished(&look) || Instant::now() > deadline {
-                self.screen.draw(self.world, &self.down, &look, true);
-                return look;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    fn promise(&mut self, held: bool, text: &str) {
-        self.checked += 1;
-        self.screen.line(&format!(" {} {text}", if held { "✓" } else { "✗" }));
-        if !held {
-            self.broken.push(text.to_owned());
-        }
-    }
+/// How many moved because they had to, by consistent hashing, and how many beside them, as points per node follow their
+/// number. Settled placements are compared:
+/// while Envoy's workers do not agree yet, native sessions go to and fro, and that is not held against it.
+fn divided(before: &Look, after: &Look, had_to: impl Fn(&str, &str) -> bool) -> String {
+    let (due, others): (Vec<_>, Vec<_>) = before.moves(after).partition(|(from, to)| had_to(from, to));
+    format!("{}+{}", due.len(), others.len())
 }
