@@ -218,10 +218,11 @@ impl Pins {
         forgotten.unwrap_or_default() as usize
     }
 
-    /// A touch prolonged a pin. False if there is none that the state cluster knows.
+    /// A touch prolonged a pin. False if there is none that the state cluster knows, or it was called past its time
+    /// since: a touch says that the session lives, not where.
     pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
         self.change(self.find_wire(wire), |pin| {
-            (pin.kind != Kind::Provisional).then_some(Pin { expires, ..pin })
+            (pin.kind != Kind::Provisional && pin.expires > Millis(0)).then_some(Pin { expires, ..pin })
         })
     }
 
@@ -599,6 +600,21 @@ mod tests {
 
         let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
         assert!(matches!(found, [Lookup::Stale(_), Lookup::Fresh(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn a_touch_under_way_does_not_make_certain_what_became_uncertain_meanwhile() {
+        let mut pins = small(3);
+        put(&mut pins, 1, NODE);
+        put(&mut pins, 2, "10.0.0.2:80");
+
+        pins.expire_node(NODE);
+        assert!(!pins.prolong(wire(1), at(2_000)) && pins.prolong(wire(2), at(2_000)));
+        pins.expire_all();
+        assert!(!pins.prolong(wire(2), at(2_000)));
+
+        let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
+        assert!(matches!(found, [Lookup::Stale(_), Lookup::Stale(_)]), "{found:?}");
     }
 
     #[test]
