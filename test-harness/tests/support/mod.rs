@@ -6,6 +6,7 @@ pub(crate) mod fake_admin;
 pub(crate) mod fake_state;
 pub(crate) mod patience;
 pub(crate) mod pinning;
+pub(crate) mod state_away;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
