@@ -118,7 +118,7 @@ struct Operator {
     /// Out of service until then, in one proxy's experience at least.
     cooldown_until: Option<Millis>,
     version: u64,
-    /// When it was changed, by the clock of the store.
+    /// When it was changed, by the clock of the service that did it.
     #[serde(default)]
     updated: Millis,
 }
