@@ -122,7 +122,7 @@ struct Operator {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot: Option<u64>,
     version: u64,
-    /// When it was changed, by the clock of the store.
+    /// When it was changed, by the clock of the service that did it.
     #[serde(default)]
     updated: Millis,
 }
