@@ -5,16 +5,17 @@ mod support;
 use std::collections::BTreeMap;
 
 use berth_core::wire::{NodeChange, NodeState};
-use berth_harness::{Response, State, World, eventually};
+use berth_harness::{Builder, Response, State, World, eventually};
 use futures_util::future::join_all;
 use serde_json::json;
 
 use support::patience::{ask, impatient, nodes_become};
+use support::pinning::patiently_pinned;
 use support::{SOON, placing, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_request_claims_and_the_next_ones_ask_nobody() {
-    let world = placing(World::builder().concurrency(1).state(State::memory())).await;
+    let world = placing(patient(World::builder().concurrency(1))).await;
     let first = ask(&world, "ada").await;
     assert_eq!((told(&first, "outcome"), told(&first, "reason")), ("claimed", "pin"), "{first:?}");
 
@@ -31,7 +32,7 @@ async fn first_request_claims_and_the_next_ones_ask_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_and_proxies_agree_by_asking_once_each() {
-    let world = placing(World::builder().envoys(2).concurrency(2).state(State::redis().services(2))).await;
+    let world = placing(patiently_pinned(World::builder().envoys(2), &[])).await;
     let first = ask(&world, "ada").await;
 
     let mut asked = 0;
@@ -50,7 +51,7 @@ async fn workers_and_proxies_agree_by_asking_once_each() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_node_that_says_it_is_degraded_stay_and_new_ones_go_elsewhere() {
     for issued in [false, true] {
-        let builder = impatient().state(State::memory()).configuration(move |json| {
+        let builder = patient(impatient()).configuration(move |json| {
             if issued {
                 let cookie = json!({"name": "sid", "secure": false});
                 pool(json)["session"] =
@@ -76,7 +77,7 @@ async fn sessions_of_a_node_that_says_it_is_degraded_stay_and_new_ones_go_elsewh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
-    let world = impatient().state(State::memory()).start().await;
+    let world = patient(impatient()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let owner = ask(&world, "ada").await.node().to_owned();
     world.node_named(&owner).refuse().await;
@@ -96,9 +97,8 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
-    let small = placing(
-        World::builder().state(State::memory()).configuration(|json| json["state"]["max_pins"] = 10.into()),
-    );
+    let small =
+        placing(patient(World::builder()).configuration(|json| json["state"]["max_pins"] = 10.into()));
     let world = small.await;
     let keys = sessions(100);
     let before = world.nodes_of(&keys).await;
@@ -112,7 +112,7 @@ async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
-    let world = impatient().state(State::memory()).start().await;
+    let world = patient(impatient()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let reserve = world.node(2);
     let change = |state| NodeChange { state: Some(state), ..NodeChange::default() };
@@ -129,6 +129,11 @@ async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
     for (session, node) in &before {
         assert_eq!(ask(&world, session).await.node(), node);
     }
+}
+
+/// Pins in memory, and all the time that a busy machine needs for them.
+fn patient(builder: Builder) -> Builder {
+    builder.state(State::memory()).configuration(|json| json["state"]["timeout"] = "5s".into())
 }
 
 /// Begins sessions, and says where each lives.
