@@ -10,12 +10,11 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use support::patience::{ask, impatient, nodes_become};
-use support::pinning::patiently_pinned;
 use support::{SOON, placing, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_request_claims_and_the_next_ones_ask_nobody() {
-    let world = placing(patient(World::builder().concurrency(1))).await;
+    let world = placing(patient(World::builder().concurrency(1), State::memory())).await;
     let first = ask(&world, "ada").await;
     assert_eq!((told(&first, "outcome"), told(&first, "reason")), ("claimed", "pin"), "{first:?}");
 
@@ -32,7 +31,11 @@ async fn first_request_claims_and_the_next_ones_ask_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_and_proxies_agree_by_asking_once_each() {
-    let world = placing(patiently_pinned(World::builder().envoys(2), &[])).await;
+    let world = placing(patient(
+        World::builder().envoys(2),
+        State::redis().services(2).flag("--store-timeout", "4s"),
+    ))
+    .await;
     let first = ask(&world, "ada").await;
 
     let mut asked = 0;
@@ -51,7 +54,7 @@ async fn workers_and_proxies_agree_by_asking_once_each() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_node_that_says_it_is_degraded_stay_and_new_ones_go_elsewhere() {
     for issued in [false, true] {
-        let builder = patient(impatient()).configuration(move |json| {
+        let builder = patient(impatient(), State::memory()).configuration(move |json| {
             if issued {
                 let cookie = json!({"name": "sid", "secure": false});
                 pool(json)["session"] =
@@ -77,7 +80,7 @@ async fn sessions_of_a_node_that_says_it_is_degraded_stay_and_new_ones_go_elsewh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
-    let world = patient(impatient()).start().await;
+    let world = patient(impatient(), State::memory()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let owner = ask(&world, "ada").await.node().to_owned();
     world.node_named(&owner).refuse().await;
@@ -97,8 +100,10 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
-    let small =
-        placing(patient(World::builder()).configuration(|json| json["state"]["max_pins"] = 10.into()));
+    let small = placing(
+        patient(World::builder(), State::memory())
+            .configuration(|json| json["state"]["max_pins"] = 10.into()),
+    );
     let world = small.await;
     let keys = sessions(100);
     let before = world.nodes_of(&keys).await;
@@ -112,7 +117,7 @@ async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
-    let world = patient(impatient()).start().await;
+    let world = patient(impatient(), State::memory()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let reserve = world.node(2);
     let change = |state| NodeChange { state: Some(state), ..NodeChange::default() };
@@ -131,9 +136,9 @@ async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
     }
 }
 
-/// Pins in memory, and all the time that a busy machine needs for them.
-fn patient(builder: Builder) -> Builder {
-    builder.state(State::memory()).configuration(|json| json["state"]["timeout"] = "5s".into())
+/// All the time that a busy machine needs to ask.
+fn patient(builder: Builder, state: State) -> Builder {
+    builder.state(state).configuration(|json| json["state"]["timeout"] = "5s".into())
 }
 
 /// Begins sessions, and says where each lives.
