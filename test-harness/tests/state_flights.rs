@@ -5,13 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use berth_harness::{Client, Envoy, Response, State, World, eventually};
+use berth_harness::{Client, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use support::fake_state::{Call, FakeState, Reply};
-use support::state_away::{calls, open_breakers, over, state, verdict};
+use support::state_away::{calls, open_breakers, over, patient_redis, state, verdict};
 use support::{SOON, owners, placing, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +295,7 @@ async fn sessions_that_both_envoys_begin_at_once_are_at_one_node() {
         World::builder()
             .nodes(5)
             .envoys(2)
-            .state(State::redis())
+            .state(patient_redis())
             .configuration(|json| state(json)["timeout"] = "5s".into()),
     )
     .await;
