@@ -121,7 +121,7 @@ async fn many_sessions_share_the_calls_that_there_may_be() {
 async fn nobody_waits_for_longer_than_the_timeout_for_a_call_to_become_free() {
     let fake = FakeState::start().await;
     let world = placing(over(&fake).concurrency(1).configuration(|json| {
-        (state(json)["timeout"], state(json)["max_calls"]) = ("500ms".into(), 2.into());
+        (state(json)["timeout"], state(json)["max_calls"]) = ("2s".into(), 2.into());
     }))
     .await;
     fake.set(Reply::Silence);
@@ -131,8 +131,8 @@ async fn nobody_waits_for_longer_than_the_timeout_for_a_call_to_become_free() {
     let start = Instant::now();
     let answers = join_all(keys.iter().map(|key| first(world.envoy(0), key))).await;
 
-    // A second wave of calls would end after a second; the machine may take half of one.
-    assert!(start.elapsed() < Duration::from_millis(1_000), "{:?}", start.elapsed());
+    // A second wave of calls would end after four seconds.
+    assert!(start.elapsed() < Duration::from_millis(3_500), "{:?}", start.elapsed());
     for (answer, owner) in answers.iter().zip(&ring) {
         assert_eq!((verdict(answer), answer.node()), (("ring", "state_away"), owner.as_str()));
     }
