@@ -6,7 +6,7 @@ mod support;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
-use berth_core::wire::{SessionKey, SessionReply};
+use berth_core::wire::SessionKey;
 use berth_harness::{Builder, State, World, eventually};
 use futures_util::future::join_all;
 use serde_json::json;
@@ -15,7 +15,7 @@ use support::fake_state::{Call, FakeState, Reply};
 use support::patience::{cluster, impatient, nodes_become};
 use support::state_away::{
     FAILURES, all_agree, breakers_close, calls, connections, five, grow, moved_by_ring, nodes_by, only,
-    open_breakers, over, pinned_by, state, verdict,
+    open_breakers, over, patient_redis, pinned_by, state, verdict,
 };
 use support::{SOON, owners, placing, pool, sessions, told};
 
@@ -72,7 +72,7 @@ async fn ring_decides_while_the_state_cluster_names_only_sessions_that_nobody_as
 
 /// From a state cluster that is well, to one where each call fails so, and back.
 async fn ring_decides_while_each_call_gets(reply: Reply) {
-    let ended = if matches!(reply, Reply::Silence) { "timed_out" } else { "failed" };
+    let is_silent = matches!(reply, Reply::Silence);
     let fake = FakeState::start().await;
     let world = placing(over(&fake).nodes(5).concurrency(1)).await;
     let envoy = world.envoy(0);
@@ -99,7 +99,9 @@ async fn ring_decides_while_each_call_gets(reply: Reply) {
     assert!((FAILURES..=most).contains(&asked), "{asked} calls in {:?}", start.elapsed());
     eventually(async || open_breakers(envoy).await == 1.0, SOON).await;
     let counted = async || {
-        let failed = calls(envoy, ended).await;
+        let late = calls(envoy, "timed_out").await;
+        // On a busy machine what fails may be late as well.
+        let failed = if is_silent { late } else { late + calls(envoy, "failed").await };
         failed >= FAILURES as f64 && calls(envoy, "skipped").await >= (keys.len() - most) as f64
     };
     eventually(counted, SOON).await;
@@ -151,7 +153,8 @@ async fn ring_decides_for_sessions_whose_owner_is_no_member() {
 #[tokio::test(flavor = "multi_thread")]
 async fn absurd_numbers_from_the_state_cluster_harm_nobody() {
     let fake = FakeState::start().await;
-    let world = placing(over(&fake).nodes(2)).await;
+    let world =
+        placing(over(&fake).nodes(2).configuration(|json| state(json)["timeout"] = "1s".into())).await;
     let keys = sessions(10);
     for (ttl, version) in [(0, 0), (1, 1), (u64::MAX, u64::MAX), (60_000, 1)] {
         let pin = |key: &String| {
@@ -395,18 +398,20 @@ async fn reload_while_requests_wait_for_a_late_state_cluster_fails_none_of_them(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn panic_changes_no_pin_and_gives_new_sessions_theirs() {
-    let world = placing(panicky().state(State::redis())).await;
+    let panicky = panicky().configuration(|json| state(json)["timeout"] = "5s".into());
+    let world = placing(panicky.state(patient_redis())).await;
     let keys = sessions(60);
     let nodes = pinned_by(&[world.client()], &keys).await;
     let clients = connections(world.envoy(0));
-    let pins = async || join_all(keys.iter().map(|key| world.pin_of("nodes", key))).await;
-    let owners_of = |pins: Vec<Option<SessionReply>>| -> Vec<(String, u64)> {
-        pins.into_iter()
-            .map(|pin| pin.expect("a pin"))
-            .map(|pin| (pin.node.to_string(), pin.version))
-            .collect()
+    let pins = async || {
+        let mut pins = Vec::new();
+        for key in &keys {
+            let pin = world.pin_of("nodes", key).await.expect("a pin");
+            pins.push((pin.node.to_string(), pin.version));
+        }
+        pins
     };
-    let before = owners_of(pins().await);
+    let before = pins().await;
 
     for node in 0..4 {
         world.node(node).fail_health();
@@ -422,14 +427,14 @@ async fn panic_changes_no_pin_and_gives_new_sessions_theirs() {
         let pin = world.pin_of("nodes", key).await.expect("claimed");
         assert_eq!((&pin.node.to_string(), pin.version), (owner, 1));
     }
-    assert_eq!(owners_of(pins().await), before);
+    assert_eq!(pins().await, before);
 
     for node in 0..4 {
         world.node(node).serve();
     }
     nodes_become(world.envoy(0), &[("active", 5)]).await;
     assert_eq!(nodes_by(&clients, &keys).await, only(&nodes));
-    assert_eq!(owners_of(pins().await), before);
+    assert_eq!(pins().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use support::state_away::{
     all_agree, breakers_close, connections, five, grow, moved_by_ring, nodes_by, only, open_breakers,
-    pinned_by, state,
+    patient_redis, pinned_by, state,
 };
 use support::{SOON, owners, placing, sessions};
 
@@ -22,7 +22,7 @@ const BRIEFLY: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn known_sessions_stay_with_their_owners_when_redis_is_killed_and_forgets_them() {
-    let world = placing(five().state(State::redis())).await;
+    let world = placing(five().state(patient_redis())).await;
     let keys = sessions(60);
     let clients = connections(world.envoy(0));
     let nodes = pinned_by(&clients, &keys).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use berth_core::wire::{SessionKey, SessionReply};
-use berth_harness::{Builder, Client, Envoy, Response, World, eventually};
+use berth_harness::{Builder, Client, Envoy, Response, State, World, eventually};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -36,6 +36,11 @@ pub(crate) async fn calls(envoy: &Envoy, result: &str) -> f64 {
 /// How many workers do not ask the state cluster now.
 pub(crate) async fn open_breakers(envoy: &Envoy) -> f64 {
     envoy.metric("berth_state_breaker_open", &[("pool", "nodes")]).await
+}
+
+/// A Redis that a busy machine does not keep from answering in time.
+pub(crate) fn patient_redis() -> State {
+    State::redis().flag("--store-timeout", "1s")
 }
 
 /// Five nodes that take their sessions at once.
