@@ -101,7 +101,7 @@ impl ChangeLog {
 }
 
 /// How far one VM has read.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Reader {
     read: Option<u64>,
 }

@@ -106,7 +106,7 @@ const FIXED_BYTES: usize = 1_024;
 const BYTES_PER_PIN: usize = 69;
 
 /// The cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pins {
     slab: Slab,
     by_key: Index,

@@ -19,13 +19,15 @@ use crate::host;
 use crate::plugin::LivePool;
 use crate::shared::ChangesKey;
 
-/// A poll without news ends after this, below the idle timeouts of common proxies.
-const WAIT: u64 = 10_000;
+/// A poll without news ends after this. Whom a service that hangs keeps waiting hears nothing for as long.
+const WAIT: u64 = 5_000;
 /// A poll that is not answered by then is lost.
 const POLL_TIMEOUT: Millis = Millis(WAIT + 2_000);
 const TIMEOUT: Millis = Millis(1_000);
-/// After a poll that failed, or the second resync in a row.
+/// After a call that failed, or the second resync in a row.
 const PAUSE: Millis = Millis(1_000);
+/// After a poll that failed: while no poll waits, no change is heard of.
+const POLL_PAUSE: Millis = Millis(200);
 /// All records, in case that a change of one was missed.
 const NODES_INTERVAL: Millis = Millis(10_000);
 /// The service refuses longer ones; a node that stays down is told of again.
@@ -67,7 +69,7 @@ impl Call {
         }
     }
 
-    /// True if this is its end; then the next is due after `pause`.
+    /// True if this is its end.
     fn ended(&mut self, token: u32) -> bool {
         let is_it = self.token == Some(token);
         if is_it {
@@ -91,6 +93,11 @@ impl Feed {
             cooldown: Call::default(),
             told: BTreeMap::new(),
         }
+    }
+
+    /// Reads on from where the pins that were taken over are up to date.
+    pub(crate) fn succeed(&mut self, old: &Self) {
+        self.reader = old.reader.clone();
     }
 
     /// What was published since the last look.
@@ -131,9 +138,13 @@ impl Feed {
             let reply = body.and_then(|json| serde_json::from_slice::<ChangesReply>(json).ok());
             // Each resync has all sessions asked about anew: a log that always says so must not be asked on each tick.
             let resyncs = reply.as_ref().is_some_and(|reply| reply.resync);
-            let pauses = reply.is_none() || resyncs && self.has_resynced;
+            let pause = match &reply {
+                None => POLL_PAUSE,
+                Some(_) if resyncs && self.has_resynced => PAUSE,
+                Some(_) => Millis(0),
+            };
             self.has_resynced = resyncs;
-            self.changes.next.set(if pauses { now + PAUSE } else { now });
+            self.changes.next.set(now + pause);
             if let Some(reply) = reply {
                 self.publish(pool, reply, now);
             }

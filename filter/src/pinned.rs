@@ -103,6 +103,15 @@ impl Pinned {
         })
     }
 
+    /// Takes over the pins of the same pool, unless they are another state cluster's, or more than there is room for.
+    pub(crate) fn succeed(&mut self, old: &Self) -> bool {
+        let fits = self.state.cluster == old.state.cluster && self.state.pins == old.state.pins;
+        if fits {
+            self.pins = old.pins.clone();
+        }
+        fits
+    }
+
     /// Takes over the members of a new snapshot.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.address.as_str()));

@@ -1,7 +1,7 @@
 //! What a root and its streams share: the configuration and, for each pool, the current snapshot.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use berth_core::changelog::News;
 use berth_core::config::{Config, Membership, Pool, StateCluster};
@@ -48,7 +48,22 @@ pub(crate) struct LivePool {
     pub(crate) feed: Option<RefCell<Feed>>,
 }
 
+thread_local! {
+    /// The latest configuration of this VM. On a reload the new root shares it with the old one.
+    static LATEST: RefCell<Weak<Plugin>> = const { RefCell::new(Weak::new()) };
+}
+
 impl Plugin {
+    /// Takes over what the previous configuration knew of sessions: a reload is no reason to ask about all of them.
+    pub(crate) fn succeed(self: &Rc<Self>) {
+        let Some(previous) = LATEST.replace(Rc::downgrade(self)).upgrade() else { return };
+        for pool in &self.pools {
+            if let Some(old) = previous.pools.iter().find(|old| old.config.name == pool.config.name) {
+                pool.succeed(old);
+            }
+        }
+    }
+
     pub(crate) fn new(config: Config) -> Self {
         let state = config.state.map(Rc::new);
         Self {
@@ -106,6 +121,15 @@ impl LivePool {
             failures: RefCell::default(),
             pinned: pinned.map(RefCell::new),
             feed: feed.map(RefCell::new),
+        }
+    }
+
+    fn succeed(&self, old: &Self) {
+        if let (Some(pinned), Some(feed)) = (&self.pinned, &self.feed)
+            && let (Some(old_pinned), Some(old_feed)) = (&old.pinned, &old.feed)
+            && pinned.borrow_mut().succeed(&old_pinned.borrow())
+        {
+            feed.borrow_mut().succeed(&old_feed.borrow());
         }
     }
 

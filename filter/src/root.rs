@@ -90,6 +90,7 @@ impl RootContext for Root {
             }
         };
         let live = Live::new(config);
+        live.plugin.succeed();
         host::set_tick_period(FIRST_TICKS);
         // After a reload the roster is there already: no request has to wait for the first tick.
         live.refresh(host::now());

@@ -116,6 +116,25 @@ async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reload_while_the_state_cluster_is_away_moves_nobody() {
+    let world = patient(impatient().concurrency(1), State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let keys = sessions(60);
+    let before = world.nodes_of(&keys).await;
+    world.add_node().await;
+    world.add_node().await;
+    nodes_become(world.envoy(0), &[("active", 5)]).await;
+    world.state(0).kill();
+
+    world.envoy(0).reload(|json| pool(json)["panic_hold"] = "6s".into()).await.unwrap();
+
+    for (key, node) in keys.iter().zip(&before) {
+        let answer = ask(&world, key).await;
+        assert_eq!((answer.node(), told(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
     let world = patient(impatient(), State::memory()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;

@@ -3,7 +3,7 @@
 use crate::time::Millis;
 
 /// Where it has got to: it earns a step for each `interval / slots` that passes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Hand {
     interval: Millis,
     slot: u32,

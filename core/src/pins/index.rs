@@ -13,7 +13,7 @@ const EMPTY: u32 = 0;
 const FIRST_LENGTH: usize = 64;
 
 /// The buckets of one index.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Index {
     buckets: Vec<u32>,
 }

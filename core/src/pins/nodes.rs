@@ -12,7 +12,7 @@ pub struct NodeRef(pub(super) u16);
 const MAX_NAME: usize = 260;
 const NOT_A_MEMBER: u32 = u32::MAX;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Node {
     name: Box<str>,
     pins: u32,
@@ -30,7 +30,7 @@ enum State {
 }
 
 /// All nodes of one cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Nodes {
     nodes: Vec<Node>,
     free: Vec<u16>,

@@ -106,7 +106,7 @@ fn halves(key: PinKey) -> [u64; 2] {
 }
 
 /// All slots of one cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Slab {
     chunks: Vec<Vec<Entry>>,
     /// Slots made so far, in use or not.
