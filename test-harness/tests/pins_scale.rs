@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::wire::{ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 use berth_harness::hyper::Method;
-use berth_harness::{Builder, Host, Response, State, World, eventually};
+use berth_harness::{Builder, Host, Response, World, eventually};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -132,7 +132,7 @@ async fn ten_thousand_new_sessions_at_both_proxies_at_once_have_one_owner_each_a
         .iter()
         .map(async |key| join_all(clients.iter().map(|client| of(client, key).send())).await)
         .collect();
-    let answers: Vec<Vec<Response>> = stream::iter(asks).buffered(64).collect().await;
+    let answers: Vec<Vec<Response>> = stream::iter(asks).buffered(32).collect().await;
 
     let mut nodes = Vec::new();
     let mut raced = 0;
@@ -156,8 +156,8 @@ async fn ten_thousand_new_sessions_at_both_proxies_at_once_have_one_owner_each_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn session_that_was_rehomed_elsewhere_is_routed_to_its_new_owner_within_half_a_second() {
-    // Nothing is quicker than shipped.
-    let world = World::builder().envoys(2).concurrency(4).state(State::redis()).start().await;
+    // Nothing is quicker than shipped; how the time of an answer is bounded is not what this is about.
+    let world = patiently_pinned(World::builder().envoys(2).concurrency(4), &[]).start().await;
     for envoy in world.envoys() {
         places(envoy).await;
     }
