@@ -149,7 +149,8 @@ async fn what_clients_say_in_the_header_for_nodes_never_reaches_one() {
     };
 
     for session in ["ada", "grace"] {
-        let answers = join_all(clients.iter().map(|client| forged(session, client))).await;
+        let mut answers = join_all(clients.iter().map(|client| forged(session, client))).await;
+        answers.extend(join_all(clients.iter().map(|client| forged(session, client))).await);
         for outcome in ["claimed", "found", "hit"] {
             assert!(answers.iter().any(|answer| told(answer, "outcome") == outcome), "{outcome}");
         }
@@ -223,7 +224,7 @@ async fn ends_that_many_answers_repeat_hold_up_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_websocket_keeps_its_sessions_pin_alive_and_nothing_does_after_it() {
-    let world = patiently_pinned(impatient(), &[("--ttl", "1s")]).start().await;
+    let world = patiently_pinned(impatient(), &[("--ttl", "4s")]).start().await;
     all_see(&world, &[("active", 3)]).await;
     let mut socket = world.get("/ws/ada").websocket().await;
     let pin = world.pin_of("nodes", "ada").await.unwrap();
@@ -233,9 +234,9 @@ async fn open_websocket_keeps_its_sessions_pin_alive_and_nothing_does_after_it()
         let now = world.pin_of("nodes", "ada").await.expect("its pin is there all the time");
         assert_eq!((now.node, now.version), (pin.node, pin.version));
         assert!(now.age_ms >= pin.age_ms, "it is another pin");
-        now.age_ms > 6_000
+        now.age_ms > 3 * 4_000
     };
-    eventually(is_old, SOON).await;
+    eventually(is_old, SOON * 2).await;
     assert_eq!(socket.echo("still there").await.as_deref(), Some("still there"));
 
     drop(socket);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::wire::{ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 use berth_harness::hyper::Method;
-use berth_harness::{Builder, Host, Response, State, World, eventually};
+use berth_harness::{Builder, Host, Response, World, eventually};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -132,7 +132,7 @@ async fn ten_thousand_new_sessions_at_both_proxies_at_once_have_one_owner_each_a
         .iter()
         .map(async |key| join_all(clients.iter().map(|client| of(client, key).send())).await)
         .collect();
-    let answers: Vec<Vec<Response>> = stream::iter(asks).buffered(64).collect().await;
+    let answers: Vec<Vec<Response>> = stream::iter(asks).buffered(32).collect().await;
 
     let mut nodes = Vec::new();
     let mut raced = 0;
@@ -156,39 +156,45 @@ async fn ten_thousand_new_sessions_at_both_proxies_at_once_have_one_owner_each_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn session_that_was_rehomed_elsewhere_is_routed_to_its_new_owner_within_half_a_second() {
-    // Nothing is quicker than shipped.
-    let world = World::builder().envoys(2).concurrency(4).state(State::redis()).start().await;
+    // Nothing is quicker than shipped; how the time of an answer is bounded is not what this is about.
+    let world = patiently_pinned(World::builder().envoys(2).concurrency(4), &[]).start().await;
     for envoy in world.envoys() {
         places(envoy).await;
     }
     let names: Vec<String> = world.nodes().iter().map(|node| node.name().to_owned()).collect();
-    let clients = workers(world.envoy(1));
+    // Fewer at once, so that they are asked often.
+    let clients = &workers(world.envoy(1))[..24];
     let mut delays = Vec::new();
 
     for key in sessions(20) {
-        let answers = from_each(&clients, &key).await;
+        let answers = from_each(clients, &key).await;
         let owner = answers[0].node().to_owned();
-        for answer in from_each(&clients, &key).await {
+        for answer in from_each(clients, &key).await {
             assert_eq!((answer.node(), told(&answer, "outcome")), (owner.as_str(), "hit"));
         }
 
         let heir = rehome(&world, &key, &owner, &names).await;
         let told = Instant::now();
-        let delay = eventually(
-            async || {
-                // What is asked later is not known earlier.
-                let asked = told.elapsed();
-                let answers = from_each(&clients, &key).await;
-                answers.iter().all(|answer| answer.node() == heir).then_some(asked)
-            },
-            SOON,
-        );
-        delays.push(delay.await);
+        let mut last_stale = Duration::ZERO;
+        let is_late = async || {
+            let asked = told.elapsed();
+            let answers = from_each(clients, &key).await;
+            let is_stale = answers.iter().any(|answer| answer.node() != heir);
+            if is_stale {
+                last_stale = asked;
+            }
+            !is_stale && asked >= PROMISED
+        };
+        eventually(is_late, SOON).await;
+        delays.push(last_stale);
     }
 
     delays.sort_unstable();
-    println!("stale for {:.0?} at the median, {:.0?} at most, of 20", delays[10], delays[19]);
-    assert!(delays[19] < Duration::from_millis(500), "{delays:?}");
+    println!(
+        "requests go to the former owner for {:.0?} at the median, {:.0?} at most, of 20",
+        delays[10], delays[19]
+    );
+    assert!(delays[19] < PROMISED, "{delays:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,6 +254,9 @@ async fn changes_of_the_configuration_move_no_session() {
     println!("four reloads under {} requests", sent.iter().sum::<usize>());
     assert_eq!(moved(&keys, &before, &agreed_nodes_of(&world, &keys).await), Vec::<&String>::new());
 }
+
+/// No request that is sent so long after a session was rehomed reaches its former owner.
+const PROMISED: Duration = Duration::from_millis(500);
 
 /// Of which the native share is taken: it is as good as that of twenty thousand to half a percent.
 const NATIVE_SESSIONS: usize = 10_000;

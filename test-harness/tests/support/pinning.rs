@@ -6,7 +6,7 @@ use berth_harness::{Builder, Client, Envoy, Request, Response, State, World};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
-use super::patience::nodes_become;
+use super::patience::{cluster, nodes_become};
 
 /// Requests under way at once: enough to keep two cores busy.
 const CONCURRENCY: usize = 32;
@@ -19,7 +19,11 @@ const CONNECTIONS: usize = 64;
 pub(crate) fn patiently_pinned(builder: Builder, flags: &[(&str, &str)]) -> Builder {
     let state = State::redis().flag("--store-timeout", "4s");
     let state = flags.iter().fold(state, |state, (name, value)| state.flag(name, value));
-    builder.state(state).configuration(|json| json["state"]["timeout"] = "5s".into())
+    builder.state(state).configuration(|json| json["state"]["timeout"] = "5s".into()).bootstrap(|json| {
+        let services = cluster(json, "berth_state");
+        services["connect_timeout"] = "5s".into();
+        services["health_checks"][0]["timeout"] = "5s".into();
+    })
 }
 
 /// Waits until every Envoy says that so many of its nodes are in each of these states, and its workers know.
