@@ -228,16 +228,24 @@ impl Pins {
 
     /// Changes of unknown sessions were missed: all pins are past their time.
     pub fn expire_all(&mut self) {
-        for slot in 0..self.slab.made() {
-            self.change(Some(slot), |pin| Some(Pin { expires: Millis(0), ..pin }));
-        }
+        self.expire(|_| true);
     }
 
     /// The node was started anew: its pins are past their time.
     pub fn expire_node(&mut self, node: &str) {
-        let Some(node) = self.nodes.find(node) else { return };
+        if let Some(node) = self.nodes.find(node) {
+            self.expire(|pin| pin.node == node);
+        }
+    }
+
+    /// There may be another state cluster to ask: what the ring said without one is past its time.
+    pub fn expire_provisional(&mut self) {
+        self.expire(|pin| pin.kind == Kind::Provisional);
+    }
+
+    fn expire(&mut self, which: impl Fn(Pin) -> bool) {
         for slot in 0..self.slab.made() {
-            self.change(Some(slot), |pin| (pin.node == node).then_some(Pin { expires: Millis(0), ..pin }));
+            self.change(Some(slot), |pin| which(pin).then_some(Pin { expires: Millis(0), ..pin }));
         }
     }
 
@@ -600,6 +608,18 @@ mod tests {
 
         let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
         assert!(matches!(found, [Lookup::Stale(_), Lookup::Fresh(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn what_the_ring_said_can_be_doubted_apart_from_the_rest() {
+        let mut pins = small(3);
+        put(&mut pins, 1, NODE);
+        pins.insert(pins.key(&[2]), wire(2), Pin { kind: Kind::Provisional, ..pin(NODE, 0) });
+
+        pins.expire_provisional();
+
+        let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
+        assert!(matches!(found, [Lookup::Fresh(_), Lookup::Stale(_)]), "{found:?}");
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl Pinned {
         let fits = self.state.cluster == old.state.cluster && self.state.pins == old.state.pins;
         if fits {
             self.pins = old.pins.clone();
+            self.pins.expire_provisional();
         }
         fits
     }
