@@ -118,6 +118,9 @@ struct Operator {
     state: NodeState,
     /// Out of service until then, in one proxy's experience at least.
     cooldown_until: Option<Millis>,
+    /// By which its weight is multiplied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
     /// The hash of its boot id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot: Option<u64>,
@@ -217,11 +220,18 @@ impl Health {
             self.operator = Some(Operator {
                 state: record.state,
                 cooldown_until: record.cooldown_until_ms.map(Millis),
+                weight: record.weight,
                 boot: record.boot_id.as_ref().map(|id| session_hash(id.as_bytes())),
                 version: record.version,
                 updated: Millis(record.updated_ms),
             });
         }
+    }
+
+    /// The operator's factor on its weight.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.operator.as_ref().and_then(|operator| operator.weight).unwrap_or(1).max(1)
     }
 
     /// Different after each start of the node, if it says so at all.

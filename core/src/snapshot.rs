@@ -55,7 +55,10 @@ impl Snapshot {
         let members: Vec<Member> = roster
             .nodes
             .iter()
-            .map(|node| Member { key: node.address.clone(), weight: node.weight })
+            .map(|node| Member {
+                key: node.address.clone(),
+                weight: node.weight.saturating_mul(node.health.weight()),
+            })
             .collect();
         let (ring, members) = match previous {
             Some(previous) if *previous.members == members => {
@@ -100,5 +103,43 @@ impl Snapshot {
             }
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::{HostFlags, Observation};
+    use crate::ring::RingSize;
+    use crate::wire::NodeRecord;
+
+    #[test]
+    fn an_operators_weight_multiplies_envoys_and_leaves_other_points_where_they_are() {
+        let policy = HealthPolicy::default();
+        let host = |number: usize| Observation {
+            address: format!("10.0.0.{number}:80"),
+            weight: 2,
+            locality: String::new(),
+            priority: 0,
+            flags: HostFlags::default(),
+        };
+        let mut roster = Roster::default();
+        roster.observe((0..4).map(host).collect(), &policy, Millis(1));
+        let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(512));
+        let before = Snapshot::build(&roster, algorithm, &policy, Millis(1), None).unwrap();
+
+        let node = "10.0.0.1:80".parse().unwrap();
+        let heavier = NodeRecord { weight: Some(3), version: 1, ..NodeRecord::unknown(node) };
+        assert!(roster.record(&[heavier], &policy, Millis(2)));
+        let after = Snapshot::build(&roster, algorithm, &policy, Millis(2), Some(&before)).unwrap();
+
+        let owner = |snapshot: &Snapshot, hash: u64| snapshot.ring().candidates(hash).next().unwrap();
+        let hashes: Vec<u64> = (0..6_000_u64).map(|number| session_hash(&number.to_le_bytes())).collect();
+        let share = hashes.iter().filter(|hash| owner(&after, **hash) == 1).count();
+        assert!((2_800..3_200).contains(&share), "3 of 6 parts: {share}");
+        for hash in hashes {
+            let (was, is) = (owner(&before, hash), owner(&after, hash));
+            assert!(was == is || is == 1, "{was} → {is}");
+        }
     }
 }

@@ -155,6 +155,29 @@ async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn node_with_a_greater_weight_gets_more_of_the_new_sessions_and_no_old_ones() {
+    let world = patient(impatient(), State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let strong = world.node(1);
+    let before = begin(&world, false, 100, "before").await;
+
+    let change = NodeChange { weight: Some(8), ..NodeChange::default() };
+    world.state(0).change_node("nodes", strong.name(), &change).await;
+
+    let mut round = 0;
+    let mut most_go_there = async || {
+        round += 1;
+        let new = begin(&world, false, 60, &format!("after-{round}")).await;
+        // Eight parts of ten.
+        new.values().filter(|node| *node == strong.name()).count() >= 36
+    };
+    eventually(&mut most_go_there, SOON).await;
+    for (session, node) in &before {
+        assert_eq!(ask(&world, session).await.node(), node);
+    }
+}
+
 /// All the time that a busy machine needs to ask.
 fn patient(builder: Builder, state: State) -> Builder {
     builder.state(state).configuration(|json| json["state"]["timeout"] = "5s".into())
