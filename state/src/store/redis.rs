@@ -6,6 +6,7 @@
 //! not answer.
 
 mod call;
+mod clustered;
 mod gate;
 mod layout;
 mod link;
