@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
@@ -28,15 +29,20 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Clustered {
     client: ClusterClient,
-    current: Mutex<ClusterConnection>,
+    /// What was learned with one holds for all.
+    current: Vec<Mutex<ClusterConnection>>,
     timeout: Duration,
     /// New connections are being tried.
     trying: AtomicBool,
 }
 
 impl Clustered {
-    /// Connects when it is first used.
-    pub(super) fn new(options: &Options, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
+    /// So many connections to each server. They connect when they are first used.
+    pub(super) fn new(
+        options: &Options,
+        certificates: Option<TlsCertificates>,
+        connections: usize,
+    ) -> Result<Self, RedisError> {
         let builder = ClusterClient::builder(options.urls.iter().map(String::as_str))
             .retries(4)
             .min_retry_wait(5)
@@ -52,50 +58,63 @@ impl Clustered {
             None => builder,
         };
         let client = builder.tcp_settings(tcp).build()?;
-        let current = Mutex::new(connect(&client));
+        let current = (0..connections).map(|_| Mutex::new(connect(&client))).collect();
         Ok(Self { client, current, timeout: options.timeout, trying: AtomicBool::new(false) })
     }
 
-    fn current(&self) -> ClusterConnection {
-        lock(&self.current).clone()
+    fn current(&self, place: usize) -> Result<ClusterConnection, StoreError> {
+        let current =
+            self.current.get(place).ok_or_else(|| StoreError::Unreachable("no connection".to_owned()));
+        current.map(|current| lock(current).clone())
     }
 
     /// Whether one of the primaries answers.
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+    pub(super) async fn ping(&self, place: usize) -> Result<(), StoreError> {
         let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-        let answer = self.current().route_command(redis::cmd("PING"), route).await;
+        let answer = self.current(place)?.route_command(redis::cmd("PING"), route).await;
         answer.map(|_| ()).map_err(|error| failure(&error))
     }
 
     /// One pipeline for one shard.
-    pub(super) async fn send(self: &Arc<Self>, shard: &Shard, call: Call) -> Result<Answers, StoreError> {
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        place: usize,
+        shard: &Shard,
+        call: Call,
+    ) -> Result<Answers, StoreError> {
         // Callers give up by dropping this future.
         let mut unanswered = Unanswered { clustered: Some(self), shard, since: Instant::now() };
-        let answers = on_shard(self.current(), shard, call).await?;
+        let answers = on_shard(self.current(place)?, shard, call).await?;
         unanswered.clustered = None;
         Ok(answers)
     }
 
     /// Replaces the connections once this shard answers on new ones.
     async fn try_anew(&self, shard: &Shard) {
-        let mut connection = connect(&self.client);
-        let answers = async {
+        let try_one = async || {
+            let mut connection = connect(&self.client);
             let mut command = redis::cmd("EXISTS");
             command.arg(shard.slot_key());
-            while connection
-                .route_command(command.clone(), RoutingInfo::SingleNode(primary(shard)))
-                .await
-                .is_err()
-            {
+            let route = || RoutingInfo::SingleNode(primary(shard));
+            while connection.route_command(command.clone(), route()).await.is_err() {
                 tokio::time::sleep(TRY_AGAIN).await;
             }
+            connection
         };
-        if tokio::time::timeout(TRIED_FOR, answers).await.is_ok() {
-            tracing::warn!(
-                "a shard of the cluster did not answer in time, but does on new connections: using them"
-            );
-            *lock(&self.current) = connection;
+        let Ok(first) = tokio::time::timeout(TRIED_FOR, try_one()).await else { return };
+        tracing::warn!(
+            "a shard of the cluster did not answer in time, but does on new connections: using them"
+        );
+        let mut places = self.current.iter();
+        if let Some(place) = places.next() {
+            *lock(place) = first;
         }
+        let replace = async |place: &Mutex<ClusterConnection>| {
+            if let Ok(connection) = tokio::time::timeout(TRIED_FOR, try_one()).await {
+                *lock(place) = connection;
+            }
+        };
+        join_all(places.map(replace)).await;
     }
 }
 

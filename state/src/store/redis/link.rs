@@ -40,7 +40,8 @@ pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
 pub(super) enum Connection {
     Single(Box<Single>),
-    Cluster(Arc<Clustered>),
+    /// The one of them at this place.
+    Cluster(Arc<Clustered>, usize),
 }
 
 /// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
@@ -64,19 +65,20 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         let certificates = certificates(options)?;
-        let connect = || {
-            let certificates = certificates.clone();
-            let connection = if options.cluster {
-                clustered(options, certificates)
-            } else {
-                single(options, certificates)
-            };
-            connection.map_err(|error| format!("redis: {error}"))
+        let count = if options.quorum { 1 + WAITING } else { 1 };
+        let connections = if options.cluster {
+            let clustered = Clustered::new(options, certificates, count).map(Arc::new);
+            clustered
+                .map(|all| (0..count).map(|place| Connection::Cluster(Arc::clone(&all), place)).collect())
+        } else {
+            (0..count).map(|_| single(options, certificates.clone())).collect::<Result<Vec<_>, _>>()
         };
-        let waiting = options.quorum.then(|| (0..WAITING).map(|_| connect().map(Arc::new)).collect());
+        let mut connections = connections.map_err(|error| format!("redis: {error}"))?;
+        let waiting = connections.split_off(1).into_iter().map(Arc::new).collect();
+        let plain = connections.pop().ok_or("redis: no connection")?;
         Ok(Self {
-            plain: connect()?,
-            waiting: waiting.transpose()?.map(Waiting::new),
+            plain,
+            waiting: options.quorum.then(|| Waiting::new(waiting)),
             timeout: options.timeout,
             gate: Gate::new(),
             replicas: std::array::from_fn(|_| Gate::new()),
@@ -148,7 +150,7 @@ impl Link {
                     let step = Step::command("DEL").arg("berth:ready");
                     on_single(single, Call::new([step], None)).await?;
                 }
-                Connection::Cluster(clustered) => clustered.ping().await?,
+                Connection::Cluster(clustered, place) => clustered.ping(*place).await?,
             }
             Ok(())
         })
@@ -169,10 +171,6 @@ impl Link {
 /// What these locks guard is whole after each assignment.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn clustered(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
-    Ok(Connection::Cluster(Arc::new(Clustered::new(options, certificates)?)))
 }
 
 fn single(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
@@ -247,7 +245,7 @@ fn certificates(options: &Options) -> Result<Option<TlsCertificates>, String> {
 async fn on(connection: &Connection, shard: &Shard, call: Call) -> Result<Answers, StoreError> {
     match connection {
         Connection::Single(single) => on_single(single, call).await,
-        Connection::Cluster(clustered) => clustered.send(shard, call).await,
+        Connection::Cluster(clustered, place) => clustered.send(*place, shard, call).await,
     }
 }
 
