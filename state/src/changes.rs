@@ -70,7 +70,8 @@ impl Changes {
         loop {
             let reply = self.store.changes(pool, &after, AT_ONCE).await?;
             let Some(moved) = moved.as_mut() else { return Ok(reply) };
-            if reply.resync || !reply.events.is_empty() || *stopping.borrow() {
+            // Also when only the position moved: a reader that has none in a log would not learn that it was lost.
+            if reply.resync || !reply.events.is_empty() || reply.cursor != after || *stopping.borrow() {
                 return Ok(reply);
             }
             let woken = async {

@@ -242,3 +242,35 @@ async fn a_slot_that_moves_is_followed() {
         assert_eq!((pin.outcome, pin.node), (Outcome::Found, node(1)));
     }
 }
+
+/// Nothing tells the service that the primary is another: no connection is closed, and nobody redirects it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_hangs_is_left_for_its_replica() {
+    let cluster = RedisCluster::start();
+    for quorum in [false, true] {
+        eventually("the cluster", || cluster.is_whole());
+        let store =
+            Redis::new(&Options { quorum, timeout: Duration::from_secs(1), ..options(&cluster) }).unwrap();
+        eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+        for session in 0..30 {
+            resolve(&store, session, 1).await.unwrap();
+        }
+
+        let primary = cluster.primary_of("{nodes/3}").unwrap();
+        cluster.servers[primary].pause();
+        eventually("the failover", || cluster.primary_of("{nodes/3}").is_some_and(|now| now != primary));
+        let replaced = Instant::now();
+
+        for session in 0..30 {
+            let key = SessionKey::new("nodes", &usize::to_le_bytes(session));
+            let found = || async {
+                let pin = store.session(&pool(), key).await;
+                pin.is_ok_and(|pin| pin.is_some_and(|pin| pin.node == node(1)))
+                    && resolve(&store, session, 2).await.is_ok_and(|pin| pin.node == node(1))
+            };
+            eventually_async("the session", found).await;
+        }
+        println!("quorum {quorum}: all sessions {:?} after the failover", replaced.elapsed());
+        cluster.servers[primary].resume();
+    }
+}

@@ -81,6 +81,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     restores_once_after_a_restart(store).await;
     node_records_change_in_part_and_cooldown_only_grows(store).await;
     changes_are_read_on_from_a_cursor(store).await;
+    claims_are_no_news_and_leave_cursors_good(store).await;
     a_cursor_that_fell_off_gets_resync(store).await;
     foreign_cursors_get_resync(store).await;
     pins_expire(&*open(SHORT)).await;
@@ -380,6 +381,28 @@ async fn changes_are_read_on_from_a_cursor(store: &dyn Store) {
     seen.sort();
     expected.sort();
     assert_eq!(seen, expected);
+}
+
+async fn claims_are_no_news_and_leave_cursors_good(store: &dyn Store) {
+    let name = pool("quiet");
+    let start = store.head(&name).await.unwrap();
+    for turn in 0..3 {
+        let sessions = (0..100).map(|i| ask(&format!("quiet-{turn}-{i}"), &[1, 2], &[])).collect();
+        store.resolve(&request("quiet", sessions)).await.unwrap();
+    }
+
+    let head = store.head(&name).await.unwrap();
+    // A poll that waits need not look again and again: after one answer the position is the newest.
+    for (after, limit) in [(&start, 100), (&start, 1), (&head, 100)] {
+        let reply = store.changes(&name, after, limit).await.unwrap();
+        assert_eq!((reply.cursor == head, reply.resync, reply.events), (true, false, vec![]));
+    }
+    resolve(store, "quiet", "quiet-0-0", &[2], &[1]).await;
+    for after in [&start, &head] {
+        let reply = store.changes(&name, after, 1).await.unwrap();
+        assert_eq!((reply.resync, reply.events.len()), (false, 1));
+        assert_eq!(reply.events[0].key, Some(key("quiet-0-0")));
+    }
 }
 
 async fn a_cursor_that_fell_off_gets_resync(store: &dyn Store) {

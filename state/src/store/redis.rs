@@ -6,6 +6,7 @@
 //! not answer.
 
 mod call;
+mod clustered;
 mod gate;
 mod layout;
 mod link;
@@ -308,31 +309,27 @@ impl Store for Redis {
         let Some(mut positions) = layout::positions(after) else {
             return Ok(ChangesReply { cursor: self.head(pool).await?, resync: true, events: Vec::new() });
         };
-        let count = limit.div_ceil(SHARDS).to_string();
+        let count = limit.div_ceil(SHARDS);
+        // The entry at the position, or the beginning of the log, is read as well.
+        let read_count = count.saturating_add(1).to_string();
         let read = |(shard, position): (Shard, &Position)| {
             let step = Step::script(&scripts::CHANGES, &[shard.changes()])
                 .arg(position.to_string())
-                .arg(count.as_str());
+                .arg(read_count.as_str());
             Group { shard, steps: vec![step] }
         };
         let answers = self.link.run(Shard::all(pool).zip(&positions).map(read).collect(), false).await?;
 
         let mut events = Vec::new();
-        let mut resync = false;
-        let mut heads = positions;
-        for ((shard, answers), (position, head)) in
-            Shard::all(pool).zip(&answers).zip(positions.iter_mut().zip(&mut heads))
-        {
+        for ((shard, answers), position) in Shard::all(pool).zip(&answers).zip(&mut positions) {
             let value = answers.values.first().ok_or_else(|| misread("changes"))?;
             let part = reading::changes(&shard, value)?;
-            *head = part.newest;
-            // A position ahead of the log: the store lost what it had. One before the oldest: events were dropped.
-            resync |= *position > part.newest || (part.dropped && *position < part.oldest);
+            if part.gap {
+                let cursor = self.head(pool).await?;
+                return Ok(ChangesReply { cursor, resync: true, events: Vec::new() });
+            }
             *position = part.last.unwrap_or(*position);
             events.extend(part.events);
-        }
-        if resync {
-            return Ok(ChangesReply { cursor: layout::cursor(&heads), resync: true, events: Vec::new() });
         }
         // Shards are apart, so this is for the reader's eye only; within a shard the order stays.
         events.sort_by_key(|event| event.time_ms);

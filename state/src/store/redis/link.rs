@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
-use redis::cluster::ClusterConfig;
-use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{ClientTlsConfig, RedisError, TlsCertificates, Value};
 
 use super::Options;
-use super::call::{Answers, Call, Group, Step, failure, is_no_script, refused, server_error};
+use super::call::{Answers, Call, Group, Step, failure, is_no_script, refused};
+use super::clustered::Clustered;
 use super::gate::Gate;
 use super::layout::{SHARDS, Shard};
 use super::waiting::{GivenUp, Waiting};
@@ -32,17 +30,18 @@ const WAITING: usize = 16;
 /// behind another for a place, and is sent twice to a server that does not know its script.
 const REPLICA_SHARE: u32 = 4;
 /// Connecting may take longer than a call: calls give up on their own, and the attempt serves the next ones.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 /// A server that turns calls away is worth a line in the log after this time without any.
 const TOLD_AGAIN: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is given up after this time without an acknowledgement.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
+pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
 pub(super) enum Connection {
     Single(Box<Single>),
-    Cluster(ClusterConnection),
+    /// The one of them at this place.
+    Cluster(Arc<Clustered>, usize),
 }
 
 /// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
@@ -66,16 +65,20 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         let certificates = certificates(options)?;
-        let connect = || {
-            let certificates = certificates.clone();
-            let connection =
-                if options.cluster { cluster(options, certificates) } else { single(options, certificates) };
-            connection.map_err(|error| format!("redis: {error}"))
+        let count = if options.quorum { 1 + WAITING } else { 1 };
+        let connections = if options.cluster {
+            let clustered = Clustered::new(options, certificates, count).map(Arc::new);
+            clustered
+                .map(|all| (0..count).map(|place| Connection::Cluster(Arc::clone(&all), place)).collect())
+        } else {
+            (0..count).map(|_| single(options, certificates.clone())).collect::<Result<Vec<_>, _>>()
         };
-        let waiting = options.quorum.then(|| (0..WAITING).map(|_| connect().map(Arc::new)).collect());
+        let mut connections = connections.map_err(|error| format!("redis: {error}"))?;
+        let waiting = connections.split_off(1).into_iter().map(Arc::new).collect();
+        let plain = connections.pop().ok_or("redis: no connection")?;
         Ok(Self {
-            plain: connect()?,
-            waiting: waiting.transpose()?.map(Waiting::new),
+            plain,
+            waiting: options.quorum.then(|| Waiting::new(waiting)),
             timeout: options.timeout,
             gate: Gate::new(),
             replicas: std::array::from_fn(|_| Gate::new()),
@@ -147,14 +150,7 @@ impl Link {
                     let step = Step::command("DEL").arg("berth:ready");
                     on_single(single, Call::new([step], None)).await?;
                 }
-                Connection::Cluster(connection) => {
-                    let mut connection = connection.clone();
-                    let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-                    connection
-                        .route_command(redis::cmd("PING"), route)
-                        .await
-                        .map_err(|error| failure(&error))?;
-                }
+                Connection::Cluster(clustered, place) => clustered.ping(*place).await?,
             }
             Ok(())
         })
@@ -226,25 +222,6 @@ impl Single {
     }
 }
 
-fn cluster(options: &Options, certificates: Option<TlsCertificates>) -> Result<Connection, RedisError> {
-    let builder = redis::cluster::ClusterClient::builder(options.urls.iter().map(String::as_str))
-        .retries(4)
-        .min_retry_wait(5)
-        .max_retry_wait(20)
-        .connection_timeout(CONNECT_TIMEOUT)
-        .response_timeout(options.timeout)
-        .overall_response_timeout(Some(options.timeout));
-    let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    let builder = match certificates {
-        Some(certificates) => builder.certs(certificates),
-        None => builder,
-    };
-    let client = builder.tcp_settings(tcp).build()?;
-    Ok(Connection::Cluster(client.get_pending_async_connection_with_config(ClusterConfig::new())))
-}
-
 /// What the files of the options hold; `None` without TLS, where they would be refused.
 fn certificates(options: &Options) -> Result<Option<TlsCertificates>, String> {
     if !options.urls.iter().any(|url| url.starts_with("rediss:")) {
@@ -268,7 +245,7 @@ fn certificates(options: &Options) -> Result<Option<TlsCertificates>, String> {
 async fn on(connection: &Connection, shard: &Shard, call: Call) -> Result<Answers, StoreError> {
     match connection {
         Connection::Single(single) => on_single(single, call).await,
-        Connection::Cluster(connection) => on_shard(connection.clone(), shard, call).await,
+        Connection::Cluster(clustered, place) => clustered.send(*place, shard, call).await,
     }
 }
 
@@ -294,37 +271,5 @@ async fn on_single(single: &Single, call: Call) -> Result<Answers, StoreError> {
             single.renew();
         }
     })?;
-    Ok(answers)
-}
-
-async fn on_shard(
-    mut connection: ClusterConnection,
-    shard: &Shard,
-    call: Call,
-) -> Result<Answers, StoreError> {
-    let route = || SingleNodeRoutingInfo::SpecificNode(Route::with_key(shard.slot_key(), SlotAddr::Master));
-    let mut send = async |call: &Call| {
-        let (pipeline, count) = (call.pipeline.clone(), call.pipeline.len());
-        let values = connection.route_pipeline(pipeline, 0, count, route()).await;
-        Ok(call.answers(values.map_err(|error| failure(&error))?))
-    };
-    let mut answers = send(&call).await?;
-    if answers.values.iter().any(is_no_script) {
-        answers = send(&call.by_text()).await?;
-    }
-    // The slot has moved, or is moving. Alone, a command follows the redirection, and the library learns from it; in a
-    // pipeline it does not. A replica was then asked on the wrong connection, so its word does not count.
-    if answers.values.iter().any(|value| server_error(value).is_some()) {
-        for (value, command) in answers.values.iter_mut().zip(call.commands_by_text()) {
-            if server_error(value).is_some() {
-                *value = connection
-                    .route_command(command, RoutingInfo::SingleNode(route()))
-                    .await
-                    .map_err(|error| failure(&error))?;
-                answers.durable = answers.durable.map(|_| false);
-            }
-        }
-    }
-    refused(&answers)?;
     Ok(answers)
 }

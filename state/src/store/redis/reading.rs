@@ -98,20 +98,17 @@ pub(super) fn session(
 
 /// What `changes.lua` returns.
 pub(super) struct Part {
-    pub(super) newest: Position,
-    pub(super) oldest: Position,
-    pub(super) dropped: bool,
-    /// Of the last event here.
+    /// Something is missing between the position and the events.
+    pub(super) gap: bool,
+    /// Of the last entry here.
     pub(super) last: Option<Position>,
     pub(super) events: Vec<Event>,
 }
 
 pub(super) fn changes(shard: &Shard, value: &Value) -> Result<Part, StoreError> {
-    let [newest, oldest, dropped, entries] = list(value)? else { return Err(misread("changes")) };
+    let [gap, entries] = list(value)? else { return Err(misread("changes")) };
     Ok(Part {
-        newest: position(newest)?,
-        oldest: position(oldest)?,
-        dropped: integer(dropped)? == 1,
+        gap: integer(gap)? == 1,
         last: list(entries)?.last().map(entry_position).transpose()?,
         events: events(shard, entries)?,
     })
@@ -122,8 +119,9 @@ pub(super) fn newest(entries: &Value) -> Result<Option<Position>, StoreError> {
     list(entries)?.first().map(entry_position).transpose()
 }
 
+/// Without the log's beginning, which is not news.
 pub(super) fn events(shard: &Shard, entries: &Value) -> Result<Vec<Event>, StoreError> {
-    list(entries)?.iter().map(|entry| event(shard, entry)).collect()
+    list(entries)?.iter().filter_map(|entry| event(shard, entry).transpose()).collect()
 }
 
 fn position(value: &Value) -> Result<Position, StoreError> {
@@ -134,7 +132,7 @@ fn entry_position(entry: &Value) -> Result<Position, StoreError> {
     position(list(entry)?.first().ok_or_else(|| misread("a change"))?)
 }
 
-fn event(shard: &Shard, entry: &Value) -> Result<Event, StoreError> {
+fn event(shard: &Shard, entry: &Value) -> Result<Option<Event>, StoreError> {
     let [_, pairs] = list(entry)? else { return Err(misread("a change")) };
     let at = entry_position(entry)?;
     let mut fields = BTreeMap::new();
@@ -143,9 +141,12 @@ fn event(shard: &Shard, entry: &Value) -> Result<Event, StoreError> {
             fields.insert(text(name)?, text(value)?);
         }
     }
+    if fields.get("kind") == Some(&"begin") {
+        return Ok(None);
+    }
     // The words are those of the wire, so its own reader knows them; one that it does not know is of a newer service.
     let word = |name| serde_json::Value::from(fields.get(name).copied().unwrap_or_default());
-    Ok(Event {
+    Ok(Some(Event {
         cursor: shard.event_cursor(at),
         kind: serde_json::from_value(word("kind")).unwrap_or(ChangeKind::Unknown),
         key: fields.get("key").and_then(|text| text.parse().ok()),
@@ -156,5 +157,5 @@ fn event(shard: &Shard, entry: &Value) -> Result<Event, StoreError> {
         time_ms: at.time_ms,
         correlation_id: fields.get("correlation_id").filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
         record: fields.get("record").and_then(|text| serde_json::from_str(text).ok()),
-    })
+    }))
 }

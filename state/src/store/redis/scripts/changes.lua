@@ -1,19 +1,25 @@
--- Reads one shard's changes after a position, and enough to tell whether some are missing before them.
+-- Reads one shard's changes after a position, if the log is still the one that the position is of.
 --
 -- KEYS 1 the shard's changes   stream
--- ARGV 1 the position   2 the most events to return
--- Returns {newest position, oldest position kept, 1 if any were ever dropped, events as XRANGE has them}.
+-- ARGV 1 the position of an entry, or 0-0   2 the most entries to read, that one and the log's first among them
+-- Returns {1 if something is missing between the position and the entries, entries as XRANGE has them}.
 --
 -- Not a transaction: the answers to its commands must be of one moment.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return {'0-0', '0-0', 0, {}}
+local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
+if ARGV[1] ~= '0-0' then
+  -- Each position that was ever given out is that of an entry. One that is not there was dropped, or lost with its log.
+  if not entries[1] or entries[1][1] ~= ARGV[1] then
+    return {1, {}}
+  end
+  table.remove(entries, 1)
+elseif entries[1] then
+  local about = redis.call('XINFO', 'STREAM', KEYS[1])
+  local fields = {}
+  for i = 1, #about, 2 do
+    fields[about[i]] = about[i + 1]
+  end
+  if fields['entries-added'] > fields['length'] then
+    return {1, {}}
+  end
 end
-local about = redis.call('XINFO', 'STREAM', KEYS[1])
-local fields = {}
-for i = 1, #about, 2 do
-  fields[about[i]] = about[i + 1]
-end
-local first = fields['first-entry']
-local dropped = fields['entries-added'] > fields['length'] and 1 or 0
-return {fields['last-generated-id'], first and first[1] or '0-0', dropped,
-  redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
+return {0, entries}

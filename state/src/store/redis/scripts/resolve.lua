@@ -3,7 +3,7 @@
 -- KEYS 1 the session's pin   string "version|claimed|owned|boot id|node", times in ms
 --      2 its ended version   string, there only for a while after a session was ended
 --      3 the shard's nodes   hash, node -> "version|state|cooldown until|boot id"
---      4 the shard's changes stream
+--      4 the shard's changes  stream; begun by the first claim, so that a position in it tells of each pin's log
 -- ARGV 1 the pin's life in ms          2 "1" in panic           3 changes to keep
 --      4 session key for the event     5 correlation id or ""
 --      6 number of candidates n        7 .. 6+n candidates       then the unusable nodes
@@ -80,6 +80,10 @@ if not pin then
   end
   local at = string.format('%.0f', time())
   redis.call('SET', KEYS[1], version .. '|' .. at .. '|' .. at .. '|' .. boot .. '|' .. node, 'PX', life)
+  -- Nobody could tell a log that was lost before its first change from one that still has none.
+  if redis.call('EXISTS', KEYS[4]) == 0 then
+    redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
+  end
   return 'c|' .. version .. '|0||' .. node
 end
 

@@ -1,0 +1,201 @@
+//! Redis loses what it had: whoever follows a pool's changes is told to ask anew, also if nothing had ever changed in it,
+//! and also if others were there first. Else two proxies keep different pins of one session alive for ever.
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_core::wire::{
+    ChangesReply, Cursor, NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SessionAsk, SessionKey,
+};
+use berth_state::changes::Changes;
+use berth_state::store::redis::{Options, Tls};
+use berth_state::store::{Keeping, Redis, Store};
+use tokio::sync::watch;
+
+use support::{RedisCluster, RedisServer, eventually_async};
+
+fn store(urls: Vec<String>, cluster: bool) -> Arc<dyn Store> {
+    let timeout = Duration::from_secs(5);
+    let keeping = Keeping::default();
+    let options = Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping };
+    Arc::new(Redis::new(&options).unwrap())
+}
+
+fn pool(name: &str) -> PoolName {
+    name.parse().unwrap()
+}
+
+fn node(number: usize) -> NodeId {
+    format!("10.0.0.1:{number}").parse().unwrap()
+}
+
+fn shard(key: SessionKey) -> usize {
+    usize::from(key.as_bytes()[0] >> 4)
+}
+
+/// A session of each of these shards.
+fn sessions(shards: &[usize]) -> Vec<SessionKey> {
+    let of = |wanted: &usize| {
+        (0u32..)
+            .map(|i| SessionKey::new("lost", &i.to_le_bytes()))
+            .find(|key| shard(*key) == *wanted)
+            .unwrap()
+    };
+    shards.iter().map(of).collect()
+}
+
+async fn resolve(store: &dyn Store, name: &str, shards: &[usize], to: usize, from: Option<usize>) {
+    let unusable: Vec<NodeId> = from.map(node).into_iter().collect();
+    let ask = |key| SessionAsk { key, candidates: vec![node(to)], unusable: unusable.clone() };
+    let sessions = sessions(shards).into_iter().map(ask).collect();
+    let request =
+        ResolveRequest { pool: pool(name), region: None, panic: false, correlation_id: None, sessions };
+    store.resolve(&request).await.unwrap();
+}
+
+async fn drain(store: &dyn Store, name: &str) {
+    let change = NodeChange { state: Some(NodeState::Draining), ..NodeChange::default() };
+    store.change_node(&pool(name), node(9), &change).await.unwrap();
+}
+
+/// What pools may have had in them, by name. Shard 0 has the changes of nodes.
+async fn fill(store: &dyn Store) {
+    resolve(store, "claims", &(0..16).collect::<Vec<_>>(), 1, None).await;
+    resolve(store, "first", &[0], 1, None).await;
+    resolve(store, "other", &[7], 1, None).await;
+    resolve(store, "changed", &[0, 7], 1, None).await;
+    resolve(store, "changed", &[0, 7], 2, Some(1)).await;
+    resolve(store, "nodes", &[0, 7], 1, None).await;
+    drain(store, "nodes").await;
+    drain(store, "only-nodes").await;
+}
+
+const FILLED: [&str; 6] = ["claims", "first", "other", "changed", "nodes", "only-nodes"];
+
+async fn poll(store: &dyn Store, name: &str, after: &Cursor) -> ChangesReply {
+    store.changes(&pool(name), after, 100).await.unwrap()
+}
+
+/// Loses all twice: polls come before others claim the same sessions elsewhere, and after.
+async fn every_reader_is_told(store: &dyn Store, lose: &dyn Fn()) {
+    for others_come_first in [false, true] {
+        fill(store).await;
+        let mut cursors = Vec::new();
+        for name in FILLED {
+            let head = store.head(&pool(name)).await.unwrap();
+            let reply = poll(store, name, &head).await;
+            assert_eq!((reply.cursor, reply.resync), (head.clone(), false), "{name}");
+            cursors.push(head);
+        }
+        let never_used = store.head(&pool("never-used")).await.unwrap();
+
+        lose();
+        eventually_async("the store", || async { store.head(&pool("claims")).await.is_ok() }).await;
+        if others_come_first {
+            fill(store).await;
+        }
+
+        for (name, cursor) in FILLED.into_iter().zip(&cursors) {
+            let told = poll(store, name, cursor).await;
+            assert!(told.resync && told.events.is_empty(), "{name}, others first: {others_come_first}");
+            let next = poll(store, name, &told.cursor).await;
+            assert_eq!((next.cursor, next.resync), (told.cursor, false), "{name}");
+        }
+        let reply = poll(store, "never-used", &never_used).await;
+        assert_eq!((reply.cursor, reply.resync), (never_used, false));
+    }
+}
+
+#[tokio::test]
+async fn readers_are_told_when_a_server_was_flushed() {
+    let server = RedisServer::start(&[]);
+    let store = store(vec![server.url()], false);
+
+    every_reader_is_told(&*store, &|| assert_eq!(server.cli(&["FLUSHALL"]).trim(), "OK")).await;
+}
+
+#[tokio::test]
+async fn readers_are_told_when_a_server_came_back_empty() {
+    let server = RedisServer::start(&[]);
+    let store = store(vec![server.url()], false);
+
+    every_reader_is_told(&*store, &|| server.restart()).await;
+}
+
+#[tokio::test]
+async fn readers_are_told_when_a_cluster_was_flushed_or_a_primary_came_back_empty() {
+    let cluster = RedisCluster::start();
+    let store = store(cluster.urls(), true);
+    eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+
+    let flush = |server: usize| assert_eq!(cluster.servers[server].cli(&["FLUSHALL"]).trim(), "OK");
+    every_reader_is_told(&*store, &|| cluster.primaries().into_iter().for_each(flush)).await;
+
+    // Sooner than its replica would take over: of the pool only some shards are lost.
+    let cursor = store.head(&pool("claims")).await.unwrap();
+    let keys = format!("{{claims/{}}}", 7);
+    cluster.servers[cluster.primary_of(&keys).unwrap()].restart();
+    let told =
+        || async { store.changes(&pool("claims"), &cursor, 100).await.is_ok_and(|reply| reply.resync) };
+    eventually_async("a reader to be told", told).await;
+}
+
+/// A failover keeps what was replicated. The readers of what was not have news that nobody else will ever get.
+#[tokio::test]
+async fn a_reader_of_news_that_a_failover_lost_is_told() {
+    let server = RedisServer::start(&[]);
+    let store = store(vec![server.url()], false);
+    resolve(&*store, "changed", &[7], 1, None).await;
+    let before = store.head(&pool("changed")).await.unwrap();
+    resolve(&*store, "changed", &[7], 2, Some(1)).await;
+    let lost = store.head(&pool("changed")).await.unwrap();
+
+    // As the new primary has it, and goes on.
+    let stream = "berth:{changed/7}:changes";
+    let newest = server.cli(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]);
+    assert_eq!(server.cli(&["XDEL", stream, newest.lines().next().unwrap()]).trim(), "1");
+    resolve(&*store, "changed", &[7], 3, Some(2)).await;
+
+    assert!(poll(&*store, "changed", &lost).await.resync);
+    let reply = poll(&*store, "changed", &before).await;
+    assert_eq!((reply.resync, reply.events.len()), (false, 1));
+}
+
+#[tokio::test]
+async fn a_waiting_poll_learns_where_a_new_log_is_and_that_it_is_gone() {
+    let server = RedisServer::start(&[]);
+    let store = store(vec![server.url()], false);
+    let (_stop, stopping) = watch::channel(false);
+    let changes = Arc::new(Changes::new(Arc::clone(&store), stopping));
+    let wait = |after: Option<Cursor>, wait| {
+        let changes = Arc::clone(&changes);
+        async move { changes.wait(&pool("quiet"), after, Duration::from_millis(wait)).await.unwrap() }
+    };
+
+    let start = wait(None, 300).await;
+    assert!(!start.resync && start.events.is_empty());
+    assert_eq!(server.cli(&["DBSIZE"]).trim(), "0", "a poll makes no keys");
+
+    let long = tokio::spawn(wait(Some(start.cursor.clone()), 60_000));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    resolve(&*store, "quiet", &[3], 1, None).await;
+    let begun = tokio::time::timeout(Duration::from_secs(20), long).await.unwrap().unwrap();
+    assert_eq!((begun.resync, &begun.events), (false, &vec![]));
+    assert_ne!(begun.cursor, start.cursor);
+
+    // Once: more claims in the shard tell nothing, and the next poll waits.
+    let long = tokio::spawn(wait(Some(begun.cursor.clone()), 700));
+    let asked = Instant::now();
+    resolve(&*store, "quiet", &[3, 3], 1, None).await;
+    let nothing = long.await.unwrap();
+    assert_eq!((nothing.resync, &nothing.cursor), (false, &begun.cursor));
+    assert!(asked.elapsed() >= Duration::from_millis(600), "{:?}", asked.elapsed());
+
+    let long = tokio::spawn(wait(Some(begun.cursor), 60_000));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.cli(&["FLUSHALL"]).trim(), "OK");
+    let told = tokio::time::timeout(Duration::from_secs(20), long).await.unwrap().unwrap();
+    assert!(told.resync);
+    assert_eq!(told.cursor, start.cursor);
+}
