@@ -23,6 +23,8 @@ pub struct Placement {
     pub outcome: Outcome,
     /// Why the owner owns it.
     pub reason: Reason,
+    /// Nobody but the owner is to serve it.
+    pub is_strict: bool,
 }
 
 /// Why a session has no placement.
@@ -32,6 +34,8 @@ pub enum NoPlacement {
     NoMembers,
     /// Members there are, but none that may serve.
     NoUsableNode,
+    /// The session stays with a node that may not serve it now, or nobody can say which node that is.
+    Withheld(Reason),
 }
 
 impl Placement {
@@ -55,6 +59,14 @@ impl Placement {
         } else {
             Err(NoPlacement::NoUsableNode)
         }
+    }
+
+    /// The same without successors: rather no answer than another node's.
+    #[must_use]
+    pub fn strictly(mut self) -> Self {
+        self.len = self.len.min(1);
+        self.is_strict = true;
+        self
     }
 
     /// The nodes as indexes into the snapshot's, owner first.
@@ -84,7 +96,7 @@ impl Placement {
     }
 
     fn empty(outcome: Outcome, reason: Reason) -> Self {
-        Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome, reason }
+        Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome, reason, is_strict: false }
     }
 
     fn walk(&mut self, snapshot: &Snapshot, hash: u64) {

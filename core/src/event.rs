@@ -12,6 +12,8 @@ pub const UNPLACED_DESTINATION: &str = "unplaced";
 /// The request header that tells a node of a session it does not hold yet: `rehomed; from=…; version=…` if another node
 /// had it, `restore; version=…` if the node was restarted since.
 pub const SESSION_HEADER: &str = "x-berth-session";
+/// Envoy's request header for how often it may try again; 0 where only one node may serve.
+pub const RETRIES_HEADER: &str = "x-envoy-max-retries";
 /// The response header by which a node ends its session: `1`.
 pub const END_HEADER: &str = "x-berth-end";
 /// The opt-in response header that says what Berth did.
@@ -90,8 +92,16 @@ pub enum Reason {
     NoUsableNode,
     /// A pin names the node.
     Pin,
-    /// The state cluster gave no answer, so the ring did.
+    /// The state cluster gave no answer, so the ring did; where affinity is strict, nobody.
     StateAway,
+    /// Affinity is strict, and the session's node may not serve it now.
+    PinUnavailable,
+    /// The rule leaves its sessions to Envoy.
+    AffinityOff,
+    /// The session is not among those that Berth is switched on for.
+    NotRolledOut,
+    /// Berth only looks on.
+    Observed,
 }
 
 impl Reason {
@@ -110,6 +120,10 @@ impl Reason {
             Self::NoUsableNode => "no_usable_node",
             Self::Pin => "pin",
             Self::StateAway => "state_away",
+            Self::PinUnavailable => "pin_unavailable",
+            Self::AffinityOff => "affinity_off",
+            Self::NotRolledOut => "not_rolled_out",
+            Self::Observed => "observed",
         }
     }
 }
@@ -139,6 +153,49 @@ pub enum Counter {
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,
+}
+
+/// What a rule did with a request: `berth_rule_requests_total{rule,result}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleResult {
+    /// Berth took it.
+    Enforced,
+    /// It is Envoy's, because the rollout does not include its session.
+    NotRolledOut,
+    /// It is Envoy's, because the rule's affinity is off.
+    AffinityOff,
+    /// Berth looked on; Envoy chose the node that Berth would have.
+    ObservedSame,
+    /// Berth looked on; it would have chosen another node than Envoy did.
+    ObservedMoved,
+    /// It was answered with 503 rather than sent to another node than its session's.
+    Withheld,
+}
+
+impl RuleResult {
+    /// Every result, in the order of its discriminant.
+    pub const ALL: [Self; 6] = [
+        Self::Enforced,
+        Self::NotRolledOut,
+        Self::AffinityOff,
+        Self::ObservedSame,
+        Self::ObservedMoved,
+        Self::Withheld,
+    ];
+
+    /// The stat's name for this rule.
+    #[must_use]
+    pub fn stat(self, rule: &str) -> String {
+        let result = match self {
+            Self::Enforced => "enforced",
+            Self::NotRolledOut => "not_rolled_out",
+            Self::AffinityOff => "affinity_off",
+            Self::ObservedSame => "observed_same",
+            Self::ObservedMoved => "observed_moved",
+            Self::Withheld => "withheld",
+        };
+        format!("berth_rule_requests_total.rule.{rule}.result.{result}")
+    }
 }
 
 /// Why Envoy's own ring had to place a session.
@@ -291,6 +348,7 @@ mod tests {
         for (index, counter) in Counter::ALL.iter().enumerate() {
             assert_eq!(counter.index(), index, "{counter:?}");
         }
+        assert!(RuleResult::ALL.iter().enumerate().all(|(index, result)| *result as usize == index));
         assert!(Outcome::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
     }
 
@@ -309,6 +367,10 @@ mod tests {
             "berth_requests_total.pool.nodes.outcome.ring"
         );
         assert_eq!(Counter::LeaderChanges.stat("nodes"), "berth_leader_changes_total.pool.nodes");
+        assert_eq!(
+            RuleResult::ObservedMoved.stat("premium"),
+            "berth_rule_requests_total.rule.premium.result.observed_moved"
+        );
         assert_eq!(Counter::Rehomed.stat("nodes"), "berth_reassignments_total.pool.nodes.reason.rehomed");
         assert_eq!(
             Counter::StateCalls(CallResult::TimedOut).stat("nodes"),

@@ -16,7 +16,8 @@
 //! 8. [`breaker`]: whether to ask it at all; [`owners`]: whether what it answers can be used; [`changelog`]: what it
 //!    said of other proxies' doing.
 //! 9. [`wire`]: what the filter and the state service say to each other.
-//! 10. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
+//! 10. [`rollout`]: how far all this is switched on, and for whom.
+//! 11. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod breaker;
@@ -31,6 +32,7 @@ pub mod owners;
 pub mod passive;
 pub mod pins;
 pub mod ring;
+pub mod rollout;
 pub mod roster;
 pub mod session;
 pub mod snapshot;

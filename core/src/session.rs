@@ -22,6 +22,7 @@ use xxhash_rust::xxh64::xxh64;
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use source::{Source, SourceError};
 
+pub(crate) use source::is_header_name;
 use source::{Kind, Part};
 
 /// The longest session id, in bytes. Room for a UUID, a hash or a small signed token; a larger value is a document, and

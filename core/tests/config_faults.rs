@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use berth_core::config::{Config, Membership, Missing, OnPanic, StateCluster};
+use berth_core::config::{Affinity, Config, Membership, Missing, OnPanic, StateCluster};
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
+use berth_core::rollout::{Mode, Rollout};
 use berth_core::session::describe;
 use berth_core::time::Millis;
 
@@ -85,9 +86,9 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.poll_interval, Millis(1000));
     assert!(!config.debug_header);
     assert_eq!(config.state, None);
-    assert!(pool.matches.is_everything());
+    assert!(config.rules[0].matches.is_everything());
     assert!(matches!(&pool.membership, Membership::Cluster(cluster) if cluster == "nodes"));
-    assert!(matches!(pool.missing, Missing::Pass));
+    assert!(matches!(pool.session.missing, Missing::Pass));
     assert_eq!(pool.algorithm, Algorithm::RingHash(RingSize::VirtualNodes(512)));
     assert_eq!(pool.on_panic, OnPanic::IgnoreHealth);
     assert_eq!(pool.health.cooldown, Millis(30_000));
@@ -115,16 +116,21 @@ fn what_is_said_is_what_is_read() {
         pins: Limits { entries: 50_000, bytes: 4_000_000, ..Limits::default() },
     };
     assert_eq!(config.state, Some(state));
-    assert!(pool.matches.takes_host(b"EU.games.example.com:443") && pool.matches.takes_host(b"[::1]:80"));
-    assert!(!pool.matches.takes_host(b"example.com"));
-    assert!(pool.matches.takes_path(b"/ws/1") && !pool.matches.takes_path(b"/other"));
-    assert!(pool.matches.takes_cluster(b"games") && !pool.matches.takes_cluster(b"game"));
+    assert!(
+        config.rules[0].matches.takes_host(b"EU.games.example.com:443")
+            && config.rules[0].matches.takes_host(b"[::1]:80")
+    );
+    assert!(!config.rules[0].matches.takes_host(b"example.com"));
+    assert!(config.rules[0].matches.takes_path(b"/ws/1") && !config.rules[0].matches.takes_path(b"/other"));
+    assert!(
+        config.rules[0].matches.takes_cluster(b"games") && !config.rules[0].matches.takes_cluster(b"game")
+    );
     assert_eq!(
-        describe(&pool.sources),
+        describe(&pool.session.sources),
         "header x-session-id, cookie sid, path /tenants/*/games/{session}, query parameter sid, \
          subprotocol session.<id> or header x-tenant + query parameter user"
     );
-    assert!(matches!(pool.missing, Missing::IssueCookie(_)));
+    assert!(matches!(pool.session.missing, Missing::IssueCookie(_)));
     assert_eq!(pool.algorithm, Algorithm::RingHash(RingSize::Envoy { minimum: 2048, maximum: 4096 }));
     assert_eq!(pool.health.cooldown, Millis(45_000));
     assert_eq!(pool.health.max_cooldown, Millis(600_000));
@@ -134,6 +140,45 @@ fn what_is_said_is_what_is_read() {
     assert_eq!(pool.health.panic_threshold, 40);
     assert_eq!(pool.health.panic_hold, Millis(2500));
     assert_eq!(pool.on_panic, OnPanic::Reject);
+}
+
+#[test]
+fn rules_say_who_is_served_how_firmly_and_how_far() {
+    let config = good("rules");
+    let [health, premium, tenant, canary, rest] = &config.rules[..] else { panic!("{:#?}", config.rules) };
+
+    assert_eq!(
+        (health.affinity, premium.affinity, rest.affinity),
+        (Affinity::Off, Affinity::Strict, Affinity::Prefer)
+    );
+    assert_eq!((premium.pool, tenant.pool), (0, 1));
+    let tier = &premium.matches.headers[0];
+    assert_eq!(tier.name, "x-tier");
+    assert!(tier.takes(Some(b"gold")) && !tier.takes(Some(b"golden")) && !tier.takes(None));
+    let prefix = &tenant.matches.headers[0];
+    assert!(prefix.takes(Some(b"a-1")) && !prefix.takes(Some(b"b-1")));
+    assert!(canary.matches.headers[0].takes(Some(b"")) && !canary.matches.headers[0].takes(None));
+    assert_eq!(describe(&premium.session.sources), "header x-session-id");
+    assert!(matches!(premium.session.missing, Missing::Reject));
+    assert_eq!(describe(&rest.session.sources), "cookie sid");
+    assert_eq!(canary.rollout, Rollout { mode: Mode::Observe, percent: 100 });
+    assert_eq!(rest.rollout, Rollout { mode: Mode::Enforce, percent: 10 });
+    assert!(config.rules.iter().all(|rule| rule.is_named));
+}
+
+#[test]
+fn without_rules_each_pool_is_one() {
+    let config = good("several-pools");
+
+    let rules = config.rules.iter().map(|rule| (rule.name.as_str(), rule.pool, rule.is_named));
+    let pools = config.pools.iter().enumerate().map(|(index, pool)| (pool.name.as_str(), index, false));
+    assert!(rules.eq(pools));
+    assert!(
+        config
+            .rules
+            .iter()
+            .all(|rule| rule.rollout == Rollout::default() && rule.affinity == Affinity::Prefer)
+    );
 }
 
 #[test]

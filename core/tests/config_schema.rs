@@ -17,6 +17,7 @@ const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("maximum-below-the-default-minimum", "compares a number with another's default"),
     ("minimum-above-maximum", "compares two numbers"),
     ("more-points-than-a-ring-may-have", "multiplies weights and virtual_nodes"),
+    ("rules-of-unknown-pools", "compares names of rules with those of pools"),
     ("two-pools-of-one-name-only", "compares elements of an array by one field"),
 ];
 

@@ -12,6 +12,7 @@ mod metrics;
 mod pinned;
 mod plugin;
 mod root;
+mod rules;
 mod shared;
 mod stream;
 mod verdict;

@@ -134,16 +134,17 @@ impl Pinned {
         snapshot: &Rc<Snapshot>,
         id: &SessionId,
         stream: u32,
+        is_strict: bool,
     ) -> (Verdict, Seat) {
         let key = self.pins.key(id.as_bytes());
         let seat = self.in_use.enter(key);
-        let verdict = match self.hit(pool, snapshot, id, key, plugin.now.get()) {
-            Some(placement) => Verdict::of(plugin, pool, id, snapshot, Ok(placement)),
+        let verdict = match self.hit(pool, snapshot, id, key, is_strict, plugin.now.get()) {
+            Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
             // It would be asked about to be turned away.
             None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
                 Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
             }
-            None => self.miss(plugin, pool, snapshot, id, key, stream),
+            None => self.miss(plugin, pool, snapshot, id, key, stream, is_strict),
         };
         (verdict, seat)
     }
@@ -155,17 +156,25 @@ impl Pinned {
         self.flights.stream_gone(stream);
     }
 
-    /// The pin cache knows a node that may serve.
+    /// The pin cache knows a node that may serve, or that the only one that might does not.
     fn hit(
         &mut self,
         pool: &LivePool,
         snapshot: &Snapshot,
         id: &SessionId,
         key: PinKey,
+        is_strict: bool,
         now: Millis,
-    ) -> Option<Placement> {
+    ) -> Option<Result<Placement, NoPlacement>> {
         let Lookup::Fresh(pin) = self.pins.get(key, now) else { return None };
-        let place = self.usable(&pin, snapshot)?;
+        if is_strict && pin.kind == Kind::Provisional {
+            return None;
+        }
+        let Some(place) = self.usable(&pin, snapshot) else {
+            // One that left may have been ended or moved by an operator: that is worth a question.
+            let is_member = self.pins.member(pin.node).is_some();
+            return (is_strict && is_member).then_some(Err(NoPlacement::Withheld(Reason::PinUnavailable)));
+        };
         if pin.kind == Kind::Restored && self.pins.settle(key) {
             set_notice(&format!("restore; version={}", pin.version));
             pool.metrics.count(Counter::Restored);
@@ -175,7 +184,13 @@ impl Pinned {
             placement.outcome = as_seen(snapshot, Outcome::Ring);
             placement.reason = Reason::StateAway;
         }
-        Some(placement)
+        Some(Ok(if is_strict { placement.strictly() } else { placement }))
+    }
+
+    /// Where the session is, as far as this VM knows, for somebody who only looks on.
+    pub(crate) fn known_place(&mut self, snapshot: &Snapshot, id: &SessionId, now: Millis) -> Option<usize> {
+        let Lookup::Fresh(pin) = self.pins.get(self.pins.key(id.as_bytes()), now) else { return None };
+        self.usable(&pin, snapshot)
     }
 
     /// The place of a pin's node, if it is a member that may serve.
@@ -194,10 +209,11 @@ impl Pinned {
         id: &SessionId,
         key: PinKey,
         stream: u32,
+        is_strict: bool,
     ) -> Verdict {
         host::remove_request_header(SESSION_HEADER);
         let now = host::now();
-        let ask = self.ask(snapshot, id, key, now);
+        let ask = self.ask(snapshot, id, key, is_strict, now);
         let wire = WireKey::from(ask.session.key);
         // Without candidates there is nothing to ask: nobody could serve it.
         let has_candidates = !ask.session.candidates.is_empty();
@@ -313,6 +329,10 @@ impl Pinned {
     ) -> Decided {
         let Told { expires, nobody_waits, now } = told;
         let Standing::Usable(place) = self.owners.judge(pin.node, snapshot, now) else {
+            if ask.is_strict {
+                let placement = Err(NoPlacement::Withheld(Reason::PinUnavailable));
+                return Decided { placement, notice: None };
+            }
             return self.stand_in(snapshot, ask, DISPUTED, now);
         };
         let outcome = match pin.outcome {
@@ -340,16 +360,26 @@ impl Pinned {
             self.pins.insert(ask.key, ask.session.key.into(), pin);
         }
         let placement = decision::pinned(snapshot, ask.id.hash(), place, as_seen(snapshot, outcome));
+        let placement = if ask.is_strict { placement.strictly() } else { placement };
         Decided { placement: Ok(placement), notice }
     }
 
     /// Without an answer: where the session was last, if that node may serve, else where the ring says; for a while.
     fn stand_in(&mut self, snapshot: &Snapshot, ask: &Ask, lasts: Millis, now: Millis) -> Decided {
         let last = match self.pins.get(ask.key, now) {
-            Lookup::Fresh(pin) | Lookup::Stale(pin) => self.usable(&pin, snapshot),
-            Lookup::Absent => None,
+            // Where the ring once put it is no word to be strict about.
+            Lookup::Fresh(pin) | Lookup::Stale(pin) if !ask.is_strict || pin.kind != Kind::Provisional => {
+                self.usable(&pin, snapshot)
+            }
+            _ => None,
         };
         let hash = ask.id.hash();
+        if ask.is_strict {
+            let outcome = as_seen(snapshot, Outcome::Ring);
+            let placement = last.map(|place| decision::pinned(snapshot, hash, place, outcome).strictly());
+            let placement = placement.ok_or(NoPlacement::Withheld(Reason::StateAway));
+            return Decided { placement, notice: None };
+        }
         let mut placement = match last {
             Some(place) => Ok(decision::pinned(snapshot, hash, place, as_seen(snapshot, Outcome::Ring))),
             None => Placement::of(snapshot, hash),

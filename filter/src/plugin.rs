@@ -15,6 +15,7 @@ use crate::feed::Feed;
 use crate::host;
 use crate::metrics::PoolMetrics;
 use crate::pinned::{Home, Pinned};
+use crate::rules::LiveRule;
 use crate::shared::RosterKey;
 
 /// While requests wait: what is queued goes out, and what is overdue goes on, with the next tick.
@@ -24,6 +25,7 @@ const HURRIED_TICKS: Millis = Millis(10);
 pub(crate) struct Plugin {
     pub(crate) debug_header: bool,
     pub(crate) pools: Vec<LivePool>,
+    pub(crate) rules: Vec<LiveRule>,
     /// Requests that no pool took.
     pub(crate) bypassed: Cell<u64>,
     pub(crate) bypassed_metric: Option<u32>,
@@ -69,12 +71,19 @@ impl Plugin {
         Self {
             debug_header: config.debug_header,
             pools: config.pools.into_iter().map(|pool| LivePool::new(pool, state.as_ref())).collect(),
+            rules: config.rules.into_iter().map(LiveRule::new).collect(),
             bypassed: Cell::new(0),
             bypassed_metric: host::define_counter(berth_core::event::BYPASSED_STAT),
             destination: RefCell::new(Vec::with_capacity(64)),
             now: Cell::new(host::now()),
             hurried: Cell::new(false),
         }
+    }
+
+    /// A rule with its pool.
+    pub(crate) fn rule(&self, index: usize) -> Option<(&LiveRule, &LivePool)> {
+        let rule = self.rules.get(index)?;
+        Some((rule, self.pools.get(rule.config.pool)?))
     }
 
     /// A request waits.
@@ -92,6 +101,9 @@ impl Plugin {
     pub(crate) fn flush(&self) {
         for pool in &self.pools {
             pool.metrics.flush();
+        }
+        for rule in &self.rules {
+            rule.flush();
         }
         let bypassed = self.bypassed.take();
         if bypassed > 0 {

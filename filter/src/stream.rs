@@ -5,11 +5,12 @@
 
 use std::rc::Rc;
 
-use berth_core::config::{Membership, Missing};
+use berth_core::config::{Affinity, Membership, Missing, Rule};
 use berth_core::decision::Placement;
-use berth_core::event::{Counter, DEBUG_HEADER, END_HEADER, Reason, Unplaced};
+use berth_core::event::{Counter, DEBUG_HEADER, END_HEADER, Outcome, Reason, RuleResult, Unplaced};
 use berth_core::passive::blames_node;
 use berth_core::pins::Seat;
+use berth_core::rollout::Mode;
 use berth_core::session::{self, SessionId};
 use berth_core::snapshot::Snapshot;
 use proxy_wasm::traits::{Context, HttpContext};
@@ -18,6 +19,7 @@ use proxy_wasm::types::Action;
 use crate::host;
 use crate::pinned::Home;
 use crate::plugin::{LivePool, Plugin};
+use crate::rules::{self, LiveRule};
 use crate::verdict::{Verdict, remove_our_headers};
 
 /// How often an id is drawn so that its owner takes new sessions: with half of the nodes draining, one in 256 is not.
@@ -27,8 +29,8 @@ const DRAWS: usize = 8;
 pub(crate) struct Stream {
     id: u32,
     plugin: Option<Rc<Plugin>>,
-    /// The pool's place in the configuration, once one took the request.
-    pool: Option<usize>,
+    /// The rule's place in the configuration, once one took the request.
+    rule: Option<usize>,
     verdict: Verdict,
     /// The Set-Cookie value of a session that began with this request.
     cookie: Option<Vec<u8>>,
@@ -53,9 +55,9 @@ impl HttpContext for Stream {
             remove_our_headers();
             return Action::Continue;
         };
-        self.pool = find_pool(&plugin);
-        match self.pool.and_then(|index| plugin.pools.get(index)) {
-            Some(pool) => self.place(&plugin, pool),
+        self.rule = rules::find(&plugin);
+        match self.rule.and_then(|index| plugin.rule(index)) {
+            Some((rule, pool)) => self.place(&plugin, rule, pool),
             None => {
                 remove_our_headers();
                 plugin.bypassed.set(plugin.bypassed.get() + 1);
@@ -67,9 +69,9 @@ impl HttpContext for Stream {
     fn on_http_response_headers(&mut self, _headers: usize, _end: bool) -> Action {
         let Some(plugin) = self.plugin.clone() else { return Action::Continue };
         self.take_verdict();
-        if let Some(pool) = self.pool.and_then(|index| plugin.pools.get(index)) {
+        if let Some((rule, pool)) = self.rule.and_then(|index| plugin.rule(index)) {
             self.heed_the_end(pool);
-            let node = self.learn_who_answered(&plugin, pool);
+            let node = self.learn_who_answered(&plugin, rule, pool);
             if plugin.debug_header {
                 self.show(node.as_deref());
             }
@@ -107,11 +109,11 @@ impl Drop for Stream {
 impl Stream {
     pub(crate) fn new(id: u32, plugin: Option<Rc<Plugin>>) -> Self {
         let verdict = Verdict::None;
-        Self { id, plugin, pool: None, verdict, session: None, cookie: None, seat: None }
+        Self { id, plugin, rule: None, verdict, session: None, cookie: None, seat: None }
     }
 
     fn live_pool(&self) -> Option<&LivePool> {
-        self.plugin.as_ref()?.pools.get(self.pool?)
+        Some(self.plugin.as_ref()?.rule(self.rule?)?.1)
     }
 
     /// Whoever released this request has left its verdict.
@@ -122,16 +124,32 @@ impl Stream {
                 self.verdict = verdict;
             }
         }
-        if matches!(self.verdict, Verdict::Replied) {
+        if matches!(self.verdict, Verdict::Replied { .. }) {
             self.cookie = None;
         }
     }
 
-    fn place(&mut self, plugin: &Plugin, pool: &LivePool) {
+    fn place(&mut self, plugin: &Plugin, rule: &LiveRule, pool: &LivePool) {
+        let Rule { session, affinity, rollout, .. } = &rule.config;
+        if *affinity == Affinity::Off {
+            rule.count(RuleResult::AffinityOff);
+            self.verdict = Verdict::leave_alone(pool, Reason::AffinityOff);
+            return;
+        }
+        if rollout.mode == Mode::Off {
+            rule.count(RuleResult::NotRolledOut);
+            self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
+            return;
+        }
         let snapshot = pool.snapshot();
-        let found = session::identify(&pool.config.sources, &mut host::request_header);
-        let id = match (found, &pool.config.missing) {
+        let found = session::identify(&session.sources, &mut host::request_header);
+        let id = match (found, &session.missing) {
             (Some(id), _) => id,
+            // Who looks on begins no sessions and turns nobody away.
+            (None, _) if rollout.mode == Mode::Observe => {
+                self.verdict = Verdict::sessionless(pool);
+                return;
+            }
             (None, Missing::IssueCookie(template)) => match draw(snapshot.as_deref()) {
                 Some(id) => {
                     self.cookie = template.set_cookie(&id);
@@ -147,16 +165,31 @@ impl Stream {
                 return;
             }
             (None, Missing::Reject) => {
-                let sources = session::describe(&pool.config.sources);
+                let sources = session::describe(&session.sources);
                 let body = format!("berth: this request names no session; send one as {sources}\n");
                 self.verdict = Verdict::reject(plugin, pool, 400, Reason::NoSession, &body);
                 return;
             }
         };
+        match rollout.mode_for(&id) {
+            Mode::Enforce => rule.count(RuleResult::Enforced),
+            Mode::Observe => {
+                self.verdict = Verdict::observe(pool, snapshot, &id, plugin.now.get());
+                return;
+            }
+            Mode::Off => {
+                rule.count(RuleResult::NotRolledOut);
+                self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
+                return;
+            }
+        }
+        let is_strict = *affinity == Affinity::Strict;
         self.verdict = match (&snapshot, &pool.pinned) {
+            (None, _) if is_strict => Verdict::withhold(plugin, pool, Reason::NoSnapshot),
             (None, _) => Verdict::leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot),
             (Some(snapshot), Some(pinned)) => {
-                let (verdict, seat) = pinned.borrow_mut().decide(plugin, pool, snapshot, &id, self.id);
+                let (verdict, seat) =
+                    pinned.borrow_mut().decide(plugin, pool, snapshot, &id, self.id, is_strict);
                 self.seat = Some(seat);
                 self.session = Some(id);
                 verdict
@@ -183,10 +216,23 @@ impl Stream {
     }
 
     /// Notes which node answered, and what that says of those that were named before it.
-    fn learn_who_answered(&mut self, plugin: &Plugin, pool: &LivePool) -> Option<Vec<u8>> {
+    fn learn_who_answered(&mut self, plugin: &Plugin, rule: &LiveRule, pool: &LivePool) -> Option<Vec<u8>> {
+        if let Verdict::Observed(node) = &self.verdict {
+            let address = host::upstream_address()?;
+            let is_same = node.as_bytes() == address;
+            rule.count(if is_same { RuleResult::ObservedSame } else { RuleResult::ObservedMoved });
+            return Some(address);
+        }
+        if matches!(self.verdict, Verdict::Replied { withheld: true }) {
+            rule.count(RuleResult::Withheld);
+        }
         let Verdict::Placed { snapshot, placement, answered } = &mut self.verdict else {
             return if plugin.debug_header { host::upstream_address() } else { None };
         };
+        // Envoy's own answer: the node could not be reached, and nobody else was to be tried.
+        if placement.is_strict && host::response_flags().is_some_and(|flags| flags != 0) {
+            host::set_response_header("retry-after", b"1");
+        }
         let address = host::upstream_address()?;
         *answered = placement.nodes(snapshot).position(|node| node.address.as_bytes() == address);
         if *answered != Some(0) && is_routed_to(pool) {
@@ -212,7 +258,8 @@ impl Stream {
                 (placement.outcome, if issued { Reason::Issued } else { placement.reason })
             }
             Verdict::Elsewhere(outcome, reason) => (*outcome, *reason),
-            Verdict::None | Verdict::Waiting(_) | Verdict::Replied => return,
+            Verdict::Observed(_) => (Outcome::Sessionless, Reason::Observed),
+            Verdict::None | Verdict::Waiting(_) | Verdict::Replied { .. } => return,
         };
         let mut value = format!("outcome={}; ", outcome.name()).into_bytes();
         if let Some(node) = node {
@@ -222,6 +269,10 @@ impl Stream {
         }
         value.extend_from_slice(b"reason=");
         value.extend_from_slice(reason.name().as_bytes());
+        if let Verdict::Observed(would) = &self.verdict {
+            value.extend_from_slice(b"; would=");
+            value.extend_from_slice(would.as_bytes());
+        }
         host::set_response_header(DEBUG_HEADER, &value);
     }
 }
@@ -232,24 +283,6 @@ fn is_routed_to(pool: &LivePool) -> bool {
         Membership::Cluster(name) => host::route_cluster().is_none_or(|cluster| cluster == name.as_bytes()),
         Membership::Static(_) => true,
     }
-}
-
-/// The first pool that takes the request; what no pool asks about is not fetched.
-fn find_pool(plugin: &Plugin) -> Option<usize> {
-    let (mut authority, mut path, mut cluster) = (None, None, None);
-    plugin.pools.iter().position(|pool| {
-        let matches = &pool.config.matches;
-        (matches.hosts.is_empty()
-            || matches.takes_host(fetched(&mut authority, || host::request_header(":authority"))))
-            && (matches.path_prefixes.is_empty()
-                || matches.takes_path(fetched(&mut path, || host::request_header(":path"))))
-            && (matches.clusters.is_empty()
-                || matches.takes_cluster(fetched(&mut cluster, host::route_cluster)))
-    })
-}
-
-fn fetched(value: &mut Option<Vec<u8>>, fetch: impl FnOnce() -> Option<Vec<u8>>) -> &[u8] {
-    value.get_or_insert_with(|| fetch().unwrap_or_default())
 }
 
 /// A new session's id. Its owner should be a node that takes new sessions; ids are free, so draw another if not.

@@ -9,11 +9,12 @@ use std::rc::Rc;
 use berth_core::config::OnPanic;
 use berth_core::decision::{NoPlacement, Placement};
 use berth_core::event::{
-    Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, Reason, SESSION_HEADER,
-    UNPLACED_DESTINATION, Unplaced,
+    Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, RETRIES_HEADER, Reason,
+    SESSION_HEADER, UNPLACED_DESTINATION, Unplaced,
 };
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
 
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
@@ -33,14 +34,16 @@ pub(crate) enum Verdict {
     Placed { snapshot: Rc<Snapshot>, placement: Placement, answered: Option<usize> },
     /// It goes wherever Envoy sends it.
     Elsewhere(Outcome, Reason),
-    /// Berth answered it.
-    Replied,
+    /// It goes wherever Envoy sends it; Berth would have chosen this node.
+    Observed(String),
+    /// Berth answered it; `withheld` if only another node could have.
+    Replied { withheld: bool },
 }
 
 impl Verdict {
     /// True if the request goes on now.
     pub(crate) fn lets_go_on(&self) -> bool {
-        !matches!(self, Self::Waiting(_) | Self::Replied)
+        !matches!(self, Self::Waiting(_) | Self::Replied { .. })
     }
 
     /// To the nodes of a placement, or what it means that there is none.
@@ -63,6 +66,9 @@ impl Verdict {
                 value.clear();
                 placement.write_destination(snapshot, &mut value);
                 host::set_request_header(DESTINATION_HEADER, &value);
+                if placement.is_strict {
+                    host::set_request_header(RETRIES_HEADER, b"0");
+                }
                 pool.metrics.count(Counter::Requests(placement.outcome));
                 Self::Placed { snapshot: Rc::clone(snapshot), placement, answered: None }
             }
@@ -73,13 +79,44 @@ impl Verdict {
                 let body = "berth: no node is usable; try again\n";
                 Self::reject(plugin, pool, 503, Reason::NoUsableNode, body)
             }
+            Err(NoPlacement::Withheld(reason)) => Self::withhold(plugin, pool, reason),
         }
     }
 
     pub(crate) fn sessionless(pool: &LivePool) -> Self {
+        Self::leave_alone(pool, Reason::NoSession)
+    }
+
+    /// As if Berth were not there.
+    pub(crate) fn leave_alone(pool: &LivePool, reason: Reason) -> Self {
         remove_our_headers();
         pool.metrics.count(Counter::Requests(Outcome::Sessionless));
-        Self::Elsewhere(Outcome::Sessionless, Reason::NoSession)
+        Self::Elsewhere(Outcome::Sessionless, reason)
+    }
+
+    /// As if Berth were not there, but for the count of what it would have done.
+    pub(crate) fn observe(
+        pool: &LivePool,
+        snapshot: Option<Rc<Snapshot>>,
+        id: &SessionId,
+        now: Millis,
+    ) -> Self {
+        let untouched = Self::leave_alone(pool, Reason::Observed);
+        let Some(snapshot) = snapshot else { return untouched };
+        let pinned = pool.pinned.as_ref();
+        let pin = pinned.and_then(|pinned| pinned.borrow_mut().known_place(&snapshot, id, now));
+        let place = pin.or_else(|| Placement::of(&snapshot, id.hash()).ok()?.indexes().next());
+        match place.and_then(|place| snapshot.nodes.get(place)) {
+            Some(node) => Self::Observed(node.address.clone()),
+            None => untouched,
+        }
+    }
+
+    /// Rather no answer than another node's.
+    pub(crate) fn withhold(plugin: &Plugin, pool: &LivePool, reason: Reason) -> Self {
+        let body = "berth: the node of this session cannot serve it now; try again\n";
+        Self::reject(plugin, pool, 503, reason, body);
+        Self::Replied { withheld: true }
     }
 
     /// The destination names no host, so the cluster's fallback policy hashes the same session id.
@@ -103,7 +140,7 @@ impl Verdict {
             headers.push((DEBUG_HEADER, &debug));
         }
         host::respond(status, headers, body);
-        Self::Replied
+        Self::Replied { withheld: false }
     }
 }
 

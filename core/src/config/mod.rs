@@ -5,9 +5,11 @@
 
 mod document;
 pub(crate) mod fields;
+mod matching;
 mod members;
 mod policy;
 mod pool;
+mod rule;
 mod session;
 mod state;
 
@@ -20,7 +22,10 @@ use crate::time::Millis;
 use self::document::Document;
 pub use self::fields::Fault;
 use self::fields::{Faults, Fields, is_number, shown};
-pub use self::pool::{Match, Membership, Missing, OnPanic, Pool};
+pub use self::matching::{HeaderMatch, Match};
+pub use self::pool::{Membership, OnPanic, Pool};
+pub use self::rule::{Affinity, Rule};
+pub use self::session::{Missing, Session};
 pub use self::state::StateCluster;
 
 /// The one version there is.
@@ -41,8 +46,10 @@ pub struct Config {
     pub debug_header: bool,
     /// Who remembers which node holds a session; without it, the ring's answer is the placement.
     pub state: Option<StateCluster>,
-    /// First match wins.
+    /// Where sessions may live.
     pub pools: Vec<Pool>,
+    /// Which of them serves a request, and how: first match wins.
+    pub rules: Vec<Rule>,
 }
 
 impl Config {
@@ -79,8 +86,13 @@ impl Config {
         let state = StateCluster::read(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
         let pools = Pool::read_all(&elements, faults);
+        // One that cannot be read is there all the same.
+        let has_state = fields.value("state").is_some();
+        let rules = Rule::read_all(&mut fields, &elements, &pools, has_state, faults);
         fields.finish(faults);
-        Some(Self { admin_cluster, poll_interval, debug_header, state, pools })
+        // All of them, or there is a fault.
+        let pools = pools.into_iter().flatten().collect();
+        Some(Self { admin_cluster, poll_interval, debug_header, state, pools, rules })
     }
 }
 

@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::fields::{Faults, Fields, array, quoted, shown};
-use super::pool::Missing;
 use crate::session::{CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError};
 use crate::time::Millis;
 
@@ -12,9 +11,30 @@ const MAX_SOURCES: usize = 16;
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);
 
-pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> (Vec<Source>, Missing) {
+/// What names a session.
+#[derive(Debug)]
+pub struct Session {
+    /// Where its id may be, in order.
+    pub sources: Vec<Source>,
+    /// What happens to a request without one.
+    pub missing: Missing,
+}
+
+/// What happens to a request that names no session.
+#[derive(Debug)]
+pub enum Missing {
+    /// Any node may serve it.
+    Pass,
+    /// It begins a session: the answer sets this cookie.
+    IssueCookie(CookieTemplate),
+    /// It is answered with 400.
+    Reject,
+}
+
+pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> Session {
+    let nothing = Session { sources: Vec::new(), missing: Missing::Pass };
     let advice = "say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}";
-    let Some(value) = fields.required("session", advice, faults) else { return (Vec::new(), Missing::Pass) };
+    let Some(value) = fields.required("session", advice, faults) else { return nothing };
     let mut fields = Fields::of(value, &fields.path_of("session"), faults);
     let advice = "name at least one source, for example {\"cookie\": \"sid\"}";
     let elements = fields.required_array("sources", MAX_SOURCES, advice, faults);
@@ -26,7 +46,7 @@ pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> (Vec
     let cookies = all_read.then(|| names.collect::<Vec<_>>());
     let missing = read_missing(&mut fields, cookies.as_deref(), faults);
     fields.finish(faults);
-    (sources, missing)
+    Session { sources, missing }
 }
 
 /// An object with one field, which names the kind of source.

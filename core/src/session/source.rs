@@ -231,6 +231,11 @@ impl fmt::Display for SourceError {
 
 impl error::Error for SourceError {}
 
+/// Whether a request can have a header of this name that is known before it is routed.
+pub(crate) fn is_header_name(name: &str) -> bool {
+    is_token(name) || [":method", ":authority"].iter().any(|pseudo| name.eq_ignore_ascii_case(pseudo))
+}
+
 /// Whether HTTP would take it as a name.
 pub(super) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.as_bytes().iter().all(is_token_byte)

@@ -22,6 +22,8 @@ pub(super) struct Ask {
     pub(super) id: SessionId,
     pub(super) key: PinKey,
     pub(super) session: SessionAsk,
+    /// It is not to move.
+    pub(super) is_strict: bool,
     pub(super) epoch: u32,
     /// The request's own id, for the log of changes.
     correlation: Option<String>,
@@ -29,7 +31,14 @@ pub(super) struct Ask {
 
 impl Pinned {
     /// Where the session was last comes first: if the state cluster lost its pin, it stays there.
-    pub(super) fn ask(&mut self, snapshot: &Snapshot, id: &SessionId, key: PinKey, now: Millis) -> Rc<Ask> {
+    pub(super) fn ask(
+        &mut self,
+        snapshot: &Snapshot,
+        id: &SessionId,
+        key: PinKey,
+        is_strict: bool,
+        now: Millis,
+    ) -> Rc<Ask> {
         let mut places = decision::for_new(snapshot, id.hash(), MAX_CANDIDATES);
         if let Lookup::Stale(pin) = self.pins.get(key, now)
             && let Some(last) = self.usable(&pin, snapshot)
@@ -41,12 +50,13 @@ impl Pinned {
         let session = SessionAsk {
             key: SessionKey::new(self.pool.as_str(), id.as_bytes()),
             candidates: self.owners.names(&places),
-            unusable: self.owners.unusable(snapshot, now),
+            // What nobody calls unusable stays.
+            unusable: if is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
         };
         let correlation = host::request_header("x-request-id")
             .filter(|id| id.len() <= MAX_CORRELATION_ID && id.iter().all(u8::is_ascii_graphic))
             .and_then(|id| String::from_utf8(id).ok());
-        Rc::new(Ask { id: id.clone(), key, session, epoch: self.epoch, correlation })
+        Rc::new(Ask { id: id.clone(), key, session, is_strict, epoch: self.epoch, correlation })
     }
 
     /// Calls for what is queued, as far as calls are free.
