@@ -10,6 +10,7 @@ mod policy;
 mod pool;
 mod session;
 mod state;
+mod token;
 
 use std::ops::RangeInclusive;
 
@@ -22,6 +23,7 @@ pub use self::fields::Fault;
 use self::fields::{Faults, Fields, is_number, shown};
 pub use self::pool::{Match, Membership, Missing, OnPanic, Pool};
 pub use self::state::StateCluster;
+pub use self::token::{JwtProvider, OnInvalid, RemoteKeys, Verification};
 
 /// The one version there is.
 const VERSION: u32 = 1;
@@ -41,6 +43,8 @@ pub struct Config {
     pub debug_header: bool,
     /// Who remembers which node holds a session; without it, the ring's answer is the placement.
     pub state: Option<StateCluster>,
+    /// The issuers whose tokens may name sessions.
+    pub jwt_providers: Vec<JwtProvider>,
     /// First match wins.
     pub pools: Vec<Pool>,
 }
@@ -77,10 +81,11 @@ impl Config {
         let poll_interval = fields.duration("poll_interval", POLL_INTERVAL, faults).unwrap_or(Millis(1000));
         let debug_header = fields.flag("debug_header", false, faults);
         let state = StateCluster::read(&mut fields, faults);
+        let jwt_providers = JwtProvider::read_all(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
         let pools = Pool::read_all(&elements, faults);
         fields.finish(faults);
-        Some(Self { admin_cluster, poll_interval, debug_header, state, pools })
+        Some(Self { admin_cluster, poll_interval, debug_header, state, jwt_providers, pools })
     }
 }
 

@@ -128,6 +128,12 @@ impl Key {
         self.id.as_deref()
     }
 
+    /// Whether it is shared with the issuer.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        matches!(self.kind, KeyKind::Secret(_))
+    }
+
     /// Whether it may verify what is signed by `algorithm`.
     #[must_use]
     pub fn fits(&self, algorithm: Algorithm) -> bool {
