@@ -6,6 +6,7 @@
 //! In the order of a request's way, which is also the order to read:
 //!
 //! 1. [`session`]: which session a request belongs to, over bytes.
+//!    Where clients show tokens, [`token`] says whether they are true.
 //! 2. [`ring`]: session hash → nodes in order, as Envoy's own hash policies would.
 //! 3. [`membership`], [`health`], [`roster`]: what Envoy says of its hosts, the state that follows, and the shared
 //!    record of both.
@@ -37,4 +38,5 @@ pub mod roster;
 pub mod session;
 pub mod snapshot;
 pub mod time;
+pub mod token;
 pub mod wire;

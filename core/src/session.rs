@@ -14,6 +14,7 @@ mod extract;
 mod source;
 mod template;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write as _;
 
@@ -168,14 +169,9 @@ impl<'s> Headers<'_, 's> {
 
 /// The id that `part` names within the value of its header.
 fn find(part: &Part, value: &[u8]) -> Option<SessionId> {
-    match part {
-        Part::Header(_) => SessionId::from_slice(value),
-        Part::Cookie(name) => SessionId::from_slice(extract::cookie(value, name)?),
-        Part::Query(name) => {
-            SessionId::new(extract::query_parameter(extract::path_and_query(value).1, name)?)
-        }
-        Part::Path(template) => SessionId::new(template.session(extract::path_and_query(value).0)?),
-        Part::Subprotocol(prefix) => SessionId::from_slice(extract::subprotocol(value, prefix)?),
+    match part.find(value)? {
+        Cow::Borrowed(bytes) => SessionId::from_slice(bytes),
+        Cow::Owned(bytes) => SessionId::new(bytes),
     }
 }
 

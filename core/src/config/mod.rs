@@ -12,6 +12,7 @@ mod pool;
 mod rule;
 mod session;
 mod state;
+mod token;
 
 use std::ops::RangeInclusive;
 
@@ -27,6 +28,7 @@ pub use self::pool::{Membership, OnPanic, Pool};
 pub use self::rule::{Affinity, Rule};
 pub use self::session::{Missing, Session};
 pub use self::state::StateCluster;
+pub use self::token::{JwtProvider, OnInvalid, RemoteKeys, Verification};
 
 /// The one version there is.
 const VERSION: u32 = 1;
@@ -46,6 +48,8 @@ pub struct Config {
     pub debug_header: bool,
     /// Who remembers which node holds a session; without it, the ring's answer is the placement.
     pub state: Option<StateCluster>,
+    /// The issuers whose tokens may name sessions.
+    pub jwt_providers: Vec<JwtProvider>,
     /// Where sessions may live.
     pub pools: Vec<Pool>,
     /// Which of them serves a request, and how: first match wins.
@@ -84,6 +88,7 @@ impl Config {
         let poll_interval = fields.duration("poll_interval", POLL_INTERVAL, faults).unwrap_or(Millis(1000));
         let debug_header = fields.flag("debug_header", false, faults);
         let state = StateCluster::read(&mut fields, faults);
+        let jwt_providers = JwtProvider::read_all(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
         let pools = Pool::read_all(&elements, faults);
         // One that cannot be read is there all the same.
@@ -92,7 +97,7 @@ impl Config {
         fields.finish(faults);
         // All of them, or there is a fault.
         let pools = pools.into_iter().flatten().collect();
-        Some(Self { admin_cluster, poll_interval, debug_header, state, pools, rules })
+        Some(Self { admin_cluster, poll_interval, debug_header, state, jwt_providers, pools, rules })
     }
 }
 

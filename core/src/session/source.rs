@@ -3,9 +3,10 @@
 //! A [`Source`] that exists is right: it is made by a constructor that refuses what could never match, or would match by
 //! accident. It knows which header it reads; how the id is found there is in `extract` and `template`.
 
+use std::borrow::Cow;
 use std::{error, fmt};
 
-use super::extract::is_token_byte;
+use super::extract::{self, is_token_byte};
 use super::template::PathTemplate;
 
 /// How many parts a composite may have. One is no composite; five can hardly fit a session id, and each one costs a look
@@ -109,6 +110,24 @@ impl Source {
         Ok(Self(Kind::Composite(parts.collect::<Result<_, _>>()?)))
     }
 
+    /// The header that it reads, of a composite the first.
+    pub(crate) fn header_name(&self) -> &str {
+        self.first().map_or("", Part::header)
+    }
+
+    /// What it names within the value of that header, of a composite the first part. Unlike a session id it may be
+    /// anything but empty.
+    pub(crate) fn find<'h>(&self, value: &'h [u8]) -> Option<Cow<'h, [u8]>> {
+        self.first()?.find(value)
+    }
+
+    fn first(&self) -> Option<&Part> {
+        match &self.0 {
+            Kind::Single(part) => Some(part),
+            Kind::Composite(parts) => parts.first(),
+        }
+    }
+
     pub(super) fn kind(&self) -> &Kind {
         &self.0
     }
@@ -130,6 +149,19 @@ impl Part {
             Self::Cookie(_) => "cookie",
             Self::Query(_) | Self::Path(_) => ":path",
             Self::Subprotocol(_) => "sec-websocket-protocol",
+        }
+    }
+
+    /// What it names within the value of its header.
+    pub(super) fn find<'h>(&self, value: &'h [u8]) -> Option<Cow<'h, [u8]>> {
+        match self {
+            Self::Header(_) => Some(value.into()),
+            Self::Cookie(name) => extract::cookie(value, name).map(Cow::from),
+            Self::Query(name) => {
+                extract::query_parameter(extract::path_and_query(value).1, name).map(Cow::from)
+            }
+            Self::Path(template) => template.session(extract::path_and_query(value).0).map(Cow::from),
+            Self::Subprotocol(prefix) => extract::subprotocol(value, prefix).map(Cow::from),
         }
     }
 }

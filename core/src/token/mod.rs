@@ -1,0 +1,106 @@
+//! JSON Web Tokens: whether one is what its issuer signed, for us and for now, and what it claims.
+//!
+//! Decides by bytes, keys, a policy and `now` alone. It decides neither where keys come from nor what a refusal means for
+//! the request. The arithmetic is `jsonwebtoken`'s; what is taken apart, in which order and what is refused is here,
+//! because that is where tokens are attacked: a header is the sender's word until a key has confirmed it, so it selects
+//! among what the policy allows and nothing more. Keys within a header (`jwk`, `jku`, `x5c`, `x5u`) are never looked at.
+//!
+//! Read next: `jws` for what a token may look like, `keys` for which key may say that it is true, `claims` for what it
+//! says, [`Cache`] for not doing all that twice.
+
+mod algorithm;
+mod cache;
+mod claims;
+mod json;
+mod jwks;
+mod jws;
+mod keys;
+mod path;
+mod pem;
+mod refusal;
+mod source;
+
+pub use self::algorithm::Algorithm;
+pub use self::cache::{Cache, Digest, Limits};
+pub use self::claims::Claims;
+pub use self::jwks::JwksError;
+pub use self::keys::{Key, KeyError, Keys};
+pub use self::path::{ClaimPath, ClaimPathError};
+pub use self::refusal::Refusal;
+pub use self::source::{TokenSource, find};
+
+use self::jws::Jws;
+use crate::time::Millis;
+
+/// The longest token that is looked at. Envoy takes 60 KiB of headers in all; tokens with a user's every group are 8 KiB.
+pub const MAX_TOKEN: usize = 16 * 1024;
+/// How many keys one token may be tried with: each costs a signature check, and the sender pays nothing.
+const MAX_TRIES: usize = 8;
+
+/// What a token must satisfy besides its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Those that may have signed it. There is no default: a verifier that lets the token choose is the classic mistake.
+    pub algorithms: Vec<Algorithm>,
+    /// What `iss` must be, character by character.
+    pub issuer: Option<String>,
+    /// One of them must be in `aud`; none means that `aud` is not looked at.
+    pub audiences: Vec<String>,
+    /// How far the issuer's clock may be from ours.
+    pub leeway: Millis,
+    /// Refuse tokens that never expire.
+    pub require_expiry: bool,
+}
+
+impl Policy {
+    /// The leeway if none is said: clocks that NTP keeps are within it by far.
+    pub const DEFAULT_LEEWAY: Millis = Millis(60_000);
+
+    /// One that asks for nothing but a signature by one of `algorithms` and an expiry that is not over.
+    #[must_use]
+    pub fn new(algorithms: Vec<Algorithm>) -> Self {
+        Self {
+            algorithms,
+            issuer: None,
+            audiences: Vec::new(),
+            leeway: Self::DEFAULT_LEEWAY,
+            require_expiry: true,
+        }
+    }
+}
+
+/// Reads a token in compact form and checks it: first the signature, then what it claims, so that who cannot sign learns
+/// nothing about the policy.
+///
+/// # Errors
+/// The first reason to refuse it. [`Refusal::UnknownKey`] may be cured by fetching keys anew.
+///
+/// ```
+/// use berth_core::time::Millis;
+/// use berth_core::token::{self, Algorithm, Key, Keys, Policy, Refusal};
+///
+/// let keys = Keys::new(vec![Key::secret(Some("a"), b"a secret of at least 32 bytes ..")?]);
+/// let policy = Policy::new(vec![Algorithm::Hs256]);
+///
+/// let refusal = token::verify(b"eyJhbGciOiJub25lIn0.e30.", &keys, &policy, Millis(0)).unwrap_err();
+/// assert_eq!(refusal, Refusal::Algorithm);
+/// # Ok::<(), token::KeyError>(())
+/// ```
+pub fn verify(token: &[u8], keys: &Keys, policy: &Policy, now: Millis) -> Result<Claims, Refusal> {
+    let jws = Jws::read(token)?;
+    if !policy.algorithms.contains(&jws.algorithm) {
+        return Err(Refusal::Algorithm);
+    }
+    let candidates = keys.candidates(jws.key_id.as_deref(), jws.algorithm)?;
+    let is_signed =
+        candidates.take(MAX_TRIES).any(|key| key.verifies(jws.algorithm, jws.signed, &jws.signature));
+    if !is_signed {
+        return Err(Refusal::Signature);
+    }
+    let claims = Claims::from_payload(&jws.payload()?)?;
+    claims.check(policy, now)?;
+    Ok(claims)
+}
+
+#[cfg(test)]
+mod tests;
