@@ -9,6 +9,7 @@
 //! Read next: [`Source`] for what may be configured, `extract` for how bytes are taken apart, [`CookieTemplate`] for
 //! issuing an id to a client that has none.
 
+mod claims;
 mod cookie;
 mod extract;
 mod source;
@@ -20,10 +21,13 @@ use std::io::Write as _;
 
 use xxhash_rust::xxh64::xxh64;
 
+pub use claims::{ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use source::{Source, SourceError};
 
 pub(crate) use source::is_header_name;
+
+use crate::token::Refusal;
 use source::{Kind, Part};
 
 /// The longest session id, in bytes. Room for a UUID, a hash or a small signed token; a larger value is a document, and
@@ -89,20 +93,60 @@ fn usable(bytes: &[u8]) -> Option<&[u8]> {
 /// `header` answers a header's value by its lower-case name, of a repeated one the first, or all joined by `,` as some
 /// proxies do; `:path` is the path with its query. It is called at most once a name, and only when a source needs it,
 /// because each call leaves the VM. What a source finds but cannot use counts as nothing found.
+///
+/// Tokens are not looked at: [`find`] does.
 pub fn identify(sources: &[Source], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<SessionId> {
+    match find(sources, header, &mut |_| Token::Absent) {
+        Found::Session(id, _) => Some(id),
+        _ => None,
+    }
+}
+
+/// What the sources say of a request's session.
+#[derive(Debug)]
+pub enum Found {
+    /// This one; from a token with what else it says.
+    Session(SessionId, Option<History>),
+    /// None.
+    Nothing,
+    /// The token of this provider is not to be believed, so no later source is.
+    Refused(usize, Refusal),
+    /// The keys of this provider are on their way.
+    Pending,
+}
+
+/// As [`identify`], with tokens: `token` says what came of the request's token at a provider, by its place.
+///
+/// A token that is refused ends the search: what follows is weaker, and would be what an attacker sends beside it.
+pub fn find(
+    sources: &[Source],
+    header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+    token: &mut dyn FnMut(usize) -> Token,
+) -> Found {
     let mut headers = Headers { fetch: header, kept: Vec::new() };
     let mut rest = sources;
     while let Some((source, later)) = rest.split_first() {
         let id = match source.kind() {
             Kind::Single(part) => headers.single(part, later),
             Kind::Composite(parts) => headers.composite(parts),
+            Kind::Claims(source) => match token(source.provider.0) {
+                Token::Absent => None,
+                Token::Verified(facts) => {
+                    if let Some((id, history)) = source.find(&facts) {
+                        return Found::Session(id, Some(history));
+                    }
+                    None
+                }
+                Token::Refused(refusal) => return Found::Refused(source.provider.0, refusal),
+                Token::Pending => return Found::Pending,
+            },
         };
-        if id.is_some() {
-            return id;
+        if let Some(id) = id {
+            return Found::Session(id, None);
         }
         rest = later;
     }
-    None
+    Found::Nothing
 }
 
 /// Says in words where a session id is looked for, for the answer to a client that sent none.
@@ -137,7 +181,7 @@ impl<'s> Headers<'_, 's> {
             // The fetched bytes become the id. If they cannot, they cannot for a later reader of this header either:
             // no source but a header one reads it (see `Source::header`).
             Part::Header(_) => (value.and_then(SessionId::new), None),
-            _ => (value.as_deref().and_then(|value| find(part, value)), value),
+            _ => (value.as_deref().and_then(|value| find_part(part, value)), value),
         };
         if id.is_none() && later.iter().any(|source| source.reads(name)) {
             self.kept.push((name, left));
@@ -150,7 +194,7 @@ impl<'s> Headers<'_, 's> {
         let mut joined = Vec::new();
         for part in parts {
             let value = self.take(part.header());
-            let id = value.as_deref().and_then(|value| find(part, value));
+            let id = value.as_deref().and_then(|value| find_part(part, value));
             self.kept.push((part.header(), value));
             let id = id?;
             write!(joined, "{}:", id.0.len()).ok()?;
@@ -168,7 +212,7 @@ impl<'s> Headers<'_, 's> {
 }
 
 /// The id that `part` names within the value of its header.
-fn find(part: &Part, value: &[u8]) -> Option<SessionId> {
+fn find_part(part: &Part, value: &[u8]) -> Option<SessionId> {
     match part.find(value)? {
         Cow::Borrowed(bytes) => SessionId::from_slice(bytes),
         Cow::Owned(bytes) => SessionId::new(bytes),

@@ -4,8 +4,10 @@
 
 use serde_json::{Map, Value};
 
+use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, quoted};
 use crate::session::is_header_name;
+use crate::token::{ClaimPath, Facts, Form, Slot};
 
 /// More values than this are a list that belongs elsewhere; each is compared on the way of a request.
 const MAX_CONDITIONS: usize = 16;
@@ -21,6 +23,17 @@ pub struct Match {
     pub clusters: Vec<String>,
     /// What headers say.
     pub headers: Vec<HeaderMatch>,
+    /// What verified tokens say.
+    pub claims: Vec<ClaimMatch>,
+}
+
+/// What a claim of a provider's verified token says.
+#[derive(Debug)]
+pub struct ClaimMatch {
+    /// The provider's place in the configuration.
+    pub provider: usize,
+    slot: Slot,
+    values: Values,
 }
 
 /// What a header says.
@@ -39,16 +52,54 @@ enum Values {
     Beginning(String),
 }
 
+impl Values {
+    fn take(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(values) => values.iter().any(|wanted| wanted.as_bytes() == value),
+            Self::Beginning(prefix) => value.starts_with(prefix.as_bytes()),
+        }
+    }
+
+    fn read(fields: &mut Fields<'_>, faults: &mut Faults) -> Self {
+        let one_of: Vec<String> =
+            fields.strings("one_of", faults).into_iter().map(|(_, text)| text.to_owned()).collect();
+        let prefix = fields.string("prefix", faults).map(str::to_owned);
+        if fields.value("one_of").is_some() && fields.value("prefix").is_some() {
+            faults.add(&fields.path_of("prefix"), "does not go with one_of: make it a rule of its own");
+        }
+        match prefix {
+            Some(prefix) => Self::Beginning(prefix),
+            None if one_of.is_empty() => Self::Any,
+            None => Self::OneOf(one_of),
+        }
+    }
+}
+
+impl ClaimMatch {
+    /// True if a request whose token says this fits.
+    #[must_use]
+    pub fn takes(&self, facts: &Facts) -> bool {
+        facts.text(self.slot).is_some_and(|text| self.values.take(text.as_bytes()))
+    }
+
+    fn read(value: &Value, path: &str, book: &mut ClaimBook, faults: &mut Faults) -> Option<Self> {
+        let mut fields = Fields::of(value, path, faults);
+        let provider = book.provider(&mut fields, faults);
+        let claim = fields.required("claim", "name the claim", faults);
+        let claim = claim.and_then(|claim| ClaimPath::read(claim, &fields.path_of("claim"), faults));
+        let values = Values::read(&mut fields, faults);
+        fields.finish(faults);
+        let (provider, _) = provider?;
+        Some(Self { provider, slot: book.slot(provider, claim?, Form::Text), values })
+    }
+}
+
 impl HeaderMatch {
     /// True if a request with this value of the header fits.
     #[must_use]
     pub fn takes(&self, value: Option<&[u8]>) -> bool {
-        let Some(value) = value else { return false };
-        match &self.values {
-            Values::Any => true,
-            Values::OneOf(values) => values.iter().any(|wanted| wanted.as_bytes() == value),
-            Values::Beginning(prefix) => value.starts_with(prefix.as_bytes()),
-        }
+        value.is_some_and(|value| self.values.take(value))
     }
 
     fn read(value: &Value, path: &str, faults: &mut Faults) -> Option<Self> {
@@ -58,18 +109,8 @@ impl HeaderMatch {
             let message = "must be the name of a header, or :method or :authority";
             faults.add(&fields.path_of("name"), format!("{message}, is {}", quoted(name)));
         }
-        let one_of: Vec<String> =
-            fields.strings("one_of", faults).into_iter().map(|(_, text)| text.to_owned()).collect();
-        let prefix = fields.string("prefix", faults).map(str::to_owned);
-        if fields.value("one_of").is_some() && fields.value("prefix").is_some() {
-            faults.add(&fields.path_of("prefix"), "does not go with one_of: make it a rule of its own");
-        }
+        let values = Values::read(&mut fields, faults);
         fields.finish(faults);
-        let values = match prefix {
-            Some(prefix) => Values::Beginning(prefix),
-            None if one_of.is_empty() => Values::Any,
-            None => Values::OneOf(one_of),
-        };
         Some(Self { name: name?.to_ascii_lowercase(), values })
     }
 }
@@ -82,6 +123,7 @@ impl Match {
             && self.path_prefixes.is_empty()
             && self.clusters.is_empty()
             && self.headers.is_empty()
+            && self.claims.is_empty()
     }
 
     /// True if a request with this `:authority` fits the host condition.
@@ -113,23 +155,21 @@ impl Match {
         self.clusters.is_empty() || self.clusters.iter().any(|wanted| wanted.as_bytes() == cluster)
     }
 
-    pub(super) fn read(fields: &mut Fields<'_>, faults: &mut Faults) -> Self {
+    pub(super) fn read(fields: &mut Fields<'_>, book: &mut ClaimBook, faults: &mut Faults) -> Self {
         let Some(value) = fields.value("match") else { return Self::default() };
         let path = fields.path_of("match");
         if value.as_object().is_some_and(Map::is_empty) {
-            faults.add(&path, "is empty: give hosts, path_prefixes, clusters or headers, or leave it out");
+            faults.add(
+                &path,
+                "is empty: give hosts, path_prefixes, clusters, headers or claims, or leave it out",
+            );
         }
         let mut fields = Fields::of(value, &path, faults);
         let hosts = fields.strings("hosts", faults);
         let path_prefixes = fields.strings("path_prefixes", faults);
         let clusters = fields.strings("clusters", faults);
-        let headers = fields.array("headers", faults);
-        if let Some(headers) = &headers
-            && !(1..=MAX_CONDITIONS).contains(&headers.len())
-        {
-            let message = format!("must have 1 to {MAX_CONDITIONS} elements, has {}", headers.len());
-            faults.add(&fields.path_of("headers"), message);
-        }
+        let headers = conditions(&mut fields, "headers", faults);
+        let claims = conditions(&mut fields, "claims", faults);
         fields.finish(faults);
         for (path, host) in &hosts {
             if !is_host_pattern(host) {
@@ -146,12 +186,28 @@ impl Match {
             path_prefixes: texts(path_prefixes),
             clusters: texts(clusters),
             headers: headers
-                .unwrap_or_default()
                 .into_iter()
                 .filter_map(|(path, value)| HeaderMatch::read(value, &path, faults))
                 .collect(),
+            claims: claims
+                .into_iter()
+                .filter_map(|(path, value)| ClaimMatch::read(value, &path, book, faults))
+                .collect(),
         }
     }
+}
+
+fn conditions<'v>(
+    fields: &mut Fields<'v>,
+    name: &'static str,
+    faults: &mut Faults,
+) -> Vec<(String, &'v Value)> {
+    let Some(elements) = fields.array(name, faults) else { return Vec::new() };
+    if !(1..=MAX_CONDITIONS).contains(&elements.len()) {
+        let message = format!("must have 1 to {MAX_CONDITIONS} elements, has {}", elements.len());
+        faults.add(&fields.path_of(name), message);
+    }
+    elements
 }
 
 fn is_host_pattern(text: &str) -> bool {

@@ -3,6 +3,7 @@
 //! What a field means is in `docs/OPERATIONS.md`; the shape is also published as `envoy/berth.schema.json`. A `Config`
 //! is compiled: sources, templates and policies are ready for the request path.
 
+mod claims;
 mod document;
 pub(crate) mod fields;
 mod matching;
@@ -19,11 +20,13 @@ use std::ops::RangeInclusive;
 use serde_json::Value;
 
 use crate::time::Millis;
+use crate::token::Wanted;
 
+use self::claims::ClaimBook;
 use self::document::Document;
 pub use self::fields::Fault;
 use self::fields::{Faults, Fields, is_number, shown};
-pub use self::matching::{HeaderMatch, Match};
+pub use self::matching::{ClaimMatch, HeaderMatch, Match};
 pub use self::pool::{Membership, OnPanic, Pool};
 pub use self::rule::{Affinity, Rule};
 pub use self::session::{Missing, Session};
@@ -50,6 +53,8 @@ pub struct Config {
     pub state: Option<StateCluster>,
     /// The issuers whose tokens may name sessions.
     pub jwt_providers: Vec<JwtProvider>,
+    /// What is looked at of their tokens, by the providers' places.
+    pub wanted: Vec<Wanted>,
     /// Where sessions may live.
     pub pools: Vec<Pool>,
     /// Which of them serves a request, and how: first match wins.
@@ -90,14 +95,24 @@ impl Config {
         let state = StateCluster::read(&mut fields, faults);
         let jwt_providers = JwtProvider::read_all(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
-        let pools = Pool::read_all(&elements, faults);
+        let mut book = ClaimBook::new(fields.value("jwt_providers"));
+        let pools = Pool::read_all(&elements, &mut book, faults);
         // One that cannot be read is there all the same.
         let has_state = fields.value("state").is_some();
-        let rules = Rule::read_all(&mut fields, &elements, &pools, has_state, faults);
+        let rules = Rule::read_all(&mut fields, &elements, &pools, has_state, &mut book, faults);
         fields.finish(faults);
         // All of them, or there is a fault.
         let pools = pools.into_iter().flatten().collect();
-        Some(Self { admin_cluster, poll_interval, debug_header, state, jwt_providers, pools, rules })
+        Some(Self {
+            admin_cluster,
+            poll_interval,
+            debug_header,
+            state,
+            jwt_providers,
+            wanted: book.close(),
+            pools,
+            rules,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, quoted};
 use super::members::read_membership;
 use super::policy::{read_health, read_ring};
@@ -53,8 +54,12 @@ pub enum OnPanic {
 
 impl Pool {
     /// Reads all pools: each by itself, then how they go together. One with a fault keeps its place.
-    pub(super) fn read_all(elements: &[(String, &Value)], faults: &mut Faults) -> Vec<Option<Self>> {
-        let pools = elements.iter().map(|(path, value)| Self::read(value, path, faults)).collect();
+    pub(super) fn read_all(
+        elements: &[(String, &Value)],
+        book: &mut ClaimBook,
+        faults: &mut Faults,
+    ) -> Vec<Option<Self>> {
+        let pools = elements.iter().map(|(path, value)| Self::read(value, path, book, faults)).collect();
         // On the document, because a pool with a fault is not among the pools but still a neighbour.
         let mut names = BTreeSet::new();
         for (path, value) in elements {
@@ -67,7 +72,7 @@ impl Pool {
         pools
     }
 
-    fn read(value: &Value, path: &str, faults: &mut Faults) -> Option<Self> {
+    fn read(value: &Value, path: &str, book: &mut ClaimBook, faults: &mut Faults) -> Option<Self> {
         let mut fields = Fields::of(value, path, faults);
         let name = fields.required_string("name", "name the pool, as its metrics will", faults);
         if let Some(name) = name {
@@ -76,7 +81,7 @@ impl Pool {
         let membership = read_membership(&mut fields, faults);
         // Read by whoever makes a rule of it.
         fields.value("match");
-        let session = Rc::new(read_session(&mut fields, faults));
+        let session = Rc::new(read_session(&mut fields, book, faults));
         let algorithm = read_ring(&mut fields, faults);
         if let Some(Membership::Static(members)) = &membership {
             check_points(members, algorithm, &fields.path_of("members"), faults);

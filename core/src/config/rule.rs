@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, quoted};
 use super::matching::Match;
 use super::pool::{Pool, check_name};
@@ -54,10 +55,11 @@ impl Rule {
         pools: &[(String, &Value)],
         read: &[Option<Pool>],
         has_state: bool,
+        book: &mut ClaimBook,
         faults: &mut Faults,
     ) -> Vec<Self> {
         if fields.value("rules").is_none() {
-            return Self::of_pools(pools, read, faults);
+            return Self::of_pools(pools, read, book, faults);
         }
         for (path, value) in pools {
             if value.get("match").is_some_and(|value| !value.is_null()) {
@@ -84,7 +86,7 @@ impl Rule {
                 );
             }
             used.extend(value.get("pool").and_then(Value::as_str));
-            rules.extend(Self::read(value, path, &names, read, has_state, faults));
+            rules.extend(Self::read(value, path, &names, read, has_state, book, faults));
         }
         for ((path, _), name) in pools.iter().zip(&names).filter(|(_, name)| !used.contains(*name)) {
             if !name.is_empty() && !elements.is_empty() {
@@ -95,7 +97,12 @@ impl Rule {
         rules
     }
 
-    fn of_pools(pools: &[(String, &Value)], read: &[Option<Pool>], faults: &mut Faults) -> Vec<Self> {
+    fn of_pools(
+        pools: &[(String, &Value)],
+        read: &[Option<Pool>],
+        book: &mut ClaimBook,
+        faults: &mut Faults,
+    ) -> Vec<Self> {
         let mut rules = Vec::new();
         for (index, ((path, value), pool)) in pools.iter().zip(read).enumerate() {
             if takes_everything(value) && index + 1 < pools.len() {
@@ -106,7 +113,7 @@ impl Rule {
                 );
             }
             let mut fields = Fields::of(value, path, &mut Faults::default());
-            let matches = Match::read(&mut fields, faults);
+            let matches = Match::read(&mut fields, book, faults);
             let Some(pool) = pool else { continue };
             rules.push(Self {
                 name: pool.name.clone(),
@@ -127,6 +134,7 @@ impl Rule {
         names: &[&str],
         pools: &[Option<Pool>],
         has_state: bool,
+        book: &mut ClaimBook,
         faults: &mut Faults,
     ) -> Option<Self> {
         let mut fields = Fields::of(value, path, faults);
@@ -134,7 +142,7 @@ impl Rule {
         if let Some(name) = name {
             check_name(name, &fields.path_of("name"), faults);
         }
-        let matches = Match::read(&mut fields, faults);
+        let matches = Match::read(&mut fields, book, faults);
         let pool = fields.required_string("pool", "name the pool that serves it", faults);
         let index = pool.and_then(|pool| names.iter().position(|name| *name == pool));
         if let Some(pool) = pool.filter(|_| index.is_none()) {
@@ -142,7 +150,7 @@ impl Rule {
             let message = format!("is no pool: pools are {}, is {}", known.join(", "), quoted(pool));
             faults.add(&fields.path_of("pool"), message);
         }
-        let own = fields.value("session").is_some().then(|| Rc::new(read_session(&mut fields, faults)));
+        let own = fields.value("session").is_some().then(|| Rc::new(read_session(&mut fields, book, faults)));
         let choices = [("prefer", Affinity::Prefer), ("strict", Affinity::Strict), ("off", Affinity::Off)];
         let affinity = fields.choice("affinity", &choices, faults).unwrap_or_default();
         if affinity == Affinity::Strict && !has_state {

@@ -2,12 +2,18 @@
 
 use serde_json::Value;
 
+use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, array, quoted, shown};
-use crate::session::{CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError};
+use crate::session::{
+    ClaimSource, CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError,
+};
 use crate::time::Millis;
+use crate::token::{ClaimPath, Form, Slot};
 
 /// More sources than this is a mistake, and each costs a look per request.
 const MAX_SOURCES: usize = 16;
+/// How many claims may name a session together.
+const CLAIMS: std::ops::RangeInclusive<usize> = 2..=4;
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);
 
@@ -31,7 +37,7 @@ pub enum Missing {
     Reject,
 }
 
-pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> Session {
+pub(super) fn read_session(fields: &mut Fields<'_>, book: &mut ClaimBook, faults: &mut Faults) -> Session {
     let nothing = Session { sources: Vec::new(), missing: Missing::Pass };
     let advice = "say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}";
     let Some(value) = fields.required("session", advice, faults) else { return nothing };
@@ -39,7 +45,7 @@ pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> Sess
     let advice = "name at least one source, for example {\"cookie\": \"sid\"}";
     let elements = fields.required_array("sources", MAX_SOURCES, advice, faults);
     let sources: Vec<Source> =
-        elements.iter().filter_map(|(path, value)| read_source(value, path, true, faults)).collect();
+        elements.iter().filter_map(|(path, value)| read_source(value, path, true, book, faults)).collect();
     // A source that cannot be read may be the one that is looked for.
     let all_read = !elements.is_empty() && sources.len() == elements.len();
     let names = elements.iter().filter_map(|(_, source)| source.get("cookie").and_then(Value::as_str));
@@ -50,8 +56,14 @@ pub(super) fn read_session(fields: &mut Fields<'_>, faults: &mut Faults) -> Sess
 }
 
 /// An object with one field, which names the kind of source.
-fn read_source(value: &Value, path: &str, may_be_composite: bool, faults: &mut Faults) -> Option<Source> {
-    const ONE_OF: &str = "must have one of header, cookie, path, query, subprotocol or all";
+fn read_source(
+    value: &Value,
+    path: &str,
+    may_be_composite: bool,
+    book: &mut ClaimBook,
+    faults: &mut Faults,
+) -> Option<Source> {
+    const ONE_OF: &str = "must have one of header, cookie, path, query, subprotocol, jwt or all";
     let mut fields = Fields::of(value, path, faults);
     let object = value.as_object()?;
     let names: Vec<&str> = object.keys().map(String::as_str).collect();
@@ -62,7 +74,8 @@ fn read_source(value: &Value, path: &str, may_be_composite: bool, faults: &mut F
         ["path"] => ("path", Source::path),
         ["query"] => ("query", Source::query),
         ["subprotocol"] => ("subprotocol", Source::subprotocol),
-        ["all"] => return read_composite(&mut fields, may_be_composite, faults),
+        ["all"] => return read_composite(&mut fields, may_be_composite, book, faults),
+        _ if names.contains(&"jwt") => return read_claims(fields, book, faults).map(Source::claims),
         [] => {
             faults.add(path, format!("{ONE_OF}, is empty"));
             return None;
@@ -83,7 +96,12 @@ fn read_source(value: &Value, path: &str, may_be_composite: bool, faults: &mut F
 }
 
 /// Several parts that name the session together.
-fn read_composite(fields: &mut Fields<'_>, may_be_composite: bool, faults: &mut Faults) -> Option<Source> {
+fn read_composite(
+    fields: &mut Fields<'_>,
+    may_be_composite: bool,
+    book: &mut ClaimBook,
+    faults: &mut Faults,
+) -> Option<Source> {
     let path = fields.path_of("all");
     if !may_be_composite {
         faults.add(&path, "must not be within another all: list its parts in the outer one");
@@ -92,11 +110,50 @@ fn read_composite(fields: &mut Fields<'_>, may_be_composite: bool, faults: &mut 
     let value = fields.required("all", "list its parts", faults)?;
     let parts = array(value, &path, faults)?;
     let sources: Vec<Source> =
-        parts.iter().filter_map(|(path, value)| read_source(value, path, false, faults)).collect();
+        parts.iter().filter_map(|(path, value)| read_source(value, path, false, book, faults)).collect();
     if sources.len() < parts.len() {
         return None;
     }
     Source::composite(sources).map_err(|error| faults.add(&path, describe(&error))).ok()
+}
+
+/// The claims of a provider's tokens that name the session.
+fn read_claims(mut fields: Fields<'_>, book: &mut ClaimBook, faults: &mut Faults) -> Option<ClaimSource> {
+    let provider = book.provider(&mut fields, faults);
+    let (one, several) = (fields.value("claim"), fields.value("claims"));
+    let paths = match (one, several) {
+        (Some(one), None) => vec![(fields.path_of("claim"), one)],
+        (None, Some(_)) => fields.array("claims", faults).unwrap_or_default(),
+        (Some(_), Some(_)) => {
+            faults.add(&fields.path_of("claims"), "does not go with claim: list all in claims");
+            Vec::new()
+        }
+        (None, None) => {
+            faults.add(&fields.path_of("claim"), "is missing: name the claim that is the session id");
+            Vec::new()
+        }
+    };
+    if one.is_none() && several.is_some_and(Value::is_array) && !CLAIMS.contains(&paths.len()) {
+        let (least, most) = (CLAIMS.start(), CLAIMS.end());
+        let message =
+            format!("must have {least} to {most} elements, has {}: for one take claim", paths.len());
+        faults.add(&fields.path_of("claims"), message);
+    }
+    let mut slot = |value: &Value, path: &str, form: Form| {
+        let claim = ClaimPath::read(value, path, faults)?;
+        Some(book.slot(provider.as_ref()?.0, claim, form))
+    };
+    let id: Vec<Slot> = paths.iter().filter_map(|(path, value)| slot(value, path, Form::Text)).collect();
+    let mut optional = |name: &'static str, form: Form| {
+        let value = fields.value(name)?;
+        slot(value, &fields.path_of(name), form)
+    };
+    let previous = optional("previous", Form::Text);
+    let version = optional("version", Form::Text);
+    let created = optional("created", Form::Time);
+    fields.finish(faults);
+    let is_whole = !id.is_empty() && id.len() == paths.len();
+    provider.filter(|_| is_whole).map(|provider| ClaimSource { provider, id, previous, version, created })
 }
 
 /// The error as a sentence whose subject is the place.

@@ -359,7 +359,6 @@ fn read_upstream(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String>
 
 impl ClaimPath {
     /// Reads `"player.id"` or `["https://example.com/sid"]`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by sources and rules, which come next"))]
     pub(crate) fn read(value: &Value, path: &str, faults: &mut Faults) -> Option<Self> {
         let made = match value {
             Value::String(text) => Self::parse(text),

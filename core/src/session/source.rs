@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::{error, fmt};
 
+use super::claims::ClaimSource;
 use super::extract::{self, is_token_byte};
 use super::template::PathTemplate;
 
@@ -34,6 +35,7 @@ pub struct Source(Kind);
 pub(super) enum Kind {
     Single(Part),
     Composite(Vec<Part>),
+    Claims(ClaimSource),
 }
 
 /// One place, valid.
@@ -106,8 +108,21 @@ impl Source {
         let parts = sources.into_iter().map(|source| match source.0 {
             Kind::Single(part) => Ok(part),
             Kind::Composite(_) => Err(SourceError::CompositeInComposite),
+            Kind::Claims(_) => Err(SourceError::ClaimsInComposite),
         });
         Ok(Self(Kind::Composite(parts.collect::<Result<_, _>>()?)))
+    }
+
+    /// The claims of a verified token.
+    #[must_use]
+    pub fn claims(source: ClaimSource) -> Self {
+        Self(Kind::Claims(source))
+    }
+
+    /// Whether it is a token's.
+    #[must_use]
+    pub fn is_token(&self) -> bool {
+        matches!(self.0, Kind::Claims(_))
     }
 
     /// The header that it reads, of a composite the first.
@@ -125,6 +140,7 @@ impl Source {
         match &self.0 {
             Kind::Single(part) => Some(part),
             Kind::Composite(parts) => parts.first(),
+            Kind::Claims(_) => None,
         }
     }
 
@@ -137,6 +153,8 @@ impl Source {
         match &self.0 {
             Kind::Single(part) => part.header() == header,
             Kind::Composite(parts) => parts.iter().any(|part| part.header() == header),
+            // Tokens are somebody else's to fetch.
+            Kind::Claims(_) => false,
         }
     }
 }
@@ -177,6 +195,7 @@ impl fmt::Display for Source {
                 }
                 Ok(())
             }
+            Kind::Claims(source) => write!(formatter, "token of {}", source.provider.1),
         }
     }
 }
@@ -224,6 +243,8 @@ pub enum SourceError {
     CompositeSize(usize),
     /// A part that has parts.
     CompositeInComposite,
+    /// A part that is a token's.
+    ClaimsInComposite,
 }
 
 impl fmt::Display for SourceError {
@@ -256,6 +277,9 @@ impl fmt::Display for SourceError {
             }
             Self::CompositeInComposite => {
                 formatter.write_str("a composite within a composite: list the inner parts in the outer one")
+            }
+            Self::ClaimsInComposite => {
+                formatter.write_str("a composite with a token: list the token's claims in a jwt source")
             }
         }
     }

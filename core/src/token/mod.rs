@@ -19,6 +19,7 @@ mod path;
 mod pem;
 mod refusal;
 mod source;
+mod wanted;
 
 pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
@@ -28,6 +29,7 @@ pub use self::keys::{Key, KeyError, Keys};
 pub use self::path::{ClaimPath, ClaimPathError};
 pub use self::refusal::Refusal;
 pub use self::source::{TokenSource, find};
+pub use self::wanted::{Facts, Form, Slot, Wanted};
 
 use self::jws::Jws;
 use crate::time::Millis;
