@@ -102,6 +102,10 @@ pub enum Reason {
     NotRolledOut,
     /// Berth only looks on.
     Observed,
+    /// Its token is not to be believed.
+    TokenRefused,
+    /// No key is known yet that could tell whether its token is to be believed.
+    KeysAway,
 }
 
 impl Reason {
@@ -124,6 +128,8 @@ impl Reason {
             Self::AffinityOff => "affinity_off",
             Self::NotRolledOut => "not_rolled_out",
             Self::Observed => "observed",
+            Self::TokenRefused => "token_refused",
+            Self::KeysAway => "keys_away",
         }
     }
 }
@@ -196,6 +202,18 @@ impl RuleResult {
         };
         format!("berth_rule_requests_total.rule.{rule}.result.{result}")
     }
+}
+
+/// The counter of what came of tokens: `berth_tokens_total{provider,result}`, with the names of refusals as results.
+#[must_use]
+pub fn tokens_stat(provider: &str, result: &str) -> String {
+    format!("berth_tokens_total.provider.{provider}.result.{result}")
+}
+
+/// The counter of looks at a published key set: `berth_jwks_fetches_total{provider,result}`.
+#[must_use]
+pub fn jwks_stat(provider: &str, is_good: bool) -> String {
+    format!("berth_jwks_fetches_total.provider.{provider}.result.{}", if is_good { "ok" } else { "failed" })
 }
 
 /// Why Envoy's own ring had to place a session.

@@ -4,7 +4,6 @@
 //! reads on its ticks. Records of nodes go into the roster, which is published anyway. The other way round the leader
 //! tells the state cluster of nodes that it sees fail, so that all proxies keep away from them.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -53,19 +52,19 @@ pub(crate) struct Feed {
 #[derive(Default)]
 struct Call {
     token: Option<u32>,
-    next: Cell<Millis>,
+    next: Millis,
 }
 
 impl Call {
     /// A clock that was set back must not stop it.
     fn is_due(&self, now: Millis) -> bool {
-        self.token.is_none() && (now >= self.next.get() || self.next.get().since(now) > NODES_INTERVAL)
+        self.token.is_none() && (now >= self.next || self.next.since(now) > NODES_INTERVAL)
     }
 
     fn made(&mut self, token: Option<u32>, now: Millis) {
         self.token = token;
         if token.is_none() {
-            self.next.set(now + PAUSE);
+            self.next = now + PAUSE;
         }
     }
 
@@ -144,22 +143,22 @@ impl Feed {
                 Some(_) => Millis(0),
             };
             self.has_resynced = resyncs;
-            self.changes.next.set(now + pause);
+            self.changes.next = now + pause;
             if let Some(reply) = reply {
                 self.publish(pool, reply, now);
             }
             true
         } else if self.nodes.ended(token) {
-            self.nodes.next.set(now + NODES_INTERVAL);
+            self.nodes.next = now + NODES_INTERVAL;
             match body.and_then(|json| serde_json::from_slice::<NodesReply>(json).ok()) {
                 Some(reply) => record(pool, &reply.nodes, now),
-                None => self.nodes.next.set(now + PAUSE),
+                None => self.nodes.next = now + PAUSE,
             }
             true
         } else if self.cooldown.ended(token) {
             if body.is_none() {
                 self.told.clear();
-                self.cooldown.next.set(now + PAUSE);
+                self.cooldown.next = now + PAUSE;
             }
             true
         } else {

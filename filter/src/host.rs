@@ -96,7 +96,7 @@ fn number(path: Vec<&str>) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
-fn property(path: Vec<&str>) -> Option<Vec<u8>> {
+pub(crate) fn property(path: Vec<&str>) -> Option<Vec<u8>> {
     hostcalls::get_property(path).ok().flatten()
 }
 
@@ -112,7 +112,12 @@ pub(crate) fn set_shared(key: &str, value: &[u8], token: Option<u32>) -> bool {
 
 /// Sends a GET; `None` if it was refused at once, as when the cluster is unknown.
 pub(crate) fn get(cluster: &str, path: &str, timeout: Millis) -> Option<u32> {
-    let headers = vec![(":method", "GET"), (":path", path), (":authority", cluster)];
+    get_from(cluster, cluster, path, timeout)
+}
+
+/// As [`get`], from a host with a name of its own.
+pub(crate) fn get_from(cluster: &str, host: &str, path: &str, timeout: Millis) -> Option<u32> {
+    let headers = vec![(":method", "GET"), (":path", path), (":authority", host)];
     hostcalls::dispatch_http_call(cluster, headers, None, vec![], Duration::from_millis(timeout.0)).ok()
 }
 

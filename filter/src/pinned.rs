@@ -50,14 +50,22 @@ pub(crate) struct Pinned {
     epoch: u32,
 }
 
-/// Where a callback is: whose context it returns to, and whether that is a request being decided right now.
+/// Where a callback is: whose context it returns to, and whether that is a request being decided right now. On a stream's
+/// account that is the stream's own callback, on the root's a tick that decides it anew.
 #[derive(Clone, Copy)]
 pub(crate) struct Home {
     pub(crate) context: u32,
     /// Calls are this stream's; `None` for the root's.
     pub(crate) stream: Option<u32>,
-    /// Not paused yet, so it is not resumed.
+    /// Whoever decides it lets it go on.
     pub(crate) deciding: bool,
+}
+
+/// On what terms a request wants its session placed.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Terms {
+    /// Nobody but the session's node is to serve it.
+    pub(crate) is_strict: bool,
 }
 
 /// The circumstances of an answer.
@@ -126,27 +134,35 @@ impl Pinned {
         }
     }
 
-    /// Decides a request of `stream`. It is in use until [`Self::request_over`].
+    /// Decides the request whose context `home` is. It is in use until [`Self::request_over`].
     pub(crate) fn decide(
         &mut self,
         plugin: &Plugin,
         pool: &LivePool,
         snapshot: &Rc<Snapshot>,
         id: &SessionId,
-        stream: u32,
-        is_strict: bool,
+        home: Home,
+        terms: &Terms,
     ) -> (Verdict, Seat) {
         let key = self.pins.key(id.as_bytes());
         let seat = self.in_use.enter(key);
-        let verdict = match self.hit(pool, snapshot, id, key, is_strict, plugin.now.get()) {
+        let verdict = match self.hit(pool, snapshot, id, key, terms.is_strict, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
             // It would be asked about to be turned away.
             None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
                 Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
             }
-            None => self.miss(plugin, pool, snapshot, id, key, stream, is_strict),
+            None => {
+                let ask = self.ask(snapshot, id, key, terms, host::now());
+                self.miss(plugin, pool, &ask, home)
+            }
         };
         (verdict, seat)
+    }
+
+    /// Requests wait for the state cluster.
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.flights.is_idle()
     }
 
     /// A request ended, whether it waited, called, both or neither.
@@ -201,34 +217,24 @@ impl Pinned {
     }
 
     /// Has the state cluster asked, or goes on without it.
-    fn miss(
-        &mut self,
-        plugin: &Plugin,
-        pool: &LivePool,
-        snapshot: &Rc<Snapshot>,
-        id: &SessionId,
-        key: PinKey,
-        stream: u32,
-        is_strict: bool,
-    ) -> Verdict {
+    fn miss(&mut self, plugin: &Plugin, pool: &LivePool, ask: &Rc<Ask>, home: Home) -> Verdict {
         host::remove_request_header(SESSION_HEADER);
         let now = host::now();
-        let ask = self.ask(snapshot, id, key, is_strict, now);
         let wire = WireKey::from(ask.session.key);
         // Without candidates there is nothing to ask: nobody could serve it.
         let has_candidates = !ask.session.candidates.is_empty();
         let may_ask = has_candidates && self.breaker.allow(now) != Permit::Deny;
         let slot = Slot::default();
+        let stream = home.context;
         self.parked.insert(stream, Rc::clone(&slot));
-        let home = Home { context: stream, stream: Some(stream), deciding: true };
-        match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(&ask))) {
+        match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(ask))) {
             Some(Join::Lead) => self.send(plugin, pool, home, now),
             Some(Join::Wait) => {}
             Some(Join::Refused(_)) | None => {
                 if has_candidates {
                     pool.metrics.count(Counter::StateCalls(CallResult::Skipped));
                 }
-                let alone = Released { key: wire, request: ask, waiters: vec![stream] };
+                let alone = Released { key: wire, request: Rc::clone(ask), waiters: vec![stream] };
                 self.release(plugin, pool, vec![alone], None, home, now);
             }
         }
@@ -296,7 +302,8 @@ impl Pinned {
             for waiter in waiters {
                 let Some(slot) = self.parked.remove(&waiter) else { continue };
                 let is_being_decided = home.deciding && waiter == home.context;
-                if !is_being_decided && !host::act_as(waiter) {
+                // Also for one that is being decided: a call that cannot be made may release others before it.
+                if !host::act_as(waiter) {
                     continue;
                 }
                 let verdict = Verdict::of(plugin, pool, &ask.id, &snapshot, decided.placement);

@@ -15,8 +15,11 @@ use crate::feed::Feed;
 use crate::host;
 use crate::metrics::PoolMetrics;
 use crate::pinned::{Home, Pinned};
+use crate::request::Ticket;
 use crate::rules::LiveRule;
 use crate::shared::RosterKey;
+use crate::tokens::Tokens;
+use crate::waiting::{Need, WaitingRoom};
 
 /// While requests wait: what is queued goes out, and what is overdue goes on, with the next tick.
 const HURRIED_TICKS: Millis = Millis(10);
@@ -26,6 +29,7 @@ pub(crate) struct Plugin {
     pub(crate) debug_header: bool,
     pub(crate) pools: Vec<LivePool>,
     pub(crate) rules: Vec<LiveRule>,
+    pub(crate) tokens: Tokens,
     /// Requests that no pool took.
     pub(crate) bypassed: Cell<u64>,
     pub(crate) bypassed_metric: Option<u32>,
@@ -33,7 +37,9 @@ pub(crate) struct Plugin {
     pub(crate) destination: RefCell<Vec<u8>>,
     /// The time of the latest tick: exact enough for a hit, and free.
     pub(crate) now: Cell<Millis>,
-    /// Ticks are short, because requests wait.
+    /// Requests that cannot be decided yet.
+    pub(crate) waiting: RefCell<WaitingRoom>,
+    /// Ticks are short, because requests wait or it has just begun.
     hurried: Cell<bool>,
 }
 
@@ -71,12 +77,14 @@ impl Plugin {
         Self {
             debug_header: config.debug_header,
             pools: config.pools.into_iter().map(|pool| LivePool::new(pool, state.as_ref())).collect(),
+            tokens: Tokens::new(config.jwt_providers, config.wanted),
             rules: config.rules.into_iter().map(LiveRule::new).collect(),
             bypassed: Cell::new(0),
             bypassed_metric: host::define_counter(berth_core::event::BYPASSED_STAT),
             destination: RefCell::new(Vec::with_capacity(64)),
             now: Cell::new(host::now()),
-            hurried: Cell::new(false),
+            waiting: RefCell::default(),
+            hurried: Cell::new(true),
         }
     }
 
@@ -93,6 +101,19 @@ impl Plugin {
         }
     }
 
+    /// Has the request that is being decided wait for what it needs, if it may.
+    pub(crate) fn wait(&self, home: Home, need: Need) -> Option<Ticket> {
+        let ticket = self.waiting.borrow_mut().enter(home.context, need, host::now())?;
+        self.hurry();
+        Some(ticket)
+    }
+
+    /// Requests wait, for what is to be learnt or for the state cluster.
+    pub(crate) fn has_waiters(&self) -> bool {
+        let asks = |pool: &LivePool| pool.pinned.as_ref().is_some_and(|pinned| pinned.borrow().has_waiters());
+        !self.waiting.borrow().is_empty() || self.pools.iter().any(asks)
+    }
+
     /// Nobody waits. True if ticks were short until now.
     pub(crate) fn calm_down(&self) -> bool {
         self.hurried.take()
@@ -105,6 +126,7 @@ impl Plugin {
         for rule in &self.rules {
             rule.flush();
         }
+        self.tokens.flush();
         let bypassed = self.bypassed.take();
         if bypassed > 0 {
             host::increment(self.bypassed_metric, bypassed);

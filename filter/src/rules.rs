@@ -4,9 +4,11 @@ use std::cell::Cell;
 
 use berth_core::config::Rule;
 use berth_core::event::RuleResult;
+use berth_core::session::Token;
 
 use crate::host;
 use crate::plugin::Plugin;
+use crate::tokens::Asked;
 
 /// A configured rule with its counters.
 pub(crate) struct LiveRule {
@@ -40,7 +42,7 @@ impl LiveRule {
 }
 
 /// The first rule that takes the request; what no rule asks about is not fetched.
-pub(crate) fn find(plugin: &Plugin) -> Option<usize> {
+pub(crate) fn find(plugin: &Plugin, asked: &mut Asked) -> Option<usize> {
     let (mut authority, mut path, mut cluster) = (None, None, None);
     plugin.rules.iter().position(|rule| {
         let matches = &rule.config.matches;
@@ -54,6 +56,10 @@ pub(crate) fn find(plugin: &Plugin) -> Option<usize> {
                 .headers
                 .iter()
                 .all(|header| header.takes(host::request_header(&header.name).as_deref()))
+            && matches.claims.iter().all(|claim| match asked.token(&plugin.tokens, claim.provider) {
+                Token::Verified(facts) => claim.takes(&facts),
+                _ => false,
+            })
     })
 }
 

@@ -1,6 +1,6 @@
 //! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster and log of changes, and who polls.
 //!
-//! Shared data has neither delete nor expiry, so there is a fixed number of keys: four per pool and one lease. All
+//! Shared data has neither delete nor expiry, so there is a fixed number of keys: four per pool, two per issuer of tokens and one lease. All
 //! writes compare and swap. Keys carry the wire version; a roster of another release is never read.
 
 use berth_core::changelog::{ChangeLog, Head};
@@ -104,6 +104,64 @@ impl ChangesKey {
             // Of two writers the slower may leave the older head: its readers look at the log once more often.
             written && host::set_shared(&self.head, &log.head().encode(), None)
         })
+    }
+}
+
+/// Where the keys that an issuer publishes are.
+pub(crate) struct KeySetKey {
+    body: String,
+    head: String,
+}
+
+/// How things stand with an issuer's keys.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct KeySetHead {
+    /// When they were asked for last.
+    pub(crate) tried: Millis,
+    /// When they are to be asked for next.
+    pub(crate) due: Millis,
+    /// Somebody asks right now.
+    pub(crate) is_under_way: bool,
+    /// Of what was answered; 0 if nothing was.
+    pub(crate) hash: u64,
+}
+
+impl KeySetKey {
+    /// Providers that read the same keys share them, also across a configuration reload.
+    pub(crate) fn new(cluster: &str, host: &str, path: &str) -> Self {
+        let body = format!("berth/1/keys/{cluster}/{host}{path}");
+        Self { head: format!("{body}/head"), body }
+    }
+
+    pub(crate) fn head(&self) -> (KeySetHead, Option<u32>) {
+        let (bytes, token) = host::shared(&self.head);
+        (bytes.and_then(|bytes| KeySetHead::decode(&bytes)).unwrap_or_default(), token)
+    }
+
+    /// False if somebody else wrote first.
+    pub(crate) fn set_head(&self, head: KeySetHead, token: Option<u32>) -> bool {
+        host::set_shared(&self.head, &head.encode(), Some(token.unwrap_or(ABSENT)))
+    }
+
+    pub(crate) fn body(&self) -> Option<Vec<u8>> {
+        host::shared(&self.body).0
+    }
+
+    pub(crate) fn set_body(&self, body: &[u8]) {
+        host::set_shared(&self.body, body, None);
+    }
+}
+
+impl KeySetHead {
+    fn encode(self) -> Vec<u8> {
+        let Self { tried, due, is_under_way, hash } = self;
+        format!("{} {} {} {hash}", tried.0, due.0, u64::from(is_under_way)).into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut numbers = bytes.split(|byte| *byte == b' ').map(parse_number);
+        let mut next = || numbers.next().flatten();
+        Some(Self { tried: Millis(next()?), due: Millis(next()?), is_under_way: next()? == 1, hash: next()? })
     }
 }
 

@@ -18,6 +18,7 @@ use berth_core::time::Millis;
 
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
+use crate::request::Ticket;
 
 /// Where a request that waits will find its verdict; `Verdict::None` until then.
 pub(crate) type Slot = Rc<RefCell<Verdict>>;
@@ -28,6 +29,10 @@ pub(crate) enum Verdict {
     /// Nothing: no pool, or not yet.
     #[default]
     None,
+    /// No rule takes it.
+    Bypassed,
+    /// It will be decided again.
+    Parked(Ticket),
     /// The state cluster is asked.
     Waiting(Slot),
     /// It goes to these nodes; `answered` is the place of the one that did, among them.
@@ -43,7 +48,7 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// True if the request goes on now.
     pub(crate) fn lets_go_on(&self) -> bool {
-        !matches!(self, Self::Waiting(_) | Self::Replied { .. })
+        !matches!(self, Self::Parked(_) | Self::Waiting(_) | Self::Replied { .. })
     }
 
     /// To the nodes of a placement, or what it means that there is none.
@@ -95,14 +100,9 @@ impl Verdict {
     }
 
     /// As if Berth were not there, but for the count of what it would have done.
-    pub(crate) fn observe(
-        pool: &LivePool,
-        snapshot: Option<Rc<Snapshot>>,
-        id: &SessionId,
-        now: Millis,
-    ) -> Self {
+    pub(crate) fn observe(pool: &LivePool, id: &SessionId, now: Millis) -> Self {
         let untouched = Self::leave_alone(pool, Reason::Observed);
-        let Some(snapshot) = snapshot else { return untouched };
+        let Some(snapshot) = pool.snapshot() else { return untouched };
         let pinned = pool.pinned.as_ref();
         let pin = pinned.and_then(|pinned| pinned.borrow_mut().known_place(&snapshot, id, now));
         let place = pin.or_else(|| Placement::of(&snapshot, id.hash()).ok()?.indexes().next());
@@ -119,6 +119,12 @@ impl Verdict {
         Self::Replied { withheld: true }
     }
 
+    /// Its client is to come with a token that can be believed.
+    pub(crate) fn challenge(plugin: &Plugin, pool: &LivePool, reason: Reason, challenge: &str) -> Self {
+        let body = "berth: this request needs a valid token\n";
+        Self::reply(plugin, pool, 401, reason, body, Some(("www-authenticate", challenge)))
+    }
+
     /// The destination names no host, so the cluster's fallback policy hashes the same session id.
     pub(crate) fn leave_to_envoy(pool: &LivePool, id: &SessionId, why: Unplaced, reason: Reason) -> Self {
         host::set_request_header(HASH_KEY_HEADER, id.as_bytes());
@@ -129,10 +135,22 @@ impl Verdict {
     }
 
     pub(crate) fn reject(plugin: &Plugin, pool: &LivePool, status: u32, reason: Reason, body: &str) -> Self {
+        Self::reply(plugin, pool, status, reason, body, None)
+    }
+
+    fn reply(
+        plugin: &Plugin,
+        pool: &LivePool,
+        status: u32,
+        reason: Reason,
+        body: &str,
+        header: Option<(&str, &str)>,
+    ) -> Self {
         pool.metrics.count(Counter::Requests(Outcome::Rejected));
         let debug = format!("outcome={}; reason={}", Outcome::Rejected.name(), reason.name());
         let wait = pool.config.health.panic_hold.0.div_ceil(1000).max(1).to_string();
         let mut headers = vec![("content-type", "text/plain; charset=utf-8")];
+        headers.extend(header);
         if status == 503 {
             headers.push(("retry-after", &wait));
         }

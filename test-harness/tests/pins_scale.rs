@@ -3,17 +3,19 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::wire::{ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 use berth_harness::hyper::Method;
-use berth_harness::{Builder, Host, Response, World, eventually};
+use berth_harness::{Builder, Client, Host, Response, World, eventually};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
+use support::fake_admin::{Answer, FakeAdmin};
 use support::patience::{cluster, impatient};
 use support::pinning::{agreed_nodes_of, all_see, from_each, moved, of, patiently_pinned, shares, workers};
 use support::{Numbers, SOON, owners, places, pool, routes, sessions, told};
@@ -216,13 +218,52 @@ async fn envoy_that_starts_anew_finds_the_pins_where_the_ring_would_have_others(
     assert!(elsewhere > 200, "the ring would move them: {elsewhere}");
 
     world.envoy(1).restart().await;
-    // Until a worker has its first snapshot, some tens of milliseconds, Envoy's own ring places whoever comes.
-    places(world.envoy(1)).await;
+    // At once: whoever comes before its worker knows the members waits for them.
     let after = world.envoy(1).client().nodes_of(&keys).await;
 
     let moved = moved(&keys, &before, &after).len();
     println!("restart: {moved} of {} move; by the ring {elsewhere} would", keys.len());
     assert_eq!(moved, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_stay_unknown_hold_up_who_comes_first_for_half_a_second_and_nobody_after_them() {
+    let admin = FakeAdmin::start(Answer::Silence).await;
+    let world = patiently_pinned(impatient(), &[]).cluster_address("berth_admin", admin.address());
+    let world = world.start().await;
+    let envoy = world.envoy(0);
+    let client = envoy.client();
+    let keys = sessions(200);
+    let wave = async || {
+        join_all(keys.iter().map(async |key| {
+            let start = Instant::now();
+            (of(&client, key).send().await, start.elapsed())
+        }))
+        .await
+    };
+    // Who leaves while waiting leaves no trace.
+    let gone = join_all(keys[..20].iter().map(async |key| {
+        let impatient = Client::new(envoy.address());
+        tokio::time::timeout(WAITING / 5, of(&impatient, key).send()).await.is_err()
+    }));
+
+    let (first, gone) = tokio::join!(wave(), gone);
+    let second = wave().await;
+
+    let slowest = |wave: &[(Response, Duration)]| wave.iter().map(|(_, took)| *took).max().unwrap();
+    println!("members unknown: {:.0?} at most, then {:.0?}", slowest(&first), slowest(&second));
+    assert!(gone.iter().all(|gone| *gone), "they waited: {gone:?}");
+    for (answer, _) in first.iter().chain(&second) {
+        assert_eq!((answer.status.as_u16(), told(answer, "reason")), (200, "no_snapshot"));
+    }
+    assert!((WAITING..SOON / 2).contains(&slowest(&first)), "{:?}", slowest(&first));
+    assert!(slowest(&second) < WAITING, "{:?}", slowest(&second));
+
+    admin.tell(&envoy.admin("/clusters").await);
+    places(envoy).await;
+    let outcomes: BTreeSet<String> =
+        wave().await.iter().map(|(answer, _)| told(answer, "outcome").to_owned()).collect();
+    assert_eq!(outcomes, BTreeSet::from(["claimed".to_owned()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,6 +305,9 @@ async fn changes_of_the_configuration_move_no_session() {
 
 /// No request that is sent so long after a session was rehomed reaches its former owner.
 const PROMISED: Duration = Duration::from_millis(500);
+
+/// How long requests wait for the first look at the members.
+const WAITING: Duration = Duration::from_millis(500);
 
 /// Of which the native share is taken: it is as good as that of twenty thousand to half a percent.
 const NATIVE_SESSIONS: usize = 10_000;

@@ -10,7 +10,7 @@ use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{MAX_CANDIDATES, MAX_CORRELATION_ID, ResolveRequest, SessionAsk, SessionKey};
 
-use super::{Home, Pinned};
+use super::{Home, Pinned, Terms};
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
 
@@ -36,7 +36,7 @@ impl Pinned {
         snapshot: &Snapshot,
         id: &SessionId,
         key: PinKey,
-        is_strict: bool,
+        terms: &Terms,
         now: Millis,
     ) -> Rc<Ask> {
         let mut places = decision::for_new(snapshot, id.hash(), MAX_CANDIDATES);
@@ -51,12 +51,19 @@ impl Pinned {
             key: SessionKey::new(self.pool.as_str(), id.as_bytes()),
             candidates: self.owners.names(&places),
             // What nobody calls unusable stays.
-            unusable: if is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
+            unusable: if terms.is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
         };
         let correlation = host::request_header("x-request-id")
             .filter(|id| id.len() <= MAX_CORRELATION_ID && id.iter().all(u8::is_ascii_graphic))
             .and_then(|id| String::from_utf8(id).ok());
-        Rc::new(Ask { id: id.clone(), key, session, is_strict, epoch: self.epoch, correlation })
+        Rc::new(Ask {
+            id: id.clone(),
+            key,
+            session,
+            is_strict: terms.is_strict,
+            epoch: self.epoch,
+            correlation,
+        })
     }
 
     /// Calls for what is queued, as far as calls are free.

@@ -1,0 +1,217 @@
+//! One request's decision: identify the session, place it, name its node.
+//!
+//! Its stream decides it at once, or it waits for what this VM has yet to learn, and is then decided again from the
+//! start, by the root. So whatever a decision reads must be there while the request is paused, and nothing may be
+//! counted of one that is to wait.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use berth_core::config::{Affinity, Missing, OnInvalid, Rule};
+use berth_core::decision::Placement;
+use berth_core::event::{Reason, RuleResult, Unplaced};
+use berth_core::pins::Seat;
+use berth_core::rollout::Mode;
+use berth_core::session::{self, Found, SessionId, Source};
+use berth_core::snapshot::Snapshot;
+use berth_core::token::Refusal;
+
+use crate::host;
+use crate::pinned::{Home, Terms};
+use crate::plugin::{LivePool, Plugin};
+use crate::rules::{self, LiveRule};
+use crate::tokens::Asked;
+use crate::verdict::{Verdict, remove_our_headers};
+use crate::waiting::Need;
+
+/// How often an id is drawn so that its owner takes new sessions: with half of the nodes draining, one in 256 is not.
+const DRAWS: usize = 8;
+
+/// What was decided of a request, and what it keeps to its end.
+#[derive(Default)]
+pub(crate) struct Request {
+    /// The rule's place in the configuration, once one took it.
+    pub(crate) rule: Option<usize>,
+    pub(crate) verdict: Verdict,
+    /// The Set-Cookie value of a session that began with it.
+    pub(crate) cookie: Option<Vec<u8>>,
+    /// Which session it belongs to, where pins are kept.
+    pub(crate) session: Option<SessionId>,
+    /// As long as the request lasts its session is in use.
+    pub(crate) seat: Option<Seat>,
+}
+
+/// Where a request that waits to be decided again will find itself; `Verdict::None` until then.
+pub(crate) type Ticket = Rc<RefCell<Request>>;
+
+impl Request {
+    /// Decides the request of the effective context, which is `home`'s.
+    pub(crate) fn decide(plugin: &Plugin, home: Home) -> Self {
+        let mut request = Self::default();
+        let mut asked = Asked::default();
+        request.rule = rules::find(plugin, &mut asked);
+        // Which rule takes it may depend on a token that cannot be told yet.
+        if let Some(ticket) = request.await_keys(plugin, &mut asked, home) {
+            request.verdict = Verdict::Parked(ticket);
+            return request;
+        }
+        match request.rule.and_then(|rule| plugin.rule(rule)) {
+            Some((rule, pool)) => request.place(plugin, rule, pool, &mut asked, home),
+            None => {
+                remove_our_headers();
+                plugin.bypassed.set(plugin.bypassed.get() + 1);
+                request.verdict = Verdict::Bypassed;
+            }
+        }
+        request.catch_up();
+        request
+    }
+
+    /// Waits for keys that are on their way, if there are such, and it may.
+    fn await_keys(&self, plugin: &Plugin, asked: &mut Asked, home: Home) -> Option<Ticket> {
+        let ticket = plugin.wait(home, Need::Keys(asked.pending()?));
+        asked.give_up();
+        ticket
+    }
+
+    /// Whoever let this request go on has left its verdict.
+    pub(crate) fn catch_up(&mut self) {
+        while let Verdict::Parked(ticket) = &self.verdict {
+            let request = ticket.take();
+            if matches!(request.verdict, Verdict::None) {
+                return;
+            }
+            *self = request;
+        }
+        if let Verdict::Waiting(slot) = &self.verdict {
+            let verdict = slot.take();
+            if !matches!(verdict, Verdict::None) {
+                self.verdict = verdict;
+            }
+        }
+        if matches!(self.verdict, Verdict::Replied { .. }) {
+            self.cookie = None;
+        }
+    }
+
+    fn place(&mut self, plugin: &Plugin, rule: &LiveRule, pool: &LivePool, asked: &mut Asked, home: Home) {
+        let Rule { affinity, rollout, .. } = &rule.config;
+        if *affinity == Affinity::Off {
+            rule.count(RuleResult::AffinityOff);
+            self.verdict = Verdict::leave_alone(pool, Reason::AffinityOff);
+            return;
+        }
+        if rollout.mode == Mode::Off {
+            rule.count(RuleResult::NotRolledOut);
+            self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
+            return;
+        }
+        let Some(id) = self.identify(plugin, rule, pool, asked, home) else { return };
+        match rollout.mode_for(&id) {
+            Mode::Enforce => {}
+            Mode::Observe => {
+                self.verdict = Verdict::observe(pool, &id, plugin.now.get());
+                return;
+            }
+            Mode::Off => {
+                rule.count(RuleResult::NotRolledOut);
+                self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
+                return;
+            }
+        }
+        let terms = Terms { is_strict: *affinity == Affinity::Strict };
+        let snapshot = pool.snapshot();
+        self.verdict = match (&snapshot, &pool.pinned) {
+            (None, Some(_)) if let Some(ticket) = plugin.wait(home, Need::Snapshot(rule.config.pool)) => {
+                Verdict::Parked(ticket)
+            }
+            (None, _) if terms.is_strict => Verdict::withhold(plugin, pool, Reason::NoSnapshot),
+            (None, _) => Verdict::leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot),
+            (Some(snapshot), Some(pinned)) => {
+                let (verdict, seat) = pinned.borrow_mut().decide(plugin, pool, snapshot, &id, home, &terms);
+                self.seat = Some(seat);
+                self.session = Some(id);
+                verdict
+            }
+            (Some(snapshot), None) => {
+                let placement = Placement::of(snapshot, id.hash());
+                Verdict::of(plugin, pool, &id, snapshot, placement)
+            }
+        };
+        if !matches!(self.verdict, Verdict::Parked(_)) {
+            rule.count(RuleResult::Enforced);
+        }
+    }
+
+    /// The session of the request; without one, the verdict is there.
+    fn identify(
+        &mut self,
+        plugin: &Plugin,
+        rule: &LiveRule,
+        pool: &LivePool,
+        asked: &mut Asked,
+        home: Home,
+    ) -> Option<SessionId> {
+        let Rule { session, rollout, .. } = &rule.config;
+        let mut token = |provider| asked.token(&plugin.tokens, provider);
+        let mut found = session::find(&session.sources, &mut host::request_header, &mut token);
+        if matches!(found, Found::Pending) {
+            if let Some(ticket) = self.await_keys(plugin, asked, home) {
+                self.verdict = Verdict::Parked(ticket);
+                return None;
+            }
+            let mut token = |provider| asked.token(&plugin.tokens, provider);
+            found = session::find(&session.sources, &mut host::request_header, &mut token);
+        }
+        self.verdict = match (found, &session.missing) {
+            (Found::Session(id, _), _) => return Some(id),
+            // Who looks on begins no sessions and turns nobody away.
+            _ if rollout.mode == Mode::Observe => Verdict::sessionless(pool),
+            (Found::Refused(provider, refusal), _) => refuse(plugin, pool, provider, refusal),
+            (_, Missing::IssueCookie(template)) => match draw(pool.snapshot().as_deref()) {
+                Some(id) => {
+                    self.cookie = template.set_cookie(&id);
+                    return Some(id);
+                }
+                None => Verdict::sessionless(pool),
+            },
+            (_, Missing::Pass) => Verdict::sessionless(pool),
+            (_, Missing::Reject) if session.sources.iter().all(Source::is_token) => {
+                Verdict::challenge(plugin, pool, Reason::NoSession, "Bearer")
+            }
+            (_, Missing::Reject) => {
+                let sources = session::describe(&session.sources);
+                let body = format!("berth: this request names no session; send one as {sources}\n");
+                Verdict::reject(plugin, pool, 400, Reason::NoSession, &body)
+            }
+        };
+        None
+    }
+}
+
+/// A token that is not to be believed; or that nobody can tell of, which is not its sender's fault.
+fn refuse(plugin: &Plugin, pool: &LivePool, provider: usize, refusal: Refusal) -> Verdict {
+    if plugin.tokens.on_invalid(provider) == OnInvalid::Sessionless {
+        return Verdict::leave_alone(pool, Reason::TokenRefused);
+    }
+    if !plugin.tokens.has_keys(provider) {
+        let body = "berth: the keys that would verify this token are not there yet; try again\n";
+        return Verdict::reject(plugin, pool, 503, Reason::KeysAway, body);
+    }
+    Verdict::challenge(plugin, pool, Reason::TokenRefused, refusal.challenge())
+}
+
+/// A new session's id. Its owner should be a node that takes new sessions; ids are free, so draw another if not.
+fn draw(snapshot: Option<&Snapshot>) -> Option<SessionId> {
+    let mut id = SessionId::from_random(host::random()?);
+    for _ in 1..DRAWS {
+        let fits = snapshot.is_none_or(|snapshot| {
+            Placement::of(snapshot, id.hash()).is_ok_and(|placement| placement.takes_new(snapshot))
+        });
+        if fits {
+            break;
+        }
+        id = SessionId::from_random(host::random()?);
+    }
+    Some(id)
+}
