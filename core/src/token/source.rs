@@ -47,8 +47,8 @@ impl TokenSource {
     }
 
     /// The token in the value of the header that this source reads.
-    fn find(&self, value: Vec<u8>) -> Option<Vec<u8>> {
-        let found = self.place.find(&value)?;
+    fn find(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let found = self.place.find(value)?;
         let token = without_prefix(&found, self.prefix.as_bytes())?.trim_ascii();
         (!token.is_empty()).then(|| token.to_vec())
     }
@@ -65,7 +65,7 @@ impl From<Source> for TokenSource {
 ///
 /// `header` answers a header's value by its lower-case name; `:path` is the path with its query.
 pub fn find(sources: &[TokenSource], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    sources.iter().find_map(|source| source.find(header(source.place.header_name())?))
+    sources.iter().find_map(|source| source.find(&header(source.place.header_name())?))
 }
 
 fn without_prefix<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
