@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use berth_core::config::{Affinity, Config, Membership, Missing, OnPanic, StateCluster};
+use berth_core::config::{
+    Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, RemoteKeys, StateCluster,
+    Verification,
+};
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::rollout::{Mode, Rollout};
 use berth_core::session::describe;
 use berth_core::time::Millis;
+use berth_core::token::{self, Policy};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/config").join(name)
@@ -203,6 +207,74 @@ fn a_token_is_neither_in_debug_output_nor_in_a_fault() {
             found.first().map(String::as_str),
             Some("state.token: must be a string of visible ASCII characters without spaces"),
         );
+    }
+}
+
+#[test]
+fn each_provider_is_read_as_meant() {
+    let providers = good("jwt-providers").jwt_providers;
+    let [players, guests, set, published, upstream] = providers.as_slice() else { panic!("{providers:?}") };
+
+    let token =
+        |name: &str| token::find(&players.from, &mut |asked| (asked == name).then(|| b"Bearer x".to_vec()));
+    assert_eq!(token("authorization").as_deref(), Some(b"x".as_slice()));
+    assert_eq!(token("x-token").as_deref(), Some(b"Bearer x".as_slice()));
+    assert_eq!(
+        (players.from.len(), players.cached.entries, players.on_invalid),
+        (5, 500, OnInvalid::Sessionless)
+    );
+    let Verification::Keys(policy, keys) = &players.verification else { panic!("{players:?}") };
+    assert_eq!(keys.len(), 2);
+    let expected = Policy {
+        algorithms: vec![token::Algorithm::Hs256, token::Algorithm::Hs512],
+        issuer: Some("https://id.example.com".to_owned()),
+        audiences: vec!["games".to_owned(), "chat".to_owned()],
+        leeway: Millis(30_000),
+        require_expiry: false,
+    };
+    assert_eq!(*policy, expected);
+
+    let [bearer] = guests.from.as_slice() else { panic!("{guests:?}") };
+    assert_eq!(*bearer, token::TokenSource::header("authorization", "Bearer ").unwrap());
+    assert_eq!((guests.cached, guests.on_invalid), (token::Limits::default(), OnInvalid::Reject));
+    let Verification::Keys(policy, _) = &guests.verification else { panic!("{guests:?}") };
+    assert_eq!(*policy, Policy::new(vec![token::Algorithm::Es256]));
+
+    assert!(
+        matches!(&set.verification, Verification::Keys(_, keys) if keys.fit_any(&[token::Algorithm::EdDsa]))
+    );
+    let Verification::Remote(_, remote) = &published.verification else { panic!("{published:?}") };
+    let expected = RemoteKeys {
+        cluster: "idp".to_owned(),
+        host: "id.example.com".to_owned(),
+        path: "/.well-known/jwks.json?v=1".to_owned(),
+        refresh: Millis(600_000),
+        timeout: Millis(2000),
+    };
+    assert_eq!(*remote, expected);
+    let expected = JwtProvider {
+        name: "upstream".to_owned(),
+        from: Vec::new(),
+        verification: Verification::Upstream("players".to_owned()),
+        on_invalid: OnInvalid::Reject,
+        cached: token::Limits { entries: 0, ..token::Limits::default() },
+    };
+    assert_eq!(*upstream, expected);
+}
+
+#[test]
+fn keys_are_neither_in_debug_output_nor_in_a_fault() {
+    let shown = format!("{:?}", good("jwt-providers"));
+    assert!(shown.contains("players"), "{shown}");
+    for secret in ["0123456789abcdef", "AAECAwQF", "[0, 1, 2", "MFkwEw", "BGZHCT"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+
+    let json = fs::read_to_string(folder("bad").join("jwt-providers-with-every-fault.json")).unwrap();
+    assert!(json.matches("my secret").count() > 8);
+    let found = faults(json.as_bytes()).join("\n");
+    for secret in ["my secret", "bXkgc2VjcmV0", "1234", "MCow"] {
+        assert!(!found.contains(secret), "{found}");
     }
 }
 

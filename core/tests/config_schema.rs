@@ -11,6 +11,10 @@ use serde_json::Value;
 const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("cookie-that-no-source-reads", "compares a name with those of the sources"),
     ("cooldown-above-its-maximum", "compares two durations"),
+    (
+        "jwt-keys-that-only-look-right",
+        "compares keys with algorithms and with each other, and reads what is in them",
+    ),
     ("keys-given-twice", "a schema sees the value, where the first of the two is lost already"),
     ("maglev-table-not-prime", "primes are beyond a schema"),
     ("maximum-below-the-default-cooldown", "compares two durations"),

@@ -378,3 +378,34 @@ impl ClaimPath {
         made.map_err(|error| faults.add(path, format!("is no claim: {error}"))).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_a_path_or_its_names() {
+        let read = |value: Value| {
+            let mut faults = Faults::default();
+            let claim = ClaimPath::read(&value, "claim", &mut faults).map(|claim| claim.segments().to_vec());
+            claim.ok_or_else(|| faults.0.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+
+        assert_eq!(read(json!("player.id")).unwrap(), ["player", "id"]);
+        assert_eq!(read(json!(["https://example.com/sid"])).unwrap(), ["https://example.com/sid"]);
+        for (value, fault) in [
+            (json!("a..b"), "claim: is no claim: name at least one member, none of them empty"),
+            (json!([]), "claim: is no claim: name at least one member, none of them empty"),
+            (json!(["a", ""]), "claim[1]: must not be empty"),
+            (
+                json!("https://a.b/c"),
+                "claim: is no claim: is split at its dots: give it as an array of one name",
+            ),
+            (json!(7), "claim: must be a claim's name or an array of names, is 7"),
+        ] {
+            assert_eq!(read(value).unwrap_err(), [fault]);
+        }
+    }
+}
