@@ -1,7 +1,8 @@
 //! Berth's Envoy filter: callbacks in, hostcalls out, every decision in `berth_core`.
 //!
 //! [`root`] lives once per VM: it reads the configuration, keeps each pool's snapshot fresh and, in one VM per Envoy,
-//! polls the membership. [`stream`] lives once per request. [`plugin`] is what the two share, [`shared`] what the VMs
+//! polls the membership. [`stream`] lives once per request, which [`request`] decides, if need be after a stay in the
+//! [`waiting`] room. [`plugin`] is what root and streams share, [`shared`] what the VMs
 //! share, and [`host`] the only place that calls the proxy.
 #![expect(missing_docs, reason = "the SDK's macro exports a function without any")]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -11,10 +12,12 @@ mod host;
 mod metrics;
 mod pinned;
 mod plugin;
+mod request;
 mod root;
 mod shared;
 mod stream;
 mod verdict;
+mod waiting;
 
 use proxy_wasm::types::LogLevel;
 

@@ -50,13 +50,14 @@ pub(crate) struct Pinned {
     epoch: u32,
 }
 
-/// Where a callback is: whose context it returns to, and whether that is a request being decided right now.
+/// Where a callback is: whose context it returns to, and whether that is a request being decided right now. On a stream's
+/// account that is the stream's own callback, on the root's a tick that decides it anew.
 #[derive(Clone, Copy)]
 pub(crate) struct Home {
     pub(crate) context: u32,
     /// Calls are this stream's; `None` for the root's.
     pub(crate) stream: Option<u32>,
-    /// Not paused yet, so it is not resumed.
+    /// Whoever decides it lets it go on.
     pub(crate) deciding: bool,
 }
 
@@ -126,14 +127,14 @@ impl Pinned {
         }
     }
 
-    /// Decides a request of `stream`. It is in use until [`Self::request_over`].
+    /// Decides the request whose context `home` is. It is in use until [`Self::request_over`].
     pub(crate) fn decide(
         &mut self,
         plugin: &Plugin,
         pool: &LivePool,
         snapshot: &Rc<Snapshot>,
         id: &SessionId,
-        stream: u32,
+        home: Home,
     ) -> (Verdict, Seat) {
         let key = self.pins.key(id.as_bytes());
         let seat = self.in_use.enter(key);
@@ -143,9 +144,14 @@ impl Pinned {
             None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
                 Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
             }
-            None => self.miss(plugin, pool, snapshot, id, key, stream),
+            None => self.miss(plugin, pool, snapshot, id, key, home),
         };
         (verdict, seat)
+    }
+
+    /// Requests wait for the state cluster.
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.flights.is_idle()
     }
 
     /// A request ended, whether it waited, called, both or neither.
@@ -193,7 +199,7 @@ impl Pinned {
         snapshot: &Rc<Snapshot>,
         id: &SessionId,
         key: PinKey,
-        stream: u32,
+        home: Home,
     ) -> Verdict {
         host::remove_request_header(SESSION_HEADER);
         let now = host::now();
@@ -203,8 +209,8 @@ impl Pinned {
         let has_candidates = !ask.session.candidates.is_empty();
         let may_ask = has_candidates && self.breaker.allow(now) != Permit::Deny;
         let slot = Slot::default();
+        let stream = home.context;
         self.parked.insert(stream, Rc::clone(&slot));
-        let home = Home { context: stream, stream: Some(stream), deciding: true };
         match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(&ask))) {
             Some(Join::Lead) => self.send(plugin, pool, home, now),
             Some(Join::Wait) => {}
@@ -280,7 +286,8 @@ impl Pinned {
             for waiter in waiters {
                 let Some(slot) = self.parked.remove(&waiter) else { continue };
                 let is_being_decided = home.deciding && waiter == home.context;
-                if !is_being_decided && !host::act_as(waiter) {
+                // Also for one that is being decided: a call that cannot be made may release others before it.
+                if !host::act_as(waiter) {
                     continue;
                 }
                 let verdict = Verdict::of(plugin, pool, &ask.id, &snapshot, decided.placement);

@@ -15,7 +15,9 @@ use crate::feed::Feed;
 use crate::host;
 use crate::metrics::PoolMetrics;
 use crate::pinned::{Home, Pinned};
+use crate::request::Ticket;
 use crate::shared::RosterKey;
+use crate::waiting::{Need, WaitingRoom};
 
 /// While requests wait: what is queued goes out, and what is overdue goes on, with the next tick.
 const HURRIED_TICKS: Millis = Millis(10);
@@ -31,7 +33,9 @@ pub(crate) struct Plugin {
     pub(crate) destination: RefCell<Vec<u8>>,
     /// The time of the latest tick: exact enough for a hit, and free.
     pub(crate) now: Cell<Millis>,
-    /// Ticks are short, because requests wait.
+    /// Requests that cannot be decided yet.
+    pub(crate) waiting: RefCell<WaitingRoom>,
+    /// Ticks are short, because requests wait or it has just begun.
     hurried: Cell<bool>,
 }
 
@@ -73,7 +77,8 @@ impl Plugin {
             bypassed_metric: host::define_counter(berth_core::event::BYPASSED_STAT),
             destination: RefCell::new(Vec::with_capacity(64)),
             now: Cell::new(host::now()),
-            hurried: Cell::new(false),
+            waiting: RefCell::default(),
+            hurried: Cell::new(true),
         }
     }
 
@@ -82,6 +87,19 @@ impl Plugin {
         if !self.hurried.replace(true) {
             host::set_tick_period(HURRIED_TICKS);
         }
+    }
+
+    /// Has the request that is being decided wait for what it needs, if it may.
+    pub(crate) fn wait(&self, home: Home, pool: usize, need: Need) -> Option<Ticket> {
+        let ticket = self.waiting.borrow_mut().enter(home.context, pool, need, host::now())?;
+        self.hurry();
+        Some(ticket)
+    }
+
+    /// Requests wait, for what is to be learnt or for the state cluster.
+    pub(crate) fn has_waiters(&self) -> bool {
+        let asks = |pool: &LivePool| pool.pinned.as_ref().is_some_and(|pinned| pinned.borrow().has_waiters());
+        !self.waiting.borrow().is_empty() || self.pools.iter().any(asks)
     }
 
     /// Nobody waits. True if ticks were short until now.

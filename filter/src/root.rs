@@ -21,6 +21,7 @@ use crate::pinned::Home;
 use crate::plugin::{LivePool, Plugin};
 use crate::shared::{Leadership, Lease};
 use crate::stream::Stream;
+use crate::waiting;
 
 /// A look at the membership takes Envoy's main thread 9 µs a host; at 2 % of its time that is 0.45 ms a host.
 const MICROS_PER_HOST: u64 = 450;
@@ -29,8 +30,10 @@ const MICROS_PER_HOST: u64 = 450;
 const TICK: std::ops::RangeInclusive<u64> = 25..=250;
 /// What other proxies did to a pin must be heard of soon.
 const LONGEST_TICK_WITH_PINS: u64 = 100;
-/// Until the first snapshot is there each tick counts: sessions go by Envoy's own ring so long.
-const FIRST_TICKS: Millis = Millis(25);
+/// Until the first snapshot is there each tick counts: requests wait for it, or go by Envoy's own ring so long.
+const FIRST_TICKS: Millis = Millis(5);
+/// A pool without a snapshot after this time has a fault that no haste cures.
+const HASTE: Millis = Millis(2000);
 /// An admin that has not answered by then is stuck; the next interval asks again.
 const POLL_TIMEOUT: Millis = Millis(5000);
 
@@ -56,7 +59,8 @@ struct Live {
     /// The call under way.
     poll: Option<u32>,
     next_poll: Millis,
-    /// Every pool has had a snapshot.
+    since: Millis,
+    /// Every pool has had a snapshot, or time enough for it.
     settled: bool,
     /// The time between two ticks when nothing is urgent.
     tick: Millis,
@@ -67,7 +71,9 @@ impl Context for Root {
         let Some(live) = &mut self.live else { return };
         if live.poll == Some(token) {
             live.poll = None;
-            live.learn(host::answer_body(headers, body_size).as_deref().ok(), host::now());
+            let now = host::now();
+            live.learn(host::answer_body(headers, body_size).as_deref().ok(), now);
+            waiting::let_in(&live.plugin, self.id, now);
             return;
         }
         let body = host::state_answer_body(headers, body_size);
@@ -104,9 +110,11 @@ impl RootContext for Root {
             live.plugin.now.set(now);
             live.refresh(now);
             live.lead(now);
-            let waiting = live.look_after_pins(self.id, now);
+            live.look_after_pins(self.id, now);
+            // After it: what they begin to wait for now is younger than this tick, and would be taken for overdue.
+            waiting::let_in(&live.plugin, self.id, now);
             live.plugin.flush();
-            live.pace(waiting);
+            live.pace(now);
         }
     }
 
@@ -141,6 +149,7 @@ impl Live {
             plugin: Rc::new(Plugin::new(config)),
             poll: None,
             next_poll: Millis(0),
+            since: host::now(),
             settled: false,
             tick,
         }
@@ -152,20 +161,20 @@ impl Live {
         }
     }
 
-    /// True while requests wait.
-    fn look_after_pins(&self, root: u32, now: Millis) -> bool {
-        let plugin = &self.plugin;
-        let tend = |pool: &LivePool| {
-            pool.pinned.as_ref().is_some_and(|pinned| pinned.borrow_mut().tick(plugin, pool, root, now))
-        };
-        plugin.pools.iter().map(tend).fold(false, |waiting, more| waiting | more)
+    fn look_after_pins(&self, root: u32, now: Millis) {
+        for pool in &self.plugin.pools {
+            if let Some(pinned) = &pool.pinned {
+                pinned.borrow_mut().tick(&self.plugin, pool, root, now);
+            }
+        }
     }
 
     /// Ends the quick ticks once every pool has a snapshot, or nobody waits any more.
-    fn pace(&mut self, waiting: bool) {
-        let settles = !self.settled && self.plugin.pools.iter().all(|pool| pool.snapshot().is_some());
-        self.settled |= settles;
-        if self.settled && !waiting && (self.plugin.calm_down() || settles) {
+    fn pace(&mut self, now: Millis) {
+        self.settled |= self.plugin.pools.iter().all(|pool| pool.snapshot().is_some())
+            || now < self.since
+            || now.since(self.since) >= HASTE;
+        if self.settled && !self.plugin.has_waiters() && self.plugin.calm_down() {
             host::set_tick_period(self.tick);
         }
     }

@@ -1,27 +1,21 @@
-//! Once per request: identify the session, place it, name its node; then learn from how it ended.
+//! Once per request: have it decided, then learn from how it ended.
 //!
-//! Request headers are read only in the request callback: later they are gone. On every path the client's own
+//! Request headers are read only until the request goes on: later they are gone. On every path the client's own
 //! destination header is overwritten or removed.
 
 use std::rc::Rc;
 
-use berth_core::config::{Membership, Missing};
-use berth_core::decision::Placement;
-use berth_core::event::{Counter, DEBUG_HEADER, END_HEADER, Reason, Unplaced};
+use berth_core::config::Membership;
+use berth_core::event::{Counter, DEBUG_HEADER, END_HEADER, Reason};
 use berth_core::passive::blames_node;
-use berth_core::pins::Seat;
-use berth_core::session::{self, SessionId};
-use berth_core::snapshot::Snapshot;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::host;
 use crate::pinned::Home;
 use crate::plugin::{LivePool, Plugin};
+use crate::request::Request;
 use crate::verdict::{Verdict, remove_our_headers};
-
-/// How often an id is drawn so that its owner takes new sessions: with half of the nodes draining, one in 256 is not.
-const DRAWS: usize = 8;
 
 /// The context of one request.
 pub(crate) struct Stream {
@@ -29,13 +23,7 @@ pub(crate) struct Stream {
     plugin: Option<Rc<Plugin>>,
     /// The pool's place in the configuration, once one took the request.
     pool: Option<usize>,
-    verdict: Verdict,
-    /// The Set-Cookie value of a session that began with this request.
-    cookie: Option<Vec<u8>>,
-    /// Which session it belongs to, where pins are kept.
-    session: Option<SessionId>,
-    /// As long as the request lasts its session is in use.
-    seat: Option<Seat>,
+    request: Request,
 }
 
 impl Context for Stream {
@@ -54,26 +42,29 @@ impl HttpContext for Stream {
             return Action::Continue;
         };
         self.pool = find_pool(&plugin);
-        match self.pool.and_then(|index| plugin.pools.get(index)) {
-            Some(pool) => self.place(&plugin, pool),
+        match self.pool {
+            Some(pool) => {
+                let home = Home { context: self.id, stream: Some(self.id), deciding: true };
+                self.request = Request::decide(&plugin, pool, home);
+            }
             None => {
                 remove_our_headers();
                 plugin.bypassed.set(plugin.bypassed.get() + 1);
             }
         }
-        if self.verdict.lets_go_on() { Action::Continue } else { Action::Pause }
+        if self.request.verdict.lets_go_on() { Action::Continue } else { Action::Pause }
     }
 
     fn on_http_response_headers(&mut self, _headers: usize, _end: bool) -> Action {
         let Some(plugin) = self.plugin.clone() else { return Action::Continue };
-        self.take_verdict();
+        self.request.catch_up();
         if let Some(pool) = self.pool.and_then(|index| plugin.pools.get(index)) {
             self.heed_the_end(pool);
             let node = self.learn_who_answered(&plugin, pool);
             if plugin.debug_header {
                 self.show(node.as_deref());
             }
-            if let Some(cookie) = self.cookie.take() {
+            if let Some(cookie) = self.request.cookie.take() {
                 host::add_response_header("set-cookie", &cookie);
             }
         }
@@ -82,9 +73,11 @@ impl HttpContext for Stream {
 
     /// The request is over, however it ended.
     fn on_log(&mut self) {
-        self.take_verdict();
+        self.request.catch_up();
         let Some(pool) = self.live_pool() else { return };
-        let Verdict::Placed { snapshot, placement, answered: Some(place) } = &self.verdict else { return };
+        let Verdict::Placed { snapshot, placement, answered: Some(place) } = &self.request.verdict else {
+            return;
+        };
         let Some(node) = placement.nodes(snapshot).nth(*place) else { return };
         match host::response_flags() {
             Some(flags) if blames_node(flags) => pool.failed(&node.address),
@@ -96,7 +89,13 @@ impl HttpContext for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(seat) = self.seat.take()
+        self.request.catch_up();
+        if matches!(self.request.verdict, Verdict::Parked(_))
+            && let Some(plugin) = &self.plugin
+        {
+            plugin.waiting.borrow_mut().leave(self.id);
+        }
+        if let Some(seat) = self.request.seat.take()
             && let Some(pinned) = self.live_pool().and_then(|pool| pool.pinned.as_ref())
         {
             pinned.borrow_mut().request_over(self.id, seat);
@@ -106,73 +105,17 @@ impl Drop for Stream {
 
 impl Stream {
     pub(crate) fn new(id: u32, plugin: Option<Rc<Plugin>>) -> Self {
-        let verdict = Verdict::None;
-        Self { id, plugin, pool: None, verdict, session: None, cookie: None, seat: None }
+        Self { id, plugin, pool: None, request: Request::default() }
     }
 
     fn live_pool(&self) -> Option<&LivePool> {
         self.plugin.as_ref()?.pools.get(self.pool?)
     }
 
-    /// Whoever released this request has left its verdict.
-    fn take_verdict(&mut self) {
-        if let Verdict::Waiting(slot) = &self.verdict {
-            let verdict = slot.take();
-            if !matches!(verdict, Verdict::None) {
-                self.verdict = verdict;
-            }
-        }
-        if matches!(self.verdict, Verdict::Replied) {
-            self.cookie = None;
-        }
-    }
-
-    fn place(&mut self, plugin: &Plugin, pool: &LivePool) {
-        let snapshot = pool.snapshot();
-        let found = session::identify(&pool.config.sources, &mut host::request_header);
-        let id = match (found, &pool.config.missing) {
-            (Some(id), _) => id,
-            (None, Missing::IssueCookie(template)) => match draw(snapshot.as_deref()) {
-                Some(id) => {
-                    self.cookie = template.set_cookie(&id);
-                    id
-                }
-                None => {
-                    self.verdict = Verdict::sessionless(pool);
-                    return;
-                }
-            },
-            (None, Missing::Pass) => {
-                self.verdict = Verdict::sessionless(pool);
-                return;
-            }
-            (None, Missing::Reject) => {
-                let sources = session::describe(&pool.config.sources);
-                let body = format!("berth: this request names no session; send one as {sources}\n");
-                self.verdict = Verdict::reject(plugin, pool, 400, Reason::NoSession, &body);
-                return;
-            }
-        };
-        self.verdict = match (&snapshot, &pool.pinned) {
-            (None, _) => Verdict::leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot),
-            (Some(snapshot), Some(pinned)) => {
-                let (verdict, seat) = pinned.borrow_mut().decide(plugin, pool, snapshot, &id, self.id);
-                self.seat = Some(seat);
-                self.session = Some(id);
-                verdict
-            }
-            (Some(snapshot), None) => {
-                let placement = Placement::of(snapshot, id.hash());
-                Verdict::of(plugin, pool, &id, snapshot, placement)
-            }
-        };
-        self.take_verdict();
-    }
-
     /// A backend that says so has ended the session.
     fn heed_the_end(&mut self, pool: &LivePool) {
         if let Some(pinned) = &pool.pinned
-            && let Some(id) = &self.session
+            && let Some(id) = &self.request.session
             && let Some(value) = host::response_header(END_HEADER)
         {
             host::remove_response_header(END_HEADER);
@@ -184,7 +127,7 @@ impl Stream {
 
     /// Notes which node answered, and what that says of those that were named before it.
     fn learn_who_answered(&mut self, plugin: &Plugin, pool: &LivePool) -> Option<Vec<u8>> {
-        let Verdict::Placed { snapshot, placement, answered } = &mut self.verdict else {
+        let Verdict::Placed { snapshot, placement, answered } = &mut self.request.verdict else {
             return if plugin.debug_header { host::upstream_address() } else { None };
         };
         let address = host::upstream_address()?;
@@ -206,13 +149,13 @@ impl Stream {
     }
 
     fn show(&self, node: Option<&[u8]>) {
-        let (outcome, reason) = match &self.verdict {
+        let (outcome, reason) = match &self.request.verdict {
             Verdict::Placed { placement, .. } => {
-                let issued = self.cookie.is_some() && placement.reason != Reason::Retried;
+                let issued = self.request.cookie.is_some() && placement.reason != Reason::Retried;
                 (placement.outcome, if issued { Reason::Issued } else { placement.reason })
             }
             Verdict::Elsewhere(outcome, reason) => (*outcome, *reason),
-            Verdict::None | Verdict::Waiting(_) | Verdict::Replied => return,
+            Verdict::None | Verdict::Parked(_) | Verdict::Waiting(_) | Verdict::Replied => return,
         };
         let mut value = format!("outcome={}; ", outcome.name()).into_bytes();
         if let Some(node) = node {
@@ -250,19 +193,4 @@ fn find_pool(plugin: &Plugin) -> Option<usize> {
 
 fn fetched(value: &mut Option<Vec<u8>>, fetch: impl FnOnce() -> Option<Vec<u8>>) -> &[u8] {
     value.get_or_insert_with(|| fetch().unwrap_or_default())
-}
-
-/// A new session's id. Its owner should be a node that takes new sessions; ids are free, so draw another if not.
-fn draw(snapshot: Option<&Snapshot>) -> Option<SessionId> {
-    let mut id = SessionId::from_random(host::random()?);
-    for _ in 1..DRAWS {
-        let fits = snapshot.is_none_or(|snapshot| {
-            Placement::of(snapshot, id.hash()).is_ok_and(|placement| placement.takes_new(snapshot))
-        });
-        if fits {
-            break;
-        }
-        id = SessionId::from_random(host::random()?);
-    }
-    Some(id)
 }

@@ -17,6 +17,7 @@ use berth_core::snapshot::Snapshot;
 
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
+use crate::request::Ticket;
 
 /// Where a request that waits will find its verdict; `Verdict::None` until then.
 pub(crate) type Slot = Rc<RefCell<Verdict>>;
@@ -27,6 +28,8 @@ pub(crate) enum Verdict {
     /// Nothing: no pool, or not yet.
     #[default]
     None,
+    /// It will be decided again.
+    Parked(Ticket),
     /// The state cluster is asked.
     Waiting(Slot),
     /// It goes to these nodes; `answered` is the place of the one that did, among them.
@@ -40,7 +43,7 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// True if the request goes on now.
     pub(crate) fn lets_go_on(&self) -> bool {
-        !matches!(self, Self::Waiting(_) | Self::Replied)
+        !matches!(self, Self::Parked(_) | Self::Waiting(_) | Self::Replied)
     }
 
     /// To the nodes of a placement, or what it means that there is none.

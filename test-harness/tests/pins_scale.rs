@@ -3,17 +3,19 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::wire::{ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 use berth_harness::hyper::Method;
-use berth_harness::{Builder, Host, Response, World, eventually};
+use berth_harness::{Builder, Client, Host, Response, World, eventually};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
+use support::fake_admin::{Answer, FakeAdmin};
 use support::patience::{cluster, impatient};
 use support::pinning::{agreed_nodes_of, all_see, from_each, moved, of, patiently_pinned, shares, workers};
 use support::{Numbers, SOON, owners, places, pool, routes, sessions, told};
@@ -216,13 +218,115 @@ async fn envoy_that_starts_anew_finds_the_pins_where_the_ring_would_have_others(
     assert!(elsewhere > 200, "the ring would move them: {elsewhere}");
 
     world.envoy(1).restart().await;
-    // Until a worker has its first snapshot, some tens of milliseconds, Envoy's own ring places whoever comes.
-    places(world.envoy(1)).await;
+    // At once: whoever comes before its worker knows the members waits for them.
     let after = world.envoy(1).client().nodes_of(&keys).await;
 
     let moved = moved(&keys, &before, &after).len();
     println!("restart: {moved} of {} move; by the ring {elsewhere} would", keys.len());
     assert_eq!(moved, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_before_the_members_are_known_waits_and_is_decided_like_anybody_else() {
+    let admin = FakeAdmin::start(Answer::HangUp).await;
+    let builder = patiently_pinned(impatient().envoys(2).nodes(3), &[]);
+    let world = builder
+        .cluster_address("berth_admin", admin.address())
+        .configuration(|json| {
+            json["poll_interval"] = "100ms".into();
+            pool(json)["session"]["missing"] = json!({"issue_cookie": {"name": "sid"}});
+        })
+        .start()
+        .await;
+    admin.tell(&world.envoy(0).admin("/clusters").await);
+    all_see(&world, &[("active", 3)]).await;
+    let keys = sessions(200);
+    let names: Vec<String> = world.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let mut before = world.envoy(0).client().nodes_of(&keys).await;
+    // Where no ring has them.
+    for (key, home) in keys.iter().zip(&mut before).take(40) {
+        *home = rehome(&world, key, home, &names).await;
+    }
+    let page = world.envoy(0).admin("/clusters").await;
+
+    admin.set(Answer::HangUp);
+    let envoy = world.envoy(1);
+    envoy.restart().await;
+    let client = envoy.client();
+    let start = Instant::now();
+    let known = join_all(keys.iter().map(|key| of(&client, key).send()));
+    let new = join_all((0..20).map(|_| client.get("/").send()));
+    let learning = async {
+        // All of them are there by then.
+        let polls = admin.polls().len();
+        eventually(async || admin.polls().len() > polls, SOON).await;
+        admin.tell(&page);
+    };
+    let (known, new, ()) = tokio::join!(known, new, learning);
+
+    eprintln!(
+        "polls {:?} {:?} {:?}",
+        admin.polls().len(),
+        start.elapsed(),
+        known.iter().map(|a| a.header("x-berth").unwrap().to_owned()).collect::<BTreeSet<_>>()
+    );
+    for ((answer, key), home) in known.iter().zip(&keys).zip(&before) {
+        assert_eq!(
+            (answer.node(), told(answer, "outcome")),
+            (home.as_str(), "found"),
+            "{key}: {:?}",
+            answer.header("x-berth")
+        );
+        assert_eq!(answer.header("set-cookie"), None, "{key}");
+    }
+    for answer in new {
+        assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("claimed", "issued"));
+        let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap();
+        let next = client.get("/").header("cookie", cookie).send().await;
+        assert_eq!(next.node(), answer.node());
+    }
+    let unplaced = "wasmcustom.berth_unplaced_total.pool.nodes.reason.no_snapshot";
+    assert_eq!(envoy.stat(unplaced).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_stay_unknown_hold_up_who_comes_first_for_half_a_second_and_nobody_after_them() {
+    let admin = FakeAdmin::start(Answer::Silence).await;
+    let world = patiently_pinned(impatient(), &[]).cluster_address("berth_admin", admin.address());
+    let world = world.start().await;
+    let envoy = world.envoy(0);
+    let client = envoy.client();
+    let keys = sessions(200);
+    let wave = async || {
+        join_all(keys.iter().map(async |key| {
+            let start = Instant::now();
+            (of(&client, key).send().await, start.elapsed())
+        }))
+        .await
+    };
+    // Who leaves while waiting leaves no trace.
+    let gone = join_all(keys[..20].iter().map(async |key| {
+        let impatient = Client::new(envoy.address());
+        tokio::time::timeout(WAITING / 5, of(&impatient, key).send()).await.is_err()
+    }));
+
+    let (first, gone) = tokio::join!(wave(), gone);
+    let second = wave().await;
+
+    let slowest = |wave: &[(Response, Duration)]| wave.iter().map(|(_, took)| *took).max().unwrap();
+    println!("members unknown: {:.0?} at most, then {:.0?}", slowest(&first), slowest(&second));
+    assert!(gone.iter().all(|gone| *gone), "they waited: {gone:?}");
+    for (answer, _) in first.iter().chain(&second) {
+        assert_eq!((answer.status.as_u16(), told(answer, "reason")), (200, "no_snapshot"));
+    }
+    assert!((WAITING..SOON / 2).contains(&slowest(&first)), "{:?}", slowest(&first));
+    assert!(slowest(&second) < WAITING, "{:?}", slowest(&second));
+
+    admin.tell(&envoy.admin("/clusters").await);
+    places(envoy).await;
+    let outcomes: BTreeSet<String> =
+        wave().await.iter().map(|(answer, _)| told(answer, "outcome").to_owned()).collect();
+    assert_eq!(outcomes, BTreeSet::from(["claimed".to_owned()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,6 +368,9 @@ async fn changes_of_the_configuration_move_no_session() {
 
 /// No request that is sent so long after a session was rehomed reaches its former owner.
 const PROMISED: Duration = Duration::from_millis(500);
+
+/// How long requests wait for the first look at the members.
+const WAITING: Duration = Duration::from_millis(500);
 
 /// Of which the native share is taken: it is as good as that of twenty thousand to half a percent.
 const NATIVE_SESSIONS: usize = 10_000;

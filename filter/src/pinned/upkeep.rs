@@ -57,8 +57,8 @@ impl Pinned {
         now + Millis(ttl.0 / 4 * 3)
     }
 
-    /// To be called on each tick of the root. True while requests wait.
-    pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) -> bool {
+    /// To be called on each tick of the root.
+    pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) {
         let home = Home { context: root, stream: None, deciding: false };
         let overdue = self.flights.overdue(now);
         if !overdue.is_empty() {
@@ -75,7 +75,6 @@ impl Pinned {
             self.end_next();
         }
         pool.metrics.show_pins(self.pins.len(), self.breaker.is_open());
-        !self.flights.is_idle()
     }
 
     /// What other proxies did.
