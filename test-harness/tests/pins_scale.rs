@@ -227,6 +227,69 @@ async fn envoy_that_starts_anew_finds_the_pins_where_the_ring_would_have_others(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_comes_before_the_members_are_known_waits_and_is_decided_like_anybody_else() {
+    let admin = FakeAdmin::start(Answer::HangUp).await;
+    let builder = patiently_pinned(impatient().envoys(2).nodes(3), &[]);
+    let world = builder
+        .cluster_address("berth_admin", admin.address())
+        .configuration(|json| {
+            json["poll_interval"] = "100ms".into();
+            pool(json)["session"]["missing"] = json!({"issue_cookie": {"name": "sid"}});
+        })
+        .start()
+        .await;
+    admin.tell(&world.envoy(0).admin("/clusters").await);
+    all_see(&world, &[("active", 3)]).await;
+    let keys = sessions(200);
+    let names: Vec<String> = world.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let mut before = world.envoy(0).client().nodes_of(&keys).await;
+    // Where no ring has them.
+    for (key, home) in keys.iter().zip(&mut before).take(40) {
+        *home = rehome(&world, key, home, &names).await;
+    }
+    let page = world.envoy(0).admin("/clusters").await;
+
+    admin.set(Answer::HangUp);
+    let envoy = world.envoy(1);
+    envoy.restart().await;
+    let client = envoy.client();
+    let start = Instant::now();
+    let known = join_all(keys.iter().map(|key| of(&client, key).send()));
+    let new = join_all((0..20).map(|_| client.get("/").send()));
+    let learning = async {
+        // All of them are there by then.
+        let polls = admin.polls().len();
+        eventually(async || admin.polls().len() > polls, SOON).await;
+        admin.tell(&page);
+    };
+    let (known, new, ()) = tokio::join!(known, new, learning);
+
+    eprintln!(
+        "polls {:?} {:?} {:?}",
+        admin.polls().len(),
+        start.elapsed(),
+        known.iter().map(|a| a.header("x-berth").unwrap().to_owned()).collect::<BTreeSet<_>>()
+    );
+    for ((answer, key), home) in known.iter().zip(&keys).zip(&before) {
+        assert_eq!(
+            (answer.node(), told(answer, "outcome")),
+            (home.as_str(), "found"),
+            "{key}: {:?}",
+            answer.header("x-berth")
+        );
+        assert_eq!(answer.header("set-cookie"), None, "{key}");
+    }
+    for answer in new {
+        assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("claimed", "issued"));
+        let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap();
+        let next = client.get("/").header("cookie", cookie).send().await;
+        assert_eq!(next.node(), answer.node());
+    }
+    let unplaced = "wasmcustom.berth_unplaced_total.pool.nodes.reason.no_snapshot";
+    assert_eq!(envoy.stat(unplaced).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn members_that_stay_unknown_hold_up_who_comes_first_for_half_a_second_and_nobody_after_them() {
     let admin = FakeAdmin::start(Answer::Silence).await;
     let world = patiently_pinned(impatient(), &[]).cluster_address("berth_admin", admin.address());
