@@ -4,12 +4,16 @@
 //! the same time comes to the same state. What is wanted (by EDS as DEGRADED or DRAINING, by the operator on record in
 //! the state cluster) is kept apart from what was seen. Who is asked, and when, is not decided here.
 
+mod cooldown;
+mod operator;
+
 use serde::{Deserialize, Serialize};
 
 use crate::membership::HostFlags;
-use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::{NodeRecord, NodeState};
+
+use {cooldown::Cooldown, operator::Operator};
 
 /// How patient a pool is with its nodes; see `docs/OPERATIONS.md` for each field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,40 +116,6 @@ pub struct Health {
     operator: Option<Operator>,
 }
 
-/// What the state cluster has on record of the node: the operator's will, and what other proxies saw of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Operator {
-    state: NodeState,
-    /// Out of service until then, in one proxy's experience at least.
-    cooldown_until: Option<Millis>,
-    /// By which its weight is multiplied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    weight: Option<u32>,
-    /// The hash of its boot id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    boot: Option<u64>,
-    version: u64,
-    /// When it was changed, by the clock of the service that did it.
-    #[serde(default)]
-    updated: Millis,
-}
-
-/// The latest cooldown, over or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Cooldown {
-    /// Its length from the last unhealthy sight on.
-    length: Millis,
-    last_unhealthy: Millis,
-    /// Envoy has said so too: its next healthy-to-unhealthy change is another failure, not news of this one.
-    confirmed: bool,
-}
-
-impl Cooldown {
-    fn end(&self) -> Millis {
-        self.last_unhealthy + self.length
-    }
-}
-
 impl Health {
     /// A node that was there from the start: it does not warm up.
     #[must_use]
@@ -211,20 +181,10 @@ impl Health {
         self.draining = flags.draining;
     }
 
-    /// Takes in what the state cluster has on record of the node, unless as much is known already. Version 0 says that
-    /// nothing is. A store that has lost its records counts from 1 again: what was said later is news whatever its version.
+    /// Takes in what the state cluster has on record of the node, unless as much is known already.
     pub fn record(&mut self, record: &NodeRecord) {
-        let (version, updated) =
-            self.operator.as_ref().map_or((0, Millis(0)), |known| (known.version, known.updated));
-        if record.version > version || record.version > 0 && record.updated_ms > updated.0 {
-            self.operator = Some(Operator {
-                state: record.state,
-                cooldown_until: record.cooldown_until_ms.map(Millis),
-                weight: record.weight,
-                boot: record.boot_id.as_ref().map(|id| session_hash(id.as_bytes())),
-                version: record.version,
-                updated: Millis(record.updated_ms),
-            });
+        if Operator::is_news(record, self.operator.as_ref()) {
+            self.operator = Some(record.into());
         }
     }
 
@@ -333,27 +293,18 @@ impl Health {
             *time = now.min(*time);
         }
         if let Some(cooldown) = &mut self.cooldown {
-            cooldown.last_unhealthy = cooldown.last_unhealthy.min(now);
+            cooldown.forget_the_future(now);
         }
     }
 
     fn touch_cooldown(&mut self, now: Millis) {
         if let Some(cooldown) = &mut self.cooldown {
-            cooldown.last_unhealthy = cooldown.last_unhealthy.max(now);
+            cooldown.touch(now);
         }
     }
 
     fn fail(&mut self, confirmed: bool, policy: &HealthPolicy, now: Millis) {
-        let length = match &self.cooldown {
-            None => policy.cooldown,
-            // Envoy's own check confirms what a worker reported: the same failure, not a relapse.
-            Some(last) if now < last.end() && confirmed && !last.confirmed => last.length,
-            Some(last) if now.since(last.end()) <= policy.max_cooldown => {
-                last.length.doubled().min(policy.max_cooldown).max(policy.cooldown)
-            }
-            Some(_) => policy.cooldown,
-        };
-        self.cooldown = Some(Cooldown { length, last_unhealthy: now, confirmed });
+        self.cooldown = Some(Cooldown::after(self.cooldown.as_ref(), confirmed, policy, now));
     }
 
     fn warmth(&self, policy: &HealthPolicy, now: Millis) -> State {
