@@ -236,7 +236,7 @@ impl<R: Clone> Flights<R> {
         let mut released = Vec::new();
         let timeout = self.limits.timeout;
         for (key, lookup) in &mut self.lookups {
-            if !lookup.waiters.is_empty() && is_over(lookup.since, timeout, now) {
+            if !lookup.waiters.is_empty() && timeout.is_over(lookup.since, now) {
                 let waiters = std::mem::take(&mut lookup.waiters);
                 released.push(Released { key: *key, request: lookup.request.clone(), waiters });
             }
@@ -254,7 +254,7 @@ impl<R: Clone> Flights<R> {
             self.queue.retain(|queued| lookups.contains_key(queued));
         }
         let lost = Millis(timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS));
-        self.requeue(|call| is_over(call.since, lost, now));
+        self.requeue(|call| lost.is_over(call.since, now));
         released
     }
 
@@ -316,11 +316,6 @@ impl<R: Clone> Flights<R> {
             }
         }
     }
-}
-
-/// A clock that was set back ends every wait: nobody knows how long it would be.
-fn is_over(since: Millis, length: Millis, now: Millis) -> bool {
-    now < since || now.since(since) >= length
 }
 
 #[cfg(test)]

@@ -34,19 +34,23 @@ pub struct HealthPolicy {
     pub panic_hold: Millis,
 }
 
-impl Default for HealthPolicy {
+impl HealthPolicy {
     /// Cooldown and threshold are those that operators of game servers ask for; three failures in a row are no accident;
     /// panic holds for longer than an active check and a poll take together.
+    pub const DEFAULT: Self = Self {
+        cooldown: Millis(30_000),
+        max_cooldown: Millis(300_000),
+        warm_up: Millis(30_000),
+        warm_up_from_percent: 10,
+        passive_failures: 3,
+        panic_threshold: 50,
+        panic_hold: Millis(5_000),
+    };
+}
+
+impl Default for HealthPolicy {
     fn default() -> Self {
-        Self {
-            cooldown: Millis(30_000),
-            max_cooldown: Millis(300_000),
-            warm_up: Millis(30_000),
-            warm_up_from_percent: 10,
-            passive_failures: 3,
-            panic_threshold: 50,
-            panic_hold: Millis(5_000),
-        }
+        Self::DEFAULT
     }
 }
 

@@ -5,9 +5,7 @@ const POLICY: HealthPolicy = HealthPolicy {
     max_cooldown: Millis(300_000),
     warm_up: Millis(30_000),
     warm_up_from_percent: 10,
-    passive_failures: 3,
-    panic_threshold: 50,
-    panic_hold: Millis(5_000),
+    ..HealthPolicy::DEFAULT
 };
 const BAD: HostFlags = HostFlags { unhealthy: true, pending: false, degraded: false, draining: false };
 const GOOD: HostFlags = HostFlags { unhealthy: false, pending: false, degraded: false, draining: false };

@@ -7,10 +7,9 @@ const POLICY: HealthPolicy = HealthPolicy {
     cooldown: Millis(10_000),
     max_cooldown: Millis(40_000),
     warm_up: Millis(0),
-    warm_up_from_percent: 10,
-    passive_failures: 3,
     panic_threshold: 50,
     panic_hold: Millis(5_000),
+    ..HealthPolicy::DEFAULT
 };
 
 fn seen(unhealthy: &[bool]) -> Vec<Observation> {
