@@ -145,23 +145,16 @@ impl Pins {
         let Some(slot) = self.find(key) else { return Lookup::Absent };
         let Some(entry) = self.slab.get_mut(slot) else { return Lookup::Absent };
         entry.mark_used();
-        match entry.pin() {
-            Some(pin) if !self.nodes.is_retired(pin.node) => {
-                self.slab.renew(slot);
-                if now < pin.expires { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
-            }
-            _ => {
-                self.discard(slot);
-                Lookup::Absent
-            }
-        }
+        let Some(pin) = entry.pin() else { return Lookup::Absent };
+        self.slab.renew(slot);
+        if now < pin.expires { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
     }
 
     /// Remembers a pin, in place of whatever was known of the session, as the latest used; a full cache gives up the
     /// one longest unused. `None`, and the session is unknown, if it cannot be kept: no capacity, or no room for one
     /// more node's name.
     pub fn insert(&mut self, key: PinKey, wire: WireKey, pin: Pin<&str>) -> Option<NodeRef> {
-        let Some(node) = self.intern(pin.node) else {
+        let Some(node) = self.nodes.intern(pin.node) else {
             self.remove(key);
             self.remove_by_wire(wire);
             return None;
@@ -209,16 +202,6 @@ impl Pins {
         is_older && self.discard(slot).is_some()
     }
 
-    /// Forgets all sessions of a node and tells how many.
-    pub fn forget_node(&mut self, node: &str) -> usize {
-        let Some(node) = self.nodes.find(node) else { return 0 };
-        let forgotten = self.nodes.forget(node).or_else(|| {
-            self.sweep();
-            self.nodes.forget(node)
-        });
-        forgotten.unwrap_or_default() as usize
-    }
-
     /// The node of a restored session is about to be told. True for the one request that is to tell it.
     pub fn settle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
@@ -247,7 +230,7 @@ impl Pins {
     /// How many sessions are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slab.used().saturating_sub(self.nodes.void_pins()) as usize
+        self.slab.used() as usize
     }
 
     /// True if no session is known.
@@ -281,17 +264,6 @@ impl Pins {
         self.by_wire.find(wire.hash(self.seed), is)
     }
 
-    fn intern(&mut self, name: &str) -> Option<NodeRef> {
-        self.nodes.intern(name).or_else(|| {
-            // Void pins may hold the numbers back.
-            if self.nodes.void_pins() == 0 {
-                return None;
-            }
-            self.sweep();
-            self.nodes.intern(name)
-        })
-    }
-
     fn add(&mut self, entry: Entry) -> bool {
         if self.slab.used() == self.slab.capacity()
             && let Some(oldest) = self.slab.oldest()
@@ -307,8 +279,7 @@ impl Pins {
 
     fn change(&mut self, slot: Option<u32>, new: impl FnOnce(Pin) -> Option<Pin>) -> bool {
         let Some(entry) = slot.and_then(|slot| self.slab.get_mut(slot)) else { return false };
-        let known = entry.pin().filter(|pin| !self.nodes.is_retired(pin.node));
-        known.and_then(new).map(|pin| entry.set_pin(pin)).is_some()
+        entry.pin().and_then(new).map(|pin| entry.set_pin(pin)).is_some()
     }
 
     fn grow_indexes(&mut self) {
@@ -319,7 +290,7 @@ impl Pins {
         }
     }
 
-    /// Gives a slot up, and tells what was in it unless that was void.
+    /// Gives a slot up, and tells what was in it.
     fn discard(&mut self, slot: u32) -> Option<Pin> {
         let (slab, seed) = (&self.slab, self.seed);
         let entry = *slab.get(slot)?;
@@ -328,20 +299,9 @@ impl Pins {
         self.by_key.remove(entry.key().hash(), slot, key_of);
         let wire_of = |slot| slab.get(slot).map_or(0, |entry| entry.wire().hash(seed));
         self.by_wire.remove(entry.wire().hash(seed), slot, wire_of);
-        let known = !self.nodes.is_retired(pin.node);
         self.slab.release(slot);
         self.nodes.release(pin.node);
-        known.then_some(pin)
-    }
-
-    /// Discards all void pins: only if numbers of nodes run out.
-    fn sweep(&mut self) {
-        for slot in 0..self.slab.made() {
-            let pin = self.slab.get(slot).and_then(Entry::pin);
-            if pin.is_some_and(|pin| self.nodes.is_retired(pin.node)) {
-                self.discard(slot);
-            }
-        }
+        Some(pin)
     }
 }
 

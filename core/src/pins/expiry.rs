@@ -3,7 +3,6 @@
 //! A session in use is touched in the store, and its pin is prolonged by the answer. Whoever learns that pins may be
 //! wrong expires them; a touch does not undo that.
 
-use super::slab::Entry;
 use super::{Kind, Pin, Pins, WireKey};
 use crate::time::Millis;
 
@@ -19,11 +18,8 @@ impl Pins {
         {
             let Some(entry) = self.slab.get_mut(slot) else { continue };
             let Some(pin) = entry.pin() else { continue };
-            let used = entry.take_used();
-            if self.nodes.is_retired(pin.node) {
-                self.discard(slot);
-            } else if used && pin.kind != Kind::Provisional && now < pin.expires {
-                due.extend(self.slab.get(slot).map(Entry::wire));
+            if entry.take_used() && pin.kind != Kind::Provisional && now < pin.expires {
+                due.push(entry.wire());
             }
         }
         due

@@ -67,39 +67,6 @@ fn the_changes_feed_ends_what_is_older_and_nothing_newer() {
 }
 
 #[test]
-fn forgetting_a_node_forgets_all_its_sessions_and_no_other() {
-    let mut pins = small(10);
-    pins.adopt([NODE, "b"].into_iter());
-    for number in 0..6 {
-        put(&mut pins, number, if number < 4 { NODE } else { "b" });
-    }
-
-    assert_eq!(pins.forget_node(NODE), 4);
-
-    assert_eq!(pins.len(), 2);
-    put(&mut pins, 0, NODE);
-    let left: Vec<bool> = (0..6).map(|number| known(&mut pins, number)).collect();
-    assert_eq!(left, [true, false, false, false, true, true]);
-    assert_eq!((pins.forget_node(NODE), pins.forget_node("c")), (1, 0));
-}
-
-#[test]
-fn a_node_may_be_forgotten_more_often_than_there_are_numbers() {
-    let mut pins = small(100_000);
-    pins.adopt([NODE].into_iter());
-    for number in 0..70_000_u32 {
-        let key = pins.key(&number.to_le_bytes());
-        let wire = WireKey(key.0.to_le_bytes());
-        assert!(pins.insert(key, wire, pin(NODE, 1)).is_some());
-        assert_eq!(pins.forget_node(NODE), 1);
-    }
-
-    assert!(pins.is_empty() && pins.memory_bytes() < 1 << 20);
-    put(&mut pins, 1, NODE);
-    assert!(known(&mut pins, 1));
-}
-
-#[test]
 fn a_member_that_left_and_came_back_is_the_same_node() {
     let mut pins = small(3);
     pins.adopt(["a", NODE].into_iter());
