@@ -63,8 +63,8 @@ impl Breaker {
     pub fn allow(&mut self, now: Millis) -> Permit {
         let backoff = match self.state {
             State::Closed { .. } => return Permit::Allow,
-            State::Open { since, wait, backoff } if is_over(since, wait, now) => backoff,
-            State::HalfOpen { probed, backoff } if is_over(probed, self.policy.probe_timeout, now) => backoff,
+            State::Open { since, wait, backoff } if wait.is_over(since, now) => backoff,
+            State::HalfOpen { probed, backoff } if self.policy.probe_timeout.is_over(probed, now) => backoff,
             State::Open { .. } | State::HalfOpen { .. } => return Permit::Deny,
         };
         self.state = State::HalfOpen { probed: now, backoff };
@@ -105,11 +105,6 @@ impl Breaker {
     pub fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }
-}
-
-/// A clock that was set back ends every wait: nobody knows how long it would be.
-fn is_over(since: Millis, length: Millis, now: Millis) -> bool {
-    now < since || now.since(since) >= length
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! One of them polls the state cluster and appends; the others read on from where they stopped. The log is bounded, so
 //! a reader can fall off its end, and the poller itself can have missed changes: either way all a reader can do is
-//! forget its pins, which then resolve anew. Encoded as fixed-size records, since a busy log is read often.
+//! doubt its pins, which then resolve anew. Encoded as fixed-size records, since a busy log is read often.
 
 use std::collections::VecDeque;
 
@@ -109,7 +109,7 @@ pub struct Reader {
 /// What a reader has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
-    /// Forget all pins of the pool.
+    /// Any of the pool's pins may have changed: they are hints and no more.
     Missed,
     /// Outdate these pins.
     Changes(Vec<(SessionKey, u64)>),

@@ -155,7 +155,7 @@ pub enum Counter {
     StateCalls(CallResult),
     /// `berth_restored_total`: sessions whose node was told to load their state.
     Restored,
-    /// `berth_resyncs_total`: pin caches dropped because changes were missed.
+    /// `berth_resyncs_total`: all pins are hints from then on, because changes were missed.
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,

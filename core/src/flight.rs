@@ -236,7 +236,7 @@ impl<R: Clone> Flights<R> {
         let mut released = Vec::new();
         let timeout = self.limits.timeout;
         for (key, lookup) in &mut self.lookups {
-            if !lookup.waiters.is_empty() && is_over(lookup.since, timeout, now) {
+            if !lookup.waiters.is_empty() && timeout.is_over(lookup.since, now) {
                 let waiters = std::mem::take(&mut lookup.waiters);
                 released.push(Released { key: *key, request: lookup.request.clone(), waiters });
             }
@@ -254,7 +254,7 @@ impl<R: Clone> Flights<R> {
             self.queue.retain(|queued| lookups.contains_key(queued));
         }
         let lost = Millis(timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS));
-        self.requeue(|call| is_over(call.since, lost, now));
+        self.requeue(|call| lost.is_over(call.since, now));
         released
     }
 
@@ -318,164 +318,5 @@ impl<R: Clone> Flights<R> {
     }
 }
 
-/// A clock that was set back ends every wait: nobody knows how long it would be.
-fn is_over(since: Millis, length: Millis, now: Millis) -> bool {
-    now < since || now.since(since) >= length
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: FlightLimits = FlightLimits { sessions: 3, calls: 2, timeout: Millis(50) };
-
-    fn key(number: u8) -> WireKey {
-        WireKey([number; 16])
-    }
-
-    fn flights() -> Flights<u8> {
-        Flights::new(LIMITS)
-    }
-
-    /// Joins session `number` as `waiter`.
-    fn join(flights: &mut Flights<u8>, number: u8, waiter: u32, now: u64) -> Join {
-        flights.join(key(number), waiter, Millis(now), || number)
-    }
-
-    fn send(flights: &mut Flights<u8>, token: u32, owner: Option<u32>, now: u64) -> Vec<WireKey> {
-        let batch = flights.take_batch(Millis(now), 64).unwrap();
-        let keys = batch.keys().to_vec();
-        flights.sent(batch, token, owner, Millis(now));
-        keys
-    }
-
-    fn released(number: u8, waiters: &[u32]) -> Released<u8> {
-        Released { key: key(number), request: number, waiters: waiters.to_vec() }
-    }
-
-    #[test]
-    fn two_hundred_first_requests_of_one_session_make_one_call() {
-        let mut flights = flights();
-        assert_eq!(join(&mut flights, 1, 0, 0), Join::Lead);
-        send(&mut flights, 7, Some(0), 0);
-
-        for waiter in 1..200 {
-            assert_eq!(join(&mut flights, 1, waiter, 1), Join::Wait);
-        }
-
-        assert!(flights.take_batch(Millis(2), 64).is_none());
-        assert_eq!(flights.ended(7), [released(1, &(0..200).collect::<Vec<_>>())]);
-        assert!(flights.is_idle() && flights.waiters() == 0 && flights.calls() == 0);
-    }
-
-    #[test]
-    fn what_finds_no_call_free_goes_out_together_when_one_ends() {
-        let mut flights = Flights::new(FlightLimits { calls: 1, ..LIMITS });
-        join(&mut flights, 1, 1, 0);
-        send(&mut flights, 7, Some(1), 0);
-        assert_eq!(join(&mut flights, 2, 2, 0), Join::Wait);
-        assert_eq!(join(&mut flights, 3, 3, 0), Join::Wait);
-        assert!(flights.take_batch(Millis(0), 64).is_none());
-
-        flights.ended(7);
-
-        assert_eq!(send(&mut flights, 8, None, 1), [key(2), key(3)]);
-    }
-
-    #[test]
-    fn beyond_its_limits_nobody_waits() {
-        let mut flights = flights();
-        for number in 1..=3 {
-            join(&mut flights, number, number.into(), 0);
-        }
-
-        assert_eq!(join(&mut flights, 4, 4, 0), Join::Refused(Refusal::Full));
-        assert_eq!(join(&mut flights, 2, 3, 0), Join::Refused(Refusal::AlreadyWaiting));
-        assert_eq!(join(&mut flights, 3, 5, 0), Join::Wait);
-    }
-
-    #[test]
-    fn a_leader_that_goes_leaves_its_lookups_to_the_root() {
-        let mut flights = flights();
-        join(&mut flights, 1, 10, 0);
-        join(&mut flights, 2, 20, 0);
-        send(&mut flights, 7, Some(10), 0);
-        join(&mut flights, 1, 11, 1);
-        join(&mut flights, 3, 30, 1);
-
-        flights.stream_gone(10);
-
-        assert!(flights.ended(7).is_empty());
-        assert_eq!(send(&mut flights, 8, None, 2), [key(1), key(2), key(3)], "the oldest first");
-        assert_eq!(flights.ended(8), [released(1, &[11]), released(2, &[20]), released(3, &[30])]);
-    }
-
-    #[test]
-    fn nobody_is_asked_about_for_whom_nobody_waits() {
-        let mut flights = flights();
-        join(&mut flights, 1, 10, 0);
-        flights.stream_gone(10);
-        assert!(flights.is_idle() && flights.take_batch(Millis(0), 64).is_none());
-
-        join(&mut flights, 2, 20, 0);
-        send(&mut flights, 7, Some(20), 0);
-        flights.stream_gone(20);
-        assert!(flights.is_idle(), "its answer would be dropped");
-    }
-
-    #[test]
-    fn who_waits_too_long_goes_on_and_the_answer_is_still_good_for_the_cache() {
-        let mut flights = flights();
-        join(&mut flights, 1, 10, 0);
-        send(&mut flights, 7, Some(10), 0);
-        assert!(flights.overdue(Millis(49)).is_empty());
-
-        assert_eq!(flights.overdue(Millis(50)), [released(1, &[10])]);
-
-        assert_eq!(join(&mut flights, 1, 11, 60), Join::Wait, "one call at a time");
-        assert!(flights.overdue(Millis(109)).is_empty());
-        assert_eq!(flights.ended(7), [released(1, &[11])]);
-
-        join(&mut flights, 1, 12, 120);
-        send(&mut flights, 8, Some(12), 120);
-        flights.overdue(Millis(170));
-        assert_eq!(flights.ended(8), [released(1, &[])]);
-    }
-
-    #[test]
-    fn a_call_that_is_never_heard_of_again_holds_its_place_only_for_a_while() {
-        let mut flights = flights();
-        join(&mut flights, 1, 10, 0);
-        send(&mut flights, 7, None, 0);
-        join(&mut flights, 2, 20, 0);
-        drop(flights.take_batch(Millis(0), 64));
-        flights.overdue(Millis(399));
-        assert_eq!((flights.calls(), flights.sessions()), (2, 2));
-        join(&mut flights, 1, 11, 399);
-
-        flights.overdue(Millis(400));
-
-        assert_eq!((flights.calls(), flights.sessions()), (0, 1));
-        assert!(flights.ended(7).is_empty());
-        assert_eq!(send(&mut flights, 8, None, 401), [key(1)]);
-    }
-
-    #[test]
-    fn a_call_that_cannot_be_made_releases_its_waiters() {
-        let mut flights = flights();
-        join(&mut flights, 1, 10, 0);
-        let batch = flights.take_batch(Millis(0), 64).unwrap();
-
-        assert_eq!(flights.not_sent(batch), [released(1, &[10])]);
-
-        assert!(flights.is_idle() && flights.calls() == 0);
-    }
-
-    #[test]
-    fn a_clock_set_back_keeps_nobody_waiting() {
-        let mut flights = flights();
-        join(&mut flights, 1, 10, 1_000_000);
-
-        assert_eq!(flights.overdue(Millis(5)), [released(1, &[10])]);
-    }
-}
+mod tests;

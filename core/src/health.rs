@@ -4,12 +4,16 @@
 //! the same time comes to the same state. What is wanted (by EDS as DEGRADED or DRAINING, by the operator on record in
 //! the state cluster) is kept apart from what was seen. Who is asked, and when, is not decided here.
 
+mod cooldown;
+mod operator;
+
 use serde::{Deserialize, Serialize};
 
 use crate::membership::HostFlags;
-use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::{NodeRecord, NodeState};
+
+use {cooldown::Cooldown, operator::Operator};
 
 /// How patient a pool is with its nodes; see `docs/OPERATIONS.md` for each field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,19 +34,23 @@ pub struct HealthPolicy {
     pub panic_hold: Millis,
 }
 
-impl Default for HealthPolicy {
+impl HealthPolicy {
     /// Cooldown and threshold are those that operators of game servers ask for; three failures in a row are no accident;
     /// panic holds for longer than an active check and a poll take together.
+    pub const DEFAULT: Self = Self {
+        cooldown: Millis(30_000),
+        max_cooldown: Millis(300_000),
+        warm_up: Millis(30_000),
+        warm_up_from_percent: 10,
+        passive_failures: 3,
+        panic_threshold: 50,
+        panic_hold: Millis(5_000),
+    };
+}
+
+impl Default for HealthPolicy {
     fn default() -> Self {
-        Self {
-            cooldown: Millis(30_000),
-            max_cooldown: Millis(300_000),
-            warm_up: Millis(30_000),
-            warm_up_from_percent: 10,
-            passive_failures: 3,
-            panic_threshold: 50,
-            panic_hold: Millis(5_000),
-        }
+        Self::DEFAULT
     }
 }
 
@@ -112,40 +120,6 @@ pub struct Health {
     operator: Option<Operator>,
 }
 
-/// What the state cluster has on record of the node: the operator's will, and what other proxies saw of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Operator {
-    state: NodeState,
-    /// Out of service until then, in one proxy's experience at least.
-    cooldown_until: Option<Millis>,
-    /// By which its weight is multiplied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    weight: Option<u32>,
-    /// The hash of its boot id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    boot: Option<u64>,
-    version: u64,
-    /// When it was changed, by the clock of the service that did it.
-    #[serde(default)]
-    updated: Millis,
-}
-
-/// The latest cooldown, over or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Cooldown {
-    /// Its length from the last unhealthy sight on.
-    length: Millis,
-    last_unhealthy: Millis,
-    /// Envoy has said so too: its next healthy-to-unhealthy change is another failure, not news of this one.
-    confirmed: bool,
-}
-
-impl Cooldown {
-    fn end(&self) -> Millis {
-        self.last_unhealthy + self.length
-    }
-}
-
 impl Health {
     /// A node that was there from the start: it does not warm up.
     #[must_use]
@@ -211,20 +185,10 @@ impl Health {
         self.draining = flags.draining;
     }
 
-    /// Takes in what the state cluster has on record of the node, unless as much is known already. Version 0 says that
-    /// nothing is. A store that has lost its records counts from 1 again: what was said later is news whatever its version.
+    /// Takes in what the state cluster has on record of the node, unless as much is known already.
     pub fn record(&mut self, record: &NodeRecord) {
-        let (version, updated) =
-            self.operator.as_ref().map_or((0, Millis(0)), |known| (known.version, known.updated));
-        if record.version > version || record.version > 0 && record.updated_ms > updated.0 {
-            self.operator = Some(Operator {
-                state: record.state,
-                cooldown_until: record.cooldown_until_ms.map(Millis),
-                weight: record.weight,
-                boot: record.boot_id.as_ref().map(|id| session_hash(id.as_bytes())),
-                version: record.version,
-                updated: Millis(record.updated_ms),
-            });
+        if Operator::is_news(record, self.operator.as_ref()) {
+            self.operator = Some(record.into());
         }
     }
 
@@ -333,27 +297,18 @@ impl Health {
             *time = now.min(*time);
         }
         if let Some(cooldown) = &mut self.cooldown {
-            cooldown.last_unhealthy = cooldown.last_unhealthy.min(now);
+            cooldown.forget_the_future(now);
         }
     }
 
     fn touch_cooldown(&mut self, now: Millis) {
         if let Some(cooldown) = &mut self.cooldown {
-            cooldown.last_unhealthy = cooldown.last_unhealthy.max(now);
+            cooldown.touch(now);
         }
     }
 
     fn fail(&mut self, confirmed: bool, policy: &HealthPolicy, now: Millis) {
-        let length = match &self.cooldown {
-            None => policy.cooldown,
-            // Envoy's own check confirms what a worker reported: the same failure, not a relapse.
-            Some(last) if now < last.end() && confirmed && !last.confirmed => last.length,
-            Some(last) if now.since(last.end()) <= policy.max_cooldown => {
-                last.length.doubled().min(policy.max_cooldown).max(policy.cooldown)
-            }
-            Some(_) => policy.cooldown,
-        };
-        self.cooldown = Some(Cooldown { length, last_unhealthy: now, confirmed });
+        self.cooldown = Some(Cooldown::after(self.cooldown.as_ref(), confirmed, policy, now));
     }
 
     fn warmth(&self, policy: &HealthPolicy, now: Millis) -> State {
@@ -369,268 +324,4 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const POLICY: HealthPolicy = HealthPolicy {
-        cooldown: Millis(30_000),
-        max_cooldown: Millis(300_000),
-        warm_up: Millis(30_000),
-        warm_up_from_percent: 10,
-        passive_failures: 3,
-        panic_threshold: 50,
-        panic_hold: Millis(5_000),
-    };
-    const BAD: HostFlags = HostFlags { unhealthy: true, pending: false, degraded: false, draining: false };
-    const GOOD: HostFlags = HostFlags { unhealthy: false, pending: false, degraded: false, draining: false };
-
-    fn at(seconds: u64) -> Millis {
-        Millis(1_000_000 + seconds * 1000)
-    }
-
-    fn state(health: &Health, seconds: u64) -> State {
-        health.state(&POLICY, at(seconds))
-    }
-
-    #[test]
-    fn stays_out_for_the_cooldown_after_it_was_last_seen_unhealthy_and_then_warms_up() {
-        let mut health = Health::established();
-        health.observe(BAD, &POLICY, at(0));
-        health.observe(BAD, &POLICY, at(50));
-
-        health.observe(GOOD, &POLICY, at(60));
-
-        assert_eq!(state(&health, 59), State::Cooldown);
-        assert_eq!(state(&health, 89), State::Cooldown);
-        assert_eq!(state(&health, 90), State::Warming(State::WHOLE / 10));
-        assert_eq!(state(&health, 119), State::Warming(31784));
-        assert_eq!(state(&health, 120), State::Active);
-    }
-
-    #[test]
-    fn each_relapse_doubles_the_cooldown_up_to_its_maximum() {
-        let mut health = Health::established();
-        let mut now = 0;
-        let mut lengths = Vec::new();
-        for _ in 0..6 {
-            health.observe(BAD, &POLICY, at(now));
-            health.observe(GOOD, &POLICY, at(now));
-            let out = (0..).find(|s| state(&health, now + s) != State::Cooldown).unwrap();
-            lengths.push(out);
-            now += out + 1;
-        }
-        assert_eq!(lengths, [30, 60, 120, 240, 300, 300]);
-    }
-
-    #[test]
-    fn a_flap_within_the_cooldown_is_a_relapse() {
-        let mut health = Health::established();
-        for (seconds, flags) in [(0, BAD), (1, GOOD), (2, BAD), (3, GOOD)] {
-            health.observe(flags, &POLICY, at(seconds));
-        }
-
-        assert_eq!(state(&health, 62), State::Cooldown);
-        assert_ne!(state(&health, 63), State::Cooldown);
-    }
-
-    #[test]
-    fn a_failure_long_after_the_last_one_counts_as_the_first() {
-        let mut health = Health::established();
-        health.observe(BAD, &POLICY, at(0));
-        health.observe(GOOD, &POLICY, at(0));
-
-        health.observe(BAD, &POLICY, at(331));
-        health.observe(GOOD, &POLICY, at(331));
-
-        assert_ne!(state(&health, 361), State::Cooldown);
-    }
-
-    #[test]
-    fn a_workers_report_and_envoys_check_of_one_outage_are_one_failure() {
-        let mut health = Health::established();
-        health.report_failure(&POLICY, at(0));
-        health.observe(GOOD, &POLICY, at(1));
-        health.report_failure(&POLICY, at(1));
-        health.observe(BAD, &POLICY, at(2));
-        health.observe(GOOD, &POLICY, at(3));
-
-        assert_eq!(state(&health, 32), State::Cooldown);
-        assert_ne!(state(&health, 33), State::Cooldown);
-    }
-
-    #[test]
-    fn a_new_node_warms_up_from_its_first_good_check_and_a_known_one_does_not() {
-        let mut health = Health::joined(at(0));
-        health.observe(HostFlags { pending: true, ..GOOD }, &POLICY, at(0));
-        assert_eq!(state(&health, 5), State::Pending);
-
-        health.observe(GOOD, &POLICY, at(10));
-
-        assert_eq!(state(&health, 10), State::Warming(State::WHOLE / 10));
-        assert_eq!(state(&health, 40), State::Active);
-        assert_eq!(state(&Health::established(), 0), State::Active);
-    }
-
-    #[test]
-    fn degraded_and_draining_nodes_serve_but_a_failure_still_puts_them_out() {
-        let mut health = Health::established();
-        health.observe(HostFlags { degraded: true, ..GOOD }, &POLICY, at(0));
-        assert_eq!(state(&health, 0), State::Degraded);
-        health.observe(HostFlags { draining: true, ..GOOD }, &POLICY, at(1));
-        assert_eq!(state(&health, 1), State::Draining);
-
-        health.observe(HostFlags { draining: true, ..BAD }, &POLICY, at(2));
-
-        assert_eq!(state(&health, 2), State::Cooldown);
-    }
-
-    fn on_record(version: u64, state: NodeState, until: Option<u64>) -> NodeRecord {
-        NodeRecord {
-            state,
-            cooldown_until_ms: until.map(|seconds| at(seconds).0),
-            version,
-            ..NodeRecord::unknown("10.0.0.1:80".parse().unwrap())
-        }
-    }
-
-    #[test]
-    fn what_the_operator_wants_counts_beside_what_envoy_says() {
-        let mut health = Health::established();
-        let wanted = [
-            (NodeState::Standby, State::Standby),
-            (NodeState::Degraded, State::Degraded),
-            (NodeState::Draining, State::Draining),
-            (NodeState::Active, State::Active),
-        ];
-        for (version, (wanted, expected)) in (1..).zip(wanted) {
-            health.record(&on_record(version, wanted, None));
-            assert_eq!(state(&health, 0), expected);
-        }
-
-        health.record(&on_record(5, NodeState::Standby, None));
-
-        let flags = [
-            (HostFlags { degraded: true, ..GOOD }, State::Degraded),
-            (HostFlags { degraded: true, draining: true, ..GOOD }, State::Draining),
-            (HostFlags { pending: true, ..GOOD }, State::Pending),
-            (GOOD, State::Standby),
-            (BAD, State::Cooldown),
-        ];
-        for (seconds, (flags, expected)) in (0..).zip(flags) {
-            health.observe(flags, &POLICY, at(seconds));
-            assert_eq!(state(&health, seconds), expected, "{flags:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_newer_record_is_news() {
-        let mut health = Health::established();
-        health.record(&on_record(2, NodeState::Draining, Some(10)));
-        let known = health.clone();
-
-        health.record(&on_record(0, NodeState::Active, None));
-        health.record(&on_record(1, NodeState::Standby, Some(90)));
-        health.record(&on_record(2, NodeState::Degraded, None));
-
-        assert_eq!(health, known);
-    }
-
-    #[test]
-    fn a_store_that_lost_its_records_is_heard_though_it_counts_from_one_again() {
-        let mut health = Health::established();
-        let said = |version, state, updated_ms| NodeRecord { updated_ms, ..on_record(version, state, None) };
-        health.record(&said(7, NodeState::Draining, 1_000));
-
-        health.record(&said(1, NodeState::Standby, 900));
-        assert_eq!(state(&health, 0), State::Draining, "from before");
-        health.record(&said(1, NodeState::Active, 2_000));
-
-        assert_eq!(state(&health, 0), State::Active);
-    }
-
-    #[test]
-    fn a_shared_cooldown_keeps_a_node_out_and_ends_in_a_warm_up_as_a_return() {
-        let mut health = Health::established();
-        assert!(!health.is_timed(&POLICY, at(0)));
-
-        health.record(&on_record(1, NodeState::Active, Some(20)));
-
-        assert!(health.is_timed(&POLICY, at(0)) && health.is_timed(&POLICY, at(49)));
-        assert_eq!(state(&health, 19), State::Cooldown);
-        assert_eq!(state(&health, 20), State::Warming(State::WHOLE / 10));
-        assert_eq!(state(&health, 50), State::Active);
-        assert!(health.is_returning() && !health.is_timed(&POLICY, at(50)));
-    }
-
-    #[test]
-    fn the_later_end_of_own_and_shared_cooldown_counts() {
-        for (until, expected) in [(10, 30), (45, 45)] {
-            let mut health = Health::established();
-            health.report_failure(&POLICY, at(0));
-            health.record(&on_record(1, NodeState::Active, Some(until)));
-
-            assert_eq!(state(&health, expected - 1), State::Cooldown);
-            assert_eq!(state(&health, expected), State::Warming(State::WHOLE / 10));
-        }
-    }
-
-    #[test]
-    fn a_shared_cooldown_that_was_over_before_the_node_joined_makes_no_return_of_it() {
-        let mut health = Health::joined(at(20));
-        health.record(&on_record(1, NodeState::Active, Some(10)));
-
-        assert!(!health.is_returning());
-        assert_eq!(state(&health, 20), State::Warming(State::WHOLE / 10));
-    }
-
-    #[test]
-    fn a_failure_seen_in_a_shared_cooldown_is_the_nodes_first_here() {
-        let mut health = Health::established();
-        health.record(&on_record(1, NodeState::Active, Some(20)));
-        assert_eq!(health.own_cooldown_end(at(0)), None, "nothing to tell the others");
-
-        health.report_failure(&POLICY, at(10));
-
-        assert_eq!(health.own_cooldown_end(at(10)), Some(at(40)));
-        assert_eq!(state(&health, 39), State::Cooldown);
-    }
-
-    #[test]
-    fn its_own_cooldown_ends_a_full_length_after_it_was_last_seen_unhealthy() {
-        let mut health = Health::established();
-        health.observe(BAD, &POLICY, at(0));
-        assert_eq!(health.own_cooldown_end(at(5)), Some(at(35)), "unhealthy still");
-
-        health.observe(GOOD, &POLICY, at(10));
-
-        assert_eq!(health.own_cooldown_end(at(11)), Some(at(40)));
-        assert_eq!(health.own_cooldown_end(at(40)), None);
-    }
-
-    #[test]
-    fn a_node_cannot_leave_and_return_to_escape_a_shared_cooldown() {
-        let mut health = Health::established();
-        health.record(&on_record(3, NodeState::Draining, Some(20)));
-
-        let health = health.departed(at(1)).unwrap().rejoined(at(2));
-
-        assert_eq!(state(&health, 19), State::Cooldown);
-        assert_eq!(state(&health, 20), State::Draining, "what is wanted of it holds too");
-        assert!(health.is_returning());
-    }
-
-    #[test]
-    fn a_node_that_left_is_remembered_for_a_cooldown_but_not_for_what_is_wanted_of_it() {
-        let mut health = Health::established();
-        health.record(&on_record(1, NodeState::Draining, Some(20)));
-
-        assert_eq!(health.departed(at(20)), None);
-    }
-
-    #[test]
-    fn without_a_warm_up_a_node_is_active_at_once() {
-        let policy = HealthPolicy { warm_up: Millis(0), ..POLICY };
-
-        assert_eq!(Health::joined(at(0)).state(&policy, at(0)), State::Active);
-    }
-}
+mod tests;

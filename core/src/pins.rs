@@ -27,6 +27,7 @@
 //! assert!(pins.outdate(wire, 2));
 //! ```
 
+mod expiry;
 mod hand;
 mod in_use;
 mod index;
@@ -144,23 +145,16 @@ impl Pins {
         let Some(slot) = self.find(key) else { return Lookup::Absent };
         let Some(entry) = self.slab.get_mut(slot) else { return Lookup::Absent };
         entry.mark_used();
-        match entry.pin() {
-            Some(pin) if !self.nodes.is_retired(pin.node) => {
-                self.slab.renew(slot);
-                if now < pin.expires { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
-            }
-            _ => {
-                self.discard(slot);
-                Lookup::Absent
-            }
-        }
+        let Some(pin) = entry.pin() else { return Lookup::Absent };
+        self.slab.renew(slot);
+        if now < pin.expires { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
     }
 
     /// Remembers a pin, in place of whatever was known of the session, as the latest used; a full cache gives up the
     /// one longest unused. `None`, and the session is unknown, if it cannot be kept: no capacity, or no room for one
     /// more node's name.
     pub fn insert(&mut self, key: PinKey, wire: WireKey, pin: Pin<&str>) -> Option<NodeRef> {
-        let Some(node) = self.intern(pin.node) else {
+        let Some(node) = self.nodes.intern(pin.node) else {
             self.remove(key);
             self.remove_by_wire(wire);
             return None;
@@ -208,78 +202,11 @@ impl Pins {
         is_older && self.discard(slot).is_some()
     }
 
-    /// Forgets all sessions of a node and tells how many.
-    pub fn forget_node(&mut self, node: &str) -> usize {
-        let Some(node) = self.nodes.find(node) else { return 0 };
-        let forgotten = self.nodes.forget(node).or_else(|| {
-            self.sweep();
-            self.nodes.forget(node)
-        });
-        forgotten.unwrap_or_default() as usize
-    }
-
-    /// A touch prolonged a pin. False if there is none that the state cluster knows, or it was called past its time
-    /// since: a touch says that the session lives, not where.
-    pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
-        self.change(self.find_wire(wire), |pin| {
-            (pin.kind != Kind::Provisional && pin.expires > Millis(0)).then_some(Pin { expires, ..pin })
-        })
-    }
-
-    /// Changes of unknown sessions were missed: all pins are past their time.
-    pub fn expire_all(&mut self) {
-        self.expire(|_| true);
-    }
-
-    /// The node was started anew: its pins are past their time.
-    pub fn expire_node(&mut self, node: &str) {
-        if let Some(node) = self.nodes.find(node) {
-            self.expire(|pin| pin.node == node);
-        }
-    }
-
-    /// There may be another state cluster to ask: what the ring said without one is past its time.
-    pub fn expire_provisional(&mut self) {
-        self.expire(|pin| pin.kind == Kind::Provisional);
-    }
-
-    fn expire(&mut self, which: impl Fn(Pin) -> bool) {
-        for slot in 0..self.slab.made() {
-            self.change(Some(slot), |pin| which(pin).then_some(Pin { expires: Millis(0), ..pin }));
-        }
-    }
-
     /// The node of a restored session is about to be told. True for the one request that is to tell it.
     pub fn settle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
             (pin.kind == Kind::Restored).then_some(Pin { kind: Kind::Settled, ..pin })
         })
-    }
-
-    /// Up to `limit` sessions that were used and not touched for about an interval, to be asked on every tick. A hand
-    /// goes round the cache once per interval; what was used since it last came by is due. A batch of `limit` means
-    /// that there may be more.
-    pub fn due_for_touch(&mut self, now: Millis, limit: usize) -> Vec<WireKey> {
-        let mut due = Vec::new();
-        self.hand.wind(now, self.slab.made());
-        while due.len() < limit
-            && let Some(slot) = self.hand.next(self.slab.made())
-        {
-            let Some(entry) = self.slab.get_mut(slot) else { continue };
-            let Some(pin) = entry.pin() else { continue };
-            let used = entry.take_used();
-            if self.nodes.is_retired(pin.node) {
-                self.discard(slot);
-            } else if used && pin.kind != Kind::Provisional && now < pin.expires {
-                due.extend(self.slab.get(slot).map(Entry::wire));
-            }
-        }
-        due
-    }
-
-    /// From now on a session in use is to be touched once in this time.
-    pub fn touch_every(&mut self, interval: Millis) {
-        self.hand.go_round_in(interval);
     }
 
     /// Takes note of the members of a new snapshot, in its order. Pins of others stay: who asks for them sees that
@@ -303,7 +230,7 @@ impl Pins {
     /// How many sessions are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slab.used().saturating_sub(self.nodes.void_pins()) as usize
+        self.slab.used() as usize
     }
 
     /// True if no session is known.
@@ -337,17 +264,6 @@ impl Pins {
         self.by_wire.find(wire.hash(self.seed), is)
     }
 
-    fn intern(&mut self, name: &str) -> Option<NodeRef> {
-        self.nodes.intern(name).or_else(|| {
-            // Void pins may hold the numbers back.
-            if self.nodes.void_pins() == 0 {
-                return None;
-            }
-            self.sweep();
-            self.nodes.intern(name)
-        })
-    }
-
     fn add(&mut self, entry: Entry) -> bool {
         if self.slab.used() == self.slab.capacity()
             && let Some(oldest) = self.slab.oldest()
@@ -363,8 +279,7 @@ impl Pins {
 
     fn change(&mut self, slot: Option<u32>, new: impl FnOnce(Pin) -> Option<Pin>) -> bool {
         let Some(entry) = slot.and_then(|slot| self.slab.get_mut(slot)) else { return false };
-        let known = entry.pin().filter(|pin| !self.nodes.is_retired(pin.node));
-        known.and_then(new).map(|pin| entry.set_pin(pin)).is_some()
+        entry.pin().and_then(new).map(|pin| entry.set_pin(pin)).is_some()
     }
 
     fn grow_indexes(&mut self) {
@@ -375,7 +290,7 @@ impl Pins {
         }
     }
 
-    /// Gives a slot up, and tells what was in it unless that was void.
+    /// Gives a slot up, and tells what was in it.
     fn discard(&mut self, slot: u32) -> Option<Pin> {
         let (slab, seed) = (&self.slab, self.seed);
         let entry = *slab.get(slot)?;
@@ -384,286 +299,11 @@ impl Pins {
         self.by_key.remove(entry.key().hash(), slot, key_of);
         let wire_of = |slot| slab.get(slot).map_or(0, |entry| entry.wire().hash(seed));
         self.by_wire.remove(entry.wire().hash(seed), slot, wire_of);
-        let known = !self.nodes.is_retired(pin.node);
         self.slab.release(slot);
         self.nodes.release(pin.node);
-        known.then_some(pin)
-    }
-
-    /// Discards all void pins: only if numbers of nodes run out.
-    fn sweep(&mut self) {
-        for slot in 0..self.slab.made() {
-            let pin = self.slab.get(slot).and_then(Entry::pin);
-            if pin.is_some_and(|pin| self.nodes.is_retired(pin.node)) {
-                self.discard(slot);
-            }
-        }
+        Some(pin)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NODE: &str = "10.0.0.1:80";
-
-    fn at(second: u64) -> Millis {
-        Millis(1_700_000_000_000 + second * 1_000)
-    }
-
-    fn small(entries: usize) -> Pins {
-        Pins::new(Limits { entries, bytes: 1 << 20, touch_interval: Millis(60_000) }, 42)
-    }
-
-    fn wire(number: u8) -> WireKey {
-        WireKey([number; 16])
-    }
-
-    fn pin(node: &str, version: u64) -> Pin<&str> {
-        Pin { node, version, expires: at(1_000), kind: Kind::Settled }
-    }
-
-    /// Pins session `number` to `node`.
-    fn put(pins: &mut Pins, number: u8, node: &str) {
-        assert!(pins.insert(pins.key(&[number]), wire(number), pin(node, 1)).is_some());
-    }
-
-    fn known(pins: &mut Pins, number: u8) -> bool {
-        pins.get(pins.key(&[number]), at(0)) != Lookup::Absent
-    }
-
-    #[test]
-    fn a_full_cache_gives_up_the_session_longest_unused() {
-        let mut pins = small(3);
-        for number in 1..=3 {
-            put(&mut pins, number, NODE);
-        }
-        assert!(known(&mut pins, 1));
-
-        put(&mut pins, 4, NODE);
-
-        let left: Vec<bool> = (1..=4).map(|number| known(&mut pins, number)).collect();
-        assert_eq!(left, [true, false, true, true]);
-        assert_eq!(pins.len(), 3);
-    }
-
-    #[test]
-    fn an_expired_pin_is_still_a_hint() {
-        let mut pins = small(3);
-        put(&mut pins, 1, NODE);
-        let key = pins.key(&[1]);
-
-        assert!(matches!(pins.get(key, at(999)), Lookup::Fresh(_)));
-
-        let Lookup::Stale(pin) = pins.get(key, at(1_000)) else { panic!() };
-        assert_eq!(pins.name(pin.node), Some(NODE));
-    }
-
-    #[test]
-    fn the_changes_feed_ends_what_is_older_and_nothing_newer() {
-        let mut pins = small(3);
-        pins.insert(pins.key(&[1]), wire(1), pin(NODE, 5));
-
-        assert!(!pins.outdate(wire(1), 5) && !pins.outdate(wire(2), 9));
-        assert!(pins.outdate(wire(1), 6));
-
-        assert!(!known(&mut pins, 1) && pins.is_empty());
-        assert_eq!(pins.remove_by_wire(wire(1)), None);
-    }
-
-    #[test]
-    fn forgetting_a_node_forgets_all_its_sessions_and_no_other() {
-        let mut pins = small(10);
-        pins.adopt([NODE, "b"].into_iter());
-        for number in 0..6 {
-            put(&mut pins, number, if number < 4 { NODE } else { "b" });
-        }
-
-        assert_eq!(pins.forget_node(NODE), 4);
-
-        assert_eq!(pins.len(), 2);
-        put(&mut pins, 0, NODE);
-        let left: Vec<bool> = (0..6).map(|number| known(&mut pins, number)).collect();
-        assert_eq!(left, [true, false, false, false, true, true]);
-        assert_eq!((pins.forget_node(NODE), pins.forget_node("c")), (1, 0));
-    }
-
-    #[test]
-    fn a_node_may_be_forgotten_more_often_than_there_are_numbers() {
-        let mut pins = small(100_000);
-        pins.adopt([NODE].into_iter());
-        for number in 0..70_000_u32 {
-            let key = pins.key(&number.to_le_bytes());
-            let wire = WireKey(key.0.to_le_bytes());
-            assert!(pins.insert(key, wire, pin(NODE, 1)).is_some());
-            assert_eq!(pins.forget_node(NODE), 1);
-        }
-
-        assert!(pins.is_empty() && pins.memory_bytes() < 1 << 20);
-        put(&mut pins, 1, NODE);
-        assert!(known(&mut pins, 1));
-    }
-
-    #[test]
-    fn a_member_that_left_and_came_back_is_the_same_node() {
-        let mut pins = small(3);
-        pins.adopt(["a", NODE].into_iter());
-        put(&mut pins, 1, NODE);
-        let Lookup::Fresh(pin) = pins.get(pins.key(&[1]), at(0)) else { panic!() };
-        assert_eq!(pins.member(pin.node), Some(1));
-
-        pins.adopt(["a"].into_iter());
-        assert_eq!(pins.member(pin.node), None);
-        pins.adopt(["b", "a", NODE].into_iter());
-
-        assert_eq!((pins.member(pin.node), pins.name(pin.node)), (Some(2), Some(NODE)));
-    }
-
-    #[test]
-    fn what_is_used_is_touched_once_an_interval_and_what_is_idle_is_not() {
-        let mut pins = small(100);
-        for number in 0..100 {
-            put(&mut pins, number, NODE);
-        }
-        pins.due_for_touch(at(0), 1_000);
-        let mut touched = [0; 100];
-        for second in 1..=180 {
-            for number in 0..50 {
-                assert!(known(&mut pins, number));
-            }
-            for due in pins.due_for_touch(at(second), 1_000) {
-                touched[usize::from(due.0[0])] += 1;
-            }
-        }
-
-        assert!(touched[..50].iter().all(|touches| *touches == 3), "{touched:?}");
-        assert!(touched[50..].iter().all(|touches| *touches == 0), "{touched:?}");
-    }
-
-    #[test]
-    fn touches_come_in_batches_and_none_is_lost() {
-        let mut pins = small(100);
-        for number in 0..100 {
-            put(&mut pins, number, NODE);
-            assert!(known(&mut pins, number));
-        }
-        pins.due_for_touch(at(0), 7);
-
-        let mut sizes = Vec::new();
-        while let batch = pins.due_for_touch(at(60), 7)
-            && !batch.is_empty()
-        {
-            sizes.push(batch.len());
-        }
-
-        assert_eq!((sizes.len(), sizes.iter().sum::<usize>(), sizes[0]), (15, 100, 7));
-    }
-
-    #[test]
-    fn provisional_and_expired_pins_are_not_touched() {
-        let mut pins = small(3);
-        let provisional = Pin { kind: Kind::Provisional, ..pin(NODE, 0) };
-        pins.insert(pins.key(&[1]), wire(1), provisional);
-        pins.insert(pins.key(&[2]), wire(2), Pin { expires: at(30), ..pin(NODE, 1) });
-        pins.due_for_touch(at(0), 10);
-        assert!(known(&mut pins, 1) && known(&mut pins, 2));
-
-        assert!(pins.due_for_touch(at(60), 10).is_empty());
-    }
-
-    #[test]
-    fn a_touch_prolongs_what_the_state_cluster_knows() {
-        let mut pins = small(3);
-        pins.insert(pins.key(&[1]), wire(1), pin(NODE, 5));
-        pins.insert(pins.key(&[2]), wire(2), Pin { kind: Kind::Provisional, ..pin(NODE, 0) });
-
-        assert!(!pins.prolong(wire(2), at(2_000)) && !pins.prolong(wire(3), at(2_000)));
-        assert!(pins.prolong(wire(1), at(2_000)));
-
-        assert!(matches!(pins.get(pins.key(&[1]), at(1_999)), Lookup::Fresh(_)));
-    }
-
-    #[test]
-    fn what_may_have_changed_unseen_is_a_hint_and_no_more() {
-        let mut pins = small(3);
-        (1..=3).for_each(|id| {
-            pins.insert(pins.key(&[id]), wire(id), pin(NODE, 5));
-        });
-        pins.remove(pins.key(&[2]));
-
-        pins.expire_all();
-
-        let found = [1, 2, 3].map(|id| pins.get(pins.key(&[id]), at(0)));
-        assert!(matches!(found, [Lookup::Stale(_), Lookup::Absent, Lookup::Stale(_)]), "{found:?}");
-    }
-
-    #[test]
-    fn what_a_node_had_before_it_was_started_anew_is_a_hint_and_no_more() {
-        let mut pins = small(3);
-        put(&mut pins, 1, NODE);
-        put(&mut pins, 2, "10.0.0.2:80");
-
-        pins.expire_node(NODE);
-        pins.expire_node("10.0.0.3:80");
-
-        let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
-        assert!(matches!(found, [Lookup::Stale(_), Lookup::Fresh(_)]), "{found:?}");
-    }
-
-    #[test]
-    fn what_the_ring_said_can_be_doubted_apart_from_the_rest() {
-        let mut pins = small(3);
-        put(&mut pins, 1, NODE);
-        pins.insert(pins.key(&[2]), wire(2), Pin { kind: Kind::Provisional, ..pin(NODE, 0) });
-
-        pins.expire_provisional();
-
-        let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
-        assert!(matches!(found, [Lookup::Fresh(_), Lookup::Stale(_)]), "{found:?}");
-    }
-
-    #[test]
-    fn a_touch_under_way_does_not_make_certain_what_became_uncertain_meanwhile() {
-        let mut pins = small(3);
-        put(&mut pins, 1, NODE);
-        put(&mut pins, 2, "10.0.0.2:80");
-
-        pins.expire_node(NODE);
-        assert!(!pins.prolong(wire(1), at(2_000)) && pins.prolong(wire(2), at(2_000)));
-        pins.expire_all();
-        assert!(!pins.prolong(wire(2), at(2_000)));
-
-        let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
-        assert!(matches!(found, [Lookup::Stale(_), Lookup::Stale(_)]), "{found:?}");
-    }
-
-    #[test]
-    fn one_request_of_a_restored_session_tells_its_node() {
-        let mut pins = small(3);
-        let key = pins.key(&[1]);
-        pins.insert(key, wire(1), Pin { kind: Kind::Restored, ..pin(NODE, 5) });
-
-        assert!(pins.settle(key) && !pins.settle(key));
-
-        assert!(matches!(pins.get(key, at(0)), Lookup::Fresh(Pin { kind: Kind::Settled, version: 5, .. })));
-    }
-
-    #[test]
-    fn a_cache_without_room_forgets_and_goes_on() {
-        for limits in [
-            Limits { entries: 0, ..Limits::default() },
-            Limits { bytes: 0, ..Limits::default() },
-            Limits { bytes: 1_000, ..Limits::default() },
-        ] {
-            let mut pins = Pins::new(limits, 1);
-            pins.adopt([NODE].into_iter());
-            assert_eq!(pins.insert(pins.key(b"a"), wire(1), pin(NODE, 1)), None);
-            assert_eq!(pins.get(pins.key(b"a"), at(0)), Lookup::Absent);
-            assert!(pins.due_for_touch(at(60), 10).is_empty());
-        }
-        let mut pins = small(3);
-        put(&mut pins, 1, NODE);
-        assert_eq!(pins.insert(pins.key(&[1]), wire(1), pin("", 2)), None);
-        assert!(!known(&mut pins, 1), "rather nothing than what is known to be old");
-    }
-}
+mod tests;

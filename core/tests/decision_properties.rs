@@ -79,9 +79,9 @@ fn policy() -> impl Strategy<Value = HealthPolicy> {
             max_cooldown: Millis((cooldown + more) * 1000),
             warm_up: Millis(warm_up * 1000),
             warm_up_from_percent,
-            passive_failures: 3,
             panic_threshold,
             panic_hold: Millis(panic_hold * 1000),
+            ..HealthPolicy::DEFAULT
         },
     )
 }

@@ -260,15 +260,7 @@ fn record(text: &str, next_version: u64) -> Result<NodeRecord, String> {
 
 /// The defaults, but for what is said.
 fn policy<'w>(words: impl Iterator<Item = &'w str>) -> Result<HealthPolicy, String> {
-    let mut policy = HealthPolicy {
-        cooldown: Millis(30_000),
-        max_cooldown: Millis(300_000),
-        warm_up: Millis(30_000),
-        warm_up_from_percent: 10,
-        passive_failures: 3,
-        panic_threshold: 50,
-        panic_hold: Millis(5_000),
-    };
+    let mut policy = HealthPolicy::default();
     for word in words {
         let (name, value) = word.split_once('=').ok_or("policy is name=value …")?;
         let number = || value.parse().map_err(|_| format!("{value:?} is no number"));

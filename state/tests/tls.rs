@@ -47,12 +47,30 @@ impl Certificates {
     }
 }
 
-struct Running(Child);
+/// `berth serve` with a certificate, which asks its clients for theirs.
+struct Running {
+    serve: Child,
+    port: u16,
+}
+
+impl Running {
+    fn start(files: &Certificates, arguments: &[&str]) -> Self {
+        let port = free_ports(1)[0];
+        let serve = Command::new(env!("CARGO_BIN_EXE_berth"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--tls-cert", &files.text("server.pem"), "--tls-key", &files.text("server.key")])
+            .args(["--tls-client-ca", &files.text("ca.pem")])
+            .args(arguments)
+            .stderr(Stdio::null())
+            .spawn();
+        Self { serve: serve.unwrap(), port }
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.serve.kill();
+        let _ = self.serve.wait();
     }
 }
 
@@ -67,14 +85,8 @@ fn curl(port: u16, arguments: &[&str]) -> i32 {
 #[test]
 fn the_listener_serves_tls_and_asks_for_client_certificates() {
     let files = Certificates::new();
-    let port = free_ports(1)[0];
-    let serve = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
-        .args(["--tls-cert", &files.text("server.pem"), "--tls-key", &files.text("server.key")])
-        .args(["--tls-client-ca", &files.text("ca.pem")])
-        .stderr(Stdio::null())
-        .spawn();
-    let _serve = Running(serve.unwrap());
+    let serve = Running::start(&files, &[]);
+    let port = serve.port;
     let (ca, cert, key) = (files.text("ca.pem"), files.text("client.pem"), files.text("client.key"));
 
     eventually("TLS", || curl(port, &["--cacert", &ca, "--cert", &cert, "--key", &key]) == 0);
@@ -113,14 +125,8 @@ fn nodes(url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, Str
 fn the_operators_commands_speak_tls_and_say_what_is_amiss() {
     let files = Certificates::new();
     let others = Certificates::new();
-    let port = free_ports(1)[0];
-    let serve = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--token", "t0p"])
-        .args(["--tls-cert", &files.text("server.pem"), "--tls-key", &files.text("server.key")])
-        .args(["--tls-client-ca", &files.text("ca.pem")])
-        .stderr(Stdio::null())
-        .spawn();
-    let _serve = Running(serve.unwrap());
+    let serve = Running::start(&files, &["--token", "t0p"]);
+    let port = serve.port;
     let (ca, cert, key) = (files.text("ca.pem"), files.text("client.pem"), files.text("client.key"));
     let url = format!("https://localhost:{port}");
     let all = ["--token", "t0p", "--ca", &ca, "--client-cert", &cert, "--client-key", &key];

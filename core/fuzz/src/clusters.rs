@@ -16,15 +16,7 @@ const CLUSTERS: [&str; 3] = ["nodes", "nodes::x", "other"];
 const TIMES: [u64; 6] = [1_000_000, 1_000_001, 1_000_031, 999_000, u64::MAX / 1000, 0];
 /// Patient and impatient, with and without warm-up and panic.
 const POLICIES: [HealthPolicy; 2] = [
-    HealthPolicy {
-        cooldown: Millis(30_000),
-        max_cooldown: Millis(300_000),
-        warm_up: Millis(30_000),
-        warm_up_from_percent: 10,
-        passive_failures: 3,
-        panic_threshold: 50,
-        panic_hold: Millis(5_000),
-    },
+    HealthPolicy::DEFAULT,
     HealthPolicy {
         cooldown: Millis(100),
         max_cooldown: Millis(86_400_000),

@@ -9,15 +9,7 @@ use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 
-const POLICY: HealthPolicy = HealthPolicy {
-    cooldown: Millis(30_000),
-    max_cooldown: Millis(300_000),
-    warm_up: Millis(30_000),
-    warm_up_from_percent: 10,
-    passive_failures: 3,
-    panic_threshold: 50,
-    panic_hold: Millis(5_000),
-};
+const POLICY: HealthPolicy = HealthPolicy::DEFAULT;
 /// The ends of time, and a moment between.
 const TIMES: [Millis; 4] = [Millis(0), Millis(1_000_000), Millis(1_030_000), Millis(u64::MAX)];
 /// Every algorithm, each with a bound on its size: weights of any u32 are taken as they are.

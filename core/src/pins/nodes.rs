@@ -1,8 +1,7 @@
 //! The names of nodes, once each, behind numbers of 16 bits.
 //!
 //! A name is kept while the node is a member or some pin names it, so nodes that come and go leave nothing behind.
-//! Members know their place in the snapshot: from a pin to its node is one step, with no name compared. Forgetting all
-//! pins of a node retires its number and gives the name another one; what still bears the old number is void.
+//! Members know their place in the snapshot: from a pin to its node is one step, with no name compared.
 
 /// A node's number in one cache. It stays good as long as a pin bears it or the node is a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,21 +11,12 @@ pub struct NodeRef(pub(super) u16);
 const MAX_NAME: usize = 260;
 const NOT_A_MEMBER: u32 = u32::MAX;
 
+/// Without a name its number is free.
 #[derive(Debug, Default, Clone)]
 struct Node {
     name: Box<str>,
     pins: u32,
     member: u32,
-    state: State,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
-    #[default]
-    Free,
-    Named,
-    /// Its pins are void; the number is free when the last of them is gone.
-    Retired,
 }
 
 /// All nodes of one cache.
@@ -39,7 +29,6 @@ pub(super) struct Nodes {
     /// The members in the order of the snapshot.
     members: Vec<u16>,
     name_bytes: usize,
-    void_pins: u32,
     /// What all this may take.
     max_bytes: usize,
 }
@@ -52,7 +41,6 @@ impl Nodes {
             by_name: Vec::new(),
             members: Vec::new(),
             name_bytes: 0,
-            void_pins: 0,
             max_bytes,
         }
     }
@@ -70,21 +58,12 @@ impl Nodes {
     }
 
     pub(super) fn name(&self, node: NodeRef) -> Option<&str> {
-        self.get(node).filter(|node| node.state == State::Named).map(|node| &*node.name)
+        self.get(node).map(|node| &*node.name).filter(|name| !name.is_empty())
     }
 
     /// The node's place in the snapshot, if it is a member.
     pub(super) fn member(&self, node: NodeRef) -> Option<usize> {
         self.get(node).filter(|node| node.member != NOT_A_MEMBER).map(|node| node.member as usize)
-    }
-
-    pub(super) fn is_retired(&self, node: NodeRef) -> bool {
-        self.get(node).is_none_or(|node| node.state == State::Retired)
-    }
-
-    /// How many pins bear a retired number.
-    pub(super) fn void_pins(&self) -> u32 {
-        self.void_pins
     }
 
     /// Another pin bears the number.
@@ -98,7 +77,6 @@ impl Nodes {
     pub(super) fn release(&mut self, node: NodeRef) {
         let Some(held) = self.nodes.get_mut(usize::from(node.0)) else { return };
         held.pins = held.pins.saturating_sub(1);
-        self.void_pins -= u32::from(held.state == State::Retired);
         self.free_if_unused(node);
     }
 
@@ -128,36 +106,6 @@ impl Nodes {
         }
     }
 
-    /// Voids all pins of a node and tells how many there were; `None`, and nothing done, if there is no room for the
-    /// number that a member needs instead.
-    pub(super) fn forget(&mut self, node: NodeRef) -> Option<u32> {
-        let Some(old) = self.get(node) else { return Some(0) };
-        if old.pins == 0 || old.state != State::Named {
-            return Some(0);
-        }
-        if old.member != NOT_A_MEMBER && !self.has_room(0) {
-            return None;
-        }
-        let place = self.place_of(node)?;
-        let old = self.nodes.get_mut(usize::from(node.0))?;
-        let (name, pins) = (std::mem::take(&mut old.name), old.pins);
-        let member = std::mem::replace(&mut old.member, NOT_A_MEMBER);
-        old.state = State::Retired;
-        self.void_pins += pins;
-        if member == NOT_A_MEMBER {
-            self.by_name.remove(place);
-            self.name_bytes -= name.len();
-            return Some(pins);
-        }
-        let new = self.number(Node { name, pins: 0, member, state: State::Named })?;
-        for list in [&mut self.by_name, &mut self.members] {
-            for number in list.iter_mut().filter(|number| **number == node.0) {
-                *number = new;
-            }
-        }
-        Some(pins)
-    }
-
     pub(super) fn memory_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + (self.free.capacity() + self.by_name.capacity() + self.members.capacity()) * size_of::<u16>()
@@ -173,16 +121,11 @@ impl Nodes {
             .binary_search_by(|node| self.get(NodeRef(*node)).map_or("", |node| &*node.name).cmp(name))
     }
 
-    fn place_of(&self, node: NodeRef) -> Option<usize> {
-        self.position(&self.get(node)?.name).ok()
-    }
-
     fn add(&mut self, name: &str, place: usize) -> Option<NodeRef> {
         if name.is_empty() || name.len() > MAX_NAME || !self.has_room(name.len()) {
             return None;
         }
-        let node =
-            self.number(Node { name: name.into(), pins: 0, member: NOT_A_MEMBER, state: State::Named })?;
+        let node = self.number(Node { name: name.into(), pins: 0, member: NOT_A_MEMBER })?;
         self.name_bytes += name.len();
         self.by_name.insert(place.min(self.by_name.len()), node);
         Some(NodeRef(node))
@@ -211,15 +154,10 @@ impl Nodes {
 
     fn free_if_unused(&mut self, node: NodeRef) {
         let is_unused = |node: &&Node| node.pins == 0 && node.member == NOT_A_MEMBER;
-        let Some(state) = self.get(node).filter(is_unused).map(|node| node.state) else { return };
-        if state == State::Free {
-            return;
-        }
-        if state == State::Named
-            && let Some(place) = self.place_of(node)
-        {
-            self.by_name.remove(place);
-        }
+        let Some(name) = self.get(node).filter(is_unused).map(|node| &*node.name) else { return };
+        // One that is free already has no place.
+        let Ok(place) = self.position(name) else { return };
+        self.by_name.remove(place);
         if let Some(freed) = self.nodes.get_mut(usize::from(node.0)).map(std::mem::take) {
             self.name_bytes -= freed.name.len();
             self.free.push(node.0);
@@ -263,24 +201,6 @@ mod tests {
         nodes.release(a);
         assert_eq!(nodes.name(a), None);
         assert_eq!(nodes.by_name.len(), 1);
-    }
-
-    #[test]
-    fn a_forgotten_node_goes_on_under_another_number() {
-        let mut nodes = nodes(&["a", "b"]);
-        let old = nodes.find("a").unwrap();
-        nodes.retain(old);
-        nodes.retain(old);
-
-        assert_eq!(nodes.forget(old), Some(2));
-
-        let new = nodes.find("a").unwrap();
-        assert!(new != old && nodes.is_retired(old) && !nodes.is_retired(new));
-        assert_eq!((nodes.member(old), nodes.member(new)), (None, Some(0)));
-        assert_eq!(nodes.void_pins(), 2);
-        nodes.release(old);
-        nodes.release(old);
-        assert_eq!((nodes.void_pins(), nodes.intern("c")), (0, Some(old)));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
+
+use super::listening::Listening;
 
 /// One byte more than Envoy buffers of an answer to a filter, and a bit.
 const HUGE: usize = 33 * 1024 * 1024;
@@ -35,9 +36,8 @@ pub(crate) enum Answer {
 /// A server on a port of its own, which counts who asks.
 #[derive(Debug)]
 pub(crate) struct FakeAdmin {
-    address: SocketAddr,
+    listening: Listening,
     shared: Arc<Shared>,
-    task: AbortHandle,
 }
 
 #[derive(Debug)]
@@ -48,21 +48,14 @@ struct Shared {
 
 impl FakeAdmin {
     pub(crate) async fn start(answer: Answer) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { answer: Mutex::new(answer), polls: Mutex::default() });
         let serving = Arc::clone(&shared);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, Arc::clone(&serving)));
-            }
-        });
-        Self { address, shared, task: task.abort_handle() }
+        let listening = Listening::start(move |stream| serve(stream, Arc::clone(&serving))).await;
+        Self { listening, shared }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 
     /// Answers so from now on.
@@ -83,12 +76,6 @@ impl FakeAdmin {
     /// What it was asked for last.
     pub(crate) fn last_path(&self) -> Option<String> {
         self.shared.polls.lock().unwrap().last().map(|(_, path)| path.clone())
-    }
-}
-
-impl Drop for FakeAdmin {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

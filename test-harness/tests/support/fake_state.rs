@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
+
+use super::listening::Listening;
 
 /// One byte more than Envoy buffers of an answer to a filter, and a bit.
 const HUGE: usize = 33 * 1024 * 1024;
@@ -71,9 +72,8 @@ pub(crate) struct Asked {
 /// A server on a port of its own. Point the cluster `berth_state` to its address.
 #[derive(Debug)]
 pub(crate) struct FakeState {
-    address: SocketAddr,
+    listening: Listening,
     shared: Arc<Shared>,
-    task: AbortHandle,
 }
 
 #[derive(Debug, Default)]
@@ -86,21 +86,14 @@ struct Shared {
 impl FakeState {
     /// Starts it; every call is answered properly.
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let serving = Arc::clone(&shared);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, Arc::clone(&serving)));
-            }
-        });
-        Self { address, shared, task: task.abort_handle() }
+        let listening = Listening::start(move |stream| serve(stream, Arc::clone(&serving))).await;
+        Self { listening, shared }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 
     /// Answers resolve and touch calls so from now on. Polls and health checks go on as they are.
@@ -134,12 +127,6 @@ impl FakeState {
     /// Forgets what it was asked.
     pub(crate) fn forget(&self) {
         self.shared.asked.lock().unwrap().clear();
-    }
-}
-
-impl Drop for FakeState {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

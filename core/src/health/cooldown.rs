@@ -1,0 +1,46 @@
+//! The cooldown that follows a failure observed here: how long it is, and from when it runs.
+
+use serde::{Deserialize, Serialize};
+
+use super::HealthPolicy;
+use crate::time::Millis;
+
+/// The latest cooldown, over or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cooldown {
+    /// Its length from the last unhealthy sight on.
+    pub(super) length: Millis,
+    last_unhealthy: Millis,
+    /// Envoy has said so too: its next healthy-to-unhealthy change is another failure, not news of this one.
+    confirmed: bool,
+}
+
+impl Cooldown {
+    /// The cooldown that a failure at `now` begins, after the `last` one: longer with each relapse.
+    pub(super) fn after(last: Option<&Self>, confirmed: bool, policy: &HealthPolicy, now: Millis) -> Self {
+        let length = match last {
+            None => policy.cooldown,
+            // Envoy's own check confirms what a worker reported: the same failure, not a relapse.
+            Some(last) if now < last.end() && confirmed && !last.confirmed => last.length,
+            Some(last) if now.since(last.end()) <= policy.max_cooldown => {
+                last.length.doubled().min(policy.max_cooldown).max(policy.cooldown)
+            }
+            Some(_) => policy.cooldown,
+        };
+        Self { length, last_unhealthy: now, confirmed }
+    }
+
+    pub(super) fn end(&self) -> Millis {
+        self.last_unhealthy + self.length
+    }
+
+    /// It was seen unhealthy at `now`.
+    pub(super) fn touch(&mut self, now: Millis) {
+        self.last_unhealthy = self.last_unhealthy.max(now);
+    }
+
+    /// What was noted as later than `now` counts as now.
+    pub(super) fn forget_the_future(&mut self, now: Millis) {
+        self.last_unhealthy = self.last_unhealthy.min(now);
+    }
+}

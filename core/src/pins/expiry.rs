@@ -1,0 +1,63 @@
+//! For how long a pin holds: which ones are due to be prolonged, and what makes one a mere hint before its time.
+//!
+//! A session in use is touched in the store, and its pin is prolonged by the answer. Whoever learns that pins may be
+//! wrong expires them; a touch does not undo that.
+
+use super::{Kind, Pin, Pins, WireKey};
+use crate::time::Millis;
+
+impl Pins {
+    /// Up to `limit` sessions that were used and not touched for about an interval, to be asked on every tick. A hand
+    /// goes round the cache once per interval; what was used since it last came by is due. A batch of `limit` means
+    /// that there may be more.
+    pub fn due_for_touch(&mut self, now: Millis, limit: usize) -> Vec<WireKey> {
+        let mut due = Vec::new();
+        self.hand.wind(now, self.slab.made());
+        while due.len() < limit
+            && let Some(slot) = self.hand.next(self.slab.made())
+        {
+            let Some(entry) = self.slab.get_mut(slot) else { continue };
+            let Some(pin) = entry.pin() else { continue };
+            if entry.take_used() && pin.kind != Kind::Provisional && now < pin.expires {
+                due.push(entry.wire());
+            }
+        }
+        due
+    }
+
+    /// From now on a session in use is to be touched once in this time.
+    pub fn touch_every(&mut self, interval: Millis) {
+        self.hand.go_round_in(interval);
+    }
+
+    /// A touch prolonged a pin. False if there is none that the state cluster knows, or it was called past its time
+    /// since: a touch says that the session lives, not where.
+    pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
+        self.change(self.find_wire(wire), |pin| {
+            (pin.kind != Kind::Provisional && pin.expires > Millis(0)).then_some(Pin { expires, ..pin })
+        })
+    }
+
+    /// Changes of unknown sessions were missed: all pins are past their time.
+    pub fn expire_all(&mut self) {
+        self.expire(|_| true);
+    }
+
+    /// The node was started anew: its pins are past their time.
+    pub fn expire_node(&mut self, node: &str) {
+        if let Some(node) = self.nodes.find(node) {
+            self.expire(|pin| pin.node == node);
+        }
+    }
+
+    /// There may be another state cluster to ask: what the ring said without one is past its time.
+    pub fn expire_provisional(&mut self) {
+        self.expire(|pin| pin.kind == Kind::Provisional);
+    }
+
+    fn expire(&mut self, which: impl Fn(Pin) -> bool) {
+        for slot in 0..self.slab.made() {
+            self.change(Some(slot), |pin| which(pin).then_some(Pin { expires: Millis(0), ..pin }));
+        }
+    }
+}

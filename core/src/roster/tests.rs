@@ -1,0 +1,217 @@
+use super::*;
+use crate::health::State;
+use crate::membership::HostFlags;
+use crate::wire::NodeState;
+
+const POLICY: HealthPolicy = HealthPolicy {
+    cooldown: Millis(10_000),
+    max_cooldown: Millis(40_000),
+    warm_up: Millis(0),
+    panic_threshold: 50,
+    panic_hold: Millis(5_000),
+    ..HealthPolicy::DEFAULT
+};
+
+fn seen(unhealthy: &[bool]) -> Vec<Observation> {
+    let host = |(index, &unhealthy): (usize, &bool)| Observation {
+        address: format!("10.0.0.{index}:80"),
+        weight: 1,
+        locality: String::new(),
+        priority: 0,
+        flags: HostFlags { unhealthy, ..HostFlags::default() },
+    };
+    unhealthy.iter().enumerate().map(host).collect()
+}
+
+fn at(seconds: u64) -> Millis {
+    Millis(1_000_000 + seconds * 1000)
+}
+
+#[test]
+fn a_look_that_shows_nothing_new_changes_nothing() {
+    let mut roster = Roster::default();
+
+    assert!(roster.observe(seen(&[false, true]), &POLICY, at(0)));
+    assert!(!roster.observe(seen(&[false, true]), &POLICY, at(1)));
+    assert_eq!(roster.version, 1);
+}
+
+#[test]
+fn nodes_that_come_to_others_warm_up_and_the_first_of_all_do_not() {
+    let policy = HealthPolicy { warm_up: Millis(30_000), ..POLICY };
+    let mut roster = Roster::default();
+    let states = |roster: &Roster, now| -> Vec<State> {
+        roster.nodes.iter().map(|node| node.health.state(&policy, now)).collect()
+    };
+
+    roster.observe(Vec::new(), &policy, at(0));
+    roster.observe(seen(&[false, false]), &policy, at(1));
+    assert_eq!(states(&roster, at(1)), [State::Active; 2]);
+
+    roster.observe(seen(&[false, false, false]), &policy, at(2));
+    assert_eq!(states(&roster, at(2))[..2], [State::Active; 2]);
+    assert!(matches!(states(&roster, at(2))[2], State::Warming(_)));
+}
+
+#[test]
+fn a_node_that_leaves_and_returns_is_still_in_its_cooldown_and_relapses() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+    roster.observe(seen(&[false, false, true]), &POLICY, at(1));
+    roster.observe(seen(&[false, false]), &POLICY, at(2));
+
+    roster.observe(seen(&[false, false, false]), &POLICY, at(3));
+
+    let state = |roster: &Roster, seconds| roster.nodes[2].health.state(&POLICY, at(seconds));
+    assert_eq!(state(&roster, 11), State::Cooldown, "10 s after it left, when it was unhealthy");
+    assert_eq!(state(&roster, 12), State::Active);
+
+    roster.observe(seen(&[false, false, true]), &POLICY, at(20));
+    roster.observe(seen(&[false, false, false]), &POLICY, at(20));
+    assert_eq!(state(&roster, 39), State::Cooldown, "doubled");
+    assert_eq!(Roster::decode(&roster.encode()), Some(roster));
+}
+
+#[test]
+fn two_of_three_down_is_panic_which_ends_only_after_it_has_held() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+    roster.observe(seen(&[false, true, true]), &POLICY, at(1));
+    assert!(roster.panic.is_on());
+
+    // The two are well at 2 s, out of cooldown at 12 s, and calm returns at 17 s.
+    let mut on = Vec::new();
+    for second in 2..=18 {
+        roster.observe(seen(&[false, false, false]), &POLICY, at(second));
+        on.push(roster.panic.is_on());
+    }
+
+    assert_eq!(on.iter().filter(|on| **on).count(), 15, "{on:?}");
+    assert_eq!(on.last(), Some(&false));
+}
+
+#[test]
+fn half_of_the_nodes_is_enough() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, true]), &POLICY, at(0));
+
+    assert!(!roster.panic.is_on());
+}
+
+#[test]
+fn a_workers_report_reaches_the_roster_and_an_unknown_node_is_ignored() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+
+    assert!(roster.report_failure("10.0.0.1:80", &POLICY, at(1)));
+    assert!(!roster.report_failure("10.9.9.9:80", &POLICY, at(1)));
+
+    assert_eq!(roster.nodes[1].health.state(&POLICY, at(2)), State::Cooldown);
+}
+
+fn on_record(node: u64, version: u64, state: NodeState, until: Option<u64>) -> NodeRecord {
+    NodeRecord {
+        state,
+        cooldown_until_ms: until.map(|seconds| at(seconds).0),
+        version,
+        ..NodeRecord::unknown(format!("10.0.0.{node}:80").parse().unwrap())
+    }
+}
+
+#[test]
+fn a_record_is_news_once_and_of_members_only() {
+    let records = [
+        on_record(1, 2, NodeState::Standby, None),
+        on_record(1, 1, NodeState::Draining, None),
+        on_record(9, 7, NodeState::Draining, None),
+    ];
+    let mut roster = Roster::default();
+    assert!(!roster.record(&records, &POLICY, at(0)), "not to be taken for the first look");
+    assert_eq!(roster, Roster::default());
+    roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+
+    assert!(roster.record(&records, &POLICY, at(1)));
+    assert!(!roster.record(&records, &POLICY, at(2)));
+    assert!(!roster.record(&[], &POLICY, at(2)));
+
+    assert_eq!(roster.version, 2);
+    let states: Vec<State> = roster.nodes.iter().map(|node| node.health.state(&POLICY, at(2))).collect();
+    assert_eq!(states, [State::Active, State::Standby, State::Active]);
+}
+
+#[test]
+fn an_operator_cannot_cause_panic_but_shared_cooldowns_of_most_can() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+    let all = |state, until: [Option<u64>; 3], version| {
+        let record = |(node, until)| on_record(node, version, state, until);
+        (0..).zip(until).map(record).collect::<Vec<_>>()
+    };
+
+    for (version, state) in (1..).zip([NodeState::Draining, NodeState::Degraded, NodeState::Standby]) {
+        roster.record(&all(state, [None; 3], version), &POLICY, at(1));
+        assert!(!roster.panic.is_on(), "{state:?}");
+    }
+    roster.record(&all(NodeState::Active, [None, Some(9), Some(9)], 4), &POLICY, at(1));
+
+    assert!(roster.panic.is_on());
+}
+
+#[test]
+fn a_node_that_leaves_and_returns_is_still_in_its_shared_cooldown_as_it_was_last_extended() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, false, false]), &POLICY, at(0));
+    roster.record(&[on_record(2, 1, NodeState::Active, Some(10))], &POLICY, at(1));
+    roster.observe(seen(&[false, false]), &POLICY, at(2));
+    roster.record(&[on_record(2, 2, NodeState::Active, Some(15))], &POLICY, at(3));
+
+    roster.observe(seen(&[false, false, false]), &POLICY, at(4));
+
+    let state = |seconds| roster.nodes[2].health.state(&POLICY, at(seconds));
+    assert_eq!(state(14), State::Cooldown);
+    assert_eq!(state(15), State::Active);
+}
+
+#[test]
+fn only_cooldowns_that_were_observed_here_are_shared() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false; 4]), &POLICY, at(0));
+    roster.observe(seen(&[false, true, false, false]), &POLICY, at(0));
+    roster.report_failure("10.0.0.2:80", &POLICY, at(1));
+    roster.record(&[on_record(3, 1, NodeState::Active, Some(99))], &POLICY, at(1));
+
+    let shared: Vec<_> = roster.cooldowns(at(5)).collect();
+
+    assert_eq!(shared, [("10.0.0.1:80", at(15)), ("10.0.0.2:80", at(11))]);
+    assert_eq!(roster.cooldowns(at(12)).count(), 1, "the other is over");
+}
+
+#[test]
+fn what_is_not_on_record_takes_no_room() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[true]), &POLICY, at(0));
+
+    assert!(!String::from_utf8(roster.encode()).unwrap().contains("operator"));
+}
+
+#[test]
+fn what_is_published_is_what_is_read() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, true, false]), &POLICY, at(0));
+    roster.report_failure("10.0.0.0:80", &POLICY, at(1));
+    roster.record(&[on_record(2, 1, NodeState::Standby, Some(99))], &POLICY, at(1));
+
+    assert_eq!(Roster::decode(&roster.encode()), Some(roster));
+    assert_eq!(Roster::decode(b"{\"version\":1}"), None);
+}
+
+#[test]
+fn only_the_best_priority_that_has_hosts_takes_part() {
+    let mut hosts = seen(&[false, false]);
+    hosts[0].priority = 1;
+    let mut roster = Roster::default();
+    roster.observe(hosts, &POLICY, at(0));
+
+    assert_eq!(roster.nodes.len(), 1);
+    assert_eq!(roster.nodes[0].address, "10.0.0.1:80");
+}
