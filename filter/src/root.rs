@@ -115,8 +115,9 @@ impl RootContext for Root {
             live.refresh(now);
             live.lead(now);
             live.plugin.tokens.tick(now);
-            waiting::let_in(&live.plugin, self.id, now);
             live.look_after_pins(self.id, now);
+            // After it: what they begin to wait for now is younger than this tick, and would be taken for overdue.
+            waiting::let_in(&live.plugin, self.id, now);
             live.plugin.flush();
             live.pace(now);
         }

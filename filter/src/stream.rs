@@ -1,6 +1,6 @@
 //! Once per request: have it decided, then learn from how it ended.
 //!
-//! Request headers are read only in the request callback: later they are gone. On every path the client's own
+//! Request headers are read only until the request goes on: later they are gone. On every path the client's own
 //! destination header is overwritten or removed.
 
 use std::rc::Rc;
