@@ -7,6 +7,7 @@ mod failure;
 mod metrics;
 mod reading;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,7 +155,7 @@ async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer 
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     let missing = service.store.touch(&request).await?;
     let touched = request.keys.len() - missing.len();
-    json(&TouchReply { touched, missing, ttl_ms: service.store.ttl().0 })
+    json(&TouchReply { touched, missing, ttl_ms: service.store.ttl().0, ttls_ms: BTreeMap::new() })
 }
 
 async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

@@ -105,7 +105,7 @@ fn nodes(numbers: &[u16]) -> Vec<NodeId> {
 }
 
 fn ask(id: &str, candidates: &[u16], unusable: &[u16]) -> SessionAsk {
-    SessionAsk { key: key(id), candidates: nodes(candidates), unusable: nodes(unusable) }
+    SessionAsk::new(key(id), nodes(candidates), nodes(unusable))
 }
 
 fn request(name: &str, sessions: Vec<SessionAsk>) -> ResolveRequest {
@@ -125,7 +125,17 @@ async fn resolve(store: &dyn Store, name: &str, id: &str, candidates: &[u16], un
 }
 
 fn pin(id: &str, outcome: Outcome, owner: u16, version: u64) -> Pin {
-    Pin { key: key(id), node: node(owner), version, outcome, from: None, restore: false, durable: None }
+    Pin {
+        key: key(id),
+        node: node(owner),
+        version,
+        outcome,
+        from: None,
+        restore: false,
+        durable: None,
+        ttl_ms: None,
+        session_version: None,
+    }
 }
 
 async fn change(store: &dyn Store, name: &str, number: u16, change: NodeChange) -> u64 {

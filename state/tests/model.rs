@@ -79,10 +79,8 @@ fn step(random: &mut Random, pool: &PoolName) -> Step {
         _ => {
             let first = random.below(SESSIONS);
             let count = 1 + random.below(SESSIONS);
-            let sessions = (0..count).map(|i| SessionAsk {
-                key: key((first + i) % SESSIONS),
-                candidates: random.nodes(1, 3),
-                unusable: random.nodes(0, 2),
+            let sessions = (0..count).map(|i| {
+                SessionAsk::new(key((first + i) % SESSIONS), random.nodes(1, 3), random.nodes(0, 2))
             });
             Step::Resolve(ResolveRequest {
                 pool: pool.clone(),

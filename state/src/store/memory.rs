@@ -172,7 +172,17 @@ impl Pool {
         pin.expires = expires;
         let restore = matches!((&pin.boot_id, &boot_id), (Some(then), Some(now)) if then != now);
         pin.boot_id = boot_id.or_else(|| pin.boot_id.take());
-        Pin { key, node, version: pin.version, outcome, from, restore, durable: None }
+        Pin {
+            key,
+            node,
+            version: pin.version,
+            outcome,
+            from,
+            restore,
+            durable: None,
+            ttl_ms: None,
+            session_version: None,
+        }
     }
 
     fn log(&mut self, life: u64, keeping: &Keeping, now: Millis, fill: impl FnOnce(&mut Event)) {
@@ -187,6 +197,7 @@ impl Pool {
             reason: Reason::Unknown,
             time_ms: now.0,
             correlation_id: None,
+            session_version: None,
             record: None,
         };
         fill(&mut event);
@@ -251,6 +262,11 @@ impl Store for Memory {
             age_ms: now.since(pin.claimed).0,
             owned_ms: now.since(pin.owned).0,
             ttl_ms: pin.expires.since(now).0,
+            idle_ttl_ms: None,
+            ends_ms: None,
+            created_ms: None,
+            session_version: None,
+            alias_of: None,
             owner: pool.nodes.get(&pin.node).cloned().unwrap_or_else(|| NodeRecord::unknown(pin.node)),
             events: events.cloned().collect(),
         }))

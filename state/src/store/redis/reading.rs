@@ -62,7 +62,17 @@ pub(super) fn pin(key: SessionKey, text: &str) -> Result<Pin, StoreError> {
             from => Some(from.parse().ok()?),
         };
         let node = parts.next()?.parse().ok()?;
-        Some(Pin { key, node, version, outcome, from, restore, durable: None })
+        Some(Pin {
+            key,
+            node,
+            version,
+            outcome,
+            from,
+            restore,
+            durable: None,
+            ttl_ms: None,
+            session_version: None,
+        })
     };
     read().ok_or_else(|| misread("a pin"))
 }
@@ -89,6 +99,11 @@ pub(super) fn session(
             age_ms: now_ms.saturating_sub(claimed),
             owned_ms: now_ms.saturating_sub(owned),
             ttl_ms: u64::try_from(ttl).unwrap_or(0),
+            idle_ttl_ms: None,
+            ends_ms: None,
+            created_ms: None,
+            session_version: None,
+            alias_of: None,
             owner: NodeRecord::unknown(node),
             events: Vec::new(),
         })
@@ -156,6 +171,7 @@ fn event(shard: &Shard, entry: &Value) -> Result<Option<Event>, StoreError> {
         reason: serde_json::from_value(word("reason")).unwrap_or(Reason::Unknown),
         time_ms: at.time_ms,
         correlation_id: fields.get("correlation_id").filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
+        session_version: fields.get("session_version").and_then(|text| text.parse().ok()),
         record: fields.get("record").and_then(|text| serde_json::from_str(text).ok()),
     }))
 }
