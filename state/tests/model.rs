@@ -112,7 +112,7 @@ async fn play(
             Step::Touch(keys) if keys.is_empty() => String::new(),
             Step::Touch(keys) => {
                 let request = TouchRequest { pool: pool.clone(), keys: keys.clone() };
-                let mut missing = store.touch(&request).await.unwrap();
+                let mut missing = store.touch(&request).await.unwrap().missing;
                 missing.sort();
                 law.touched(keys, &missing);
                 format!("{missing:?}")
