@@ -12,6 +12,8 @@ mod name;
 mod node;
 mod read;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
@@ -41,6 +43,10 @@ pub const MAX_NOTE: usize = 256;
 pub const MAX_WEIGHT: u32 = 128;
 /// The longest cursor: sixteen positions in streams.
 pub const MAX_CURSOR: usize = 512;
+/// The shortest idle time of a session, in milliseconds: a proxy touches four times in it, with whole ticks between.
+pub const MIN_TTL: u64 = 1_000;
+/// The longest idle time of a session, in milliseconds: thirty days. Every pin takes memory for as long.
+pub const MAX_TTL: u64 = 30 * 24 * 3_600_000;
 
 /// `POST /v1/resolve`: who owns these sessions, claiming those that nobody does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,6 +76,39 @@ pub struct SessionAsk {
     /// Nodes that this proxy knows may not serve it, whether or not they are candidates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unusable: Vec<NodeId>,
+    /// How long it lives unused, [`MIN_TTL`] to [`MAX_TTL`]; remembered. Absent is what was said before, or else the
+    /// service's own time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// When it ends however much it is used, in Unix time; remembered, the earliest that was ever said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends_ms: Option<u64>,
+    /// When it began, by its token; for who inspects it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_ms: Option<u64>,
+    /// Its version, by its token; remembered, the highest that was ever said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_version: Option<u32>,
+    /// The key that this session had before its identifier was rotated: without a pin of its own it inherits that one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<SessionKey>,
+}
+
+impl SessionAsk {
+    /// Asks for a session of which nothing is known but its key.
+    #[must_use]
+    pub fn new(key: SessionKey, candidates: Vec<NodeId>, unusable: Vec<NodeId>) -> Self {
+        Self {
+            key,
+            candidates,
+            unusable,
+            ttl_ms: None,
+            ends_ms: None,
+            created_ms: None,
+            session_version: None,
+            alias_of: None,
+        }
+    }
 }
 
 /// The answer to [`ResolveRequest`].
@@ -79,7 +118,8 @@ pub struct ResolveReply {
     pub pins: Vec<Pin>,
     /// No change after this position is missing from a poll that starts at it.
     pub cursor: Cursor,
-    /// How long these pins live from now on. Remember none for longer without resolving or touching it.
+    /// How long these pins live from now on, but for those that say it themselves. Remember none for longer without
+    /// resolving or touching it.
     pub ttl_ms: u64,
 }
 
@@ -103,13 +143,20 @@ pub struct Pin {
     /// Whether a replica has confirmed it; absent unless the service runs with quorum durability.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durable: Option<bool>,
+    /// How long this one lives from now on, if not as long as the reply says: its session's idle time is another, or
+    /// its end comes first. 0: it has ended, and nothing was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// The highest version of its session that anyone ever said; absent is 0. Who asks with a lower one has an old token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_version: Option<u32>,
 }
 
 /// How an owner was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The pin was there and stays.
+    /// The pin was there and stays, or the one under the session's former key was there and is inherited.
     Found,
     /// There was none; this request made it.
     Claimed,
@@ -145,8 +192,11 @@ pub struct TouchReply {
     pub touched: usize,
     /// Those that have none: expired or ended. Forget them.
     pub missing: Vec<SessionKey>,
-    /// How long the others live from now on.
+    /// How long the others live from now on, but for those in `ttls_ms`.
     pub ttl_ms: u64,
+    /// How long those live from now on whose idle time is another, or whose end comes first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ttls_ms: BTreeMap<SessionKey, u64>,
 }
 
 /// `GET /v1/sessions/{key}`: a pin as an operator sees it.
@@ -166,6 +216,21 @@ pub struct SessionReply {
     pub owned_ms: u64,
     /// Time until the pin expires unless it is touched.
     pub ttl_ms: u64,
+    /// How long it lives unused; absent from services that know only their own time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ttl_ms: Option<u64>,
+    /// When it ends however much it is used, in Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_ms: Option<u64>,
+    /// When the session began, by its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_ms: Option<u64>,
+    /// The highest version of the session that anyone ever said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_version: Option<u32>,
+    /// The key whose pin it inherited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<SessionKey>,
     /// What is recorded of the owner; a node without a record is active.
     pub owner: NodeRecord,
     /// The latest changes of this session, oldest first, as far as they are kept.

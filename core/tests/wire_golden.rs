@@ -1,12 +1,13 @@
 //! The wire format, pinned: each type to its JSON and back. `UPDATE=1 cargo test -p berth-core --test wire_golden`
 //! rewrites the files; a changed file is a changed protocol.
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 
 use berth_core::wire::{
-    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, MAX_BODY, NodeChange,
-    NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason, ResolveReply, ResolveRequest,
-    SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
+    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, MAX_BODY, MAX_TTL,
+    NodeChange, NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason, ResolveReply,
+    ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -56,12 +57,12 @@ fn resolve_request() {
         panic: true,
         correlation_id: Some("5f3a-11".into()),
         sessions: vec![
-            SessionAsk {
-                key: key("alice"),
-                candidates: vec![node("10.0.0.1:8080"), node("[::1]:8080")],
-                unusable: vec![node("10.0.0.3:8080")],
-            },
-            SessionAsk { key: key("bob"), candidates: vec![node("10.0.0.1:8080")], unusable: vec![] },
+            SessionAsk::new(
+                key("alice"),
+                vec![node("10.0.0.1:8080"), node("[::1]:8080")],
+                vec![node("10.0.0.3:8080")],
+            ),
+            SessionAsk::new(key("bob"), vec![node("10.0.0.1:8080")], vec![]),
         ],
     };
     let text = golden("resolve-request.json", &request);
@@ -69,8 +70,28 @@ fn resolve_request() {
 }
 
 #[test]
-fn resolve_reply() {
-    let pin = |id, outcome| Pin {
+fn resolve_request_of_a_rotated_session() {
+    let bob = SessionAsk::new(key("bob"), vec![node("10.0.0.1:8080")], vec![]);
+    let request = ResolveRequest {
+        pool: pool(),
+        region: None,
+        panic: false,
+        correlation_id: None,
+        sessions: vec![SessionAsk {
+            ttl_ms: Some(900_000),
+            ends_ms: Some(1_767_229_200_000),
+            created_ms: Some(1_767_225_600_000),
+            session_version: Some(3),
+            alias_of: Some(key("alice")),
+            ..bob
+        }],
+    };
+    let text = golden("resolve-rotated-request.json", &request);
+    assert_eq!(ResolveRequest::parse(text.as_bytes()), Ok(request));
+}
+
+fn pin(id: &str, outcome: Outcome) -> Pin {
+    Pin {
         key: key(id),
         node: node("10.0.0.1:8080"),
         version: 1,
@@ -78,7 +99,13 @@ fn resolve_reply() {
         from: None,
         restore: false,
         durable: None,
-    };
+        ttl_ms: None,
+        session_version: None,
+    }
+}
+
+#[test]
+fn resolve_reply() {
     let rehomed = Pin {
         version: 2,
         from: Some(node("10.0.0.3:8080")),
@@ -94,12 +121,26 @@ fn resolve_reply() {
 }
 
 #[test]
+fn resolve_reply_of_a_rotated_session() {
+    let inherited =
+        Pin { version: 2, ttl_ms: Some(900_000), session_version: Some(3), ..pin("bob", Outcome::Found) };
+    reply(
+        "resolve-rotated-reply.json",
+        &ResolveReply { pins: vec![inherited], cursor: cursor("7~lq3x9k31-2"), ttl_ms: 1_800_000 },
+    );
+}
+
+#[test]
 fn touch() {
     let request = TouchRequest { pool: pool(), keys: vec![key("alice"), key("bob")] };
     let text = golden("touch-request.json", &request);
     assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
 
-    reply("touch-reply.json", &TouchReply { touched: 1, missing: vec![key("bob")], ttl_ms: 1_800_000 });
+    let touched =
+        TouchReply { touched: 1, missing: vec![key("bob")], ttl_ms: 1_800_000, ttls_ms: BTreeMap::new() };
+    reply("touch-reply.json", &touched);
+    let ttls_ms = BTreeMap::from([(key("alice"), 900_000)]);
+    reply("touch-ttls-reply.json", &TouchReply { ttls_ms, ..touched });
 }
 
 fn draining() -> NodeRecord {
@@ -126,6 +167,7 @@ fn rehomed() -> Event {
         reason: Reason::Unusable,
         time_ms: 1_767_225_600_123,
         correlation_id: Some("5f3a-11".into()),
+        session_version: None,
         record: None,
     }
 }
@@ -155,6 +197,33 @@ fn changes_reply() {
     let cursor = cursor("0~lq3x9k2a-0.2~lq3x9k31-0.7~lq3x9k31-2");
     reply("changes-reply.json", &ChangesReply { cursor: cursor.clone(), resync: false, events });
     reply("changes-resync-reply.json", &ChangesReply { cursor, resync: true, events: vec![] });
+}
+
+#[test]
+fn changes_reply_of_a_raised_session() {
+    let raised = Event {
+        kind: ChangeKind::Superseded,
+        from: None,
+        reason: Reason::Raised,
+        session_version: Some(3),
+        ..rehomed()
+    };
+    let rotated = Event { cursor: cursor("7~lq3x9k31-3"), reason: Reason::Rotated, ..raised.clone() };
+    reply(
+        "changes-raised-reply.json",
+        &ChangesReply { cursor: cursor("7~lq3x9k31-3"), resync: false, events: vec![raised, rotated] },
+    );
+}
+
+#[test]
+fn words_are_those_of_the_wire() {
+    for kind in [ChangeKind::Rehomed, ChangeKind::Ended, ChangeKind::Superseded, ChangeKind::Node] {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+    }
+    let reasons = [Reason::Unusable, Reason::Cooldown, Reason::Deleted, Reason::Updated];
+    for reason in reasons.into_iter().chain([Reason::Raised, Reason::Rotated]) {
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
+    }
 }
 
 #[test]
@@ -193,10 +262,26 @@ fn sessions() {
         age_ms: 61_000,
         owned_ms: 1_000,
         ttl_ms: 1_799_000,
+        idle_ttl_ms: None,
+        ends_ms: None,
+        created_ms: None,
+        session_version: None,
+        alias_of: None,
         owner: NodeRecord::unknown(node("10.0.0.1:8080")),
         events: vec![rehomed()],
     };
     reply("session-reply.json", &session);
+    let rotated = SessionReply {
+        ttl_ms: 899_000,
+        idle_ttl_ms: Some(900_000),
+        ends_ms: Some(1_767_229_200_000),
+        created_ms: Some(1_767_225_600_000),
+        session_version: Some(3),
+        alias_of: Some(key("bob")),
+        events: vec![],
+        ..session
+    };
+    reply("session-rotated-reply.json", &rotated);
     reply("end-reply.json", &EndReply { ended: true });
 }
 
@@ -216,6 +301,9 @@ fn every_fault_of_a_request_is_named() {
     let text = r#"{"pool": "a b", "regoin": "eu", "panic": 1, "sessions": [
         {"key": "00", "candidates": [], "unusable": ["x"]},
         {"candidates": ["10.0.0.1:1", "10.0.0.1:1", 7], "more": 1},
+        {"key": "00000000000000000000000000000000", "candidates": ["10.0.0.1:1"], "ttl_ms": 999, "ends_ms": -1,
+         "created_ms": "now", "session_version": 4294967296, "alias_of": "00000000000000000000000000000000"},
+        {"candidates": ["10.0.0.1:1"], "ttl_ms": 2592000001, "ends_ms": 9007199254740993, "alias_of": "alice"},
         5
     ]}"#;
 
@@ -231,7 +319,16 @@ fn every_fault_of_a_request_is_named() {
         "sessions[1].candidates[1]",
         "sessions[1].candidates[2]",
         "sessions[1].more",
-        "sessions[2]",
+        "sessions[2].ttl_ms",
+        "sessions[2].ends_ms",
+        "sessions[2].created_ms",
+        "sessions[2].session_version",
+        "sessions[2].alias_of",
+        "sessions[3].key",
+        "sessions[3].ttl_ms",
+        "sessions[3].ends_ms",
+        "sessions[3].alias_of",
+        "sessions[4]",
         "regoin",
     ];
     assert_eq!(faults, expected);
@@ -256,7 +353,7 @@ fn what_is_not_a_request_is_refused() {
 
 #[test]
 fn twice_the_same_session_is_a_fault() {
-    let ask = SessionAsk { key: key("alice"), candidates: vec![node("10.0.0.1:1")], unusable: vec![] };
+    let ask = SessionAsk::new(key("alice"), vec![node("10.0.0.1:1")], vec![]);
     let request = ResolveRequest {
         pool: pool(),
         region: None,
@@ -280,9 +377,12 @@ fn the_largest_requests_fit_a_body() {
     };
     let sessions = (0..256)
         .map(|i| SessionAsk {
-            key: key(&i.to_string()),
-            candidates: nodes(8).collect(),
-            unusable: nodes(64).collect(),
+            ttl_ms: Some(MAX_TTL),
+            ends_ms: Some(1 << 53),
+            created_ms: Some(1 << 53),
+            session_version: Some(u32::MAX),
+            alias_of: Some(key("alias")),
+            ..SessionAsk::new(key(&i.to_string()), nodes(8).collect(), nodes(64).collect())
         })
         .collect();
     let request = ResolveRequest {

@@ -220,7 +220,8 @@ impl Feed {
 fn change(event: &Event) -> Option<(SessionKey, u64)> {
     match event.kind {
         ChangeKind::Rehomed => Some((event.key?, event.version?)),
-        ChangeKind::Ended => Some((event.key?, ENDED)),
+        // Superseded: the pin that is remembered has an old session version.
+        ChangeKind::Ended | ChangeKind::Superseded => Some((event.key?, ENDED)),
         ChangeKind::Node | ChangeKind::Unknown => None,
     }
 }

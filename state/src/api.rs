@@ -19,7 +19,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use berth_core::wire::{
     EndReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply, ResolveRequest,
-    SessionKey, TouchReply, TouchRequest,
+    SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
@@ -152,9 +152,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
 
 async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
-    let missing = service.store.touch(&request).await?;
-    let touched = request.keys.len() - missing.len();
-    json(&TouchReply { touched, missing, ttl_ms: service.store.ttl().0 })
+    json(&service.store.touch(&request).await?)
 }
 
 async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

@@ -4,6 +4,7 @@
 //! only keys, and decides nothing about health: it is told which nodes are unusable, and knows what operators and
 //! proxies recorded of nodes.
 
+pub mod claims;
 pub mod memory;
 pub mod placing;
 pub mod redis;
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
-    SessionReply, TouchRequest,
+    SessionReply, TouchReply, TouchRequest,
 };
 
 pub use self::memory::Memory;
@@ -23,7 +24,7 @@ pub use self::redis::Redis;
 /// How long and how much a store keeps.
 #[derive(Debug, Clone, Copy)]
 pub struct Keeping {
-    /// A pin that is neither resolved nor touched lives this long.
+    /// A pin that is neither resolved nor touched lives this long, unless its session has an idle time of its own.
     pub ttl: Millis,
     /// The version of an ended session is remembered this long, so that a session that comes back continues its
     /// versions and late news of its former life are recognised.
@@ -84,6 +85,9 @@ impl std::error::Error for StoreError {}
 /// - **Versions only grow** while a pin lives, by one with each change of the owner. A session that was ended continues
 ///   its versions for [`Keeping::ended`]; one that expired starts again at 1.
 /// - **A change and its event are one step**: who sees the new owner finds the event in the log.
+/// - **A session's version only grows** while its pin lives; where it does and the owner stays, an event says so.
+/// - **No pin outlives its session's end**, the earliest that was ever said. One that is resolved after it gets an answer,
+///   of which nothing is stored.
 /// - **Panic rewrites nothing**: neither owner nor version of a pin that is there.
 /// - Every verb may be repeated after a failure: it then finds what it did.
 #[async_trait]
@@ -92,13 +96,17 @@ pub trait Store: Send + Sync + 'static {
     /// A pin lives its full time again.
     ///
     /// A found pin is answered with `restore`, once, when its owner's boot id is another than when the pin last met it.
+    ///
+    /// Former keys are looked up before the first session is resolved, and afterwards learn a higher session version, which
+    /// is no use of them and may fail unseen. Another may move a former pin meanwhile; then the session goes where that pin
+    /// was a moment ago, unless that node is unusable or in cooldown, and lives there as well as anywhere.
     async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError>;
 
-    /// The full time of a pin.
+    /// The full time of a pin whose session has no other.
     fn ttl(&self) -> Millis;
 
-    /// Gives each pin its full time again; returns the keys that have none.
-    async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError>;
+    /// Gives each pin its full time again, but not beyond its session's end.
+    async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError>;
 
     /// A pin with its owner's record and its latest changes. Does not count as use.
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError>;

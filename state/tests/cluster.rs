@@ -39,7 +39,7 @@ fn node(number: usize) -> NodeId {
 
 async fn resolve(store: &Redis, session: usize, candidate: usize) -> Result<Pin, StoreError> {
     let key = SessionKey::new("nodes", &session.to_le_bytes());
-    let sessions = vec![SessionAsk { key, candidates: vec![node(candidate)], unusable: vec![] }];
+    let sessions = vec![SessionAsk::new(key, vec![node(candidate)], vec![])];
     let request = ResolveRequest { pool: pool(), region: None, panic: false, correlation_id: None, sessions };
     Ok(store.resolve(&request).await?.remove(0))
 }

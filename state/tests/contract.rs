@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, Event, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason, ResolveRequest,
-    SessionAsk, SessionKey, TouchRequest,
+    ChangeKind, Cursor, Event, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason, ResolveRequest,
+    SessionAsk, SessionKey, TouchReply, TouchRequest,
 };
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
@@ -84,6 +84,15 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     claims_are_no_news_and_leave_cursors_good(store).await;
     a_cursor_that_fell_off_gets_resync(store).await;
     foreign_cursors_get_resync(store).await;
+    new_keys_inherit_from_former_ones(store).await;
+    what_is_out_is_not_inherited(store).await;
+    rehomes_to_the_former_keys_node_first(store).await;
+    inherited_pins_know_of_restarts(store).await;
+    racing_heirs_agree(&(0..services).map(|_| open(KEEPING)).collect::<Vec<_>>()).await;
+    session_versions_grow_and_say_so(store).await;
+    idle_times_and_ends_are_remembered(store).await;
+    what_has_ended_is_answered_and_not_stored(store).await;
+    pins_live_no_longer_than_their_sessions(store).await;
     pins_expire(&*open(SHORT)).await;
     store.ready().await.unwrap();
 }
@@ -105,7 +114,7 @@ fn nodes(numbers: &[u16]) -> Vec<NodeId> {
 }
 
 fn ask(id: &str, candidates: &[u16], unusable: &[u16]) -> SessionAsk {
-    SessionAsk { key: key(id), candidates: nodes(candidates), unusable: nodes(unusable) }
+    SessionAsk::new(key(id), nodes(candidates), nodes(unusable))
 }
 
 fn request(name: &str, sessions: Vec<SessionAsk>) -> ResolveRequest {
@@ -125,7 +134,17 @@ async fn resolve(store: &dyn Store, name: &str, id: &str, candidates: &[u16], un
 }
 
 fn pin(id: &str, outcome: Outcome, owner: u16, version: u64) -> Pin {
-    Pin { key: key(id), node: node(owner), version, outcome, from: None, restore: false, durable: None }
+    Pin {
+        key: key(id),
+        node: node(owner),
+        version,
+        outcome,
+        from: None,
+        restore: false,
+        durable: None,
+        ttl_ms: None,
+        session_version: None,
+    }
 }
 
 async fn change(store: &dyn Store, name: &str, number: u16, change: NodeChange) -> u64 {
@@ -268,7 +287,7 @@ async fn answers_in_order_and_pools_are_apart(store: &dyn Store) {
 async fn touches(store: &dyn Store) {
     resolve(store, "touch", "a", &[1], &[]).await;
     let request = TouchRequest { pool: pool("touch"), keys: vec![key("b"), key("a"), key("c")] };
-    let mut missing = store.touch(&request).await.unwrap();
+    let mut missing = store.touch(&request).await.unwrap().missing;
     missing.sort();
     let mut expected = vec![key("b"), key("c")];
     expected.sort();
@@ -284,7 +303,7 @@ async fn ends_and_continues_versions(store: &dyn Store) {
     assert!(!store.end(&pool("end"), key("a"), None).await.unwrap());
     assert_eq!(store.session(&pool("end"), key("a")).await.unwrap(), None);
     let touched = TouchRequest { pool: pool("end"), keys: vec![key("a")] };
-    assert_eq!(store.touch(&touched).await.unwrap(), [key("a")]);
+    assert_eq!(store.touch(&touched).await.unwrap().missing, [key("a")]);
 
     let events = store.changes(&pool("end"), &before, 100).await.unwrap().events;
     assert_eq!(events.len(), 1);
@@ -434,6 +453,263 @@ async fn foreign_cursors_get_resync(store: &dyn Store) {
     }
 }
 
+/// The session `id`, which was `former` before.
+fn rotated(id: &str, former: &str, candidates: &[u16], unusable: &[u16]) -> SessionAsk {
+    SessionAsk { alias_of: Some(key(former)), ..ask(id, candidates, unusable) }
+}
+
+async fn resolve_one(store: &dyn Store, name: &str, ask: SessionAsk) -> Pin {
+    store.resolve(&request(name, vec![ask])).await.unwrap().remove(0)
+}
+
+async fn news(store: &dyn Store, name: &str, start: &Cursor) -> Vec<Event> {
+    store.changes(&pool(name), start, 100).await.unwrap().events
+}
+
+async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
+    resolve(store, "heirs", "old", &[1, 2], &[]).await;
+    resolve(store, "heirs", "old", &[2], &[1]).await;
+    let start = store.head(&pool("heirs")).await.unwrap();
+
+    // Also from a node that takes no new sessions: this is an old one.
+    change(store, "heirs", 2, to_state(NodeState::Draining)).await;
+    let inherited = resolve_one(store, "heirs", rotated("new", "old", &[3, 1], &[])).await;
+    assert_eq!(inherited, pin("new", Outcome::Found, 2, 2));
+    // Replaying the old one moves nothing, nor does the new one need it any more.
+    assert_eq!(resolve(store, "heirs", "old", &[3], &[]).await, pin("old", Outcome::Found, 2, 2));
+    let again = resolve_one(store, "heirs", rotated("new", "old", &[3], &[])).await;
+    assert_eq!(again, pin("new", Outcome::Found, 2, 2));
+    assert!(store.end(&pool("heirs"), key("old"), None).await.unwrap());
+    assert_eq!(resolve(store, "heirs", "new", &[3], &[]).await, pin("new", Outcome::Found, 2, 2));
+
+    let session = store.session(&pool("heirs"), key("new")).await.unwrap().unwrap();
+    assert_eq!((session.alias_of, session.session_version), (Some(key("old")), None));
+    let kinds: Vec<_> = news(store, "heirs", &start).await.iter().map(|event| event.kind).collect();
+    assert_eq!(
+        kinds.iter().filter(|kind| **kind != ChangeKind::Node).collect::<Vec<_>>(),
+        [&ChangeKind::Ended]
+    );
+
+    // Without a pin to inherit it is a new session, as is one whose former key comes in the same request.
+    let claimed = resolve_one(store, "heirs", rotated("b", "old", &[3], &[])).await;
+    assert_eq!(claimed, pin("b", Outcome::Claimed, 3, 1));
+    let both = vec![ask("c", &[4], &[]), rotated("d", "c", &[5], &[])];
+    let pins = store.resolve(&request("heirs", both)).await.unwrap();
+    assert_eq!(pins, [pin("c", Outcome::Claimed, 4, 1), pin("d", Outcome::Claimed, 5, 1)]);
+    let session = store.session(&pool("heirs"), key("d")).await.unwrap().unwrap();
+    assert_eq!(session.alias_of, None);
+}
+
+async fn what_is_out_is_not_inherited(store: &dyn Store) {
+    resolve(store, "out", "old", &[1], &[]).await;
+    let unusable = resolve_one(store, "out", rotated("a", "old", &[1, 2], &[1])).await;
+    assert_eq!(unusable, pin("a", Outcome::Claimed, 2, 1));
+    change(store, "out", 1, cooling(now_ms() + 3_600_000)).await;
+    let cooling = resolve_one(store, "out", rotated("b", "old", &[1, 2], &[])).await;
+    assert_eq!(cooling, pin("b", Outcome::Claimed, 2, 1));
+    // In panic nobody believes that it is down.
+    let panic = request("out", vec![rotated("c", "old", &[2], &[1])]);
+    let pins = store.resolve(&ResolveRequest { panic: true, ..panic }).await.unwrap();
+    assert_eq!(pins, [pin("c", Outcome::Found, 1, 1)]);
+}
+
+async fn rehomes_to_the_former_keys_node_first(store: &dyn Store) {
+    resolve(store, "home", "old", &[1], &[]).await;
+    resolve(store, "home", "new", &[2], &[]).await;
+
+    // A pin of its own is found, whatever the former key has.
+    let found = resolve_one(store, "home", rotated("new", "old", &[3], &[])).await;
+    assert_eq!(found, pin("new", Outcome::Found, 2, 1));
+    let rehomed = resolve_one(store, "home", rotated("new", "old", &[3], &[2])).await;
+    assert_eq!(rehomed, Pin { from: Some(node(2)), ..pin("new", Outcome::Rehomed, 1, 2) });
+    let session = store.session(&pool("home"), key("new")).await.unwrap().unwrap();
+    assert_eq!(session.alias_of, Some(key("old")));
+    // And not to where it cannot be.
+    let rehomed = resolve_one(store, "home", rotated("new", "old", &[3], &[1])).await;
+    assert_eq!(rehomed, Pin { from: Some(node(1)), ..pin("new", Outcome::Rehomed, 3, 3) });
+}
+
+async fn inherited_pins_know_of_restarts(store: &dyn Store) {
+    let boot = |id: &str| NodeChange { boot_id: Some(id.into()), ..NodeChange::default() };
+    change(store, "reborn", 1, boot("one")).await;
+    resolve(store, "reborn", "old", &[1], &[]).await;
+    change(store, "reborn", 1, boot("two")).await;
+
+    let inherited = resolve_one(store, "reborn", rotated("new", "old", &[2], &[])).await;
+    assert_eq!(inherited, Pin { restore: true, ..pin("new", Outcome::Found, 1, 1) });
+    let again = resolve_one(store, "reborn", rotated("new", "old", &[2], &[])).await;
+    assert_eq!(again, pin("new", Outcome::Found, 1, 1));
+}
+
+async fn racing_heirs_agree(services: &[Arc<dyn Store>]) {
+    let ids: Vec<String> = (0..50).map(|i| i.to_string()).collect();
+    let old = ids.iter().enumerate().map(|(i, id)| ask(&format!("old-{id}"), &[1 + (i % 7) as u16], &[]));
+    let old = services[0].resolve(&request("heir-race", old.collect())).await.unwrap();
+    let ask = |turn: u16| {
+        let ask = |id: &String| SessionAsk {
+            session_version: Some(turn.into()),
+            ..rotated(&format!("new-{id}"), &format!("old-{id}"), &[turn + 10], &[])
+        };
+        let sessions = ids.iter().map(ask).collect();
+        let store = &services[usize::from(turn) % services.len()];
+        async move { store.resolve(&request("heir-race", sessions)).await.unwrap() }
+    };
+
+    let answers = join_all((1..=8).map(ask)).await;
+
+    for pins in answers {
+        for (pin, old) in pins.iter().zip(&old) {
+            assert_eq!((pin.node, pin.version, pin.outcome), (old.node, 1, Outcome::Found));
+        }
+    }
+    for id in &ids {
+        for id in [format!("old-{id}"), format!("new-{id}")] {
+            let session = services[0].session(&pool("heir-race"), key(&id)).await.unwrap().unwrap();
+            assert_eq!(session.session_version, Some(8), "{id}");
+        }
+    }
+}
+
+async fn session_versions_grow_and_say_so(store: &dyn Store) {
+    let with = |ask, version| SessionAsk { session_version: Some(version), ..ask };
+    let versioned = |pin, version| Pin { session_version: Some(version), ..pin };
+    let a = || ask("a", &[1], &[]);
+    let found = || pin("a", Outcome::Found, 1, 1);
+    let claimed = resolve_one(store, "versions", with(a(), 2)).await;
+    assert_eq!(claimed, versioned(pin("a", Outcome::Claimed, 1, 1), 2));
+    let start = store.head(&pool("versions")).await.unwrap();
+
+    // A lower one, or none, gets its pin and is told the highest.
+    for lower in [with(a(), 1), with(a(), 0), a(), with(a(), 2)] {
+        assert_eq!(resolve_one(store, "versions", lower).await, versioned(found(), 2));
+    }
+    assert_eq!(news(store, "versions", &start).await, []);
+    assert_eq!(resolve_one(store, "versions", with(a(), u32::MAX)).await, versioned(found(), u32::MAX));
+
+    let events = news(store, "versions", &start).await;
+    assert_eq!(events.len(), 1);
+    let event = &events[0];
+    assert_eq!((event.kind, event.reason), (ChangeKind::Superseded, Reason::Raised));
+    assert_eq!((event.key, event.node, event.version), (Some(key("a")), Some(node(1)), Some(1)));
+    assert_eq!((event.session_version, event.correlation_id.as_deref()), (Some(u32::MAX), Some("cid-1")));
+    // A rehome is news enough.
+    resolve_one(store, "versions", with(ask("b", &[1], &[]), 1)).await;
+    let start = store.head(&pool("versions")).await.unwrap();
+    let rehomed = resolve_one(store, "versions", with(ask("b", &[2], &[1]), 2)).await;
+    assert_eq!((rehomed.outcome, rehomed.session_version), (Outcome::Rehomed, Some(2)));
+    let kinds: Vec<_> = news(store, "versions", &start).await.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [ChangeKind::Rehomed]);
+
+    // The former key learns of the new one's version, once, and the new key of the former's.
+    let start = store.head(&pool("versions")).await.unwrap();
+    for outcome in [Outcome::Found, Outcome::Found] {
+        let heir = resolve_one(store, "versions", with(rotated("c", "b", &[1], &[]), 3)).await;
+        assert_eq!(heir, versioned(pin("c", outcome, 2, 2), 3));
+    }
+    let events = news(store, "versions", &start).await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!((events[0].kind, events[0].reason), (ChangeKind::Superseded, Reason::Rotated));
+    assert_eq!((events[0].key, events[0].session_version), (Some(key("b")), Some(3)));
+    let old = resolve_one(store, "versions", with(ask("b", &[1], &[]), 2)).await;
+    assert_eq!(old, versioned(pin("b", Outcome::Found, 2, 2), 3));
+    let heir = resolve_one(store, "versions", rotated("d", "c", &[1], &[])).await;
+    assert_eq!(heir, versioned(pin("d", Outcome::Found, 2, 2), 3));
+}
+
+async fn touch_one(store: &dyn Store, name: &str, id: &str) -> TouchReply {
+    let request = TouchRequest { pool: pool(name), keys: vec![key("nobody"), key(id)] };
+    let reply = store.touch(&request).await.unwrap();
+    assert_eq!(reply.ttl_ms, KEEPING.ttl.0);
+    reply
+}
+
+async fn idle_times_and_ends_are_remembered(store: &dyn Store) {
+    let now = now_ms();
+    let lasting = |ttl_ms, ends_ms| SessionAsk { ttl_ms, ends_ms, ..ask("a", &[1, 2], &[]) };
+    let with_creation = SessionAsk { created_ms: Some(now - 5_000), ..lasting(Some(3_600_000), None) };
+
+    let claimed = resolve_one(store, "lives", with_creation).await;
+    assert_eq!(claimed, Pin { ttl_ms: Some(3_600_000), ..pin("a", Outcome::Claimed, 1, 1) });
+    // A resolve that says none, and a touch, keep it.
+    let found = resolve_one(store, "lives", lasting(None, None)).await;
+    assert_eq!(found, Pin { ttl_ms: Some(3_600_000), ..pin("a", Outcome::Found, 1, 1) });
+    let touched = touch_one(store, "lives", "a").await;
+    assert_eq!((touched.touched, touched.missing.len()), (1, 1));
+    assert_eq!(touched.ttls_ms, [(key("a"), 3_600_000)].into());
+    let session = store.session(&pool("lives"), key("a")).await.unwrap().unwrap();
+    assert_eq!((session.idle_ttl_ms, session.created_ms), (Some(3_600_000), Some(now - 5_000)));
+    assert!(session.ttl_ms > 3_000_000 && session.ends_ms.is_none());
+
+    // As long as all others is not worth a word.
+    assert_eq!(
+        resolve_one(store, "lives", lasting(Some(60_000), None)).await,
+        pin("a", Outcome::Found, 1, 1)
+    );
+    assert!(touch_one(store, "lives", "a").await.ttls_ms.is_empty());
+
+    // The earliest end counts, also where a rehome writes the pin anew.
+    let ends = now + 30_000;
+    for said in [Some(ends + 10_000), Some(ends), Some(ends + 20_000), None] {
+        resolve_one(store, "lives", lasting(None, said)).await;
+    }
+    let rehomed =
+        resolve_one(store, "lives", SessionAsk { unusable: nodes(&[1]), ..lasting(None, None) }).await;
+    assert_eq!((rehomed.outcome, rehomed.node), (Outcome::Rehomed, node(2)));
+    assert!(rehomed.ttl_ms.is_some_and(|life| life <= 30_000), "{rehomed:?}");
+    let touched = touch_one(store, "lives", "a").await;
+    assert!(touched.ttls_ms[&key("a")] <= 30_000);
+    let session = store.session(&pool("lives"), key("a")).await.unwrap().unwrap();
+    assert_eq!((session.ends_ms, session.idle_ttl_ms), (Some(ends), Some(60_000)));
+    assert!(session.ttl_ms <= 30_000);
+    // Who inherits the node inherits no time: its token says its own.
+    let heir = resolve_one(store, "lives", rotated("b", "a", &[1], &[])).await;
+    assert_eq!(heir, pin("b", Outcome::Found, 2, 2));
+}
+
+async fn what_has_ended_is_answered_and_not_stored(store: &dyn Store) {
+    let over = |ask| SessionAsk { ends_ms: Some(1), ..ask };
+    let nothing = |pin| Pin { ttl_ms: Some(0), ..pin };
+    for _ in 0..2 {
+        let claimed = resolve_one(store, "over", over(ask("a", &[1], &[]))).await;
+        assert_eq!(claimed, nothing(pin("a", Outcome::Claimed, 1, 1)));
+    }
+    // One that is there goes with its end.
+    resolve(store, "over", "b", &[1], &[]).await;
+    let found = resolve_one(store, "over", over(ask("b", &[2], &[]))).await;
+    assert_eq!(found, nothing(pin("b", Outcome::Found, 1, 1)));
+    for id in ["a", "b"] {
+        assert_eq!(store.session(&pool("over"), key(id)).await.unwrap(), None);
+        assert_eq!(touch_one(store, "over", id).await.touched, 0);
+    }
+    // What is remembered of an ended session is still there for the one that is stored.
+    resolve(store, "over", "c", &[1], &[]).await;
+    store.end(&pool("over"), key("c"), None).await.unwrap();
+    let claimed = resolve_one(store, "over", over(ask("c", &[1], &[]))).await;
+    assert_eq!(claimed, nothing(pin("c", Outcome::Claimed, 1, 2)));
+    assert_eq!(resolve(store, "over", "c", &[1], &[]).await, pin("c", Outcome::Claimed, 1, 2));
+}
+
+async fn pins_live_no_longer_than_their_sessions(store: &dyn Store) {
+    let ends = now_ms() + 1_500;
+    let ending = SessionAsk { ends_ms: Some(ends), ..ask("ending", &[1], &[]) };
+    let idle = SessionAsk { ttl_ms: Some(1_000), ..ask("idle", &[1], &[]) };
+    store.resolve(&request("ends", vec![ending, idle])).await.unwrap();
+    let touch = TouchRequest { pool: pool("ends"), keys: vec![key("ending")] };
+
+    // However much it is used.
+    eventually_async("the end", || async {
+        let gone = !store.touch(&touch).await.unwrap().missing.is_empty();
+        assert!(gone || now_ms() <= ends + 100, "lives after its end");
+        gone
+    })
+    .await;
+    assert!(now_ms() + 100 >= ends, "ended too early");
+    eventually_async("the idle time", || async {
+        store.session(&pool("ends"), key("idle")).await.unwrap().is_none()
+    })
+    .await;
+}
+
 async fn pins_expire(store: &dyn Store) {
     resolve(store, "expire", "a", &[1, 2], &[]).await;
     resolve(store, "expire", "a", &[2, 3], &[1]).await;
@@ -441,12 +717,12 @@ async fn pins_expire(store: &dyn Store) {
     // Touched, it outlives its time.
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_millis(2 * SHORT.ttl.0) {
-        assert_eq!(store.touch(&touch).await.unwrap(), []);
+        assert_eq!(store.touch(&touch).await.unwrap().missing, []);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
     eventually_async("expiry", || async {
-        !store.touch(&touch).await.unwrap().is_empty() || {
+        !store.touch(&touch).await.unwrap().missing.is_empty() || {
             // Asking was a touch; leave it alone for its time.
             tokio::time::sleep(Duration::from_millis(SHORT.ttl.0 + 50)).await;
             false

@@ -47,7 +47,7 @@ fn sessions(shards: &[usize]) -> Vec<SessionKey> {
 
 async fn resolve(store: &dyn Store, name: &str, shards: &[usize], to: usize, from: Option<usize>) {
     let unusable: Vec<NodeId> = from.map(node).into_iter().collect();
-    let ask = |key| SessionAsk { key, candidates: vec![node(to)], unusable: unusable.clone() };
+    let ask = |key| SessionAsk::new(key, vec![node(to)], unusable.clone());
     let sessions = sessions(shards).into_iter().map(ask).collect();
     let request =
         ResolveRequest { pool: pool(name), region: None, panic: false, correlation_id: None, sessions };

@@ -1,6 +1,6 @@
 //! Random histories of resolves, touches, expiries, ends and node changes, against the invariants, and the same on
 //! memory and Redis with the same answers. Time is no part of a history: a pin expires when the history says so, and
-//! cooldowns are for ever or over.
+//! cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
 mod support;
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, ResolveRequest, SessionAsk,
-    SessionKey, TouchRequest,
+    SessionKey, TouchReply, TouchRequest,
 };
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
@@ -21,7 +21,11 @@ const HISTORIES: u64 = 60;
 const STEPS: usize = 80;
 const SESSIONS: u64 = 5;
 const NODES: u64 = 5;
-const KEEPING: Keeping = Keeping { ttl: Millis(3_600_000), ended: Millis(3_600_000), changes: 100_000 };
+const HOUR: u64 = 3_600_000;
+/// What a history may take at most: lives have so much above full hours, and are compared in full hours.
+const HALF: u64 = HOUR / 2;
+const KEEPING: Keeping =
+    Keeping { ttl: Millis(20 * HOUR + HALF), ended: Millis(20 * HOUR), changes: 100_000 };
 const FAR: u64 = 1 << 50;
 
 /// A small generator with a seed, so that a failure can be repeated: splitmix64.
@@ -60,7 +64,22 @@ fn key(number: u64) -> SessionKey {
     SessionKey::new("model", &number.to_le_bytes())
 }
 
-fn step(random: &mut Random, pool: &PoolName) -> Step {
+/// What a session brings besides, each seldom.
+fn lasting(random: &mut Random, ask: SessionAsk, now: u64) -> SessionAsk {
+    SessionAsk {
+        ttl_ms: (random.below(4) == 0).then(|| (5 + random.below(4) * 10) * HOUR + HALF),
+        ends_ms: (random.below(4) == 0).then(|| match random.below(6) {
+            0 => 1 + random.below(2),
+            far => now + far * 7 * HOUR + HALF,
+        }),
+        created_ms: (random.below(4) == 0).then(|| random.below(3)),
+        session_version: (random.below(3) == 0).then(|| random.below(4) as u32),
+        alias_of: (random.below(3) == 0).then(|| key(random.below(SESSIONS))).filter(|key| *key != ask.key),
+        ..ask
+    }
+}
+
+fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
     match random.below(20) {
         0 => Step::Expire(key(random.below(SESSIONS))),
         1 => Step::End(key(random.below(SESSIONS))),
@@ -79,10 +98,10 @@ fn step(random: &mut Random, pool: &PoolName) -> Step {
         _ => {
             let first = random.below(SESSIONS);
             let count = 1 + random.below(SESSIONS);
-            let sessions = (0..count).map(|i| SessionAsk {
-                key: key((first + i) % SESSIONS),
-                candidates: random.nodes(1, 3),
-                unusable: random.nodes(0, 2),
+            let sessions = (0..count).map(|i| {
+                let key = key((first + i) % SESSIONS);
+                let ask = SessionAsk::new(key, random.nodes(1, 3), random.nodes(0, 2));
+                lasting(random, ask, now)
             });
             Step::Resolve(ResolveRequest {
                 pool: pool.clone(),
@@ -101,23 +120,26 @@ async fn play(
     pool: &PoolName,
     history: &[Step],
     expire: &dyn Fn(SessionKey),
+    now: u64,
 ) -> Vec<String> {
     let mut answers = Vec::new();
-    let mut law = Law::default();
+    let mut law = Law { now, ..Law::default() };
     for step in history {
         answers.push(match step {
             Step::Resolve(request) => {
-                let pins = store.resolve(request).await.unwrap();
+                let mut pins = store.resolve(request).await.unwrap();
                 law.resolved(request, &pins);
+                pins.iter_mut().for_each(|pin| pin.ttl_ms = pin.ttl_ms.map(|life| life / HOUR));
                 format!("{pins:?}")
             }
             Step::Touch(keys) if keys.is_empty() => String::new(),
             Step::Touch(keys) => {
                 let request = TouchRequest { pool: pool.clone(), keys: keys.clone() };
-                let mut missing = store.touch(&request).await.unwrap();
-                missing.sort();
-                law.touched(keys, &missing);
-                format!("{missing:?}")
+                let mut reply = store.touch(&request).await.unwrap();
+                reply.missing.sort();
+                law.touched(keys, &reply);
+                reply.ttls_ms.values_mut().for_each(|life| *life /= HOUR);
+                format!("{reply:?}")
             }
             Step::Expire(key) => {
                 expire(*key);
@@ -138,9 +160,17 @@ async fn play(
     }
     for number in 0..SESSIONS {
         let pin = store.session(pool, key(number)).await.unwrap();
-        let pin = pin.map(|pin| (pin.node, pin.version, pin.owner.version));
-        assert_eq!(pin.map(|(node, version, _)| (node, version)), law.pins.get(&key(number)).copied());
-        answers.push(format!("{pin:?}"));
+        let known = pin.as_ref().map(|pin| Known {
+            node: pin.node,
+            version: pin.version,
+            session_version: pin.session_version.unwrap_or(0),
+            ttl: pin.idle_ttl_ms.unwrap(),
+            ends: pin.ends_ms,
+            alias_of: pin.alias_of,
+        });
+        assert_eq!(known.as_ref(), law.pins.get(&key(number)));
+        let rest = pin.map(|pin| (pin.owner.version, pin.created_ms, pin.ttl_ms / HOUR));
+        answers.push(format!("{known:?} {rest:?}"));
     }
     answers
 }
@@ -148,46 +178,110 @@ async fn play(
 /// What must hold whatever happens.
 #[derive(Default)]
 struct Law {
-    pins: BTreeMap<SessionKey, (NodeId, u64)>,
+    pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeMap<SessionKey, u64>,
+    now: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    node: NodeId,
+    version: u64,
+    session_version: u32,
+    ttl: u64,
+    ends: Option<u64>,
+    alias_of: Option<SessionKey>,
+}
+
+impl Known {
+    /// How long it lives: time went on since the histories began.
+    fn lives(&self, life: u64, now: u64) {
+        let expected = self.ends.map_or(self.ttl, |ends| self.ttl.min(ends.saturating_sub(now)));
+        assert!(life <= expected && expected - life <= HALF, "{self:?} lives {life}");
+    }
 }
 
 impl Law {
     fn resolved(&mut self, request: &ResolveRequest, pins: &[Pin]) {
         assert_eq!(pins.len(), request.sessions.len());
-        for (ask, pin) in request.sessions.iter().zip(pins) {
+        let formers: Vec<Option<Known>> =
+            request.sessions.iter().map(|ask| self.pins.get(&ask.alias_of?).cloned()).collect();
+        for ((ask, pin), former) in request.sessions.iter().zip(pins).zip(&formers) {
             assert_eq!(pin.key, ask.key);
-            let before = self.pins.get(&ask.key).copied();
-            match (before, pin.outcome) {
+            let before = self.pins.get(&ask.key).cloned();
+            let next = self.remembered.get(&ask.key).map_or(1, |version| version + 1);
+            let mut alias_of = before.as_ref().and_then(|before| before.alias_of);
+            match (&before, pin.outcome) {
                 (None, Outcome::Claimed) => {
-                    let next = self.remembered.remove(&ask.key).map_or(1, |version| version + 1);
                     assert_eq!(pin.version, next);
                     assert!(ask.candidates.contains(&pin.node));
+                    assert!(!request.panic || former.is_none(), "in panic every former pin is inherited");
                 }
-                (Some(before), Outcome::Found) => assert_eq!((pin.node, pin.version), before),
-                (Some((node, version)), Outcome::Rehomed) => {
+                (None, Outcome::Found) => {
+                    let former = former.as_ref().expect("found, but neither was there");
+                    assert_eq!((pin.node, pin.version), (former.node, former.version.max(next)));
+                    assert!(request.panic || !ask.unusable.contains(&pin.node));
+                    alias_of = ask.alias_of;
+                }
+                (Some(before), Outcome::Found) => {
+                    assert_eq!((pin.node, pin.version), (before.node, before.version));
+                }
+                (Some(before), Outcome::Rehomed) => {
                     assert!(!request.panic, "a pin was rewritten in panic");
-                    assert_eq!((pin.from, pin.version), (Some(node), version + 1));
-                    assert!(pin.node != node && ask.candidates.contains(&pin.node));
+                    assert_eq!((pin.from, pin.version), (Some(before.node), before.version + 1));
+                    let inherits = former.as_ref().is_some_and(|former| former.node == pin.node);
+                    assert!(pin.node != before.node && (inherits || ask.candidates.contains(&pin.node)));
                     assert!(!ask.unusable.contains(&pin.node));
+                    alias_of = if inherits { ask.alias_of } else { alias_of };
                 }
                 other => panic!("{other:?} cannot be"),
             }
             assert!(!pin.restore || pin.outcome == Outcome::Found);
-            self.pins.insert(ask.key, (pin.node, pin.version));
+
+            // Versions of sessions only grow, ends only come nearer, and what was said last of the idle time holds.
+            let seen =
+                [before.as_ref(), former.as_ref()].into_iter().flatten().map(|pin| pin.session_version);
+            let known = Known {
+                node: pin.node,
+                version: pin.version,
+                session_version: seen.chain(ask.session_version).max().unwrap_or(0),
+                ttl: ask.ttl_ms.or(before.as_ref().map(|before| before.ttl)).unwrap_or(KEEPING.ttl.0),
+                ends: before.and_then(|before| before.ends).into_iter().chain(ask.ends_ms).min(),
+                alias_of,
+            };
+            assert_eq!(pin.session_version.unwrap_or(0), known.session_version);
+            known.lives(pin.ttl_ms.unwrap_or(KEEPING.ttl.0), self.now);
+            if pin.ttl_ms == Some(0) {
+                self.pins.remove(&ask.key);
+            } else {
+                self.remembered.remove(&ask.key);
+                self.pins.insert(ask.key, known);
+            }
+        }
+        // Afterwards the former keys know what their heirs know.
+        for ((ask, pin), former) in request.sessions.iter().zip(pins).zip(formers) {
+            if let (Some(_), Some(key)) = (former, ask.alias_of)
+                && let Some(known) = self.pins.get_mut(&key)
+            {
+                known.session_version = known.session_version.max(pin.session_version.unwrap_or(0));
+            }
         }
     }
 
-    fn touched(&self, keys: &[SessionKey], missing: &[SessionKey]) {
+    fn touched(&self, keys: &[SessionKey], reply: &TouchReply) {
         for key in keys {
-            assert_eq!(missing.contains(key), !self.pins.contains_key(key));
+            let known = self.pins.get(key);
+            assert_eq!(reply.missing.contains(key), known.is_none());
+            if let Some(known) = known {
+                known.lives(reply.ttls_ms.get(key).copied().unwrap_or(reply.ttl_ms), self.now);
+            }
         }
     }
 
     fn ended(&mut self, key: SessionKey, ended: bool) {
         let before = self.pins.remove(&key);
         assert_eq!(ended, before.is_some());
-        self.remembered.extend(before.map(|(_, version)| (key, version)));
+        self.remembered.extend(before.map(|before| (key, before.version)));
     }
 }
 
@@ -205,7 +299,8 @@ async fn log(store: &dyn Store, pool: &PoolName, start: &berth_core::wire::Curso
             assert!(event.kind != ChangeKind::Unknown);
             let state = event.record.map(|record| (record.state, record.boot_id, record.cooldown_until_ms));
             let about = (event.key, event.node, event.version);
-            format!("{about:?} {:?} {:?} {:?} {state:?}", event.kind, event.from, event.reason)
+            let raised = event.session_version;
+            format!("{about:?} {:?} {:?} {:?} {raised:?} {state:?}", event.kind, event.from, event.reason)
         }));
         cursor = reply.cursor;
     }
@@ -232,15 +327,21 @@ async fn memory_and_redis_agree_on_every_history() {
     for seed in 0..HISTORIES {
         let pool: PoolName = format!("model-{seed}").parse().unwrap();
         let mut random = Random(seed);
-        let history: Vec<Step> = (0..STEPS).map(|_| step(&mut random, &pool)).collect();
+        let history: Vec<Step> = (0..STEPS).map(|_| step(&mut random, &pool, now)).collect();
         let starts = (memory.head(&pool).await.unwrap(), redis.head(&pool).await.unwrap());
 
-        let in_memory = play(&memory, &pool, &history, &|key| memory.expire(&pool, key)).await;
-        let in_redis = play(&redis, &pool, &history, &|key| {
-            // What expiry does, at the history's moment.
-            let mut connection = raw.get_connection().unwrap();
-            redis::cmd("DEL").arg(Redis::pin_key(&pool, key)).exec(&mut connection).unwrap();
-        })
+        let in_memory = play(&memory, &pool, &history, &|key| memory.expire(&pool, key), now).await;
+        let in_redis = play(
+            &redis,
+            &pool,
+            &history,
+            &|key| {
+                // What expiry does, at the history's moment.
+                let mut connection = raw.get_connection().unwrap();
+                redis::cmd("DEL").arg(Redis::pin_key(&pool, key)).exec(&mut connection).unwrap();
+            },
+            now,
+        )
         .await;
 
         for (turn, (memory, redis)) in in_memory.iter().zip(&in_redis).enumerate() {

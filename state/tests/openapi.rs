@@ -155,7 +155,7 @@ fn fields_are_documented(document: &Value, schema: &str, value: &Value) {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    let property = schema["properties"].get(name);
+                    let property = schema["properties"].get(name).or(schema.get("additionalProperties"));
                     check(
                         document,
                         property.unwrap_or_else(|| panic!("{at}.{name} is not described")),

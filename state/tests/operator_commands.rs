@@ -5,7 +5,7 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use berth_core::wire::SessionKey;
 use serde_json::{Value, json};
@@ -60,6 +60,44 @@ fn inspect_tells_where_a_session_lives() {
     let key = SessionKey::new("nodes", b"alice").to_string();
     let by_key = json_lines(&run(&service, &["inspect", "--key", &key, "--format", "json"]));
     assert_eq!((&by_key[0]["node"], &by_key[0]["key"]), (&json!(B), &json!(key)));
+}
+
+#[test]
+fn inspect_tells_what_a_sessions_token_says() {
+    let service = Service::in_memory();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let [alice, bob] = ["alice", "bob"].map(|id| SessionKey::new("nodes", id.as_bytes()));
+    resolve(&service, "alice", &[A], &[]);
+    let session = json!({"key": bob, "candidates": [B], "alias_of": alice, "session_version": 3,
+        "created_ms": now - 60_000, "ends_ms": now + 3_600_000, "ttl_ms": 900_000});
+    let body = json!({"pool": "nodes", "sessions": [session]}).to_string();
+    assert_eq!(service.ask("POST", "/v1/resolve", &body).status, 200);
+
+    let text = stdout(&run(&service, &["inspect", "bob"]));
+    let former = format!("alias of {alice}");
+    for line in [
+        "node     10.0.0.1:80",
+        "session  version 3",
+        &former,
+        "created  6",
+        "idle ttl 900.000s",
+        "ends     in 3",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    let shown = &json_lines(&run(&service, &["inspect", "bob", "--format", "json"]))[0];
+    for (name, value) in [
+        ("session_version", json!(3)),
+        ("alias_of", json!(alice)),
+        ("created_ms", json!(now - 60_000)),
+        ("ends_ms", json!(now + 3_600_000)),
+        ("idle_ttl_ms", json!(900_000)),
+    ] {
+        assert_eq!(shown[name], value, "{name}");
+    }
+    // The former key has learnt the version; the event shows it.
+    let text = stdout(&run(&service, &["inspect", "alice"]));
+    assert!(text.contains("superseded") && text.contains("session_version=3"), "{text}");
 }
 
 #[test]

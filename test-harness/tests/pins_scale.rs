@@ -472,11 +472,11 @@ async fn native_nodes_of(world: &World, cluster: &str, keys: &[String]) -> Vec<S
 
 /// Resolves a session as a proxy does that may not send it to its owner, and returns its new one.
 async fn rehome(world: &World, session: &str, owner: &str, nodes: &[String]) -> String {
-    let ask = SessionAsk {
-        key: SessionKey::new("nodes", session.as_bytes()),
-        candidates: nodes.iter().filter(|node| *node != owner).map(|node| node.parse().unwrap()).collect(),
-        unusable: vec![owner.parse().unwrap()],
-    };
+    let ask = SessionAsk::new(
+        SessionKey::new("nodes", session.as_bytes()),
+        nodes.iter().filter(|node| *node != owner).map(|node| node.parse().unwrap()).collect(),
+        vec![owner.parse().unwrap()],
+    );
     let request = ResolveRequest {
         pool: "nodes".parse().unwrap(),
         region: None,

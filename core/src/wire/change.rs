@@ -78,6 +78,9 @@ pub struct Event {
     /// Of the request that caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// Of the session, where it was raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_version: Option<u32>,
     /// The node's record after its change, so that nobody has to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<NodeRecord>,
@@ -91,6 +94,8 @@ pub enum ChangeKind {
     Rehomed,
     /// A session has no owner any more.
     Ended,
+    /// A session has a higher version, the owner stays: whoever remembers its pin asks anew.
+    Superseded,
     /// A node's record changed.
     Node,
     /// Something newer than this reader: skip it.
@@ -105,6 +110,7 @@ impl ChangeKind {
         match self {
             Self::Rehomed => "rehomed",
             Self::Ended => "ended",
+            Self::Superseded => "superseded",
             Self::Node => "node",
             Self::Unknown => "unknown",
         }
@@ -123,6 +129,10 @@ pub enum Reason {
     Deleted,
     /// Somebody changed the node's record.
     Updated,
+    /// The session came with a higher version.
+    Raised,
+    /// The session came with a higher version and under a new key.
+    Rotated,
     /// Something newer than this reader.
     #[serde(other)]
     Unknown,
@@ -137,6 +147,8 @@ impl Reason {
             Self::Cooldown => "cooldown",
             Self::Deleted => "deleted",
             Self::Updated => "updated",
+            Self::Raised => "raised",
+            Self::Rotated => "rotated",
             Self::Unknown => "unknown",
         }
     }

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::name::{NameError, NodeId, SessionKey};
 use super::{
-    MAX_BOOT_ID, MAX_CANDIDATES, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS, MAX_TOUCHED, MAX_UNUSABLE,
-    MAX_WEIGHT, NodeChange, NodeState, ResolveRequest, SessionAsk, TouchRequest,
+    MAX_BOOT_ID, MAX_CANDIDATES, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS, MAX_TOUCHED, MAX_TTL,
+    MAX_UNUSABLE, MAX_WEIGHT, MIN_TTL, NodeChange, NodeState, ResolveRequest, SessionAsk, TouchRequest,
 };
 use crate::config::Fault;
 use crate::config::fields::{Faults, Fields, shown as shown_value};
@@ -136,8 +136,17 @@ fn session(value: &Value, path: &str, faults: &mut Faults) -> Option<SessionAsk>
     let key: Option<SessionKey> = name(&mut fields, "key", true, faults);
     let candidates = nodes(&mut fields, "candidates", 1, MAX_CANDIDATES, faults);
     let unusable = nodes(&mut fields, "unusable", 0, MAX_UNUSABLE, faults);
+    let ttl_ms = fields.number("ttl_ms", MIN_TTL..=MAX_TTL, faults);
+    let ends_ms = fields.number("ends_ms", 0..=MAX_TIME, faults);
+    let created_ms = fields.number("created_ms", 0..=MAX_TIME, faults);
+    let session_version = fields.number("session_version", 0..=u32::MAX, faults);
+    let alias_of: Option<SessionKey> = name(&mut fields, "alias_of", false, faults);
+    if alias_of.is_some() && alias_of == key {
+        faults.add(&fields.path_of("alias_of"), "is the key itself: it must be the one before it");
+    }
     fields.finish(faults);
-    Some(SessionAsk { key: key?, candidates, unusable })
+    let ask = SessionAsk::new(key?, candidates, unusable);
+    Some(SessionAsk { ttl_ms, ends_ms, created_ms, session_version, alias_of, ..ask })
 }
 
 fn nodes(

@@ -47,12 +47,12 @@ impl Pinned {
             places.insert(0, last);
             places.truncate(MAX_CANDIDATES);
         }
-        let session = SessionAsk {
-            key: SessionKey::new(self.pool.as_str(), id.as_bytes()),
-            candidates: self.owners.names(&places),
+        let session = SessionAsk::new(
+            SessionKey::new(self.pool.as_str(), id.as_bytes()),
+            self.owners.names(&places),
             // What nobody calls unusable stays.
-            unusable: if terms.is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
-        };
+            if terms.is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
+        );
         let correlation = host::request_header("x-request-id")
             .filter(|id| id.len() <= MAX_CORRELATION_ID && id.iter().all(u8::is_ascii_graphic))
             .and_then(|id| String::from_utf8(id).ok());

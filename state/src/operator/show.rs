@@ -39,9 +39,24 @@ pub(super) fn session(session: &SessionReply) -> String {
     let note = session.owner.note.as_deref().map(|note| format!(" ({note})")).unwrap_or_default();
     line("state", format!("{}{cooldown}{note}", session.owner.state.name()));
     line("version", session.version.to_string());
+    if let Some(version) = session.session_version {
+        line("session", format!("version {version}"));
+    }
+    if let Some(former) = session.alias_of {
+        line("alias of", former.to_string());
+    }
+    if let Some(created) = session.created_ms {
+        line("created", format!("{} ago", seconds(now_ms().saturating_sub(created))));
+    }
     line("age", seconds(session.age_ms));
     line("here for", seconds(session.owned_ms));
     line("expires", format!("in {} unless used", seconds(session.ttl_ms)));
+    if let Some(idle) = session.idle_ttl_ms {
+        line("idle ttl", seconds(idle));
+    }
+    if let Some(ends) = session.ends_ms {
+        line("ends", format!("in {} even if used", seconds(ends.saturating_sub(now_ms()))));
+    }
     for (position, happened) in session.events.iter().enumerate() {
         line(if position == 0 { "changes" } else { "" }, event(happened).trim_end().to_owned());
     }
@@ -61,6 +76,7 @@ pub(super) fn event(event: &Event) -> String {
     word("from", event.from.map(|node| node.to_string()));
     word("state", event.record.as_ref().map(|record| record.state.name().to_owned()));
     word("version", event.version.map(|version| version.to_string()));
+    word("session_version", event.session_version.map(|version| version.to_string()));
     word("reason", Some(event.reason.name().to_owned()));
     // Any text may be in it; a terminal must not obey it.
     word("correlation_id", event.correlation_id.as_ref().map(|id| id.escape_debug().to_string()));

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Outcome, Pin, PoolName, Reason,
-    ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchRequest,
+    ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
 };
 
+use super::claims::{Claims, Former, other_than};
 use super::placing::{Placing, place};
 use super::{Keeping, Store, StoreError};
 
@@ -45,12 +46,14 @@ enum Entry {
     Ended(u64, Millis),
 }
 
+#[derive(Clone)]
 struct Live {
     node: NodeId,
     version: u64,
     claimed: Millis,
     owned: Millis,
     boot_id: Option<String>,
+    claims: Claims,
     expires: Millis,
 }
 
@@ -114,65 +117,146 @@ impl Pool {
         self.nodes.get(&node).and_then(|record| record.boot_id.clone())
     }
 
+    /// What a session that comes under a new key has under the former one.
+    fn former(&self, ask: &SessionAsk, now: Millis) -> Option<Former> {
+        let key = ask.alias_of?;
+        let pin = self.live(key, now)?;
+        Some(Former {
+            key,
+            node: pin.node,
+            version: pin.version,
+            session_version: pin.claims.session_version,
+            boot_id: pin.boot_id.clone(),
+        })
+    }
+
     fn resolve(
         &mut self,
         ask: &SessionAsk,
+        former: Option<&Former>,
         request: &ResolveRequest,
         keeping: &Keeping,
         now: Millis,
         life: u64,
     ) -> Pin {
         let key = ask.key;
-        let owner = self.live(key, now).map(|pin| pin.node);
-        let placing = place(owner, ask, request.panic, now.0, |node| self.nodes.get(&node));
-        let expires = now + keeping.ttl;
-        let (node, from, outcome) = match placing {
-            Placing::Claim(node) => {
-                let version = match self.pins.get(&key) {
-                    Some(Entry::Ended(version, until)) if *until > now => version + 1,
-                    _ => 1,
-                };
-                let boot_id = self.boot_id(node);
-                self.sweep(now);
-                let pin = Live { node, version, claimed: now, owned: now, boot_id, expires };
-                self.pins.insert(key, Entry::Live(pin));
-                (node, None, Outcome::Claimed)
-            }
-            Placing::Rehome(node, reason) => {
-                let boot_id = self.boot_id(node);
-                let Some(pin) = self.live_mut(key, now) else { unreachable!("only a live pin is rehomed") };
-                let from = pin.node;
-                *pin = Live {
-                    node,
-                    version: pin.version + 1,
-                    claimed: pin.claimed,
-                    owned: now,
-                    boot_id,
-                    expires,
-                };
-                let version = pin.version;
-                self.log(life, keeping, now, |event| {
-                    event.kind = ChangeKind::Rehomed;
-                    event.key = Some(key);
-                    event.node = Some(node);
-                    event.from = Some(from);
-                    event.version = Some(version);
-                    event.reason = reason;
-                    event.correlation_id.clone_from(&request.correlation_id);
-                });
-                (node, Some(from), Outcome::Rehomed)
-            }
+        let there = self.live(key, now).cloned();
+        let owner = there.as_ref().map(|pin| pin.node);
+        let former_node = former.map(|former| former.node);
+        let placing = place(owner, former_node, ask, request.panic, now.0, |node| self.nodes.get(&node));
+        let (node, outcome, inherited) = match placing {
+            Placing::Claim(node) => (node, Outcome::Claimed, None),
+            Placing::Inherit(node) => (node, Outcome::Found, former),
+            Placing::Rehome(node, _) => (node, Outcome::Rehomed, former.filter(|former| former.node == node)),
             Placing::Keep => {
-                (owner.unwrap_or_else(|| unreachable!("a request has candidates")), None, Outcome::Found)
+                let owner = owner.unwrap_or_else(|| unreachable!("a request has candidates"));
+                (owner, Outcome::Found, None)
             }
         };
 
+        let is_new = there.is_none();
         let boot_id = self.boot_id(node);
-        let Some(pin) = self.live_mut(key, now) else { unreachable!("found, or made just now") };
-        pin.expires = expires;
+        let mut pin = there.unwrap_or_else(|| Live {
+            node,
+            version: self.next_version(key, now).max(inherited.map_or(1, |former| former.version)),
+            claimed: now,
+            owned: now,
+            boot_id: inherited.map_or_else(|| boot_id.clone(), |former| former.boot_id.clone()),
+            claims: Claims::default(),
+            expires: now,
+        });
+        let known = pin.claims;
+        pin.claims = known.with(ask, former);
+        pin.claims.alias_of = inherited.map(|former| former.key).or(known.alias_of);
+        let lives = pin.claims.life(keeping.ttl, now);
+        pin.expires = now + lives;
+        let mut from = None;
+        if let Placing::Rehome(_, reason) = placing {
+            from = owner;
+            (pin.node, pin.version, pin.owned) = (node, pin.version + 1, now);
+            pin.boot_id.clone_from(&boot_id);
+            self.log_of(life, keeping, now, (key, &pin), request, |event| {
+                event.kind = ChangeKind::Rehomed;
+                event.from = from;
+                event.reason = reason;
+            });
+        } else if !is_new && pin.claims.session_version > known.session_version {
+            self.log_of(life, keeping, now, (key, &pin), request, |event| {
+                event.kind = ChangeKind::Superseded;
+                event.session_version = Some(pin.claims.session_version);
+                event.reason = Reason::Raised;
+            });
+        }
+
         let restore = matches!((&pin.boot_id, &boot_id), (Some(then), Some(now)) if then != now);
-        pin.boot_id = boot_id.or_else(|| pin.boot_id.take());
-        Pin { key, node, version: pin.version, outcome, from, restore, durable: None }
+        pin.boot_id = boot_id.or(pin.boot_id);
+        let answer = Pin {
+            key,
+            node,
+            version: pin.version,
+            outcome,
+            from,
+            restore,
+            durable: None,
+            ttl_ms: other_than(keeping.ttl, lives),
+            session_version: Some(pin.claims.session_version).filter(|version| *version > 0),
+        };
+        if lives > Millis(0) {
+            self.sweep(now);
+            self.pins.insert(key, Entry::Live(pin));
+        } else if !is_new {
+            self.pins.remove(&key);
+        }
+        answer
+    }
+
+    /// The version of a pin that is not there.
+    fn next_version(&self, key: SessionKey, now: Millis) -> u64 {
+        match self.pins.get(&key) {
+            Some(Entry::Ended(version, until)) if *until > now => version + 1,
+            _ => 1,
+        }
+    }
+
+    /// A former key's pin learns a higher session version; that is no use of it.
+    fn raise(
+        &mut self,
+        former: &Former,
+        to: u32,
+        request: &ResolveRequest,
+        keeping: &Keeping,
+        now: Millis,
+        life: u64,
+    ) {
+        let Some(pin) = self.live_mut(former.key, now) else { return };
+        if pin.claims.session_version < to {
+            pin.claims.session_version = to;
+            let pin = pin.clone();
+            self.log_of(life, keeping, now, (former.key, &pin), request, |event| {
+                event.kind = ChangeKind::Superseded;
+                event.session_version = Some(to);
+                event.reason = Reason::Rotated;
+            });
+        }
+    }
+
+    /// A change of a session that a resolve made.
+    fn log_of(
+        &mut self,
+        life: u64,
+        keeping: &Keeping,
+        now: Millis,
+        (key, pin): (SessionKey, &Live),
+        request: &ResolveRequest,
+        fill: impl FnOnce(&mut Event),
+    ) {
+        self.log(life, keeping, now, |event| {
+            event.key = Some(key);
+            event.node = Some(pin.node);
+            event.version = Some(pin.version);
+            event.correlation_id.clone_from(&request.correlation_id);
+            fill(event);
+        });
     }
 
     fn log(&mut self, life: u64, keeping: &Keeping, now: Millis, fill: impl FnOnce(&mut Event)) {
@@ -187,6 +271,7 @@ impl Pool {
             reason: Reason::Unknown,
             time_ms: now.0,
             correlation_id: None,
+            session_version: None,
             record: None,
         };
         fill(&mut event);
@@ -214,26 +299,41 @@ impl Store for Memory {
         let now = (self.clock)();
         let mut pools = self.pools();
         let pool = pools.entry(request.pool.clone()).or_default();
-        let sessions = request.sessions.iter();
-        Ok(sessions.map(|ask| pool.resolve(ask, request, &self.keeping, now, self.life)).collect())
+        let formers: Vec<_> = request.sessions.iter().map(|ask| pool.former(ask, now)).collect();
+        let asks = request.sessions.iter().zip(&formers);
+        let pins: Vec<Pin> = asks
+            .map(|(ask, former)| pool.resolve(ask, former.as_ref(), request, &self.keeping, now, self.life))
+            .collect();
+        for (former, pin) in formers.iter().zip(&pins) {
+            if let (Some(former), Some(to)) = (former, pin.session_version) {
+                pool.raise(former, to, request, &self.keeping, now, self.life);
+            }
+        }
+        Ok(pins)
     }
 
     fn ttl(&self) -> Millis {
         self.keeping.ttl
     }
 
-    async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError> {
-        let now = (self.clock)();
+    async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
+        let (now, ttl) = ((self.clock)(), self.keeping.ttl);
         let mut pools = self.pools();
-        let Some(pool) = pools.get_mut(&request.pool) else { return Ok(request.keys.clone()) };
+        let mut pool = pools.get_mut(&request.pool);
         let mut missing = Vec::new();
+        let mut ttls_ms = BTreeMap::new();
         for key in &request.keys {
-            match pool.live_mut(*key, now) {
-                Some(pin) => pin.expires = now + self.keeping.ttl,
+            match pool.as_mut().and_then(|pool| pool.live_mut(*key, now)) {
+                Some(pin) => {
+                    let life = pin.claims.life(ttl, now);
+                    pin.expires = now + life;
+                    ttls_ms.extend(other_than(ttl, life).map(|life| (*key, life)));
+                }
                 None => missing.push(*key),
             }
         }
-        Ok(missing)
+        let touched = request.keys.len() - missing.len();
+        Ok(TouchReply { touched, missing, ttl_ms: ttl.0, ttls_ms })
     }
 
     async fn session(&self, name: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
@@ -251,6 +351,11 @@ impl Store for Memory {
             age_ms: now.since(pin.claimed).0,
             owned_ms: now.since(pin.owned).0,
             ttl_ms: pin.expires.since(now).0,
+            idle_ttl_ms: Some(pin.claims.ttl.unwrap_or(self.keeping.ttl).0),
+            ends_ms: pin.claims.ends.map(|ends| ends.0),
+            created_ms: pin.claims.created.map(|created| created.0),
+            session_version: Some(pin.claims.session_version).filter(|version| *version > 0),
+            alias_of: pin.claims.alias_of,
             owner: pool.nodes.get(&pin.node).cloned().unwrap_or_else(|| NodeRecord::unknown(pin.node)),
             events: events.cloned().collect(),
         }))

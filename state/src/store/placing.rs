@@ -3,10 +3,13 @@
 //! The memory store runs it; `redis/scripts/resolve.lua` is the same rule in Lua, because there it has to run inside the
 //! server to be atomic. The model check in `state/tests/model.rs` holds the two together.
 //!
+//! - No pin, but one under the session's former key that would stay where it is: inherited from it, on the same node. It is
+//!   an old session, so the node may be draining.
 //! - No pin: claimed by the first candidate that takes new sessions (not unusable, active, not in shared cooldown), else by
 //!   the first that is neither unusable nor in cooldown, else by the first. In panic by the first, whatever is known.
 //! - A pin whose node is neither unusable nor in shared cooldown, or any pin in panic: found.
-//! - Otherwise rehomed to the candidate that the first two of these rules name. If they name none, or only the owner, the
+//! - Otherwise rehomed: to the former key's node if it is another and would keep that one, else to the candidate that the
+//!   first two choices of a claim name. If they name none, or only the owner, the
 //!   pin stays: a second home that is down as well would only mean a second move.
 
 use berth_core::wire::{NodeId, NodeRecord, Reason, SessionAsk};
@@ -16,15 +19,18 @@ use berth_core::wire::{NodeId, NodeRecord, Reason, SessionAsk};
 pub enum Placing {
     /// Make a pin.
     Claim(NodeId),
+    /// Make a pin where the one of the former key is.
+    Inherit(NodeId),
     /// Leave the pin where it is.
     Keep,
     /// Move it.
     Rehome(NodeId, Reason),
 }
 
-/// Decides about one session; `record` says what is recorded of a node.
+/// Decides about one session; `former` is the node of its former key's pin, `record` says what is recorded of a node.
 pub fn place<'r>(
     owner: Option<NodeId>,
+    former: Option<NodeId>,
     ask: &SessionAsk,
     panic: bool,
     now_ms: u64,
@@ -32,6 +38,16 @@ pub fn place<'r>(
 ) -> Placing {
     let cooling = |node| record(node).is_some_and(|record| record.is_in_cooldown(now_ms));
     let takes = |node| record(node).is_none_or(|record| record.takes_new_sessions(now_ms));
+    let out = |node| {
+        if panic {
+            None
+        } else if ask.unusable.contains(&node) {
+            Some(Reason::Unusable)
+        } else {
+            cooling(node).then_some(Reason::Cooldown)
+        }
+    };
+    let former = former.filter(|node| Some(*node) != owner && out(*node).is_none());
     let fit = || {
         let usable = || {
             ask.candidates.iter().copied().filter(|node| Some(*node) != owner && !ask.unusable.contains(node))
@@ -40,18 +56,15 @@ pub fn place<'r>(
     };
 
     let Some(owner) = owner else {
+        if let Some(former) = former {
+            return Placing::Inherit(former);
+        }
         let first = ask.candidates.first().copied();
         let target = if panic { first } else { fit().or(first) };
         return target.map_or(Placing::Keep, Placing::Claim);
     };
-    let reason = if panic {
-        None
-    } else if ask.unusable.contains(&owner) {
-        Some(Reason::Unusable)
-    } else {
-        cooling(owner).then_some(Reason::Cooldown)
-    };
-    match (reason, reason.and_then(|_| fit())) {
+    let reason = out(owner);
+    match (reason, reason.and_then(|_| former.or_else(fit))) {
         (Some(reason), Some(target)) => Placing::Rehome(target, reason),
         _ => Placing::Keep,
     }

@@ -11,10 +11,11 @@ mod gate;
 mod layout;
 mod link;
 mod reading;
+mod resolving;
 mod scripts;
 mod waiting;
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,14 +23,15 @@ use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
-    SessionReply, TouchRequest,
+    SessionReply, TouchReply, TouchRequest,
 };
 use redis::Value;
 
-use self::call::{Answers, Group, Step};
+use self::call::{Group, Step};
 use self::layout::{Position, SHARDS, Shard, node_text};
 use self::link::Link;
-use self::reading::{integer, misread, text};
+use self::reading::{Stored, integer, list, misread, text};
+use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
 
 /// A record that changes this often between reading and writing it is not changed by people.
@@ -114,25 +116,6 @@ impl Redis {
         self.link.run(Shard::all(pool).skip(1).map(copy).collect(), false).await?;
         Ok(())
     }
-
-    fn resolve_step(&self, shard: &Shard, request: &ResolveRequest, session: usize) -> Option<Step> {
-        let ask = request.sessions.get(session)?;
-        let keys = [shard.pin(ask.key), shard.ended(ask.key), shard.nodes(), shard.changes()];
-        let mut step = Step::script(&scripts::RESOLVE, &keys)
-            .arg(self.keeping.ttl.0.to_string())
-            .arg(if request.panic { "1" } else { "0" })
-            .arg(self.keeping.changes.to_string())
-            .arg(ask.key.to_string())
-            .arg(request.correlation_id.as_deref().unwrap_or_default())
-            .arg(ask.candidates.len().to_string());
-        let mut text = String::new();
-        for node in ask.candidates.iter().chain(&ask.unusable) {
-            text.clear();
-            let _ = write!(text, "{node}");
-            step = step.arg(text.as_str());
-        }
-        Some(step)
-    }
 }
 
 /// Puts things that belong to sessions together by shard, remembering where each was in the request.
@@ -151,49 +134,35 @@ fn by_shard<T>(pool: &PoolName, items: impl Iterator<Item = (SessionKey, T)>) ->
 #[async_trait]
 impl Store for Redis {
     async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
-        let sessions = request.sessions.iter().enumerate().map(|(index, ask)| (ask.key, index));
-        let shards = by_shard(&request.pool, sessions);
-        let groups = shards.iter().map(|(shard, sessions)| Group {
-            shard: shard.clone(),
-            steps: sessions.iter().filter_map(|index| self.resolve_step(shard, request, *index)).collect(),
-        });
-        let answers = self.link.run(groups.collect(), true).await?;
-
-        let mut pins = vec![None; request.sessions.len()];
-        for ((_, sessions), Answers { values, durable }) in shards.iter().zip(&answers) {
-            for (index, value) in sessions.iter().zip(values) {
-                if let (Some(place), Some(ask)) = (pins.get_mut(*index), request.sessions.get(*index)) {
-                    *place = Some(Pin { durable: *durable, ..reading::pin(ask.key, text(value)?)? });
-                }
-            }
-        }
-        pins.into_iter().collect::<Option<_>>().ok_or_else(|| misread("the number of pins"))
+        self.resolve_sessions(request).await
     }
 
     fn ttl(&self) -> Millis {
         self.keeping.ttl
     }
 
-    async fn touch(&self, request: &TouchRequest) -> Result<Vec<SessionKey>, StoreError> {
+    async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
+        let ttl = self.keeping.ttl;
         let shards = by_shard(&request.pool, request.keys.iter().map(|key| (*key, *key)));
-        let life = self.keeping.ttl.0.to_string();
-        let groups = shards.iter().map(|(shard, keys)| Group {
-            shard: shard.clone(),
-            steps: keys
-                .iter()
-                .map(|key| Step::command("PEXPIRE").arg(shard.pin(*key)).arg(life.as_str()))
-                .collect(),
+        let groups = shards.iter().map(|(shard, keys)| {
+            let pins: Vec<String> = keys.iter().map(|key| shard.pin(*key)).collect();
+            let step = Step::script(&scripts::TOUCH, &pins).arg(ttl.0.to_string());
+            Group { shard: shard.clone(), steps: vec![step] }
         });
         let answers = self.link.run(groups.collect(), false).await?;
         let mut missing = Vec::new();
+        let mut ttls_ms = BTreeMap::new();
         for ((_, keys), answers) in shards.iter().zip(&answers) {
-            for (key, value) in keys.iter().zip(&answers.values) {
-                if integer(value)? == 0 {
-                    missing.push(*key);
+            let lives = answers.values.first().ok_or_else(|| misread("how long pins live"))?;
+            for (key, life) in keys.iter().zip(list(lives)?) {
+                match u64::try_from(integer(life)?) {
+                    Ok(life) => ttls_ms.extend(other_than(ttl, Millis(life)).map(|life| (*key, life))),
+                    Err(_) => missing.push(*key),
                 }
             }
         }
-        Ok(missing)
+        let touched = request.keys.len() - missing.len();
+        Ok(TouchReply { touched, missing, ttl_ms: ttl.0, ttls_ms })
     }
 
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
@@ -216,7 +185,8 @@ impl Store for Redis {
         if *pin == Value::Nil {
             return Ok(None);
         }
-        let mut session = reading::session(pool, key, text(pin)?, integer(ttl)?, reading::time(time)?)?;
+        let pin = Stored::read(text(pin)?)?;
+        let mut session = pin.session(pool, key, self.keeping.ttl, integer(ttl)?, reading::time(time)?);
         session.events = reading::events(&shard, events)?;
         session.events.retain(|event| event.key == Some(key));
         session.events.reverse();

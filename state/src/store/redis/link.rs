@@ -94,7 +94,17 @@ impl Link {
 
     /// All steps of all groups; `durable` asks a replica to confirm, if the store was told to.
     pub(super) async fn run(&self, groups: Vec<Group>, durable: bool) -> Result<Vec<Answers>, StoreError> {
-        self.bounded(async {
+        self.run_since(Instant::now(), groups, durable).await
+    }
+
+    /// The same for a part of something that began a while ago, so that all of it takes no longer than one call may.
+    pub(super) async fn run_since(
+        &self,
+        since: Instant,
+        groups: Vec<Group>,
+        durable: bool,
+    ) -> Result<Vec<Answers>, StoreError> {
+        self.bounded(since, async {
             let Connection::Single(_) = self.plain else {
                 let send = |Group { shard, steps }| self.send(shard.index(), shard, steps, durable);
                 return try_join_all(groups.into_iter().map(send)).await;
@@ -143,7 +153,7 @@ impl Link {
 
     /// Whether there is an answer: of the server, or of one of the cluster's primaries.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.bounded(async {
+        self.bounded(Instant::now(), async {
             match &self.plain {
                 // A write, so that a replica says that it is one, of something that is not there: it changes nothing.
                 Connection::Single(single) => {
@@ -157,11 +167,16 @@ impl Link {
         .await
     }
 
-    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn bounded<T>(
+        &self,
+        since: Instant,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         if !self.gate.admits() {
             return Err(StoreError::Suspended);
         }
-        let result = tokio::time::timeout(self.timeout, call).await.unwrap_or(Err(StoreError::Timeout));
+        let time = self.timeout.saturating_sub(since.elapsed());
+        let result = tokio::time::timeout(time, call).await.unwrap_or(Err(StoreError::Timeout));
         // A refusal is an answer: the store is there.
         self.gate.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
         result

@@ -1,14 +1,17 @@
 //! What Redis answers, as wire types. Whatever does not fit is an error, never a panic: the keys may be anybody's.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
+use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, Event, NodeRecord, Outcome, Pin, PoolName, Reason, SessionKey, SessionReply,
+    ChangeKind, Event, NodeId, NodeRecord, Outcome, Pin, PoolName, Reason, SessionKey, SessionReply,
 };
 use redis::Value;
 
 use super::layout::{Position, Shard};
 use crate::store::StoreError;
+use crate::store::claims::{Claims, other_than};
 
 pub(super) fn misread(what: &str) -> StoreError {
     StoreError::Refused(format!("{what} cannot be read: is another program using the keys berth:*?"))
@@ -29,7 +32,7 @@ pub(super) fn integer(value: &Value) -> Result<i64, StoreError> {
     }
 }
 
-fn list(value: &Value) -> Result<&[Value], StoreError> {
+pub(super) fn list(value: &Value) -> Result<&[Value], StoreError> {
     match value {
         Value::Array(values) => Ok(values),
         _ => Err(misread("a list")),
@@ -45,8 +48,8 @@ pub(super) fn time(value: &Value) -> Result<u64, StoreError> {
     }
 }
 
-/// `outcome|version|restore|from|node`
-pub(super) fn pin(key: SessionKey, text: &str) -> Result<Pin, StoreError> {
+/// What `resolve.lua` returns: `outcome|version|restore|from|life|session version|node`.
+pub(super) fn pin(key: SessionKey, ttl: Millis, text: &str) -> Result<Pin, StoreError> {
     let read = || {
         let mut parts = text.split('|');
         let outcome = match parts.next()? {
@@ -57,43 +60,89 @@ pub(super) fn pin(key: SessionKey, text: &str) -> Result<Pin, StoreError> {
         };
         let version = parts.next()?.parse().ok()?;
         let restore = parts.next()? == "1";
-        let from = match parts.next()? {
-            "" => None,
-            from => Some(from.parse().ok()?),
-        };
+        let from = optional(parts.next()?)?;
+        let life = Millis(parts.next()?.parse().ok()?);
+        let session_version = optional(parts.next()?)?;
         let node = parts.next()?.parse().ok()?;
-        Some(Pin { key, node, version, outcome, from, restore, durable: None })
+        let ttl_ms = other_than(ttl, life);
+        Some(Pin { key, node, version, outcome, from, restore, durable: None, ttl_ms, session_version })
     };
     read().ok_or_else(|| misread("a pin"))
 }
 
-/// `version|claimed|owned|boot id|node`
-pub(super) fn session(
-    pool: &PoolName,
-    key: SessionKey,
-    text: &str,
-    ttl: i64,
-    now_ms: u64,
-) -> Result<SessionReply, StoreError> {
-    let read = || {
-        let mut parts = text.split('|');
-        let version = parts.next()?.parse().ok()?;
-        let claimed: u64 = parts.next()?.parse().ok()?;
-        let owned: u64 = parts.next()?.parse().ok()?;
-        let node = parts.nth(1)?.parse().ok()?;
-        Some(SessionReply {
+/// What may be empty; `None` if it cannot be read.
+fn optional<T: FromStr>(text: &str) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+/// A pin as it is stored; `resolve.lua` has its form.
+pub(super) struct Stored {
+    pub(super) version: u64,
+    claimed: u64,
+    owned: u64,
+    pub(super) boot_id: Option<String>,
+    pub(super) node: NodeId,
+    pub(super) claims: Claims,
+}
+
+impl Stored {
+    pub(super) fn read(text: &str) -> Result<Self, StoreError> {
+        let parts: Vec<&str> = text.split('|').collect();
+        let read = || {
+            let (pin, claims) = parts.split_at_checked(5)?;
+            let &[version, claimed, owned, boot_id, node] = pin else { return None };
+            Some(Self {
+                version: version.parse().ok()?,
+                claimed: claimed.parse().ok()?,
+                owned: owned.parse().ok()?,
+                boot_id: optional(boot_id)?,
+                node: node.parse().ok()?,
+                claims: read_claims(claims)?,
+            })
+        };
+        read().ok_or_else(|| misread("a pin"))
+    }
+
+    pub(super) fn session(
+        &self,
+        pool: &PoolName,
+        key: SessionKey,
+        ttl: Millis,
+        left: i64,
+        now_ms: u64,
+    ) -> SessionReply {
+        SessionReply {
             pool: pool.clone(),
             key,
-            node,
-            version,
-            age_ms: now_ms.saturating_sub(claimed),
-            owned_ms: now_ms.saturating_sub(owned),
-            ttl_ms: u64::try_from(ttl).unwrap_or(0),
-            owner: NodeRecord::unknown(node),
+            node: self.node,
+            version: self.version,
+            age_ms: now_ms.saturating_sub(self.claimed),
+            owned_ms: now_ms.saturating_sub(self.owned),
+            ttl_ms: u64::try_from(left).unwrap_or(0),
+            idle_ttl_ms: Some(self.claims.ttl.unwrap_or(ttl).0),
+            ends_ms: self.claims.ends.map(|ends| ends.0),
+            created_ms: self.claims.created.map(|created| created.0),
+            session_version: Some(self.claims.session_version).filter(|version| *version > 0),
+            alias_of: self.claims.alias_of,
+            owner: NodeRecord::unknown(self.node),
             events: Vec::new(),
-        })
-    };
-    read().ok_or_else(|| misread("a pin"))
+        }
+    }
+}
+
+/// The last parts of a stored pin, of which all or none are there.
+fn read_claims(parts: &[&str]) -> Option<Claims> {
+    match *parts {
+        [] => Some(Claims::default()),
+        [ttl, ends, created, session_version, alias_of] => Some(Claims {
+            ttl: optional(ttl)?.map(Millis),
+            ends: optional(ends)?.map(Millis),
+            created: optional(created)?.map(Millis),
+            session_version: optional(session_version)?.unwrap_or(0),
+            alias_of: optional(alias_of)?,
+        }),
+        _ => None,
+    }
 }
 
 /// What `changes.lua` returns.
@@ -156,6 +205,7 @@ fn event(shard: &Shard, entry: &Value) -> Result<Option<Event>, StoreError> {
         reason: serde_json::from_value(word("reason")).unwrap_or(Reason::Unknown),
         time_ms: at.time_ms,
         correlation_id: fields.get("correlation_id").filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
+        session_version: fields.get("session_version").and_then(|text| text.parse().ok()),
         record: fields.get("record").and_then(|text| serde_json::from_str(text).ok()),
     }))
 }

@@ -17,8 +17,12 @@ impl Script {
 /// A script that is hashed once.
 pub(super) type Named = LazyLock<Script>;
 
-/// Finds, claims or rehomes one session.
+/// Finds, claims, inherits or rehomes one session.
 pub(super) static RESOLVE: Named = Named::new(|| Script::new(include_str!("scripts/resolve.lua")));
+/// Lets a former key's pin learn a higher session version.
+pub(super) static RAISE: Named = Named::new(|| Script::new(include_str!("scripts/raise.lua")));
+/// Gives pins their time again.
+pub(super) static TOUCH: Named = Named::new(|| Script::new(include_str!("scripts/touch.lua")));
 /// Ends one session.
 pub(super) static END: Named = Named::new(|| Script::new(include_str!("scripts/end.lua")));
 /// Writes a node's record.

@@ -9,7 +9,7 @@ local pin = redis.call('GET', KEYS[1])
 if not pin then
   return 0
 end
-local version, node = string.match(pin, '^(%d+)|%d+|%d+|[^|]*|(.+)$')
+local version, node = string.match(pin, '^(%d+)|%d+|%d+|[^|]*|([^|]+)')
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[2], version, 'PX', ARGV[1])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'node', node,
