@@ -36,6 +36,8 @@ pub enum NoPlacement {
     NoUsableNode,
     /// The session stays with a node that may not serve it now, or nobody can say which node that is.
     Withheld(Reason),
+    /// Its token was replaced by one of a higher version.
+    Superseded,
 }
 
 impl Placement {

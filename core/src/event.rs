@@ -104,6 +104,10 @@ pub enum Reason {
     Observed,
     /// Its token is not to be believed.
     TokenRefused,
+    /// Its session is older than it may become.
+    SessionOver,
+    /// Its token was replaced by one with a higher version.
+    Superseded,
     /// No key is known yet that could tell whether its token is to be believed.
     KeysAway,
 }
@@ -129,6 +133,8 @@ impl Reason {
             Self::NotRolledOut => "not_rolled_out",
             Self::Observed => "observed",
             Self::TokenRefused => "token_refused",
+            Self::SessionOver => "session_over",
+            Self::Superseded => "superseded",
             Self::KeysAway => "keys_away",
         }
     }

@@ -76,6 +76,9 @@ pub struct SessionAsk {
     /// Nodes that this proxy knows may not serve it, whether or not they are candidates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unusable: Vec<NodeId>,
+    /// It stays with its node, whatever becomes of that; a pin that is not there yet is claimed as any other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
     /// How long it lives unused, [`MIN_TTL`] to [`MAX_TTL`]; remembered. Absent is what was said before, or else the
     /// service's own time.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,6 +105,7 @@ impl SessionAsk {
             key,
             candidates,
             unusable,
+            strict: false,
             ttl_ms: None,
             ends_ms: None,
             created_ms: None,

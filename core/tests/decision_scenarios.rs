@@ -175,6 +175,7 @@ impl Show for Snapshot {
             Ok(placement) => show(&placement, self),
             Err(NoPlacement::NoMembers) => "nobody: no members".to_owned(),
             Err(NoPlacement::NoUsableNode) => "nobody: no usable node".to_owned(),
+            Err(NoPlacement::Superseded) => "nobody: superseded".to_owned(),
             Err(NoPlacement::Withheld(reason)) => format!("nobody: {}", reason.name()),
         }
     }

@@ -79,6 +79,7 @@ fn resolve_request_of_a_rotated_session() {
         correlation_id: None,
         sessions: vec![SessionAsk {
             ttl_ms: Some(900_000),
+            strict: true,
             ends_ms: Some(1_767_229_200_000),
             created_ms: Some(1_767_225_600_000),
             session_version: Some(3),

@@ -62,10 +62,22 @@ pub(crate) struct Home {
 }
 
 /// On what terms a request wants its session placed.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Terms {
     /// Nobody but the session's node is to serve it.
     pub(crate) is_strict: bool,
+    /// A token of a lower version than was seen is refused.
+    pub(crate) is_latest_only: bool,
+    /// How long it lives unused.
+    pub(crate) ttl: Option<Millis>,
+    /// When it ends at the latest.
+    pub(crate) ends: Option<Millis>,
+    /// When it began.
+    pub(crate) created: Option<Millis>,
+    /// The version of its token.
+    pub(crate) version: Option<u32>,
+    /// What it was called before.
+    pub(crate) previous: Option<SessionId>,
 }
 
 /// The circumstances of an answer.
@@ -144,7 +156,7 @@ impl Pinned {
         home: Home,
         terms: &Terms,
     ) -> (Verdict, Seat) {
-        let key = self.pins.key(id.as_bytes());
+        let key = self.key(id, terms.version);
         let seat = self.in_use.enter(key);
         let verdict = match self.hit(pool, snapshot, id, key, terms.is_strict, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
@@ -163,6 +175,20 @@ impl Pinned {
     /// Requests wait for the state cluster.
     pub(crate) fn has_waiters(&self) -> bool {
         !self.flights.is_idle()
+    }
+
+    /// Where a session is remembered. With a token of another version it is not: the state cluster must hear of it.
+    fn key(&self, id: &SessionId, version: Option<u32>) -> PinKey {
+        match version {
+            None => self.pins.key(id.as_bytes()),
+            Some(version) => {
+                let mut named = id.as_bytes().to_vec();
+                // No id has a control byte.
+                named.push(0);
+                named.extend_from_slice(&version.to_le_bytes());
+                self.pins.key(&named)
+            }
+        }
     }
 
     /// A request ended, whether it waited, called, both or neither.
@@ -342,6 +368,10 @@ impl Pinned {
             }
             return self.stand_in(snapshot, ask, DISPUTED, now);
         };
+        if ask.is_latest_only && pin.session_version > ask.session.session_version {
+            return Decided { placement: Err(NoPlacement::Superseded), notice: None };
+        }
+        let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(now + Millis(ttl / 4 * 3)));
         let outcome = match pin.outcome {
             wire::Outcome::Found => Outcome::Found,
             wire::Outcome::Claimed => Outcome::Claimed,

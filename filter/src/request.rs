@@ -7,12 +7,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use berth_core::config::{Affinity, Missing, OnInvalid, Rule};
+use berth_core::config::{Affinity, Missing, OnInvalid, Rule, Superseded};
 use berth_core::decision::Placement;
 use berth_core::event::{Reason, RuleResult, Unplaced};
 use berth_core::pins::Seat;
 use berth_core::rollout::Mode;
-use berth_core::session::{self, Found, SessionId, Source};
+use berth_core::session::{self, Found, History, SessionId, Source};
 use berth_core::snapshot::Snapshot;
 use berth_core::token::Refusal;
 
@@ -106,7 +106,7 @@ impl Request {
             self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
             return;
         }
-        let Some(id) = self.identify(plugin, rule, pool, asked, home) else { return };
+        let Some((id, history)) = self.identify(plugin, rule, pool, asked, home) else { return };
         match rollout.mode_for(&id) {
             Mode::Enforce => {}
             Mode::Observe => {
@@ -119,7 +119,12 @@ impl Request {
                 return;
             }
         }
-        let terms = Terms { is_strict: *affinity == Affinity::Strict };
+        let terms = terms(rule, &id, history.unwrap_or_default());
+        if terms.ends.is_some_and(|ends| ends <= plugin.now.get()) {
+            self.verdict =
+                Verdict::challenge(plugin, pool, Reason::SessionOver, Refusal::Expired.challenge());
+            return;
+        }
         let snapshot = pool.snapshot();
         self.verdict = match (&snapshot, &pool.pinned) {
             (None, Some(_)) if let Some(ticket) = plugin.wait(home, Need::Snapshot(rule.config.pool)) => {
@@ -151,7 +156,7 @@ impl Request {
         pool: &LivePool,
         asked: &mut Asked,
         home: Home,
-    ) -> Option<SessionId> {
+    ) -> Option<(SessionId, Option<History>)> {
         let Rule { session, rollout, .. } = &rule.config;
         let mut token = |provider| asked.token(&plugin.tokens, provider);
         let mut found = session::find(&session.sources, &mut host::request_header, &mut token);
@@ -164,14 +169,14 @@ impl Request {
             found = session::find(&session.sources, &mut host::request_header, &mut token);
         }
         self.verdict = match (found, &session.missing) {
-            (Found::Session(id, _), _) => return Some(id),
+            (Found::Session(id, history), _) => return Some((id, history)),
             // Who looks on begins no sessions and turns nobody away.
             _ if rollout.mode == Mode::Observe => Verdict::sessionless(pool),
             (Found::Refused(provider, refusal), _) => refuse(plugin, pool, provider, refusal),
             (_, Missing::IssueCookie(template)) => match draw(pool.snapshot().as_deref()) {
                 Some(id) => {
                     self.cookie = template.set_cookie(&id);
-                    return Some(id);
+                    return Some((id, None));
                 }
                 None => Verdict::sessionless(pool),
             },
@@ -186,6 +191,21 @@ impl Request {
             }
         };
         None
+    }
+}
+
+/// On what terms the rule wants this session placed.
+fn terms(rule: &LiveRule, id: &SessionId, history: History) -> Terms {
+    let Rule { session, affinity, .. } = &rule.config;
+    let header = || SessionId::new(host::request_header(session.previous_header.as_deref()?)?);
+    Terms {
+        is_strict: *affinity == Affinity::Strict,
+        is_latest_only: session.superseded == Superseded::Reject,
+        ttl: session.ttl,
+        ends: session.max_age.and_then(|age| Some(history.created? + age)),
+        created: history.created,
+        version: history.version,
+        previous: history.previous.or_else(header).filter(|previous| previous != id),
     }
 }
 

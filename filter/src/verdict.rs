@@ -15,6 +15,7 @@ use berth_core::event::{
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
+use berth_core::token::Refusal;
 
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
@@ -83,6 +84,9 @@ impl Verdict {
             Err(NoPlacement::NoUsableNode) => {
                 let body = "berth: no node is usable; try again\n";
                 Self::reject(plugin, pool, 503, Reason::NoUsableNode, body)
+            }
+            Err(NoPlacement::Superseded) => {
+                Self::challenge(plugin, pool, Reason::Superseded, Refusal::Signature.challenge())
             }
             Err(NoPlacement::Withheld(reason)) => Self::withhold(plugin, pool, reason),
         }

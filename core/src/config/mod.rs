@@ -29,7 +29,7 @@ use self::fields::{Faults, Fields, is_number, shown};
 pub use self::matching::{ClaimMatch, HeaderMatch, Match};
 pub use self::pool::{Membership, OnPanic, Pool};
 pub use self::rule::{Affinity, Rule};
-pub use self::session::{Missing, Session};
+pub use self::session::{Missing, Session, Superseded};
 pub use self::state::StateCluster;
 pub use self::token::{JwtProvider, OnInvalid, RemoteKeys, Verification};
 

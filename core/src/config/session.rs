@@ -5,15 +5,18 @@ use serde_json::Value;
 use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, array, quoted, shown};
 use crate::session::{
-    ClaimSource, CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError,
+    ClaimSource, CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError, is_header_name,
 };
 use crate::time::Millis;
 use crate::token::{ClaimPath, Form, Slot};
+use crate::wire::{MAX_TTL, MIN_TTL};
 
 /// More sources than this is a mistake, and each costs a look per request.
 const MAX_SOURCES: usize = 16;
 /// How many claims may name a session together.
 const CLAIMS: std::ops::RangeInclusive<usize> = 2..=4;
+/// A minute is a test's; after a year nobody has the same session.
+const MAX_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(366 * 24 * 3_600_000);
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);
 
@@ -24,6 +27,23 @@ pub struct Session {
     pub sources: Vec<Source>,
     /// What happens to a request without one.
     pub missing: Missing,
+    /// How long it lives unused in the state cluster; absent is the service's own time.
+    pub ttl: Option<Millis>,
+    /// How long after its creation claim it ends, however much it is used.
+    pub max_age: Option<Millis>,
+    /// What happens to a request whose token has a lower version than one that was seen.
+    pub superseded: Superseded,
+    /// The header that names the id before a rotation.
+    pub previous_header: Option<String>,
+}
+
+/// What happens to a request whose token has a lower version than one that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Superseded {
+    /// It goes where its session is.
+    Accept,
+    /// It is answered with 401.
+    Reject,
 }
 
 /// What happens to a request that names no session.
@@ -38,7 +58,14 @@ pub enum Missing {
 }
 
 pub(super) fn read_session(fields: &mut Fields<'_>, book: &mut ClaimBook, faults: &mut Faults) -> Session {
-    let nothing = Session { sources: Vec::new(), missing: Missing::Pass };
+    let nothing = Session {
+        sources: Vec::new(),
+        missing: Missing::Pass,
+        ttl: None,
+        max_age: None,
+        superseded: Superseded::Accept,
+        previous_header: None,
+    };
     let advice = "say where the session id is, for example {\"sources\": [{\"cookie\": \"sid\"}]}";
     let Some(value) = fields.required("session", advice, faults) else { return nothing };
     let mut fields = Fields::of(value, &fields.path_of("session"), faults);
@@ -51,8 +78,34 @@ pub(super) fn read_session(fields: &mut Fields<'_>, book: &mut ClaimBook, faults
     let names = elements.iter().filter_map(|(_, source)| source.get("cookie").and_then(Value::as_str));
     let cookies = all_read.then(|| names.collect::<Vec<_>>());
     let missing = read_missing(&mut fields, cookies.as_deref(), faults);
+    let ttl = fields.duration("ttl", Millis(MIN_TTL)..=Millis(MAX_TTL), faults);
+    let max_age = fields.duration("max_age", MAX_AGE, faults);
+    let choices = [("accept", Superseded::Accept), ("reject", Superseded::Reject)];
+    let superseded = fields.choice("superseded", &choices, faults).unwrap_or(Superseded::Accept);
+    let previous_header = read_previous_header(&mut fields, faults);
+    // Only a token can say these.
+    let is_read = |claim: fn(&ClaimSource) -> bool| sources.iter().filter_map(Source::as_claims).any(claim);
+    if max_age.is_some() && all_read && !is_read(|source| source.created.is_some()) {
+        let message = "needs to know when a session began: name the claim as created in a jwt source";
+        faults.add(&fields.path_of("max_age"), message);
+    }
+    if superseded == Superseded::Reject && all_read && !is_read(|source| source.version.is_some()) {
+        let message = "needs to know a session's version: name the claim as version in a jwt source";
+        faults.add(&fields.path_of("superseded"), message);
+    }
     fields.finish(faults);
-    Session { sources, missing }
+    Session { sources, missing, ttl, max_age, superseded, previous_header }
+}
+
+fn read_previous_header(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
+    let name = fields.string("previous_header", faults)?;
+    if !is_header_name(name) || name.starts_with(':') {
+        faults.add(
+            &fields.path_of("previous_header"),
+            format!("must be the name of a header, is {}", quoted(name)),
+        );
+    }
+    Some(name.to_ascii_lowercase())
 }
 
 /// An object with one field, which names the kind of source.

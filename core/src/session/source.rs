@@ -119,6 +119,14 @@ impl Source {
         Self(Kind::Claims(source))
     }
 
+    /// The claims, if it is a token's.
+    pub(crate) fn as_claims(&self) -> Option<&ClaimSource> {
+        match &self.0 {
+            Kind::Claims(source) => Some(source),
+            _ => None,
+        }
+    }
+
     /// Whether it is a token's.
     #[must_use]
     pub fn is_token(&self) -> bool {

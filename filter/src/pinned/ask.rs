@@ -24,6 +24,8 @@ pub(super) struct Ask {
     pub(super) session: SessionAsk,
     /// It is not to move.
     pub(super) is_strict: bool,
+    /// Of its tokens only the latest counts.
+    pub(super) is_latest_only: bool,
     pub(super) epoch: u32,
     /// The request's own id, for the log of changes.
     correlation: Option<String>,
@@ -47,12 +49,24 @@ impl Pinned {
             places.insert(0, last);
             places.truncate(MAX_CANDIDATES);
         }
-        let session = SessionAsk::new(
+        let ask = SessionAsk::new(
             SessionKey::new(self.pool.as_str(), id.as_bytes()),
             self.owners.names(&places),
             // What nobody calls unusable stays.
             if terms.is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
         );
+        let session = SessionAsk {
+            strict: terms.is_strict,
+            ttl_ms: terms.ttl.map(|ttl| ttl.0),
+            ends_ms: terms.ends.map(|ends| ends.0),
+            created_ms: terms.created.map(|created| created.0),
+            session_version: terms.version,
+            alias_of: terms
+                .previous
+                .as_ref()
+                .map(|previous| SessionKey::new(self.pool.as_str(), previous.as_bytes())),
+            ..ask
+        };
         let correlation = host::request_header("x-request-id")
             .filter(|id| id.len() <= MAX_CORRELATION_ID && id.iter().all(u8::is_ascii_graphic))
             .and_then(|id| String::from_utf8(id).ok());
@@ -61,6 +75,7 @@ impl Pinned {
             key,
             session,
             is_strict: terms.is_strict,
+            is_latest_only: terms.is_latest_only,
             epoch: self.epoch,
             correlation,
         })

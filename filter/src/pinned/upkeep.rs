@@ -103,8 +103,8 @@ impl Pinned {
 
     /// The backend says that the session is over.
     pub(crate) fn end(&mut self, pool: &LivePool, id: &SessionId) {
-        self.pins.remove(self.pins.key(id.as_bytes()));
         let key = SessionKey::new(self.pool.as_str(), id.as_bytes());
+        self.pins.remove_by_wire(key.into());
         self.upkeep.ending.push_back(Ending { key, tries: 0 });
         if self.upkeep.ending.len() > MAX_ENDING {
             self.upkeep.ending.pop_front();

@@ -8,6 +8,7 @@
 //! - No pin: claimed by the first candidate that takes new sessions (not unusable, active, not in shared cooldown), else by
 //!   the first that is neither unusable nor in cooldown, else by the first. In panic by the first, whatever is known.
 //! - A pin whose node is neither unusable nor in shared cooldown, or any pin in panic: found.
+//! - A pin of a session that is strict: found, whatever is known of its node.
 //! - Otherwise rehomed: to the former key's node if it is another and would keep that one, else to the candidate that the
 //!   first two choices of a claim name. If they name none, or only the owner, the
 //!   pin stays: a second home that is down as well would only mean a second move.
@@ -63,7 +64,7 @@ pub fn place<'r>(
         let target = if panic { first } else { fit().or(first) };
         return target.map_or(Placing::Keep, Placing::Claim);
     };
-    let reason = out(owner);
+    let reason = out(owner).filter(|_| !ask.strict);
     match (reason, reason.and_then(|_| former.or_else(fit))) {
         (Some(reason), Some(target)) => Placing::Rehome(target, reason),
         _ => Placing::Keep,

@@ -93,7 +93,11 @@ impl Redis {
         let keys = [shard.pin(ask.key), shard.ended(ask.key), shard.nodes(), shard.changes()];
         let mut step = Step::script(&scripts::RESOLVE, &keys)
             .arg(self.keeping.ttl.0.to_string())
-            .arg(if request.panic { "1" } else { "0" })
+            .arg(match (request.panic, ask.strict) {
+                (true, _) => "panic",
+                (false, true) => "strict",
+                (false, false) => "",
+            })
             .arg(self.keeping.changes.to_string())
             .arg(ask.key.to_string())
             .arg(request.correlation_id.as_deref().unwrap_or_default())

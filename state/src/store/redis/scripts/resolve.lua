@@ -6,7 +6,7 @@
 --      2 its ended version   string, there only for a while after a session was ended
 --      3 the shard's nodes   hash, node -> "version|state|cooldown until|boot id"
 --      4 the shard's changes  stream; begun by the first claim, so that a position in it tells of each pin's log
--- ARGV 1 the pin's life in ms, unless it has one of its own   2 "1" in panic   3 changes to keep
+-- ARGV 1 the pin's life in ms, unless it has one of its own   2 "panic", "strict" or ""   3 changes to keep
 --      4 session key for the event     5 correlation id or ""
 --      6 what is said: "idle time|end|creation|session version", each of which may be empty
 --      7 the pin of the former key: "key|version|session version|boot id|node", or ""
@@ -19,7 +19,7 @@
 --
 -- The pin of the former key may be in another slot, so it was read before. Whatever became of it since: the node that it
 -- names is checked here like any other.
-local panic = ARGV[2] == '1'
+local panic, strict = ARGV[2] == 'panic', ARGV[2] == 'strict'
 local last_candidate = 8 + tonumber(ARGV[8])
 local said_ttl, said_ends, said_created, said_version = string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)$')
 local former_key, former_version, former_seen, former_boot, former_node =
@@ -194,7 +194,7 @@ if not pin then
 end
 
 local reason, boot = out(owner)
-if reason then
+if reason and not strict then
   local node, node_boot = inherited(owner)
   if node then
     alias = former_key
