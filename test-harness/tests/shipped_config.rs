@@ -85,8 +85,6 @@ fn state_wiring_adds_its_cluster_and_nothing_else() {
     let added = configuration.as_object_mut().unwrap().remove("state");
     assert_eq!(added, Some(json!({"cluster": "berth_state"})));
     plugin["configuration"]["value"] = configuration;
-    let allowed = &mut plugin["capability_restriction_config"]["allowed_capabilities"];
-    assert_eq!(allowed.as_object_mut().unwrap().remove("proxy_continue_stream"), Some(json!({})));
 
     let mut reference = read(&"envoy/envoy.yaml".into());
     let text = &mut support::plugin(listener(&mut reference))["configuration"]["value"];

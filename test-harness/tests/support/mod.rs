@@ -8,6 +8,7 @@ pub(crate) mod listening;
 pub(crate) mod patience;
 pub(crate) mod pinning;
 pub(crate) mod state_away;
+pub(crate) mod tokens;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,0 +1,354 @@
+//! Sessions that are named by tokens: whose word is believed, whose is not, and the keys that tell.
+
+mod support;
+
+use std::net::SocketAddr;
+
+use berth_harness::{Builder, Response, World, eventually};
+use futures_util::future::join_all;
+use jsonwebtoken::Algorithm;
+use serde_json::{Value, json};
+
+use support::fake_admin::{Answer, FakeAdmin};
+use support::tokens::{ED25519, P256, RSA, SECRET, by_token, counted, key_set, now, sign, token};
+use support::{SOON, placing, quick, sessions, told};
+
+/// Keys of every kind that the configuration can have.
+fn rsa_only() -> Value {
+    json!({"algorithms": ["RS256"], "keys": [{"kid": "a", "pem": RSA}]})
+}
+
+async fn with_token(world: &World, token: &str) -> Response {
+    world.get("/").header("authorization", format!("Bearer {token}")).send().await
+}
+
+async fn count(world: &World, result: &str) -> u64 {
+    world.envoy(0).stat(&counted(result)).await
+}
+
+/// A world whose sessions are named by a header too, so that it can be seen which node is a session's.
+async fn begin(builder: Builder, provider: Value) -> World {
+    let builder = by_token(builder, provider).configuration(|json| {
+        json["pools"][0]["session"]["sources"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"header": "x-session-id"}));
+    });
+    placing(builder).await
+}
+
+/// Adds the cluster of an issuer.
+fn issued_by(builder: Builder, issuer: SocketAddr) -> Builder {
+    builder.bootstrap(move |json| {
+        let address =
+            json!({"socket_address": {"address": issuer.ip().to_string(), "port_value": issuer.port()}});
+        json["static_resources"]["clusters"].as_array_mut().unwrap().push(json!({
+            "name": "idp",
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "load_assignment": {
+                "cluster_name": "idp",
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            },
+        }));
+    })
+}
+
+fn remote() -> Value {
+    json!({
+        "algorithms": ["RS256", "ES256", "EdDSA"],
+        "remote_jwks": {
+            "cluster": "idp", "host": "id.example.com", "path": "/jwks.json", "refresh": "10s", "timeout": "500ms",
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_names_its_session_wherever_it_is_and_however_it_is_signed() {
+    let provider = |algorithms: Value, keys: Value, name: &str| json!({"name": name, "algorithms": algorithms, "keys": keys});
+    let builder = World::builder().configuration(move |json| {
+        let mut public = provider(
+            json!(["RS256", "PS512", "ES256", "EdDSA"]),
+            json!([{"kid": "r", "pem": RSA}, {"kid": "e", "pem": P256}, {"kid": "o", "pem": ED25519}]),
+            "public",
+        );
+        public["from"] = json!([
+            {"header": "authorization", "prefix": "Bearer "},
+            {"header": "x-token"}, {"cookie": "token"}, {"query": "token"}, {"subprotocol": "jwt."},
+        ]);
+        let secret = provider(json!(["HS256"]), json!([{"kid": "s", "secret": SECRET}]), "secret");
+        json["jwt_providers"] = json!([public, secret]);
+        json["pools"][0]["session"] = json!({"sources": [
+            {"jwt": "public", "claim": "player.id"}, {"header": "x-session-id"}, {"jwt": "secret", "claim": "sub"},
+        ]});
+    });
+    let world = placing(builder).await;
+    for key in sessions(8) {
+        let node = world.get("/").header("x-session-id", &key).send().await.node().to_owned();
+        let claims = json!({"player": {"id": key}});
+        let rsa = sign(Algorithm::RS256, "r", claims.clone());
+
+        let answers = [
+            world.get("/").header("authorization", format!("bearer {rsa}")).send().await,
+            world.get("/").header("x-token", &rsa).send().await,
+            world.get("/").header("cookie", format!("theme=dark; token={rsa}")).send().await,
+            world.get(&format!("/play?token={rsa}")).send().await,
+            world.get("/").header("sec-websocket-protocol", format!("chat, jwt.{rsa}")).send().await,
+            world.get("/").header("x-token", sign(Algorithm::PS512, "r", claims.clone())).send().await,
+            world.get("/").header("x-token", sign(Algorithm::ES256, "e", claims.clone())).send().await,
+            world.get("/").header("x-token", sign(Algorithm::EdDSA, "o", claims.clone())).send().await,
+        ];
+        for (place, answer) in answers.iter().enumerate() {
+            assert_eq!(
+                (answer.status.as_u16(), told(answer, "outcome")),
+                (200, "ring"),
+                "{place}: {answer:?}"
+            );
+            assert_eq!(answer.node(), node, "{place}: {key}");
+        }
+    }
+    // The public provider refuses what it cannot verify, before the other one is asked.
+    let secret = sign(Algorithm::HS256, "s", json!({"sub": "ada"}));
+    assert_eq!(with_token(&world, &secret).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_that_is_not_to_be_believed_gets_401_and_no_reason() {
+    let world = begin(World::builder(), rsa_only()).await;
+    let good = token(json!({"sid": "ada"}));
+    assert_eq!(with_token(&world, &good).await.status, 200);
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let (header, payload) = signed.split_once('.').unwrap();
+    let none = "eyJhbGciOiJub25lIn0";
+    let bad = [
+        ("expired", token(json!({"sid": "ada", "exp": now() - 3_600}))),
+        ("signature", format!("{signed}.AAAA{}", &signature[4..])),
+        ("signature", format!("{signed}.{}", "A".repeat(342))),
+        ("algorithm", format!("{none}.{payload}.")),
+        ("algorithm", sign(Algorithm::HS256, "a", json!({"sid": "ada"}))),
+        ("algorithm", sign(Algorithm::ES256, "a", json!({"sid": "ada"}))),
+        ("unknown_key", sign(Algorithm::RS256, "b", json!({"sid": "ada"}))),
+        ("not_yet_valid", token(json!({"sid": "ada", "nbf": now() + 3_600}))),
+        ("malformed", format!("{signed}.{signature}=")),
+        ("malformed", format!("{header}.{payload}.{signature}.{signature}")),
+        ("malformed", "not-a-token".to_owned()),
+        ("too_large", format!("{signed}.{}", "A".repeat(32 * 1024))),
+    ];
+    for (result, token) in &bad {
+        let before = count(&world, result).await;
+
+        let answer = with_token(&world, token).await;
+
+        assert_eq!(answer.status, 401, "{result}: {answer:?}");
+        let challenge = answer.header("www-authenticate").unwrap();
+        let says = if *result == "expired" { "the token has expired" } else { "the token is not accepted" };
+        assert_eq!(challenge, format!("Bearer error=\"invalid_token\", error_description=\"{says}\""));
+        let counted = async || match count(&world, result).await - before {
+            1 => Ok(()),
+            more => Err(format!("{result} is counted {more} times: {token:.60}")),
+        };
+        eventually(counted, SOON).await;
+    }
+    for bytes in [&b"Bearer \xff\xfe.\x80.\xc3"[..], b"Bearer ..", b"Bearer e30.e30.e30", b"Bearer \xe2\x82"]
+    {
+        let answer = world.get("/").header("authorization", bytes).send().await;
+        assert_eq!(answer.status, 401, "{bytes:?}: {answer:?}");
+    }
+    // It ends there: a session id beside it counts for nothing.
+    let beside =
+        world.get("/").header("authorization", "Bearer x").header("x-session-id", "eve").send().await;
+    assert_eq!(beside.status, 401);
+    // Other schemes are no tokens.
+    let basic =
+        world.get("/").header("authorization", "Basic Zm9v").header("x-session-id", "eve").send().await;
+    assert_eq!((basic.status.as_u16(), told(&basic, "outcome")), (200, "ring"));
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_token_can_count_as_none() {
+    let mut provider = rsa_only();
+    provider["on_invalid"] = "sessionless".into();
+    let world = begin(World::builder(), provider).await;
+
+    let answer = with_token(&world, &token(json!({"sid": "ada", "exp": 1}))).await;
+
+    assert_eq!(answer.status, 200);
+    assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("sessionless", "token_refused"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signature_is_checked_once_by_each_worker() {
+    let world = begin(World::builder().concurrency(1), rsa_only()).await;
+    let token = token(json!({"sid": "ada"}));
+
+    for _ in 0..50 {
+        assert_eq!(with_token(&world, &token).await.status, 200);
+    }
+
+    eventually(async || count(&world, "cached").await == 49, SOON).await;
+    assert_eq!(count(&world, "verified").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_rotate_under_1000_sessions_cost_nobody_a_request() {
+    let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
+    let world = placing(issued_by(by_token(World::builder(), remote()), issuer.address())).await;
+    let keys = sessions(1_000);
+    let visit = async |algorithm: Algorithm, kid: &str| {
+        let mut nodes = Vec::new();
+        for some in keys.chunks(50) {
+            let signed: Vec<String> =
+                some.iter().map(|key| sign(algorithm, kid, json!({"sid": key}))).collect();
+            for answer in join_all(signed.iter().map(|token| with_token(&world, token))).await {
+                assert_eq!(answer.status, 200, "{kid}: {answer:?}");
+                nodes.push(answer.node().to_owned());
+            }
+        }
+        nodes
+    };
+    let before = visit(Algorithm::RS256, "a").await;
+
+    issuer.tell(&key_set(&[("a", Algorithm::RS256), ("b", Algorithm::ES256)]));
+    assert_eq!(visit(Algorithm::ES256, "b").await, before, "new keys, same sessions");
+    issuer.tell(&key_set(&[("b", Algorithm::ES256), ("c", Algorithm::EdDSA)]));
+    assert_eq!(visit(Algorithm::EdDSA, "c").await, before);
+    // What was withdrawn is refused as soon as it is known to be.
+    let old = token(json!({"sid": "session-0"}));
+    eventually(async || with_token(&world, &old).await.status == 401, SOON * 2).await;
+
+    let fetches = issuer.polls().len();
+    let made_up = join_all((0..200).map(|number| {
+        let token = sign(Algorithm::RS256, &format!("made-up-{number}"), json!({"sid": "eve"}));
+        async { with_token(&world, &{ token }).await.status }
+    }))
+    .await;
+    assert!(made_up.iter().all(|status| *status == 401), "{made_up:?}");
+    let more = issuer.polls().len() - fetches;
+    println!("{fetches} fetches for two rotations, {more} more for 200 made-up keys");
+    assert!(more <= 3, "200 made-up keys had the issuer asked {more} times");
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn issuer_that_is_down_for_several_refreshes_costs_nothing() {
+    let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
+    let world = placing(issued_by(by_token(World::builder(), remote()), issuer.address())).await;
+    let visit = async |session: &str| with_token(&world, &token(json!({"sid": session}))).await.status;
+    assert_eq!(visit("ada").await, 200);
+
+    for failure in [Answer::Status(500), Answer::Silence, Answer::Garbage, Answer::HangUp] {
+        issuer.set(failure.clone());
+        let asked = issuer.polls().len();
+        eventually(async || issuer.polls().len() > asked, SOON * 2).await;
+        for session in sessions(20) {
+            assert_eq!(visit(&session).await, 200, "{failure:?}");
+        }
+    }
+    issuer.tell(&key_set(&[("b", Algorithm::ES256)]));
+    let new = sign(Algorithm::ES256, "b", json!({"sid": "ada"}));
+    eventually(async || with_token(&world, &new).await.status == 200, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_key_the_client_is_told_to_try_again() {
+    let issuer = FakeAdmin::start(Answer::Status(503)).await;
+    let world = quick(issued_by(by_token(World::builder(), remote()), issuer.address())).start().await;
+    let token = token(json!({"sid": "ada"}));
+
+    let early = with_token(&world, &token).await;
+    assert_eq!(early.status, 503, "{early:?}");
+    assert!(early.header("retry-after").is_some() && early.header("www-authenticate").is_none());
+
+    issuer.tell(&key_set(&[("a", Algorithm::RS256)]));
+    eventually(async || with_token(&world, &token).await.status == 200, SOON * 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_requests_wait_for_the_keys_and_pass() {
+    let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
+    let world = issued_by(by_token(World::builder(), remote()), issuer.address()).start().await;
+
+    let answers = join_all(sessions(50).iter().map(|session| {
+        let token = token(json!({"sid": session}));
+        async { with_token(&world, &{ token }).await.status }
+    }))
+    .await;
+
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_choose_the_rule() {
+    let builder = by_token(World::builder(), rsa_only()).configuration(|json| {
+        json["rules"] = json!([
+            {
+                "name": "gold",
+                "match": {"claims": [{"jwt": "players", "claim": "tier", "one_of": ["gold"]}]},
+                "pool": "nodes",
+            },
+            {"name": "rest", "pool": "nodes", "affinity": "off"},
+        ]);
+    });
+    let world = quick(builder).start().await;
+    let gold = token(json!({"sid": "ada", "tier": "gold"}));
+    eventually(async || told(&with_token(&world, &gold).await, "reason") == "owner", SOON).await;
+
+    let silver = with_token(&world, &token(json!({"sid": "ada", "tier": "silver"}))).await;
+    let forged =
+        with_token(&world, &sign(Algorithm::HS256, "a", json!({"sid": "ada", "tier": "gold"}))).await;
+
+    assert_eq!(told(&silver, "reason"), "affinity_off");
+    assert_eq!(told(&forged, "reason"), "affinity_off", "a token that is refused fits no rule");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_jwt_authn_has_verified_is_taken_and_nothing_else() {
+    let builder = World::builder()
+        .configuration(|json| {
+            json["jwt_providers"] =
+                json!([{"name": "players", "verified_upstream": {"payload_in_metadata": "players"}}]);
+            json["pools"][0]["session"] = json!({"sources": [
+                {"jwt": "players", "claim": "player.id"}, {"jwt": "players", "claim": "number"}, {"header": "x-session-id"},
+            ]});
+        })
+        .bootstrap(|json| {
+            let filters = support::manager(json)["http_filters"].as_array_mut().unwrap();
+            filters.insert(0, json!({
+                "name": "envoy.filters.http.jwt_authn",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+                    "providers": {"players": {
+                        "local_jwks": {"inline_string": key_set(&[("a", Algorithm::RS256)])},
+                        "payload_in_metadata": "players",
+                    }},
+                    "rules": [{
+                        "match": {"prefix": "/verified"},
+                        "requires": {"provider_name": "players"},
+                    }],
+                },
+            }));
+        });
+    let world = placing(builder).await;
+    let at = async |path: &str, token: &str| {
+        world.get(path).header("authorization", format!("Bearer {token}")).send().await
+    };
+    let by_header = async |id: &str| world.get("/").header("x-session-id", id).send().await.node().to_owned();
+    for id in sessions(6).iter().chain(["12345678".to_owned()].iter()) {
+        let answer = at("/verified", &token(json!({"player": {"id": id}}))).await;
+        assert_eq!(
+            (told(&answer, "outcome"), answer.node()),
+            ("ring", by_header(id).await.as_str()),
+            "{answer:?}"
+        );
+    }
+    for number in [7_u64, 1_700_000_000, 4_294_967_296] {
+        let answer = at("/verified", &token(json!({"number": number}))).await;
+        assert_eq!(answer.node(), by_header(&number.to_string()).await, "{number}: {answer:?}");
+    }
+
+    let unverified = at("/elsewhere", &token(json!({"player": {"id": "ada"}}))).await;
+    assert_eq!((unverified.status.as_u16(), told(&unverified, "outcome")), (200, "sessionless"));
+    let forged = at("/verified", &sign(Algorithm::ES256, "a", json!({"player": {"id": "ada"}}))).await;
+    assert_eq!(forged.status, 401, "that is jwt_authn's answer");
+}
