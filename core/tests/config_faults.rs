@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use berth_core::config::{
     Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, RemoteKeys, StateCluster,
-    Verification,
+    Superseded, Verification,
 };
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
@@ -168,6 +168,18 @@ fn rules_say_who_is_served_how_firmly_and_how_far() {
     assert_eq!(canary.rollout, Rollout { mode: Mode::Observe, percent: 100 });
     assert_eq!(rest.rollout, Rollout { mode: Mode::Enforce, percent: 10 });
     assert!(config.rules.iter().all(|rule| rule.is_named));
+}
+
+#[test]
+fn a_session_says_how_long_it_lives_and_what_it_was() {
+    let session = &good("jwt-sources").pools[0].session.clone();
+
+    assert_eq!((session.ttl, session.max_age), (Some(Millis(900_000)), Some(Millis(43_200_000))));
+    assert_eq!(session.superseded, Superseded::Reject);
+    assert_eq!(session.previous_header.as_deref(), Some("x-previous-session"));
+    assert_eq!(describe(&session.sources), "token of players, token of mesh or cookie sid");
+    let session = &good("minimal").pools[0].session.clone();
+    assert_eq!((session.ttl, session.max_age, session.superseded), (None, None, Superseded::Accept));
 }
 
 #[test]

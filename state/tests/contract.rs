@@ -73,6 +73,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     rehomes_once(store).await;
     rehomes_to_what_is_fit_or_not_at_all(store).await;
     shared_cooldown_rehomes_without_being_told(store).await;
+    strict_sessions_stay_whatever_becomes_of_their_node(store).await;
     new_sessions_avoid_what_operators_took_out(store).await;
     panic_rewrites_nothing(store).await;
     answers_in_order_and_pools_are_apart(store).await;
@@ -232,6 +233,21 @@ async fn shared_cooldown_rehomes_without_being_told(store: &dyn Store) {
     // One that is over is over.
     change(store, "cooldown", 3, cooling(now_ms() - 1)).await;
     assert_eq!(resolve(store, "cooldown", "c", &[3, 2], &[]).await, pin("c", Outcome::Claimed, 3, 1));
+}
+
+async fn strict_sessions_stay_whatever_becomes_of_their_node(store: &dyn Store) {
+    let strict = |id: &str, unusable: &[u16]| SessionAsk { strict: true, ..ask(id, &[1, 2], unusable) };
+    assert_eq!(resolve_one(store, "strict", strict("a", &[])).await, pin("a", Outcome::Claimed, 1, 1));
+    change(store, "strict", 1, cooling(now_ms() + 3_600_000)).await;
+
+    assert_eq!(resolve_one(store, "strict", strict("a", &[])).await, pin("a", Outcome::Found, 1, 1));
+    assert_eq!(resolve_one(store, "strict", strict("a", &[1])).await, pin("a", Outcome::Found, 1, 1));
+    assert!(events_of(store, "strict", "a").await.is_empty());
+    // A new one is claimed as any other is.
+    assert_eq!(resolve_one(store, "strict", strict("b", &[])).await, pin("b", Outcome::Claimed, 2, 1));
+    // It is the request that is strict, not the pin.
+    let moved = resolve(store, "strict", "a", &[1, 2], &[]).await;
+    assert_eq!((moved.outcome, moved.node), (Outcome::Rehomed, node(2)));
 }
 
 async fn new_sessions_avoid_what_operators_took_out(store: &dyn Store) {
