@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use berth_harness::{Builder, Response, World, eventually};
 use futures_util::future::join_all;
@@ -10,8 +11,11 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use support::fake_admin::{Answer, FakeAdmin};
-use support::tokens::{ED25519, P256, RSA, SECRET, by_token, counted, key_set, now, sign, token};
-use support::{SOON, placing, quick, sessions, told};
+use support::tokens::{ED25519, P256, RSA, SECRET, by_token, counted, key_set, now, sign, sign_bytes, token};
+use support::{SOON, placing, quick, raw_header, sessions, told};
+
+/// A token with an unknown key has the issuer asked once in this time; until then it is refused.
+const REFETCH: Duration = Duration::from_secs(5);
 
 /// Keys of every kind that the configuration can have.
 fn rsa_only() -> Value {
@@ -52,6 +56,12 @@ fn issued_by(builder: Builder, issuer: SocketAddr) -> Builder {
             },
         }));
     })
+}
+
+/// Waits until an unknown key has the issuer asked again.
+async fn may_ask_again(issuer: &FakeAdmin) {
+    let rested = async || issuer.polls().last().is_none_or(|asked| asked.elapsed() >= REFETCH);
+    eventually(rested, SOON).await;
 }
 
 fn remote() -> Value {
@@ -166,6 +176,55 @@ async fn token_that_is_not_to_be_believed_gets_401_and_no_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn secret_that_is_shared_with_the_issuer_names_sessions_too() {
+    let provider = json!({"algorithms": ["HS256"], "keys": [{"kid": "s", "secret": SECRET}]});
+    let world = begin(World::builder(), provider).await;
+
+    for key in sessions(8) {
+        let node = world.get("/").header("x-session-id", &key).send().await.node().to_owned();
+        let answer = with_token(&world, &sign(Algorithm::HS256, "s", json!({"sid": key}))).await;
+        assert_eq!((told(&answer, "outcome"), answer.node()), ("ring", node.as_str()), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_that_is_made_to_mislead_is_refused() {
+    let world = begin(World::builder(), rsa_only()).await;
+    let claims = json!({"sid": "ada", "exp": now() + 600}).to_string();
+    let own = |header: Value, payload: &[u8]| sign_bytes(Algorithm::RS256, RSA, &header, payload);
+    let head = || json!({"alg": "RS256", "kid": "a"});
+    let misleading = [
+        // The public key, which everybody has, taken for a secret.
+        (
+            "algorithm",
+            sign_bytes(Algorithm::HS256, RSA, &json!({"alg": "HS256", "kid": "a"}), claims.as_bytes()),
+        ),
+        ("algorithm", own(json!({"alg": "none", "kid": "a"}), claims.as_bytes())),
+        ("critical", own(json!({"alg": "RS256", "kid": "a", "crit": ["exp"]}), claims.as_bytes())),
+        ("critical", own(json!({"alg": "RS256", "kid": "a", "b64": false}), claims.as_bytes())),
+        ("claim_missing", own(head(), br#"{"sid": "ada"}"#)),
+        ("claim_type", own(head(), br#"{"sid": "ada", "exp": "soon"}"#)),
+        ("malformed", own(head(), b"\xff\xfe")),
+        ("malformed", own(head(), br#"["ada"]"#)),
+    ];
+
+    for (result, token) in &misleading {
+        let before = count(&world, result).await;
+        let answer = with_token(&world, token).await;
+        assert_eq!(answer.status, 401, "{result}: {answer:?}");
+        assert_eq!(answer.body, "berth: this request needs a valid token\n", "{result}");
+        eventually(async || count(&world, result).await == before + 1, SOON).await;
+    }
+    let head = "GET / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ";
+    let huge = world.raw(format!("{head}{}\r\n\r\n", "a".repeat(64 * 1024))).await;
+
+    let status = String::from_utf8_lossy(&huge.bytes).lines().next().unwrap_or_default().to_owned();
+    assert!(status.contains(" 431 "), "more than Envoy takes of headers: {status}");
+    assert_eq!(raw_header(&huge, "x-node"), None);
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_token_can_count_as_none() {
     let mut provider = rsa_only();
     provider["on_invalid"] = "sessionless".into();
@@ -210,8 +269,10 @@ async fn keys_that_rotate_under_1000_sessions_cost_nobody_a_request() {
     let before = visit(Algorithm::RS256, "a").await;
 
     issuer.tell(&key_set(&[("a", Algorithm::RS256), ("b", Algorithm::ES256)]));
+    may_ask_again(&issuer).await;
     assert_eq!(visit(Algorithm::ES256, "b").await, before, "new keys, same sessions");
     issuer.tell(&key_set(&[("b", Algorithm::ES256), ("c", Algorithm::EdDSA)]));
+    may_ask_again(&issuer).await;
     assert_eq!(visit(Algorithm::EdDSA, "c").await, before);
     // What was withdrawn is refused as soon as it is known to be.
     let old = token(json!({"sid": "session-0"}));
@@ -228,6 +289,31 @@ async fn keys_that_rotate_under_1000_sessions_cost_nobody_a_request() {
     println!("{fetches} fetches for two rotations, {more} more for 200 made-up keys");
     assert!(more <= 3, "200 made-up keys had the issuer asked {more} times");
     assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_tokens_of_a_new_key_wait_for_one_fetch_and_pass() {
+    let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
+    let mut rarely = remote();
+    rarely["remote_jwks"]["refresh"] = "1h".into();
+    let world = placing(issued_by(by_token(World::builder(), rarely), issuer.address())).await;
+    assert_eq!(with_token(&world, &token(json!({"sid": "ada"}))).await.status, 200);
+    assert_eq!(issuer.polls().len(), 1, "keys are fetched once for all workers");
+    issuer.tell(&key_set(&[("a", Algorithm::RS256), ("b", Algorithm::ES256)]));
+    may_ask_again(&issuer).await;
+
+    let answers = join_all(sessions(50).iter().map(|session| {
+        let token = sign(Algorithm::ES256, "b", json!({"sid": session}));
+        async { with_token(&world, &{ token }).await.status }
+    }))
+    .await;
+
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    assert_eq!(issuer.polls().len(), 2, "nothing but the unknown key had the issuer asked");
+    // What is unknown after that is refused at once.
+    let early = sign(Algorithm::RS256, "c", json!({"sid": "ada"}));
+    assert_eq!(with_token(&world, &early).await.status, 401);
+    assert_eq!(issuer.polls().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,6 +334,27 @@ async fn issuer_that_is_down_for_several_refreshes_costs_nothing() {
     issuer.tell(&key_set(&[("b", Algorithm::ES256)]));
     let new = sign(Algorithm::ES256, "b", json!({"sid": "ada"}));
     eventually(async || with_token(&world, &new).await.status == 200, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_outlive_an_issuer_that_is_gone() {
+    let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
+    let world = placing(issued_by(by_token(World::builder(), remote()), issuer.address())).await;
+    let visit = async |session: &str| with_token(&world, &token(json!({"sid": session}))).await.status;
+    assert_eq!(visit("ada").await, 200);
+
+    // Ends the connection that Envoy keeps; no other is accepted.
+    issuer.set(Answer::HangUp);
+    drop(issuer);
+    let failed = "wasmcustom.berth_jwks_fetches_total.provider.players.result.failed";
+    eventually(async || world.envoy(0).stat(failed).await >= 4, SOON * 6).await;
+
+    for session in sessions(20) {
+        assert_eq!(visit(&session).await, 200, "{session}");
+    }
+    let unknown = sign(Algorithm::RS256, "b", json!({"sid": "ada"}));
+    assert_eq!(with_token(&world, &unknown).await.status, 401, "what nobody vouches for is still refused");
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,6 +407,34 @@ async fn claims_choose_the_rule() {
 
     assert_eq!(told(&silver, "reason"), "affinity_off");
     assert_eq!(told(&forged, "reason"), "affinity_off", "a token that is refused fits no rule");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_choose_the_pool() {
+    let builder = by_token(World::builder(), rsa_only()).configuration(|json| {
+        let mut gold = json["pools"][0].clone();
+        gold["name"] = "gold".into();
+        json["pools"].as_array_mut().unwrap().push(gold);
+        json["rules"] = json!([
+            {
+                "name": "gold",
+                "match": {"claims": [{"jwt": "players", "claim": "tier", "one_of": ["gold"]}]},
+                "pool": "gold",
+            },
+            {"name": "rest", "pool": "nodes"},
+        ]);
+    });
+    let world = quick(builder).start().await;
+    let placed = async |tier: &str| {
+        let answer = with_token(&world, &token(json!({"sid": "ada", "tier": tier}))).await;
+        told(&answer, "reason") == "owner"
+    };
+    eventually(async || placed("gold").await && placed("silver").await, SOON).await;
+
+    for pool in ["gold", "nodes"] {
+        let stat = format!("wasmcustom.berth_requests_total.pool.{pool}.outcome.ring");
+        eventually(async || world.envoy(0).stat(&stat).await >= 1, SOON).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

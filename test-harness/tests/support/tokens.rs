@@ -28,6 +28,18 @@ pub(crate) fn sign(algorithm: Algorithm, kid: &str, mut claims: Value) -> String
     encode(&header, &claims, &private_key(algorithm)).unwrap()
 }
 
+/// These bytes below this header, signed whatever they say; the key of HS256 is `secret` here.
+pub(crate) fn sign_bytes(algorithm: Algorithm, secret: &str, header: &Value, payload: &[u8]) -> String {
+    let text = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let signed = format!("{}.{}", text(header.to_string().as_bytes()), text(payload));
+    let key = match algorithm {
+        Algorithm::HS256 => EncodingKey::from_secret(secret.as_bytes()),
+        other => private_key(other),
+    };
+    let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, algorithm).unwrap();
+    format!("{signed}.{signature}")
+}
+
 /// A token by the RSA key, known as `a`.
 pub(crate) fn token(claims: Value) -> String {
     sign(Algorithm::RS256, "a", claims)

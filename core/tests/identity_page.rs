@@ -1,0 +1,40 @@
+//! docs/identity.md against what it tells of: who copies from it gets what it says.
+
+use std::fs;
+use std::path::Path;
+
+use berth_core::config::Config;
+use berth_core::token::Refusal;
+
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/identity.md")).unwrap()
+}
+
+/// What stands between ```` ```json ```` and its end, in order.
+fn configurations(page: &str) -> Vec<&str> {
+    page.split("```json\n").skip(1).map(|rest| rest.split_once("```").expect("a block that ends").0).collect()
+}
+
+#[test]
+fn every_configuration_of_the_page_is_one() {
+    let page = page();
+    let configurations = configurations(&page);
+
+    assert!(configurations.len() >= 5, "{} blocks: the page has changed its form", configurations.len());
+    for json in configurations {
+        if let Err(faults) = Config::parse(json.as_bytes()) {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            panic!("{json}\n{}", faults.join("\n"));
+        }
+    }
+}
+
+#[test]
+fn every_refusal_has_a_row_that_says_what_to_do() {
+    let page = page();
+
+    for refusal in Refusal::ALL {
+        let row = format!("| `{}` | 401", refusal.name());
+        assert!(page.lines().any(|line| line.starts_with(&row)), "no row {row}");
+    }
+}
