@@ -1,4 +1,4 @@
-//! docs/identity.md against what it tells of: who copies from it gets what it says.
+//! docs/identity.md and docs/rollout.md against what they tell of: who copies from them gets what they say.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use berth_core::config::Config;
 use berth_core::token::Refusal;
 
-fn page() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/identity.md")).unwrap()
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)).unwrap()
 }
 
 /// What stands between ```` ```json ```` and its end, in order.
@@ -17,10 +17,14 @@ fn configurations(page: &str) -> Vec<&str> {
 
 #[test]
 fn every_configuration_of_the_page_is_one() {
-    let page = page();
-    let configurations = configurations(&page);
+    let pages = [("identity.md", 6), ("rollout.md", 3)].map(|(name, least)| (name, page(name), least));
+    let mut configurations = Vec::new();
+    for (name, page, least) in &pages {
+        let found = self::configurations(page);
+        assert!(found.len() >= *least, "{name} has {} blocks: it has changed its form", found.len());
+        configurations.extend(found);
+    }
 
-    assert!(configurations.len() >= 5, "{} blocks: the page has changed its form", configurations.len());
     for json in configurations {
         if let Err(faults) = Config::parse(json.as_bytes()) {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -31,7 +35,7 @@ fn every_configuration_of_the_page_is_one() {
 
 #[test]
 fn every_refusal_has_a_row_that_says_what_to_do() {
-    let page = page();
+    let page = page("identity.md");
 
     for refusal in Refusal::ALL {
         let row = format!("| `{}` | 401", refusal.name());
