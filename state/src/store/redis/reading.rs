@@ -209,3 +209,36 @@ fn event(shard: &Shard, entry: &Value) -> Result<Option<Event>, StoreError> {
         record: fields.get("record").and_then(|text| serde_json::from_str(text).ok()),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_of_services_that_knew_no_claims_are_read() {
+        let plain = Stored::read("3|1767225600000|1767225600001|b7|10.0.0.1:80").unwrap();
+        assert_eq!((plain.version, plain.boot_id.as_deref()), (3, Some("b7")));
+        assert_eq!((plain.node, plain.claims), ("10.0.0.1:80".parse().unwrap(), Claims::default()));
+
+        let key = SessionKey::new("nodes", b"alice");
+        let whole = format!("3|1|2||10.0.0.1:80|900000|1767229200000|1767225600000|4|{key}");
+        let expected = Claims {
+            ttl: Some(Millis(900_000)),
+            ends: Some(Millis(1_767_229_200_000)),
+            created: Some(Millis(1_767_225_600_000)),
+            session_version: 4,
+            alias_of: Some(key),
+        };
+        assert_eq!(Stored::read(&whole).unwrap().claims, expected);
+        assert_eq!(Stored::read("3|1|2||10.0.0.1:80|||||").unwrap().claims, Claims::default());
+    }
+
+    #[test]
+    fn what_is_no_pin_is_an_error() {
+        for text in
+            ["", "3", "3|1|2||x", "3|1|2||10.0.0.1:80|", "x|1|2||10.0.0.1:80", "3|1|2||10.0.0.1:80|||-1||"]
+        {
+            assert!(Stored::read(text).is_err(), "{text}");
+        }
+    }
+}
