@@ -12,6 +12,8 @@ use crate::wire::SessionKey;
 pub const CAPACITY: usize = 4_096;
 /// The version that outdates every other: the session has ended.
 pub const ENDED: u64 = u64::MAX;
+/// No version of a pin: its owner is the same, and the version of its token is another.
+pub const SUPERSEDED: u64 = u64::MAX - 1;
 
 const RECORD: usize = 24;
 

@@ -182,17 +182,23 @@ pub enum RuleResult {
     ObservedMoved,
     /// It was answered with 503 rather than sent to another node than its session's.
     Withheld,
+    /// It names no session; any node will do.
+    Sessionless,
+    /// Berth answered it for another reason.
+    Rejected,
 }
 
 impl RuleResult {
     /// Every result, in the order of its discriminant.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Enforced,
         Self::NotRolledOut,
         Self::AffinityOff,
         Self::ObservedSame,
         Self::ObservedMoved,
         Self::Withheld,
+        Self::Sessionless,
+        Self::Rejected,
     ];
 
     /// The stat's name for this rule.
@@ -205,6 +211,8 @@ impl RuleResult {
             Self::ObservedSame => "observed_same",
             Self::ObservedMoved => "observed_moved",
             Self::Withheld => "withheld",
+            Self::Sessionless => "sessionless",
+            Self::Rejected => "rejected",
         };
         format!("berth_rule_requests_total.rule.{rule}.result.{result}")
     }

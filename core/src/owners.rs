@@ -59,8 +59,10 @@ impl Owners {
         let surplus = gone.len().saturating_sub(MAX_GONE);
         gone.drain(..surplus);
         self.unknown.retain(|id, since| {
-            let serves = |place: &usize| snapshot.nodes.get(*place).is_some_and(|node| node.state.serves());
-            !places.get(id).is_some_and(serves) && now.since(*since) < FORGOTTEN_AFTER
+            // One that serves needs no time, one that is out or gone has had it.
+            let is_pending =
+                |place: &usize| snapshot.nodes.get(*place).is_some_and(|node| node.state == State::Pending);
+            places.get(id).is_none_or(is_pending) && !gone.contains(id) && now.since(*since) < FORGOTTEN_AFTER
         });
         self.boots.retain(|id, _| places.contains_key(id) || gone.contains(id));
         self.started(snapshot)
@@ -101,7 +103,7 @@ impl Owners {
         }
     }
 
-    /// The nodes that may not serve a session now. None in panic, when health is not believed.
+    /// The nodes that may not serve a session now, each once. None in panic, when health is not believed.
     #[must_use]
     pub fn unusable(&self, snapshot: &Snapshot, now: Millis) -> Vec<NodeId> {
         if snapshot.panic {
@@ -231,6 +233,24 @@ mod tests {
         assert_eq!(owners.judge(node(2), &snapshot, at(1)), Standing::Usable(1));
         assert_eq!(owners.judge(node(2), &snapshot, at(6)), Standing::Unusable);
         assert_eq!(owners.unusable(&snapshot, at(6)), [node(2)]);
+    }
+
+    /// The service refuses a question that names a node twice, and so every question of a worker.
+    #[test]
+    fn an_owner_that_was_unknown_and_then_failed_or_left_is_named_once() {
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        look(&mut roster, &[(1, GOOD), (4, GOOD)], at(0));
+        let snapshot =
+            look(&mut roster, &[(1, GOOD), (2, PENDING), (3, PENDING), (4, GOOD), (5, GOOD)], at(1));
+        owners.adopt(&snapshot, at(1));
+        owners.judge(node(2), &snapshot, at(1));
+        owners.judge(node(3), &snapshot, at(1));
+        look(&mut roster, &[(1, GOOD), (2, GOOD), (4, GOOD), (5, GOOD)], at(2));
+
+        let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (4, GOOD), (5, GOOD)], at(3));
+        owners.adopt(&snapshot, at(3));
+
+        assert_eq!(owners.unusable(&snapshot, at(60)), [node(2), node(3)]);
     }
 
     #[test]

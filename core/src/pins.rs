@@ -17,7 +17,8 @@
 //! let (key, wire, now) = (pins.key(b"alice"), WireKey([7; 16]), Millis(1_000));
 //! assert_eq!(pins.get(key, now), Lookup::Absent);
 //!
-//! let pin = Pin { node: "10.0.0.2:80", version: 1, expires: Millis(1_801_000), kind: Kind::Settled };
+//! let node = "10.0.0.2:80";
+//! let pin = Pin { node, version: 1, expires: Millis(1_801_000), kind: Kind::Settled, session_version: 0 };
 //! pins.insert(key, wire, pin);
 //! let Lookup::Fresh(pin) = pins.get(key, now) else { panic!() };
 //! assert_eq!(pins.member(pin.node), Some(1));
@@ -57,6 +58,8 @@ pub struct Pin<N = NodeRef> {
     pub expires: Millis,
     /// Whose word it is.
     pub kind: Kind,
+    /// The highest version of its token that is known; 0 if it has none.
+    pub session_version: u32,
 }
 
 /// Whose word a pin is.
@@ -161,7 +164,8 @@ impl Pins {
         };
         // Held before the old pin goes: that may be the node's only one.
         self.nodes.retain(node);
-        let pin = Pin { node, version: pin.version, expires: pin.expires, kind: pin.kind };
+        let Pin { version, expires, kind, session_version, .. } = pin;
+        let pin = Pin { node, version, expires, kind, session_version };
         let (by_key, by_wire) = (self.find(key), self.find_wire(wire));
         if let Some(slot) = by_key
             && by_wire == by_key
@@ -183,6 +187,12 @@ impl Pins {
             self.nodes.release(node);
             None
         })
+    }
+
+    /// The key that leaves the proxy, of a session that is known.
+    #[must_use]
+    pub fn wire(&self, key: PinKey) -> Option<WireKey> {
+        self.slab.get(self.find(key)?).map(Entry::wire)
     }
 
     /// Forgets a session.

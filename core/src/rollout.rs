@@ -39,6 +39,18 @@ impl Default for Rollout {
 }
 
 impl Rollout {
+    /// Nobody's sessions are placed.
+    #[must_use]
+    pub fn is_off(self) -> bool {
+        self.mode == Mode::Off || self.percent == 0
+    }
+
+    /// Some sessions are out. A request that names none can then not be told from one of theirs.
+    #[must_use]
+    pub fn is_partial(self) -> bool {
+        self.percent < 100
+    }
+
     /// What is done with this session.
     #[must_use]
     pub fn mode_for(self, id: &SessionId) -> Mode {

@@ -109,7 +109,7 @@ pub enum Found {
     Session(SessionId, Option<History>),
     /// None.
     Nothing,
-    /// The token of this provider is not to be believed, so no later source is.
+    /// The token of this provider is not to be believed, so nothing weaker is.
     Refused(usize, Refusal),
     /// The keys of this provider are on their way.
     Pending,
@@ -117,7 +117,8 @@ pub enum Found {
 
 /// As [`identify`], with tokens: `token` says what came of the request's token at a provider, by its place.
 ///
-/// A token that is refused ends the search: what follows is weaker, and would be what an attacker sends beside it.
+/// After a token that is refused only other providers' tokens count, since it may be one of theirs: everything else is
+/// weaker, and would be what an attacker sends beside it.
 pub fn find(
     sources: &[Source],
     header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
@@ -125,8 +126,10 @@ pub fn find(
 ) -> Found {
     let mut headers = Headers { fetch: header, kept: Vec::new() };
     let mut rest = sources;
+    let mut doubt = None;
     while let Some((source, later)) = rest.split_first() {
         let id = match source.kind() {
+            Kind::Single(_) | Kind::Composite(_) if doubt.is_some() => None,
             Kind::Single(part) => headers.single(part, later),
             Kind::Composite(parts) => headers.composite(parts),
             Kind::Claims(source) => match token(source.provider.0) {
@@ -137,8 +140,15 @@ pub fn find(
                     }
                     None
                 }
-                Token::Refused(refusal) => return Found::Refused(source.provider.0, refusal),
-                Token::Pending => return Found::Pending,
+                Token::Refused(refusal) => {
+                    doubt.get_or_insert(Found::Refused(source.provider.0, refusal));
+                    None
+                }
+                // Its keys may come, whatever else was refused.
+                Token::Pending => {
+                    doubt = Some(Found::Pending);
+                    None
+                }
             },
         };
         if let Some(id) = id {
@@ -146,7 +156,7 @@ pub fn find(
         }
         rest = later;
     }
-    Found::Nothing
+    doubt.unwrap_or(Found::Nothing)
 }
 
 /// Says in words where a session id is looked for, for the answer to a client that sent none.

@@ -22,6 +22,7 @@ const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("minimum-above-maximum", "compares two numbers"),
     ("more-points-than-a-ring-may-have", "multiplies weights and virtual_nodes"),
     ("rules-of-unknown-pools", "compares names of rules with those of pools"),
+    ("sessions-that-need-a-state-cluster", "compares a session's fields with another part of the document"),
     ("two-pools-of-one-name-only", "compares elements of an array by one field"),
 ];
 

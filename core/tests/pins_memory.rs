@@ -18,7 +18,7 @@ fn wire(session: u32) -> WireKey {
 fn fill(pins: &mut Pins, names: &[String], sessions: u32) {
     for session in 0..sessions {
         let node = names[session as usize % names.len()].as_str();
-        let pin = Pin { node, version: 1, expires: Millis(9_000), kind: Kind::Settled };
+        let pin = Pin { node, version: 1, expires: Millis(9_000), kind: Kind::Settled, session_version: 0 };
         assert!(pins.insert(key(session), wire(session), pin).is_some());
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use berth_core::changelog::{ENDED, News, Reader};
+use berth_core::changelog::{ENDED, News, Reader, SUPERSEDED};
 use berth_core::config::StateCluster;
 use berth_core::time::Millis;
 use berth_core::wire::{
@@ -104,9 +104,9 @@ impl Feed {
         self.reader.is_behind(self.key.head()).then(|| self.reader.catch_up(&self.key.read()))
     }
 
-    /// This VM leads from now on: what its predecessor missed is not known.
+    /// This VM leads from now on, and reads on from where its predecessor was.
     pub(crate) fn take_over(&mut self) {
-        self.cursor = None;
+        self.cursor = self.key.cursor();
         self.told.clear();
     }
 
@@ -185,6 +185,9 @@ impl Feed {
         if !records.is_empty() {
             record(pool, &records, now);
         }
+        if self.cursor.as_ref() != Some(&reply.cursor) {
+            self.key.set_cursor(&reply.cursor);
+        }
         self.cursor = Some(reply.cursor);
         if let Some(news) = self.news() {
             pool.hear(news);
@@ -220,8 +223,8 @@ impl Feed {
 fn change(event: &Event) -> Option<(SessionKey, u64)> {
     match event.kind {
         ChangeKind::Rehomed => Some((event.key?, event.version?)),
-        // Superseded: the pin that is remembered has an old session version.
-        ChangeKind::Ended | ChangeKind::Superseded => Some((event.key?, ENDED)),
+        ChangeKind::Ended => Some((event.key?, ENDED)),
+        ChangeKind::Superseded => Some((event.key?, SUPERSEDED)),
         ChangeKind::Node | ChangeKind::Unknown => None,
     }
 }

@@ -14,7 +14,7 @@ use berth_core::token::Keys;
 use crate::host;
 use crate::shared::{KeySetHead, KeySetKey};
 
-/// A token with an unknown key may ask for newer ones once in this time, whoever sends how many.
+/// From the end of one look on, a token with an unknown key may ask for newer ones after this time, whoever sends how many.
 const REFETCH: Millis = Millis(5_000);
 /// After a fetch that failed; less if keys are refreshed more often.
 const RETRY: Millis = Millis(5_000);
@@ -93,14 +93,14 @@ impl Issuer {
                 if hash != head.hash {
                     self.key.set_body(body);
                 }
-                KeySetHead { tried: head.tried, due: now + self.remote.refresh, is_under_way: false, hash }
+                KeySetHead { tried: now, due: now + self.remote.refresh, is_under_way: false, hash }
             }
             Err(why) => {
                 log::warn!(
                     "berth: provider {}: the keys were not fetched: {why}; the known ones stay",
                     self.name
                 );
-                KeySetHead { due: now + self.retry(), is_under_way: false, ..head }
+                KeySetHead { tried: now, due: now + self.retry(), is_under_way: false, ..head }
             }
         };
         self.key.set_head(head, token);

@@ -14,7 +14,7 @@ use berth_core::time::Millis;
 use crate::feed::Feed;
 use crate::host;
 use crate::metrics::PoolMetrics;
-use crate::pinned::{Home, Pinned};
+use crate::pinned::{Home, Pinned, Share};
 use crate::request::Ticket;
 use crate::rules::LiveRule;
 use crate::shared::RosterKey;
@@ -29,6 +29,8 @@ pub(crate) struct Plugin {
     pub(crate) debug_header: bool,
     pub(crate) pools: Vec<LivePool>,
     pub(crate) rules: Vec<LiveRule>,
+    /// Some rule does more than look on.
+    pub(crate) enforces: bool,
     pub(crate) tokens: Tokens,
     /// Requests that no pool took.
     pub(crate) bypassed: Cell<u64>,
@@ -74,11 +76,19 @@ impl Plugin {
 
     pub(crate) fn new(config: Config) -> Self {
         let state = config.state.map(Rc::new);
+        let rules: Vec<LiveRule> = config.rules.into_iter().map(LiveRule::new).collect();
+        let calls = state.as_ref().map_or(0, |state| state.max_calls.div_ceil(config.pools.len().max(1)));
+        let share = |place: usize| {
+            let rules = rules.iter().filter(|rule| rule.config.pool == place);
+            Share { calls, shortest_ttl: rules.filter_map(|rule| rule.config.session.ttl).min() }
+        };
+        let pools = config.pools.into_iter().enumerate();
         Self {
             debug_header: config.debug_header,
-            pools: config.pools.into_iter().map(|pool| LivePool::new(pool, state.as_ref())).collect(),
+            pools: pools.map(|(place, pool)| LivePool::new(pool, state.as_ref(), share(place))).collect(),
             tokens: Tokens::new(config.jwt_providers, config.wanted),
-            rules: config.rules.into_iter().map(LiveRule::new).collect(),
+            enforces: rules.iter().any(|rule| rule.enforces()),
+            rules,
             bypassed: Cell::new(0),
             bypassed_metric: host::define_counter(berth_core::event::BYPASSED_STAT),
             destination: RefCell::new(Vec::with_capacity(64)),
@@ -103,7 +113,7 @@ impl Plugin {
 
     /// Has the request that is being decided wait for what it needs, if it may.
     pub(crate) fn wait(&self, home: Home, need: Need) -> Option<Ticket> {
-        let ticket = self.waiting.borrow_mut().enter(home.context, need, host::now())?;
+        let ticket = self.waiting.borrow_mut().enter(home, need, host::now())?;
         self.hurry();
         Some(ticket)
     }
@@ -135,8 +145,8 @@ impl Plugin {
 }
 
 impl LivePool {
-    fn new(config: Pool, state: Option<&Rc<StateCluster>>) -> Self {
-        let pinned = state.and_then(|state| Pinned::new(&config.name, state));
+    fn new(config: Pool, state: Option<&Rc<StateCluster>>, share: Share) -> Self {
+        let pinned = state.and_then(|state| Pinned::new(&config.name, state, share));
         let feed = state.map(|state| Feed::new(&config.name, state));
         let source = match &config.membership {
             Membership::Cluster(cluster) => cluster.clone(),

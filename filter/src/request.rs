@@ -7,14 +7,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use berth_core::config::{Affinity, Missing, OnInvalid, Rule, Superseded};
+use berth_core::config::{Affinity, Missing, OnInvalid, Rule};
 use berth_core::decision::Placement;
-use berth_core::event::{Reason, RuleResult, Unplaced};
+use berth_core::event::{Outcome, Reason, RuleResult, Unplaced};
 use berth_core::pins::Seat;
 use berth_core::rollout::Mode;
 use berth_core::session::{self, Found, History, SessionId, Source};
 use berth_core::snapshot::Snapshot;
-use berth_core::token::Refusal;
+use berth_core::token::{Policy, Refusal};
 
 use crate::host;
 use crate::pinned::{Home, Terms};
@@ -39,6 +39,8 @@ pub(crate) struct Request {
     pub(crate) session: Option<SessionId>,
     /// As long as the request lasts its session is in use.
     pub(crate) seat: Option<Seat>,
+    /// Its rule has counted it.
+    is_counted: bool,
 }
 
 /// Where a request that waits to be decided again will find itself; `Verdict::None` until then.
@@ -50,8 +52,8 @@ impl Request {
         let mut request = Self::default();
         let mut asked = Asked::default();
         request.rule = rules::find(plugin, &mut asked);
-        // Which rule takes it may depend on a token that cannot be told yet.
-        if let Some(ticket) = request.await_keys(plugin, &mut asked, home) {
+        // Which rule takes it may depend on a token that cannot be told yet. If all only look on, nobody is held up.
+        if let Some(ticket) = request.await_keys(plugin, &mut asked, home, plugin.enforces) {
             request.verdict = Verdict::Parked(ticket);
             return request;
         }
@@ -64,14 +66,45 @@ impl Request {
             }
         }
         request.catch_up();
+        request.count(plugin);
         request
     }
 
     /// Waits for keys that are on their way, if there are such, and it may.
-    fn await_keys(&self, plugin: &Plugin, asked: &mut Asked, home: Home) -> Option<Ticket> {
-        let ticket = plugin.wait(home, Need::Keys(asked.pending()?));
-        asked.give_up();
-        ticket
+    fn await_keys(
+        &self,
+        plugin: &Plugin,
+        asked: &mut Asked<'_>,
+        home: Home,
+        may_wait: bool,
+    ) -> Option<Ticket> {
+        while let Some(provider) = asked.pending() {
+            let ticket = may_wait.then(|| plugin.wait(home, Need::Keys(provider))).flatten();
+            if ticket.is_some() {
+                return ticket;
+            }
+            asked.give_up(provider);
+        }
+        None
+    }
+
+    /// Counts what its rule made of it, once that is known.
+    pub(crate) fn count(&mut self, plugin: &Plugin) {
+        let Some((rule, _)) = self.rule.and_then(|rule| plugin.rule(rule)) else { return };
+        let result = match &self.verdict {
+            _ if self.is_counted => return,
+            Verdict::None | Verdict::Bypassed | Verdict::Parked(_) | Verdict::Waiting(_) => return,
+            // Who answers it decides which of the two it is.
+            Verdict::Observed(_) | Verdict::Elsewhere(_, Reason::Observed) => return,
+            Verdict::Elsewhere(_, Reason::AffinityOff) => RuleResult::AffinityOff,
+            Verdict::Elsewhere(_, Reason::NotRolledOut) => RuleResult::NotRolledOut,
+            Verdict::Elsewhere(Outcome::Sessionless, _) => RuleResult::Sessionless,
+            Verdict::Elsewhere(..) | Verdict::Placed { .. } => RuleResult::Enforced,
+            Verdict::Replied { withheld: true } => RuleResult::Withheld,
+            Verdict::Replied { withheld: false } => RuleResult::Rejected,
+        };
+        rule.count(result);
+        self.is_counted = true;
     }
 
     /// Whoever let this request go on has left its verdict.
@@ -94,15 +127,20 @@ impl Request {
         }
     }
 
-    fn place(&mut self, plugin: &Plugin, rule: &LiveRule, pool: &LivePool, asked: &mut Asked, home: Home) {
-        let Rule { affinity, rollout, .. } = &rule.config;
+    fn place(
+        &mut self,
+        plugin: &Plugin,
+        rule: &LiveRule,
+        pool: &LivePool,
+        asked: &mut Asked<'_>,
+        home: Home,
+    ) {
+        let Rule { affinity, rollout, session, .. } = &rule.config;
         if *affinity == Affinity::Off {
-            rule.count(RuleResult::AffinityOff);
             self.verdict = Verdict::leave_alone(pool, Reason::AffinityOff);
             return;
         }
-        if rollout.mode == Mode::Off {
-            rule.count(RuleResult::NotRolledOut);
+        if rollout.is_off() {
             self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
             return;
         }
@@ -114,12 +152,19 @@ impl Request {
                 return;
             }
             Mode::Off => {
-                rule.count(RuleResult::NotRolledOut);
                 self.verdict = Verdict::leave_alone(pool, Reason::NotRolledOut);
                 return;
             }
         }
-        let terms = terms(rule, &id, history.unwrap_or_default());
+        let history = history.unwrap_or_default();
+        // It would have no end: most likely not in seconds.
+        let is_ahead = history.created.is_some_and(|created| created > host::now() + Policy::DEFAULT_LEEWAY);
+        if session.max_age.is_some() && (history.is_undated || is_ahead) {
+            let challenge = Refusal::ClaimType.challenge();
+            self.verdict = Verdict::challenge(plugin, pool, Reason::TokenRefused, challenge);
+            return;
+        }
+        let terms = terms(rule, history);
         if terms.ends.is_some_and(|ends| ends <= plugin.now.get()) {
             self.verdict =
                 Verdict::challenge(plugin, pool, Reason::SessionOver, Refusal::Expired.challenge());
@@ -143,9 +188,6 @@ impl Request {
                 Verdict::of(plugin, pool, &id, snapshot, placement)
             }
         };
-        if !matches!(self.verdict, Verdict::Parked(_)) {
-            rule.count(RuleResult::Enforced);
-        }
     }
 
     /// The session of the request; without one, the verdict is there.
@@ -154,24 +196,29 @@ impl Request {
         plugin: &Plugin,
         rule: &LiveRule,
         pool: &LivePool,
-        asked: &mut Asked,
+        asked: &mut Asked<'_>,
         home: Home,
     ) -> Option<(SessionId, Option<History>)> {
         let Rule { session, rollout, .. } = &rule.config;
-        let mut token = |provider| asked.token(&plugin.tokens, provider);
+        let may_wait = rollout.mode == Mode::Enforce;
+        let mut token = |provider| asked.token(plugin, provider);
         let mut found = session::find(&session.sources, &mut host::request_header, &mut token);
         if matches!(found, Found::Pending) {
-            if let Some(ticket) = self.await_keys(plugin, asked, home) {
+            if let Some(ticket) = self.await_keys(plugin, asked, home, may_wait) {
                 self.verdict = Verdict::Parked(ticket);
                 return None;
             }
-            let mut token = |provider| asked.token(&plugin.tokens, provider);
+            let mut token = |provider| asked.token(plugin, provider);
             found = session::find(&session.sources, &mut host::request_header, &mut token);
         }
         self.verdict = match (found, &session.missing) {
             (Found::Session(id, history), _) => return Some((id, history)),
             // Who looks on begins no sessions and turns nobody away.
             _ if rollout.mode == Mode::Observe => Verdict::sessionless(pool),
+            // Nor does anybody of whom it cannot be told whether Berth is switched on for him.
+            (Found::Refused(..), _) | (_, Missing::Reject) if rollout.is_partial() => {
+                Verdict::leave_alone(pool, Reason::NotRolledOut)
+            }
             (Found::Refused(provider, refusal), _) => refuse(plugin, pool, provider, refusal),
             (_, Missing::IssueCookie(template)) => match draw(pool.snapshot().as_deref()) {
                 Some(id) => {
@@ -195,17 +242,15 @@ impl Request {
 }
 
 /// On what terms the rule wants this session placed.
-fn terms(rule: &LiveRule, id: &SessionId, history: History) -> Terms {
+fn terms(rule: &LiveRule, history: History) -> Terms {
     let Rule { session, affinity, .. } = &rule.config;
-    let header = || SessionId::new(host::request_header(session.previous_header.as_deref()?)?);
     Terms {
         is_strict: *affinity == Affinity::Strict,
-        is_latest_only: session.superseded == Superseded::Reject,
-        ttl: session.ttl,
         ends: session.max_age.and_then(|age| Some(history.created? + age)),
         created: history.created,
         version: history.version,
-        previous: history.previous.or_else(header).filter(|previous| previous != id),
+        previous: history.previous,
+        session: Rc::clone(session),
     }
 }
 

@@ -78,7 +78,7 @@ impl Context for Root {
         }
         let body = host::state_answer_body(headers, body_size);
         let body = body.as_deref().map_err(|failure| *failure);
-        let home = Home { context: self.id, stream: None, deciding: false };
+        let home = Home { context: self.id, stream: None, deciding: false, waited: 0 };
         let plugin = &live.plugin;
         if plugin.tokens.answered(token, body, host::now()) {
             waiting::let_in(plugin, self.id, host::now());

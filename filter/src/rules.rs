@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 
-use berth_core::config::Rule;
+use berth_core::config::{Affinity, Rule};
 use berth_core::event::RuleResult;
+use berth_core::rollout::Mode;
 use berth_core::session::Token;
 
 use crate::host;
@@ -24,6 +25,12 @@ impl LiveRule {
         Self { counters: RuleResult::ALL.map(|result| (Cell::new(0), define(result))), config }
     }
 
+    /// Whether it does more than look on.
+    pub(crate) fn enforces(&self) -> bool {
+        let Rule { affinity, rollout, .. } = &self.config;
+        *affinity != Affinity::Off && rollout.mode == Mode::Enforce && !rollout.is_off()
+    }
+
     pub(crate) fn count(&self, result: RuleResult) {
         if let Some((value, _)) = self.counters.get(result as usize) {
             value.set(value.get() + 1);
@@ -41,8 +48,8 @@ impl LiveRule {
     }
 }
 
-/// The first rule that takes the request; what no rule asks about is not fetched.
-pub(crate) fn find(plugin: &Plugin, asked: &mut Asked) -> Option<usize> {
+/// The first rule that takes the request; what no rule asks about is not fetched, and nothing twice.
+pub(crate) fn find<'p>(plugin: &'p Plugin, asked: &mut Asked<'p>) -> Option<usize> {
     let (mut authority, mut path, mut cluster) = (None, None, None);
     plugin.rules.iter().position(|rule| {
         let matches = &rule.config.matches;
@@ -52,11 +59,8 @@ pub(crate) fn find(plugin: &Plugin, asked: &mut Asked) -> Option<usize> {
                 || matches.takes_path(fetched(&mut path, || host::request_header(":path"))))
             && (matches.clusters.is_empty()
                 || matches.takes_cluster(fetched(&mut cluster, host::route_cluster)))
-            && matches
-                .headers
-                .iter()
-                .all(|header| header.takes(host::request_header(&header.name).as_deref()))
-            && matches.claims.iter().all(|claim| match asked.token(&plugin.tokens, claim.provider) {
+            && matches.headers.iter().all(|header| header.takes(asked.header(&header.name)))
+            && matches.claims.iter().all(|claim| match asked.token(plugin, claim.provider) {
                 Token::Verified(facts) => claim.takes(&facts),
                 _ => false,
             })

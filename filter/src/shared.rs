@@ -1,11 +1,13 @@
 //! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster and log of changes, and who polls.
 //!
-//! Shared data has neither delete nor expiry, so there is a fixed number of keys: four per pool, two per issuer of tokens and one lease. All
-//! writes compare and swap. Keys carry the wire version; a roster of another release is never read.
+//! Shared data has neither delete nor expiry, so there is a fixed number of keys: five per pool, two per issuer of
+//! tokens and one lease. All writes compare and swap, but for what only grows or has one writer. Keys carry the wire
+//! version; a roster of another release is never read.
 
 use berth_core::changelog::{ChangeLog, Head};
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
+use berth_core::wire::Cursor;
 
 use crate::host;
 
@@ -77,13 +79,25 @@ pub(crate) struct ChangesKey {
     log: String,
     /// Beside it, only how far it goes.
     head: String,
+    /// How far the state cluster's own log has been read for it.
+    cursor: String,
 }
 
 impl ChangesKey {
     /// Pools of the same name and state cluster share a log, also across a configuration reload.
     pub(crate) fn new(pool: &str, state_cluster: &str) -> Self {
         let log = format!("berth/1/changes/{pool}/{state_cluster}");
-        Self { head: format!("{log}/head"), log }
+        Self { head: format!("{log}/head"), cursor: format!("{log}/cursor"), log }
+    }
+
+    /// Where a leader goes on that takes over from another.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        std::str::from_utf8(&host::shared(&self.cursor).0?).ok()?.parse().ok()
+    }
+
+    /// To be called once everything before it is in the log.
+    pub(crate) fn set_cursor(&self, cursor: &Cursor) {
+        host::set_shared(&self.cursor, cursor.as_str().as_bytes(), None);
     }
 
     pub(crate) fn head(&self) -> Head {

@@ -29,7 +29,7 @@ impl Context for Stream {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
         let Some((plugin, pool)) = self.plugin.as_deref().zip(self.live_pool()) else { return };
         let body = host::state_answer_body(headers, body_size);
-        let home = Home { context: self.id, stream: Some(self.id), deciding: false };
+        let home = Home { context: self.id, stream: Some(self.id), deciding: false, waited: 0 };
         pool.answered(plugin, token, body.as_deref().map_err(Clone::clone), home);
     }
 }
@@ -40,7 +40,7 @@ impl HttpContext for Stream {
             remove_our_headers();
             return Action::Continue;
         };
-        let home = Home { context: self.id, stream: Some(self.id), deciding: true };
+        let home = Home { context: self.id, stream: Some(self.id), deciding: true, waited: 0 };
         self.request = Request::decide(&plugin, home);
         if self.request.verdict.lets_go_on() { Action::Continue } else { Action::Pause }
     }
@@ -48,6 +48,7 @@ impl HttpContext for Stream {
     fn on_http_response_headers(&mut self, _headers: usize, _end: bool) -> Action {
         let Some(plugin) = self.plugin.clone() else { return Action::Continue };
         self.request.catch_up();
+        self.request.count(&plugin);
         if let Some((rule, pool)) = self.request.rule.and_then(|index| plugin.rule(index)) {
             self.heed_the_end(pool);
             let node = self.learn_who_answered(&plugin, rule, pool);
@@ -64,10 +65,9 @@ impl HttpContext for Stream {
     /// The request is over, however it ended.
     fn on_log(&mut self) {
         self.request.catch_up();
-        let Some((rule, pool)) = self.live_rule() else { return };
-        if matches!(self.request.verdict, Verdict::Replied { withheld: true }) {
-            rule.count(RuleResult::Withheld);
-        }
+        let Some(pool) = self.live_pool().filter(|pool| pool.config.health.passive_failures > 0) else {
+            return;
+        };
         let Verdict::Placed { snapshot, placement, answered: Some(place) } = &self.request.verdict else {
             return;
         };
@@ -83,6 +83,9 @@ impl HttpContext for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.request.catch_up();
+        if let Some(plugin) = &self.plugin {
+            self.request.count(plugin);
+        }
         if matches!(self.request.verdict, Verdict::Parked(_))
             && let Some(plugin) = &self.plugin
         {
@@ -101,12 +104,8 @@ impl Stream {
         Self { id, plugin, request: Request::default() }
     }
 
-    fn live_rule(&self) -> Option<(&LiveRule, &LivePool)> {
-        self.plugin.as_ref()?.rule(self.request.rule?)
-    }
-
     fn live_pool(&self) -> Option<&LivePool> {
-        Some(self.live_rule()?.1)
+        Some(self.plugin.as_ref()?.rule(self.request.rule?)?.1)
     }
 
     /// A backend that says so has ended the session.

@@ -14,6 +14,7 @@ use berth_core::token::{self, Cache, Digest, Facts, Form, Keys, MAX_TOKEN, Polic
 
 use crate::host;
 use crate::issuer::Issuer;
+use crate::plugin::Plugin;
 
 /// Where Envoy's `jwt_authn` leaves payloads.
 const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
@@ -36,31 +37,42 @@ struct Provider {
     counters: Vec<(Cell<u64>, Option<u32>)>,
 }
 
-/// What has been asked already for one request: its rule and its session may both depend on a token.
+/// What has been asked already for one request: several rules may look at a header, and its rule and its session may
+/// both depend on a token.
 #[derive(Default)]
-pub(crate) struct Asked(Vec<(usize, Token)>);
+pub(crate) struct Asked<'p> {
+    headers: Vec<(&'p str, Option<Vec<u8>>)>,
+    tokens: Vec<(usize, Token)>,
+}
 
-impl Asked {
-    pub(crate) fn token(&mut self, tokens: &Tokens, provider: usize) -> Token {
-        if let Some((_, token)) = self.0.iter().find(|(asked, _)| *asked == provider) {
+impl<'p> Asked<'p> {
+    pub(crate) fn header(&mut self, name: &'p str) -> Option<&[u8]> {
+        let place = self.headers.iter().position(|(asked, _)| *asked == name).unwrap_or_else(|| {
+            self.headers.push((name, host::request_header(name)));
+            self.headers.len() - 1
+        });
+        self.headers.get(place)?.1.as_deref()
+    }
+
+    pub(crate) fn token(&mut self, plugin: &Plugin, provider: usize) -> Token {
+        if let Some((_, token)) = self.tokens.iter().find(|(asked, _)| *asked == provider) {
             return token.clone();
         }
-        let token = tokens.0.get(provider).map_or(Token::Absent, Provider::token);
-        self.0.push((provider, token.clone()));
+        let asked = plugin.tokens.0.get(provider);
+        let token = asked.map_or(Token::Absent, |asked| asked.token(plugin.now.get()));
+        self.tokens.push((provider, token.clone()));
         token
     }
 
     /// The provider whose keys are on their way.
     pub(crate) fn pending(&self) -> Option<usize> {
-        self.0.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
+        self.tokens.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
     }
 
-    /// Waiting is over: what is not known by now counts as unknown.
-    pub(crate) fn give_up(&mut self) {
-        for (_, token) in &mut self.0 {
-            if matches!(token, Token::Pending) {
-                *token = Token::Refused(Refusal::UnknownKey);
-            }
+    /// Keys of this provider are not waited for: what is not known by now counts as unknown.
+    pub(crate) fn give_up(&mut self, provider: usize) {
+        for (_, token) in self.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
+            *token = Token::Refused(Refusal::UnknownKey);
         }
     }
 }
@@ -160,11 +172,12 @@ impl Provider {
         }
     }
 
-    fn token(&self) -> Token {
+    /// `tick` is the time of the latest one: exact enough for what was verified before.
+    fn token(&self, tick: Millis) -> Token {
         let token = match &self.config.verification {
             Verification::Upstream(payload) => self.left_by_envoy(payload),
-            Verification::Keys(policy, keys) => self.verify(policy, keys),
-            Verification::Remote(policy, _) => self.verify(policy, &self.keys.borrow()),
+            Verification::Keys(policy, keys) => self.verify(policy, keys, tick),
+            Verification::Remote(policy, _) => self.verify(policy, &self.keys.borrow(), tick),
         };
         if let Token::Refused(refusal) = token {
             let place = Refusal::ALL.iter().position(|known| *known == refusal);
@@ -173,23 +186,24 @@ impl Provider {
         token
     }
 
-    fn verify(&self, policy: &Policy, keys: &Keys) -> Token {
+    fn verify(&self, policy: &Policy, keys: &Keys, tick: Millis) -> Token {
         let Some(token) = token::find(&self.config.from, &mut host::request_header) else {
             return Token::Absent;
         };
         if token.len() > MAX_TOKEN {
             return Token::Refused(Refusal::TooLarge);
         }
-        let now = host::now();
         let digest = Digest::of(self.place, &token);
-        if let Some(facts) = self.verified.borrow_mut().get(&digest, now) {
+        if let Some(facts) = self.verified.borrow_mut().get(&digest, tick) {
             self.count(1);
             return Token::Verified(Rc::clone(facts));
         }
-        match token::verify(&token, keys, policy, now) {
-            Ok(claims) => {
+        let now = host::now();
+        let verified = token::verify(&token, keys, policy, now)
+            .and_then(|claims| Ok((Rc::new(self.wanted.read(&claims)?), claims)));
+        match verified {
+            Ok((facts, claims)) => {
                 self.count(0);
-                let facts = Rc::new(self.wanted.read(&claims));
                 let until = claims.expires().map_or(now + NO_EXPIRY, |expires| expires + policy.leeway);
                 self.verified.borrow_mut().insert(digest, Rc::clone(&facts), facts.bytes(), until);
                 Token::Verified(facts)
@@ -206,16 +220,23 @@ impl Provider {
     /// What `jwt_authn` has verified. Nobody but Envoy writes its metadata.
     fn left_by_envoy(&self, payload: &str) -> Token {
         let place = ["metadata", "filter_metadata", JWT_AUTHN, payload];
-        if host::property(place.to_vec()).is_none() {
+        let mut values = Vec::new();
+        for (path, form) in self.wanted.iter() {
+            let names = path.segments().iter().map(String::as_str);
+            let value = host::property(place.into_iter().chain(names).collect());
+            let is_there = value.is_some();
+            let text = value.and_then(|value| text_of(value, form)).filter(|text| form.admits(text));
+            if is_there && text.is_none() && form != Form::Text {
+                return Token::Refused(Refusal::ClaimType);
+            }
+            values.push(text.map(String::into_boxed_str));
+        }
+        // The whole payload is large; it is looked at only to tell a token without these claims from none.
+        if values.iter().all(Option::is_none) && host::property(place.to_vec()).is_none() {
             return Token::Absent;
         }
-        let read = |(path, form): (&token::ClaimPath, Form)| {
-            let names = path.segments().iter().map(String::as_str);
-            let value = host::property(place.into_iter().chain(names).collect())?;
-            text_of(value, form).map(String::into_boxed_str)
-        };
         self.count(0);
-        Token::Verified(Rc::new(Facts::new(self.wanted.iter().map(read).collect())))
+        Token::Verified(Rc::new(Facts::new(values)))
     }
 }
 
@@ -230,9 +251,9 @@ fn text_of(value: Vec<u8>, form: Form) -> Option<String> {
     let whole = |number: f64| number as u64;
     match form {
         Form::Time => number().map(|seconds| whole(seconds).saturating_mul(1000).to_string()),
-        Form::Text if value.iter().any(|byte| byte.is_ascii_control()) => {
+        Form::Text | Form::Version if value.iter().any(|byte| byte.is_ascii_control()) => {
             number().map(|number| whole(number).to_string())
         }
-        Form::Text => String::from_utf8(value).ok(),
+        Form::Text | Form::Version => String::from_utf8(value).ok(),
     }
 }

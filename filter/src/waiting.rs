@@ -37,6 +37,16 @@ impl Need {
         }
     }
 
+    /// Its place in [`Home::waited`]; none for what is waited for until it is there, or does not come in time.
+    fn bit(self) -> u16 {
+        match self {
+            Self::Snapshot(_) => 0,
+            Self::Keys(provider) => {
+                u32::try_from(provider).ok().and_then(|place| 1u16.checked_shl(place)).unwrap_or(0)
+            }
+        }
+    }
+
     fn is_met(self, plugin: &Plugin) -> bool {
         match self {
             Self::Snapshot(pool) => plugin.pools.get(pool).is_some_and(|pool| pool.snapshot().is_some()),
@@ -62,16 +72,21 @@ struct Queue {
 struct Waiter {
     stream: u32,
     ticket: Ticket,
+    waited: u16,
 }
 
 impl WaitingRoom {
     /// Takes in a request that is about to be paused, or stays so. `None` if it has to do without what it needs.
-    pub(crate) fn enter(&mut self, stream: u32, need: Need, now: Millis) -> Option<Ticket> {
+    pub(crate) fn enter(&mut self, home: Home, need: Need, now: Millis) -> Option<Ticket> {
+        let waited = home.waited | need.bit();
+        if waited == home.waited && need.bit() != 0 {
+            return None;
+        }
         if self.queues.iter().map(|queue| queue.waiters.len()).sum::<usize>() >= CAPACITY {
             return None;
         }
         let ticket = Ticket::default();
-        let waiter = Waiter { stream, ticket: Rc::clone(&ticket) };
+        let waiter = Waiter { stream: home.context, ticket: Rc::clone(&ticket), waited };
         match self.queues.iter_mut().find(|queue| queue.need == need) {
             Some(queue) if queue.in_vain => return None,
             Some(queue) => queue.waiters.push(waiter),
@@ -116,12 +131,12 @@ pub(crate) fn let_in(plugin: &Plugin, root: u32, now: Millis) {
     if leaving.is_empty() {
         return;
     }
-    for Waiter { stream, ticket } in leaving {
+    for Waiter { stream, ticket, waited } in leaving {
         if !host::act_as(stream) {
             continue;
         }
         // The SDK answers a call to the context whose callback this is.
-        let home = Home { context: stream, stream: None, deciding: true };
+        let home = Home { context: stream, stream: None, deciding: true, waited };
         let request = Request::decide(plugin, home);
         if request.verdict.lets_go_on() {
             host::resume_request();

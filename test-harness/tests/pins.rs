@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use berth_core::wire::{NodeChange, NodeState};
 use berth_harness::{Builder, Response, State, World, eventually};
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use support::patience::{ask, impatient, nodes_become};
+use support::patience::{ask, caught_up, impatient, nodes_become};
 use support::{SOON, placing, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,6 +132,35 @@ async fn reload_while_the_state_cluster_is_away_moves_nobody() {
         let answer = ask(&world, key).await;
         assert_eq!((answer.node(), told(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_that_takes_the_lead_reads_on_where_the_other_one_was() {
+    let world = patient(impatient().concurrency(1), State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let keys = sessions(20);
+    let before = world.nodes_of(&keys).await;
+    let resyncs = async || world.envoy(0).metric("berth_resyncs_total", &[("pool", "nodes")]).await;
+    assert_eq!(resyncs().await, 0.0);
+
+    // Another set of pools has another leader.
+    let second = |json: &mut Value| {
+        let mut second = json["pools"][0].clone();
+        second["name"] = "second".into();
+        second["match"] = json!({"hosts": ["second.example.com"]});
+        json["pools"].as_array_mut().unwrap().insert(0, second);
+    };
+    world.envoy(0).reload(second).await.unwrap();
+    caught_up(world.envoy(0)).await;
+
+    for (key, node) in keys.iter().zip(&before) {
+        let answer = ask(&world, key).await;
+        assert_eq!((answer.node(), told(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
+    }
+    assert_eq!(resyncs().await, 0.0);
+    // And hears what happens from now on.
+    assert!(world.state(0).end_session("nodes", &keys[0]).await);
+    eventually(async || told(&ask(&world, &keys[0]).await, "outcome") == "claimed", SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

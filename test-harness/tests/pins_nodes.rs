@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use berth_core::wire::NodeChange;
-use berth_harness::{Builder, Client, Response, World, eventually};
+use berth_harness::{Builder, Client, Response, WebSocket, World, eventually};
 use futures_util::future::join_all;
 
 use support::patience::{impatient, nodes_become};
@@ -224,7 +224,17 @@ async fn ends_that_many_answers_repeat_hold_up_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_websocket_keeps_its_sessions_pin_alive_and_nothing_does_after_it() {
-    let world = patiently_pinned(impatient(), &[("--ttl", "4s")]).start().await;
+    keeps_alive(patiently_pinned(impatient(), &[("--ttl", "4s")])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_websocket_does_so_too_where_only_the_pools_sessions_live_so_shortly() {
+    let builder = patiently_pinned(impatient(), &[]);
+    keeps_alive(builder.configuration(|json| pool(json)["session"]["ttl"] = "4s".into())).await;
+}
+
+async fn keeps_alive(builder: Builder) {
+    let world = builder.start().await;
     all_see(&world, &[("active", 3)]).await;
     let mut socket = world.get("/ws/ada").websocket().await;
     let pin = world.pin_of("nodes", "ada").await.unwrap();
@@ -241,6 +251,32 @@ async fn open_websocket_keeps_its_sessions_pin_alive_and_nothing_does_after_it()
 
     drop(socket);
     eventually(async || world.pin_of("nodes", "ada").await.is_none(), SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_websocket_has_a_pin_again_after_the_state_cluster_was_away_or_lost_it() {
+    let world = patiently_pinned(impatient(), &[("--ttl", "4s")])
+        .configuration(|json| json["state"]["timeout"] = "100ms".into())
+        .start()
+        .await;
+    all_see(&world, &[("active", 3)]).await;
+    let pinned = async |socket: &WebSocket| {
+        let pin = world.pin_of("nodes", "ada").await;
+        pin.is_some_and(|pin| pin.node.to_string() == socket.node())
+    };
+    // From an answer the worker learns how long pins live.
+    for client in workers(world.envoy(0)) {
+        of(&client, "eve").send().await;
+    }
+    world.state(0).kill();
+    let mut socket = world.get("/ws/ada").websocket().await;
+    world.state(0).restart().await;
+
+    eventually(async || pinned(&socket).await, SOON).await;
+    world.redis().cli(&["flushall"]);
+    eventually(async || pinned(&socket).await, SOON).await;
+
+    assert_eq!(socket.echo("still there").await.as_deref(), Some("still there"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use support::patience::cluster;
-use support::{SOON, placing, routes, sessions, told};
+use support::tokens::{RSA, by_token, token};
+use support::{SOON, placing, quick, routes, sessions, told};
 
 const MAGLEV: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
 /// Requests under way at once: more would find their connections refused on a busy machine.
@@ -126,6 +127,35 @@ async fn observing_moves_nothing_and_foretells_what_enforcing_moves() {
     assert!(foretold.abs_diff(happened) <= keys.len() / 100, "foretold {foretold}, happened {happened}");
     let would: Vec<String> = observed.iter().map(|answer| told(answer, "would").to_owned()).collect();
     assert_eq!(would, enforced, "the debug header names the node that it would have been");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_be_out_is_never_turned_away() {
+    let builder =
+        by_token(World::builder(), json!({"algorithms": ["RS256"], "keys": [{"kid": "a", "pem": RSA}]}));
+    let builder = builder.configuration(|json| json["pools"][0]["session"]["missing"] = "reject".into());
+    let world = quick(builder).start().await;
+    let envoy = world.envoy(0);
+    let bad = format!("Bearer {}", token(json!({"sid": "ada", "exp": 1})));
+    let good = format!("Bearer {}", token(json!({"sid": "ada"})));
+    let without = async || envoy.client().get("/").send().await;
+    let with = async |bearer: &str| envoy.client().get("/").header("authorization", bearer).send().await;
+
+    for percent in [0, 10, 99] {
+        envoy.reload(|json| rollout(json, "enforce", percent)).await.unwrap();
+        for answer in [without().await, with(&bad).await] {
+            assert_eq!(
+                (answer.status.as_u16(), told(&answer, "reason")),
+                (200, "not_rolled_out"),
+                "{answer:?}"
+            );
+        }
+        assert_eq!(with(&good).await.status, 200);
+    }
+    envoy.reload(|json| rollout(json, "enforce", 100)).await.unwrap();
+
+    assert_eq!((without().await.status.as_u16(), with(&bad).await.status.as_u16()), (401, 401));
+    eventually(async || results(envoy, "rejected").await == 2, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,8 @@ use support::fake_admin::{Answer, FakeAdmin};
 use support::tokens::{ED25519, P256, RSA, SECRET, by_token, counted, key_set, now, sign, sign_bytes, token};
 use support::{SOON, placing, quick, raw_header, sessions, told};
 
-/// A token with an unknown key has the issuer asked once in this time; until then it is refused.
-const REFETCH: Duration = Duration::from_secs(5);
+/// A token with an unknown key has the issuer asked once in this time, from the last answer on; until then it is refused.
+const REFETCH: Duration = Duration::from_millis(5_200);
 
 /// Keys of every kind that the configuration can have.
 fn rsa_only() -> Value {
@@ -117,9 +117,16 @@ async fn token_names_its_session_wherever_it_is_and_however_it_is_signed() {
             assert_eq!(answer.node(), node, "{place}: {key}");
         }
     }
-    // The public provider refuses what it cannot verify, before the other one is asked.
-    let secret = sign(Algorithm::HS256, "s", json!({"sub": "ada"}));
-    assert_eq!(with_token(&world, &secret).await.status, 401);
+    // What one provider refuses may be another one's token; but nothing weaker counts beside it.
+    let by_header = world.get("/").header("x-session-id", "grace").send().await.node().to_owned();
+    let with = async |token: String| {
+        let bearer = format!("Bearer {token}");
+        world.get("/").header("authorization", bearer).header("x-session-id", "ada").send().await
+    };
+    let secret = with(sign(Algorithm::HS256, "s", json!({"sub": "grace"}))).await;
+    assert_eq!((secret.status.as_u16(), secret.node()), (200, by_header.as_str()), "{secret:?}");
+    let nobodys = sign_bytes(Algorithm::HS256, &"x".repeat(64), &json!({"alg": "HS256", "kid": "s"}), b"{}");
+    assert_eq!(with(nobodys).await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,6 +362,44 @@ async fn keys_outlive_an_issuer_that_is_gone() {
     let unknown = sign(Algorithm::RS256, "b", json!({"sid": "ada"}));
     assert_eq!(with_token(&world, &unknown).await.status, 401, "what nobody vouches for is still refused");
     assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_with_an_unknown_key_waits_for_one_fetch_however_slow_that_is() {
+    let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
+    let mut slow = remote();
+    slow["remote_jwks"]["refresh"] = "1h".into();
+    // Longer than the time after which another fetch may be asked for.
+    slow["remote_jwks"]["timeout"] = "6s".into();
+    let world = placing(issued_by(by_token(World::builder().concurrency(1), slow), issuer.address())).await;
+    assert_eq!(with_token(&world, &token(json!({"sid": "ada"}))).await.status, 200);
+    may_ask_again(&issuer).await;
+    issuer.set(Answer::Silence);
+    let asked = issuer.polls().len();
+
+    let unknown = with_token(&world, &sign(Algorithm::RS256, "b", json!({"sid": "ada"}))).await;
+
+    assert_eq!(unknown.status, 401, "{unknown:?}");
+    assert_eq!(issuer.polls().len(), asked + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_on_holds_up_nobody_for_keys() {
+    let issuer = FakeAdmin::start(Answer::Silence).await;
+    let mut slow = remote();
+    slow["remote_jwks"]["timeout"] = "30s".into();
+    let builder = issued_by(by_token(World::builder(), slow), issuer.address()).configuration(|json| {
+        let gold = json!({"claims": [{"jwt": "players", "claim": "tier", "one_of": ["gold"]}]});
+        json["rules"] = json!([
+            {"name": "gold", "pool": "nodes", "match": gold, "rollout": {"mode": "observe"}},
+            {"name": "rest", "pool": "nodes", "rollout": {"mode": "observe"}},
+        ]);
+    });
+    let world = quick(builder).start().await;
+
+    let early = world.get("/").header("authorization", format!("Bearer {}", token(json!({"sid": "ada"}))));
+
+    assert_eq!(early.within(SOON).send().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,9 +96,9 @@ impl Config {
         let jwt_providers = JwtProvider::read_all(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
         let mut book = ClaimBook::new(fields.value("jwt_providers"));
-        let pools = Pool::read_all(&elements, &mut book, faults);
         // One that cannot be read is there all the same.
         let has_state = fields.value("state").is_some();
+        let pools = Pool::read_all(&elements, has_state, &mut book, faults);
         let rules = Rule::read_all(&mut fields, &elements, &pools, has_state, &mut book, faults);
         fields.finish(faults);
         // All of them, or there is a fault.

@@ -56,10 +56,12 @@ impl Pool {
     /// Reads all pools: each by itself, then how they go together. One with a fault keeps its place.
     pub(super) fn read_all(
         elements: &[(String, &Value)],
+        has_state: bool,
         book: &mut ClaimBook,
         faults: &mut Faults,
     ) -> Vec<Option<Self>> {
-        let pools = elements.iter().map(|(path, value)| Self::read(value, path, book, faults)).collect();
+        let read = |(path, value): &(String, &Value)| Self::read(value, path, has_state, book, faults);
+        let pools = elements.iter().map(read).collect();
         // On the document, because a pool with a fault is not among the pools but still a neighbour.
         let mut names = BTreeSet::new();
         for (path, value) in elements {
@@ -72,7 +74,13 @@ impl Pool {
         pools
     }
 
-    fn read(value: &Value, path: &str, book: &mut ClaimBook, faults: &mut Faults) -> Option<Self> {
+    fn read(
+        value: &Value,
+        path: &str,
+        has_state: bool,
+        book: &mut ClaimBook,
+        faults: &mut Faults,
+    ) -> Option<Self> {
         let mut fields = Fields::of(value, path, faults);
         let name = fields.required_string("name", "name the pool, as its metrics will", faults);
         if let Some(name) = name {
@@ -81,7 +89,7 @@ impl Pool {
         let membership = read_membership(&mut fields, faults);
         // Read by whoever makes a rule of it.
         fields.value("match");
-        let session = Rc::new(read_session(&mut fields, book, faults));
+        let session = Rc::new(read_session(&mut fields, has_state, book, faults));
         let algorithm = read_ring(&mut fields, faults);
         if let Some(Membership::Static(members)) = &membership {
             check_points(members, algorithm, &fields.path_of("members"), faults);

@@ -150,7 +150,10 @@ impl Rule {
             let message = format!("is no pool: pools are {}, is {}", known.join(", "), quoted(pool));
             faults.add(&fields.path_of("pool"), message);
         }
-        let own = fields.value("session").is_some().then(|| Rc::new(read_session(&mut fields, book, faults)));
+        let own = fields
+            .value("session")
+            .is_some()
+            .then(|| Rc::new(read_session(&mut fields, has_state, book, faults)));
         let choices = [("prefer", Affinity::Prefer), ("strict", Affinity::Strict), ("off", Affinity::Off)];
         let affinity = fields.choice("affinity", &choices, faults).unwrap_or_default();
         if affinity == Affinity::Strict && !has_state {

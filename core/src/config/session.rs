@@ -57,7 +57,12 @@ pub enum Missing {
     Reject,
 }
 
-pub(super) fn read_session(fields: &mut Fields<'_>, book: &mut ClaimBook, faults: &mut Faults) -> Session {
+pub(super) fn read_session(
+    fields: &mut Fields<'_>,
+    has_state: bool,
+    book: &mut ClaimBook,
+    faults: &mut Faults,
+) -> Session {
     let nothing = Session {
         sources: Vec::new(),
         missing: Missing::Pass,
@@ -92,6 +97,17 @@ pub(super) fn read_session(fields: &mut Fields<'_>, book: &mut ClaimBook, faults
     if superseded == Superseded::Reject && all_read && !is_read(|source| source.version.is_some()) {
         let message = "needs to know a session's version: name the claim as version in a jwt source";
         faults.add(&fields.path_of("superseded"), message);
+    }
+    let needs_state = [
+        ("ttl", ttl.is_some()),
+        ("superseded", superseded == Superseded::Reject),
+        ("previous_header", previous_header.is_some()),
+    ];
+    for (name, _) in needs_state.into_iter().filter(|(_, is_given)| *is_given && !has_state) {
+        let path = fields.path_of(name);
+        if !faults.are_at(&path) {
+            faults.add(&path, "needs a state cluster, which remembers it: add state, or leave it out");
+        }
     }
     fields.finish(faults);
     Session { sources, missing, ttl, max_age, superseded, previous_header }
@@ -202,7 +218,7 @@ fn read_claims(mut fields: Fields<'_>, book: &mut ClaimBook, faults: &mut Faults
         slot(value, &fields.path_of(name), form)
     };
     let previous = optional("previous", Form::Text);
-    let version = optional("version", Form::Text);
+    let version = optional("version", Form::Version);
     let created = optional("created", Form::Time);
     fields.finish(faults);
     let is_whole = !id.is_empty() && id.len() == paths.len();

@@ -1,7 +1,8 @@
 //! For how long a pin holds: which ones are due to be prolonged, and what makes one a mere hint before its time.
 //!
 //! A session in use is touched in the store, and its pin is prolonged by the answer. Whoever learns that pins may be
-//! wrong expires them; a touch does not undo that.
+//! wrong expires them; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
+//! where it lives, not whether it is in use.
 
 use super::{Kind, Pin, Pins, WireKey};
 use crate::time::Millis;
@@ -18,7 +19,11 @@ impl Pins {
         {
             let Some(entry) = self.slab.get_mut(slot) else { continue };
             let Some(pin) = entry.pin() else { continue };
-            if entry.take_used() && pin.kind != Kind::Provisional && now < pin.expires {
+            if entry.take_used() && pin.kind != Kind::Provisional {
+                if now >= pin.expires {
+                    // Somebody may have claimed it anew since: the answer must not make it certain again.
+                    entry.set_pin(Pin { expires: Millis(0), ..pin });
+                }
                 due.push(entry.wire());
             }
         }
@@ -41,6 +46,11 @@ impl Pins {
     /// Changes of unknown sessions were missed: all pins are past their time.
     pub fn expire_all(&mut self) {
         self.expire(|_| true);
+    }
+
+    /// Something of a session changed, though not where it lives: its pin is past its time.
+    pub fn expire_wire(&mut self, wire: WireKey) -> bool {
+        self.change(self.find_wire(wire), |pin| Some(Pin { expires: Millis(0), ..pin }))
     }
 
     /// The node was started anew: its pins are past their time.

@@ -18,8 +18,10 @@ pub(super) struct Entry {
     /// In halves: a `u128` would align the entry to 16 bytes and make it 64 long.
     key: [u64; 2],
     wire: WireKey,
-    version: u64,
     word: Word,
+    /// More moves than this no session survives; beyond, it stays there, and costs a question more.
+    version: u32,
+    session_version: u32,
     newer: u32,
     /// In a slot that was given up: the next such slot.
     older: u32,
@@ -59,8 +61,17 @@ impl Word {
 
 impl Entry {
     pub(super) fn new(key: PinKey, wire: WireKey, pin: Pin) -> Self {
-        let word = Word::new(pin.node, pin.kind, pin.expires);
-        Self { key: halves(key), wire, version: pin.version, word, newer: NONE, older: NONE }
+        let mut entry = Self {
+            key: halves(key),
+            wire,
+            word: Word::FREE,
+            version: 0,
+            session_version: 0,
+            newer: NONE,
+            older: NONE,
+        };
+        entry.set_pin(pin);
+        entry
     }
 
     pub(super) fn key(&self) -> PinKey {
@@ -80,12 +91,15 @@ impl Entry {
     pub(super) fn pin(&self) -> Option<Pin> {
         let kind = self.word.kind()?;
         let node = NodeRef((self.word.0 >> Word::NODE_SHIFT) as u16);
-        Some(Pin { node, version: self.version, expires: Millis(self.word.0 & Word::EXPIRES), kind })
+        let expires = Millis(self.word.0 & Word::EXPIRES);
+        let (version, session_version) = (u64::from(self.version), self.session_version);
+        Some(Pin { node, version, expires, kind, session_version })
     }
 
     /// Another pin for the same session: as good as touched.
     pub(super) fn set_pin(&mut self, pin: Pin) {
-        self.version = pin.version;
+        self.version = u32::try_from(pin.version).unwrap_or(u32::MAX);
+        self.session_version = pin.session_version;
         self.word = Word::new(pin.node, pin.kind, pin.expires);
     }
 
@@ -236,7 +250,8 @@ mod tests {
     use super::*;
 
     fn entry(number: u128) -> Entry {
-        let pin = Pin { node: NodeRef(1), version: 1, expires: Millis(1), kind: Kind::Settled };
+        let (node, expires) = (NodeRef(1), Millis(1));
+        let pin = Pin { node, version: 1, expires, kind: Kind::Settled, session_version: 0 };
         Entry::new(PinKey(number), WireKey([0; 16]), pin)
     }
 
@@ -274,8 +289,13 @@ mod tests {
     fn an_entry_gives_back_what_was_put_in() {
         let (key, wire) = (PinKey(u128::MAX - 5), WireKey([7; 16]));
         for kind in [Kind::Settled, Kind::Provisional, Kind::Restored] {
-            let pin =
-                Pin { node: NodeRef(u16::MAX), version: u64::MAX, expires: Millis(1_900_000_000_123), kind };
+            let pin = Pin {
+                node: NodeRef(u16::MAX),
+                version: u64::from(u32::MAX),
+                expires: Millis(1_900_000_000_123),
+                kind,
+                session_version: u32::MAX - 1,
+            };
             let mut entry = Entry::new(key, wire, pin);
             assert!(entry.is(key) && entry.key() == key && entry.wire() == wire);
             assert_eq!(entry.pin(), Some(pin));
@@ -287,11 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_beyond_all_time_is_the_last_there_is() {
-        let pin = Pin { node: NodeRef(3), version: 1, expires: Millis(u64::MAX), kind: Kind::Provisional };
+    fn an_expiry_or_a_version_beyond_all_is_the_last_there_is() {
+        let (node, kind) = (NodeRef(3), Kind::Provisional);
+        let pin = Pin { node, version: u64::MAX, expires: Millis(u64::MAX), kind, session_version: 7 };
 
         let stored = Entry::new(PinKey(1), WireKey([0; 16]), pin).pin().unwrap();
 
-        assert_eq!(stored, Pin { expires: Millis(Word::EXPIRES), ..pin });
+        let (version, expires) = (u64::from(u32::MAX), Millis(Word::EXPIRES));
+        assert_eq!(stored, Pin { version, expires, ..pin });
     }
 }

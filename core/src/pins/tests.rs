@@ -15,7 +15,7 @@ fn wire(number: u8) -> WireKey {
 }
 
 fn pin(node: &str, version: u64) -> Pin<&str> {
-    Pin { node, version, expires: at(1_000), kind: Kind::Settled }
+    Pin { node, version, expires: at(1_000), kind: Kind::Settled, session_version: 0 }
 }
 
 /// Pins session `number` to `node`.
@@ -122,15 +122,31 @@ fn touches_come_in_batches_and_none_is_lost() {
 }
 
 #[test]
-fn provisional_and_expired_pins_are_not_touched() {
+fn what_only_the_ring_said_is_not_touched_and_what_is_in_doubt_is_but_stays_so() {
     let mut pins = small(3);
     let provisional = Pin { kind: Kind::Provisional, ..pin(NODE, 0) };
     pins.insert(pins.key(&[1]), wire(1), provisional);
     pins.insert(pins.key(&[2]), wire(2), Pin { expires: at(30), ..pin(NODE, 1) });
+    put(&mut pins, 3, NODE);
+    assert!(pins.expire_wire(wire(3)) && !pins.expire_wire(wire(4)));
     pins.due_for_touch(at(0), 10);
-    assert!(known(&mut pins, 1) && known(&mut pins, 2));
+    assert!((1..=3).all(|id| known(&mut pins, id)));
 
-    assert!(pins.due_for_touch(at(60), 10).is_empty());
+    let mut due = pins.due_for_touch(at(60), 10);
+    due.sort_unstable();
+
+    assert_eq!(due, [wire(2), wire(3)]);
+    assert!(!pins.prolong(wire(2), at(2_000)) && !pins.prolong(wire(3), at(2_000)));
+}
+
+#[test]
+fn a_session_is_found_by_either_of_its_keys_with_the_version_of_its_token() {
+    let mut pins = small(3);
+    pins.insert(pins.key(&[1]), wire(1), Pin { session_version: 7, ..pin(NODE, 5) });
+
+    assert_eq!(pins.wire(pins.key(&[1])), Some(wire(1)));
+    assert_eq!(pins.wire(pins.key(&[2])), None);
+    assert!(matches!(pins.get(pins.key(&[1]), at(0)), Lookup::Fresh(Pin { session_version: 7, .. })));
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct History {
     pub version: Option<u32>,
     /// When it began.
     pub created: Option<Millis>,
+    /// It should say when it began, and does not.
+    pub is_undated: bool,
 }
 
 impl ClaimSource {
@@ -55,9 +57,10 @@ impl ClaimSource {
             *values.last_mut()? = facts.text(slot)?;
             joined(&values).filter(|previous| *previous != id)
         });
-        let version = self.version.and_then(|slot| facts.text(slot)?.parse().ok());
+        let version = self.version.and_then(|slot| facts.version(slot));
         let created = self.created.and_then(|slot| facts.time(slot));
-        Some((id, History { previous, version, created }))
+        let is_undated = self.created.is_some() && created.is_none();
+        Some((id, History { previous, version, created, is_undated }))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each is numbered when the configuration is read, so that a request finds it by its place. Claims of one token take
 //! some hundred bytes so, and not the kilobytes that issuers like to put in.
 
-use super::{ClaimPath, Claims};
+use super::{ClaimPath, Claims, Refusal};
 use crate::time::Millis;
 
 /// The claims of one provider's tokens that anybody looks at.
@@ -17,7 +17,12 @@ pub enum Form {
     Text,
     /// A point in time.
     Time,
+    /// A whole number of 32 bits.
+    Version,
 }
+
+/// Beyond it, doubles are not exact.
+const MAX_TIME: u64 = 1 << 53;
 
 /// The place of a wanted claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +49,37 @@ impl Wanted {
     }
 
     /// Reads them from a verified token.
-    #[must_use]
-    pub fn read(&self, claims: &Claims) -> Facts {
-        let read = |(path, form): (&ClaimPath, Form)| match form {
-            Form::Text => claims.text(path),
-            Form::Time => claims.seconds(path).map(|time| time.0.to_string()),
+    ///
+    /// # Errors
+    /// [`Refusal::ClaimType`] if a time or a version is there and is none: taken for missing, it would void the very limit
+    /// that it is wanted for.
+    pub fn read(&self, claims: &Claims) -> Result<Facts, Refusal> {
+        let read = |(path, form): (&ClaimPath, Form)| {
+            let text = match form {
+                Form::Text | Form::Version => claims.text(path),
+                Form::Time => claims.seconds(path).map(|time| time.0.to_string()),
+            };
+            let is_missing = claims.get(path).is_none_or(serde_json::Value::is_null);
+            if is_missing || text.as_deref().is_some_and(|text| form.admits(text)) || form == Form::Text {
+                Ok(text.map(String::into_boxed_str))
+            } else {
+                Err(Refusal::ClaimType)
+            }
         };
-        Facts(self.iter().map(|claim| read(claim).map(String::into_boxed_str)).collect())
+        Ok(Facts(self.iter().map(read).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Form {
+    /// Whether a value, times in milliseconds, can be read so.
+    #[must_use]
+    pub fn admits(self, text: &str) -> bool {
+        match self {
+            Self::Text => true,
+            // What JSON carries without loss, which is 285,000 years.
+            Self::Time => text.parse().is_ok_and(|time: u64| time < MAX_TIME),
+            Self::Version => text.parse::<u32>().is_ok(),
+        }
     }
 }
 
@@ -71,6 +100,12 @@ impl Facts {
     #[must_use]
     pub fn time(&self, slot: Slot) -> Option<Millis> {
         self.text(slot)?.parse().ok().map(Millis)
+    }
+
+    /// The claim as a version.
+    #[must_use]
+    pub fn version(&self, slot: Slot) -> Option<u32> {
+        self.text(slot)?.parse().ok()
     }
 
     /// The memory they take, roughly.
@@ -101,11 +136,34 @@ mod tests {
 
         assert_eq!(wanted.slot(path("iat"), Form::Time), time, "asked for twice, it is kept once");
         let claims = Claims::from_payload(br#"{"player": {"id": "ada"}, "iat": 1700000000}"#).unwrap();
-        let facts = wanted.read(&claims);
+        let facts = wanted.read(&claims).unwrap();
 
         assert_eq!((facts.text(id), facts.text(number)), (Some("ada"), Some("1700000000")));
         assert_eq!(facts.time(time), Some(Millis(1_700_000_000_000)));
         assert_eq!(facts.text(missing), None);
         assert_eq!(facts.time(id), None);
+    }
+
+    #[test]
+    fn a_time_or_a_version_that_cannot_be_read_is_no_missing_one() {
+        let mut wanted = Wanted::default();
+        let version = wanted.slot(path("sv"), Form::Version);
+        wanted.slot(path("iat"), Form::Time);
+        let read = |json: &str| wanted.read(&Claims::from_payload(json.as_bytes()).unwrap());
+
+        for bad in [
+            r#"{"sv": 1700000000000}"#,
+            r#"{"sv": "v2"}"#,
+            r#"{"sv": -1}"#,
+            r#"{"sv": [1]}"#,
+            r#"{"iat": 1e300}"#,
+            r#"{"iat": 1700000000000000000}"#,
+            r#"{"iat": "today"}"#,
+        ] {
+            assert_eq!(read(bad), Err(Refusal::ClaimType), "{bad}");
+        }
+        for (good, is) in [("{}", None), (r#"{"sv": null}"#, None), (r#"{"sv": "7", "iat": 1.5}"#, Some(7))] {
+            assert_eq!(read(good).map(|facts| facts.version(version)), Ok(is), "{good}");
+        }
     }
 }

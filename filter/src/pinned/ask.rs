@@ -15,15 +15,16 @@ use crate::host;
 use crate::plugin::{LivePool, Plugin};
 
 /// Sessions of one call: a quarter of what the service takes, so that no call holds up others.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// One session's question, and what it takes to go on without an answer.
+#[derive(Clone)]
 pub(super) struct Ask {
     pub(super) id: SessionId,
     pub(super) key: PinKey,
     pub(super) session: SessionAsk,
-    /// It is not to move.
-    pub(super) is_strict: bool,
+    /// Where the session is remembered under its former id.
+    pub(super) previous: Option<PinKey>,
     /// Of its tokens only the latest counts.
     pub(super) is_latest_only: bool,
     pub(super) epoch: u32,
@@ -42,9 +43,14 @@ impl Pinned {
         now: Millis,
     ) -> Rc<Ask> {
         let mut places = decision::for_new(snapshot, id.hash(), MAX_CANDIDATES);
-        if let Lookup::Stale(pin) = self.pins.get(key, now)
-            && let Some(last) = self.usable(&pin, snapshot)
-        {
+        let previous = terms.previous.clone().or_else(|| previous_by_header(terms));
+        let previous = previous.filter(|previous| previous != id);
+        let former = previous.as_ref().map(|previous| self.pins.key(previous.as_bytes()));
+        let last = [Some(key), former].into_iter().flatten().find_map(|key| match self.pins.get(key, now) {
+            Lookup::Fresh(pin) | Lookup::Stale(pin) => self.usable(&pin, snapshot),
+            Lookup::Absent => None,
+        });
+        if let Some(last) = last {
             places.retain(|place| *place != last);
             places.insert(0, last);
             places.truncate(MAX_CANDIDATES);
@@ -57,12 +63,11 @@ impl Pinned {
         );
         let session = SessionAsk {
             strict: terms.is_strict,
-            ttl_ms: terms.ttl.map(|ttl| ttl.0),
+            ttl_ms: terms.session.ttl.map(|ttl| ttl.0),
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
             session_version: terms.version,
-            alias_of: terms
-                .previous
+            alias_of: previous
                 .as_ref()
                 .map(|previous| SessionKey::new(self.pool.as_str(), previous.as_bytes())),
             ..ask
@@ -74,8 +79,8 @@ impl Pinned {
             id: id.clone(),
             key,
             session,
-            is_strict: terms.is_strict,
-            is_latest_only: terms.is_latest_only,
+            previous: former,
+            is_latest_only: terms.is_latest_only(),
             epoch: self.epoch,
             correlation,
         })
@@ -105,4 +110,28 @@ impl Pinned {
             }
         }
     }
+}
+
+impl Ask {
+    /// The version of the token that it came with; 0 if that had none.
+    pub(super) fn version(&self) -> u32 {
+        self.session.session_version.unwrap_or(0)
+    }
+
+    /// Whether the answer to `other` is one to this as well: the state cluster was told the same.
+    pub(super) fn has_the_terms_of(&self, other: &Self) -> bool {
+        let terms = |ask: &Self| {
+            let SessionAsk { strict, ttl_ms, ends_ms, created_ms, session_version, alias_of, .. } =
+                ask.session;
+            (strict, ttl_ms, ends_ms, created_ms, session_version, alias_of)
+        };
+        terms(self) == terms(other)
+    }
+}
+
+/// A header is anybody's word. It may say where a session was, and no more: with a version it would make the former id's
+/// tokens old ones, so who has versions names former ids by a claim.
+fn previous_by_header(terms: &Terms) -> Option<SessionId> {
+    let name = terms.session.previous_header.as_deref().filter(|_| terms.version.is_none())?;
+    SessionId::new(host::request_header(name)?)
 }

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 
 use berth_core::breaker::Permit;
-use berth_core::changelog::News;
+use berth_core::changelog::{News, SUPERSEDED};
 use berth_core::event::{CallResult, Counter};
 use berth_core::pins::WireKey;
 use berth_core::session::SessionId;
 use berth_core::time::Millis;
 use berth_core::wire::{MAX_TOUCHED, SessionKey, TouchReply, TouchRequest};
 
+use super::answer::believed_until;
 use super::{Home, Pinned, result_of};
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
@@ -30,6 +31,8 @@ const MAX_ENDING: usize = 10_000;
 pub(super) struct Upkeep {
     /// How long pins live in the store, as it last said.
     ttl: Millis,
+    /// The shortest time that any rule lets a session live unused.
+    shortest_ttl: Option<Millis>,
     touch: Option<u32>,
     /// In the call, or to be called again.
     touched: Vec<WireKey>,
@@ -43,35 +46,40 @@ struct Ending {
     tries: u8,
 }
 
+impl Upkeep {
+    pub(super) fn new(shortest_ttl: Option<Millis>) -> Self {
+        Self { shortest_ttl, ..Self::default() }
+    }
+}
+
 impl Pinned {
-    /// When a pin that is told, or touched, now is no longer to be relied on: well before the store forgets it, since
-    /// another proxy may then claim the session anew.
+    /// When a pin that is told, or touched, now is no longer to be relied on.
     pub(super) fn pin_expires(&mut self, ttl: Millis, now: Millis) -> Millis {
         if self.upkeep.ttl != ttl {
             self.upkeep.ttl = ttl;
             // Three chances to be touched in that time.
-            let interval = self.state.pins.touch_interval.min(Millis(ttl.0 / 4));
+            let shortest = self.upkeep.shortest_ttl.map_or(ttl, |shortest| shortest.min(ttl));
+            let interval = self.state.pins.touch_interval.min(Millis(shortest.0 / 4));
             self.pins.touch_every(interval);
             self.in_use.look_every(Millis(interval.0 / 2));
         }
-        now + Millis(ttl.0 / 4 * 3)
+        believed_until(ttl, now)
     }
 
     /// To be called on each tick of the root.
     pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) {
-        let home = Home { context: root, stream: None, deciding: false };
+        let home = Home { context: root, stream: None, deciding: false, waited: 0 };
         let overdue = self.flights.overdue(now);
         if !overdue.is_empty() {
             overdue.iter().for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
             self.release(plugin, pool, overdue, None, home, now);
         }
         self.send(plugin, pool, home, now);
-        for key in self.in_use.turn(now) {
-            self.pins.get(key, now);
-        }
+        self.note_in_use(now);
         // A clock that was set back must not stop it.
         if now >= self.upkeep.not_before || self.upkeep.not_before.since(now) > PAUSE {
             self.touch(now);
+            self.renew(pool, now);
             self.end_next();
         }
         pool.metrics.show_pins(self.pins.len(), self.breaker.is_open());
@@ -91,7 +99,11 @@ impl Pinned {
             News::Changes(changes) => {
                 for (key, version) in changes {
                     let wire = WireKey::from(key);
-                    self.pins.outdate(wire, version);
+                    if version == SUPERSEDED {
+                        self.pins.expire_wire(wire);
+                    } else {
+                        self.pins.outdate(wire, version);
+                    }
                     // An answer that is under way may be from before the change.
                     if self.flights.request(wire).is_some() {
                         self.epoch = self.epoch.wrapping_add(1);
@@ -145,7 +157,8 @@ impl Pinned {
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
         for key in std::mem::take(&mut self.upkeep.touched) {
-            self.pins.prolong(key, expires);
+            let own = reply.ttls_ms.get(&SessionKey::from(key));
+            self.pins.prolong(key, own.map_or(expires, |ttl| believed_until(Millis(*ttl), now)));
         }
         // Lost or expired there: ask again, and say where they were.
         for key in &reply.missing {
