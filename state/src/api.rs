@@ -114,7 +114,12 @@ async fn guard(service: Arc<Service>, call: Call, mut request: Request, next: Ne
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(failure) => failure.into(),
+        // Shedding load must cost nothing.
+        Err(failure @ Failure::TooMany) => failure.into(),
+        Err(failure) => {
+            reading::ignore_body(request).await;
+            failure.into()
+        }
     };
     service.metrics.answered(call, &response, start.elapsed());
     response

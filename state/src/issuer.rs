@@ -29,17 +29,22 @@ impl Issuer {
     /// # Errors
     /// If it cannot be read, is no set of keys, or has none that goes with the policy. Nothing of a key is in it.
     pub fn open(file: &Path, policy: Policy) -> Result<Self, String> {
-        let seen = read(file);
-        let keys = keys(&seen, &policy.algorithms).map_err(|fault| format!("{}: {fault}", file.display()))?;
-        tracing::info!(file = %file.display(), keys = keys.len(), "operators' tokens are verified");
-        let (known, receiver) = watch::channel(Arc::new(keys));
-        let followed = Followed { file: file.to_owned(), algorithms: policy.algorithms.clone(), seen, known };
+        let (issuer, followed) = Self::begin(file, policy)?;
+        tracing::info!(file = %file.display(), keys = issuer.keys().len(), "operators' tokens are verified");
         // A thread, because the file may be on a file system that hangs, and the runtime would wait for it at its end.
         std::thread::Builder::new()
             .name("jwks".to_owned())
             .spawn(move || followed.follow())
             .map_err(|error| format!("{}: cannot be followed: {error}", file.display()))?;
-        Ok(Self { policy: Arc::new(policy), keys: receiver })
+        Ok(issuer)
+    }
+
+    fn begin(file: &Path, policy: Policy) -> Result<(Self, Followed), String> {
+        let seen = read(file);
+        let keys = keys(&seen, &policy.algorithms).map_err(|fault| format!("{}: {fault}", file.display()))?;
+        let (known, receiver) = watch::channel(Arc::new(keys));
+        let followed = Followed { file: file.to_owned(), algorithms: policy.algorithms.clone(), seen, known };
+        Ok((Self { policy: Arc::new(policy), keys: receiver }, followed))
     }
 
     /// The keys that are known now.
@@ -59,26 +64,34 @@ impl Followed {
     fn follow(mut self) {
         while !self.known.is_closed() {
             std::thread::sleep(LOOK_EVERY);
-            self.look();
+            let looked = self.look();
+            let file = self.file.display();
+            match looked {
+                None => {}
+                Some(Ok(keys)) => tracing::info!(%file, keys, "the keys have changed"),
+                Some(Err(fault)) => {
+                    tracing::warn!(%file, fault, "the keys cannot be used, those from before are kept");
+                }
+            }
         }
     }
 
+    /// If the file has changed, how many keys are known now, or why they are as before.
+    ///
     /// Compares what is in it, not its times: those of a file system may be too coarse to tell two writes apart, and at
     /// most 64 KiB are read.
-    fn look(&mut self) {
+    fn look(&mut self) -> Option<Result<usize, String>> {
         let now = read(&self.file);
         if now == self.seen {
-            return;
+            return None;
         }
-        let file = self.file.display();
-        match keys(&now, &self.algorithms) {
-            Ok(keys) => {
-                tracing::info!(%file, keys = keys.len(), "the keys have changed");
-                self.known.send_replace(Arc::new(keys));
-            }
-            Err(fault) => tracing::warn!(%file, fault, "the keys cannot be used, those from before are kept"),
-        }
+        let keys = keys(&now, &self.algorithms);
         self.seen = now;
+        Some(keys.map(|keys| {
+            let count = keys.len();
+            self.known.send_replace(Arc::new(keys));
+            count
+        }))
     }
 }
 
@@ -101,4 +114,56 @@ fn keys(bytes: &Result<Vec<u8>, String>, algorithms: &[Algorithm]) -> Result<Key
         );
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn a_file_that_is_broken_or_gone_is_told_once_and_costs_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        std::fs::write(&file, ONE).unwrap();
+        let (issuer, mut followed) = Issuer::begin(&file, Policy::new(vec![Algorithm::EdDsa])).unwrap();
+        let first = issuer.keys();
+        assert_eq!(followed.look(), None);
+
+        let broken = [
+            (Some("{"), "is not a JSON object"),
+            (Some(""), "is not a JSON object"),
+            (Some(r#"{"keys": []}"#), "has no usable key"),
+            (None, "cannot be read"),
+        ];
+        for (text, says) in broken {
+            match text {
+                Some(text) => std::fs::write(&file, text).unwrap(),
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            let told = followed.look().unwrap().unwrap_err();
+            assert!(told.contains(says), "{told}");
+            assert_eq!(followed.look(), None, "{says}");
+            assert_eq!(issuer.keys(), first, "{says}");
+        }
+
+        std::fs::write(&file, ONE.replace(r#""a""#, r#""b""#)).unwrap();
+        assert_eq!(followed.look(), Some(Ok(1)));
+        assert_ne!(issuer.keys(), first);
+    }
+
+    #[test]
+    fn keys_that_could_verify_nothing_are_refused_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        let refused = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Issuer::begin(&file, Policy::new(vec![Algorithm::Rs256])).map(|_| ()).unwrap_err()
+        };
+
+        assert!(refused(ONE).contains("no key that goes with jwt-algorithms"));
+        assert!(refused(&" ".repeat(MAX_JWKS + 1)).contains("is larger than"));
+    }
 }
