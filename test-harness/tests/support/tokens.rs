@@ -3,8 +3,6 @@
 use berth_harness::Builder;
 use serde_json::{Value, json};
 
-pub(crate) use super::issuer::{ED25519, P256, RSA, SECRET, key_set, now, sign, sign_bytes, token};
-
 /// Sessions are named by the claim `sid` of this provider's tokens.
 pub(crate) fn by_token(builder: Builder, provider: Value) -> Builder {
     builder.configuration(move |json| {
