@@ -338,15 +338,11 @@ fn operators_commands_say_which_token_it_takes_and_the_log_says_who_did_what() {
         (
             &["drain", NODE, "--token", "else"],
             1,
-            "is not accepted: get one that is for this service; give one",
+            "is not accepted: get one that is for this service; give it",
         ),
-        (
-            &["drain", NODE, "--token", &expired],
-            1,
-            "has expired: get a new one; give one that will do with --token",
-        ),
+        (&["drain", NODE, "--token", &expired], 1, "has expired: get a new one; give it with --token"),
         (&["drain", NODE, "--token", &read], 1, "needs a token with the scope berth.operate"),
-        (&["drain", NODE, "--token", PROXIES], 1, "the scope berth.operate: proxies may only"),
+        (&["drain", NODE, "--token", PROXIES], 1, "only set a node's cooldown_until_ms: all else needs"),
         (&["drain", NODE, "--token", &operate], 0, ""),
         (&["end", "alice", "--token", &read], 1, "needs a token with the scope berth.operate"),
         (&["end", "alice", "--token", &operate], 0, ""),

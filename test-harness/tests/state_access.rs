@@ -13,7 +13,7 @@ use serde_json::json;
 
 use support::issuer::{key_set, sign};
 use support::patience::nodes_become;
-use support::pinning::{agreed_nodes_of, all_see, moved, patiently};
+use support::pinning::{agreed_nodes_of, all_see, moved, of, patiently};
 use support::{SOON, pool, sessions};
 
 const PROXIES: &str = "the-proxies-own";
@@ -54,7 +54,6 @@ async fn filter_needs_no_more_than_its_static_token_and_an_operator_a_scope() {
         .await;
     all_see(&world, &[("active", 4)]).await;
 
-    // Claims, touches and the feed of changes.
     let keys = sessions(60);
     let before = agreed_nodes_of(&world, &keys).await;
     for (key, node) in keys.iter().zip(&before) {
@@ -76,7 +75,7 @@ async fn filter_needs_no_more_than_its_static_token_and_an_operator_a_scope() {
     all_see(&world, &[("draining", 1), ("active", 3)]).await;
     assert_eq!(moved(&keys, &before, &agreed_nodes_of(&world, &keys).await), Vec::<&String>::new());
 
-    // Cooldown is the proxies' own to share, and so is moving and ending sessions.
+    // Proxies share cooldowns, and move and end sessions, as ever.
     let refusals = refused(&world, "403").await;
     let dead = world.node(1);
     dead.refuse().await;
@@ -89,5 +88,10 @@ async fn filter_needs_no_more_than_its_static_token_and_an_operator_a_scope() {
         assert_eq!(&pin.node.to_string(), node);
         assert_eq!(pin.version, if home == dead.name() { 2 } else { 1 }, "{key}");
     }
+    let home = world.node_named(&after[0]);
+    home.set_headers(&[("x-berth-end", "1")]);
+    of(&world.client(), &keys[0]).send().await;
+    home.set_headers(&[]);
+    eventually(async || world.pin_of("nodes", &keys[0]).await.is_none(), SOON).await;
     assert_eq!((refused(&world, "401").await, refused(&world, "403").await), (0.0, refusals));
 }

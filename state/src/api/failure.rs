@@ -64,12 +64,12 @@ impl Failure {
             Self::Unauthorized(_) => "the token is not accepted: get one that is for this service".to_owned(),
             Self::Forbidden(action) => match (action, action.scope()) {
                 (_, None) => {
-                    "only proxies may do this, with the token of --token or a client certificate and no \
-                              other token"
+                    "only proxies may do this, by the service's static token or a client certificate"
                         .to_owned()
                 }
+                // Whoever lacks the scope is refused for less than that: only proxies come here.
                 (Action::ChangeNode, Some(scope)) => format!(
-                    "this needs a token with the scope {scope}: proxies may only set a node's cooldown_until_ms"
+                    "proxies may only set a node's cooldown_until_ms: all else needs a token with the scope {scope}"
                 ),
                 (_, Some(scope)) => format!("this needs a token with the scope {scope}"),
             },

@@ -129,7 +129,7 @@ impl Client {
                 "the service asks for a token: give yours with --token or BERTH_TOKEN".to_owned(),
             )),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(Failure::Refused(format!("{message}; give one that will do with --token or BERTH_TOKEN")))
+                Err(Failure::Refused(format!("{message}; give it with --token or BERTH_TOKEN")))
             }
             _ => Err(Failure::Refused(message)),
         }
