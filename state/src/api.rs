@@ -3,6 +3,7 @@
 //! `openapi.yaml` beside this crate is the same interface for other programs; `tests/openapi.rs` holds the two together.
 //! Nothing here logs or counts by session: keys appear in logs with their first eight digits, and in metrics not at all.
 
+mod access;
 mod failure;
 mod metrics;
 mod reading;
@@ -10,20 +11,23 @@ mod reading;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
+use berth_core::time::Millis;
 use berth_core::wire::{
     EndReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply, ResolveRequest,
     SessionKey, TouchRequest,
 };
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+pub use self::access::Access;
+use self::access::{Action, Caller, Role};
 use self::failure::Failure;
 use self::metrics::{Call, Metrics};
 use self::reading::{Query, body, name_in_path};
@@ -41,8 +45,8 @@ pub struct Limits {
     pub in_flight: usize,
     /// Change polls waiting; more get 429.
     pub polls: usize,
-    /// If set, `/v1` asks for `Authorization: Bearer …`.
-    pub token: Option<String>,
+    /// How it knows who asks below `/v1`.
+    pub access: Access,
     /// `/readyz` says no once it holds true: the service still answers, and is about to stop.
     pub leaving: watch::Receiver<bool>,
     /// Polls return early once it holds true.
@@ -53,7 +57,8 @@ impl Default for Limits {
     fn default() -> Self {
         // A request lives for a millisecond or two, or for the store's timeout: at 10,000 a second that is 400 of them.
         let never = watch::channel(false).1;
-        Self { in_flight: 1024, polls: 1024, token: None, leaving: never.clone(), stopping: never }
+        let access = Access::default();
+        Self { in_flight: 1024, polls: 1024, access, leaving: never.clone(), stopping: never }
     }
 }
 
@@ -63,7 +68,7 @@ struct Service {
     metrics: Metrics,
     in_flight: Semaphore,
     polls: Semaphore,
-    token: Option<String>,
+    access: Access,
     leaving: watch::Receiver<bool>,
 }
 
@@ -75,7 +80,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         metrics: Metrics::default(),
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
-        token: limits.token,
+        access: limits.access,
         leaving: limits.leaving,
     });
     let guarded = |call: Call| {
@@ -101,35 +106,49 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
 
 type Answer = Result<Response, Failure>;
 
-/// Who may ask, how many at once, and what came of it.
-async fn guard(service: Arc<Service>, call: Call, request: Request, next: Next) -> Response {
+/// How many ask at once, who may, and what came of it.
+async fn guard(service: Arc<Service>, call: Call, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let response = match service.admit(call, request.headers()) {
-        Ok(_permit) => next.run(request).await,
-        Err(failure) => failure.into(),
+    let response = match service.admit(call, request.method(), request.headers()) {
+        Ok((_permit, caller)) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        // Shedding load must cost nothing.
+        Err(failure @ Failure::TooMany) => failure.into(),
+        Err(failure) => {
+            reading::ignore_body(request).await;
+            failure.into()
+        }
     };
     service.metrics.answered(call, &response, start.elapsed());
     response
 }
 
 impl Service {
-    fn admit(&self, call: Call, headers: &HeaderMap) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
-        if let Some(token) = &self.token {
-            let given = headers
-                .get(header::AUTHORIZATION)
-                .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-            if !given.is_some_and(|given| same(given, token.as_bytes())) {
-                return Err(Failure::Unauthorized);
-            }
-        }
+    /// A place first: verifying a token costs more than most requests, and must be bounded like them.
+    fn admit(
+        &self,
+        call: Call,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<(SemaphorePermit<'_>, Caller), Failure> {
         let permits = if call == Call::Changes { &self.polls } else { &self.in_flight };
-        permits.try_acquire().map_err(|_| Failure::TooMany)
+        let permit = permits.try_acquire().map_err(|_| Failure::TooMany)?;
+        let caller = self.access.caller(headers, Millis(reading::now_ms())).map_err(|unknown| {
+            self.metrics.unknown(unknown);
+            Failure::Unauthorized(unknown)
+        })?;
+        if !matches!(caller.role, Role::Anyone | Role::Proxy) {
+            self.metrics.verified();
+        }
+        allow(&caller, Action::of(call, method))?;
+        Ok((permit, caller))
     }
 }
 
-/// Takes the same time wherever two texts differ.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+fn allow(caller: &Caller, action: Action) -> Result<(), Failure> {
+    if caller.role.may(action) { Ok(()) } else { Err(Failure::Forbidden(action)) }
 }
 
 async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answer {
@@ -189,12 +208,14 @@ async fn change_node(
     State(service): State<Arc<Service>>,
     Path(node): Path<String>,
     RawQuery(query): RawQuery,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool();
     let node: NodeId = name_in_path("node", &node)?;
     let from_header = correlation_id(request.headers());
     let mut change = NodeChange::parse(&body(request).await?).map_err(Failure::Invalid)?;
+    allow(&caller, Action::from(&change))?;
     change.correlation_id = change.correlation_id.or(from_header);
     let latest = reading::now_ms().saturating_add(MAX_COOLDOWN.as_millis() as u64);
     if change.cooldown_until_ms.is_some_and(|until| until > latest) {
@@ -206,7 +227,7 @@ async fn change_node(
     let record = service.store.change_node(&pool, node, &change).await?;
     tracing::info!(
         pool = pool.as_str(), %node, state = record.state.name(), version = record.version,
-        correlation_id = change.correlation_id, "node changed"
+        correlation_id = change.correlation_id, subject = caller.subject, "node changed"
     );
     json(&record)
 }
@@ -226,6 +247,7 @@ async fn end(
     State(service): State<Arc<Service>>,
     Path(key): Path<String>,
     RawQuery(query): RawQuery,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool();
@@ -234,7 +256,8 @@ async fn end(
     if !service.store.end(&pool, key, correlation_id.as_deref()).await? {
         return Err(Failure::NotFound("this session has no pin".to_owned()));
     }
-    tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, "session ended");
+    let subject = caller.subject;
+    tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, subject, "session ended");
     json(&EndReply { ended: true })
 }
 

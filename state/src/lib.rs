@@ -1,13 +1,15 @@
 //! The state service: pins that survive scaling.
 //!
 //! Thin over its store. In the order to read: [`store`] has the contract and its implementations, [`api`] is HTTP in and
-//! out, [`changes`] lets polls wait, [`settings`] and [`server`] run it as `berth serve`.
+//! out, [`changes`] lets polls wait, [`issuer`] has the keys of operators' tokens, [`settings`] and [`server`] run it as
+//! `berth serve`.
 
 pub mod api;
 pub mod changes;
+pub mod issuer;
 pub mod server;
 pub mod settings;
 pub mod store;
 pub mod tls;
 
-pub use api::{Limits, router};
+pub use api::{Access, Limits, router};

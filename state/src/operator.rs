@@ -102,7 +102,8 @@ pub(crate) struct Server {
     /// The pool [default: nodes]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// Bearer token [environment: BERTH_TOKEN]
+    /// Bearer token: the service's own, or, if it has --jwks, a JWT with the scope berth.read or berth.operate
+    /// [environment: BERTH_TOKEN, where no process list shows it]
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// text (the default) or json: one object a line

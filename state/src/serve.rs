@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
+use berth_state::issuer::Issuer;
 use berth_state::settings::{Arguments, Settings};
 use berth_state::store::{Memory, Redis, Store};
-use berth_state::{Limits, router, server, tls};
+use berth_state::{Access, Limits, router, server, tls};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -62,7 +63,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         None => Some(Arc::new(Memory::new(settings.keeping, Arc::new(now)))),
     };
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
-    let (Some(store), Ok(tls)) = (store, tls.map_err(|all| faults.extend(all))) else {
+    let issuer = settings.jwt.as_ref().map(|jwt| Issuer::open(&jwt.jwks, jwt.policy.clone())).transpose();
+    let tls = tls.map_err(|all| faults.extend(all));
+    let issuer = issuer.map_err(|fault| faults.push(format!("jwks: {fault}")));
+    let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
         return Err(Failure::Settings(faults));
     };
     let listener = server::listen(&settings.listen).await?;
@@ -71,7 +75,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let limits = Limits {
         in_flight: settings.in_flight,
         polls: settings.polls,
-        token: settings.token.clone(),
+        access: Access {
+            token: settings.token.clone(),
+            certificates: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+            issuer,
+        },
         leaving,
         stopping: stopping.clone(),
     };

@@ -2,6 +2,8 @@
 //!
 //! Settings that exist are right. Every fault is told at once, with the place it comes from.
 
+mod jwt;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use berth_core::time::Millis;
 use clap::Args;
 use toml::{Spanned, Value};
 
+pub use self::jwt::Jwt;
 use crate::store::Keeping;
 use crate::store::redis::{self, Options};
 
@@ -60,9 +63,23 @@ pub struct Arguments {
     /// Change polls waiting at once; more get 429 [default: 1024]
     #[arg(long, value_name = "N")]
     pub polls: Option<String>,
-    /// Bearer token that requests below /v1 must carry; better from the environment, where no process list shows it
+    /// Bearer token that requests below /v1 must carry; with --jwks the proxies'. Better from the environment, where no
+    /// process list shows it
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// File with a JSON Web Key Set, read again when it changes: operators then need a JWT by one of its keys, with the scope
+    /// berth.read or berth.operate
+    #[arg(long, value_name = "FILE")]
+    pub jwks: Option<String>,
+    /// What JWTs may be signed by, with commas; needed with --jwks
+    #[arg(long, value_name = "NAMES")]
+    pub jwt_algorithms: Option<String>,
+    /// What a JWT's iss must be [default: anything]
+    #[arg(long, value_name = "NAME")]
+    pub jwt_issuer: Option<String>,
+    /// What a JWT's aud must have one of, with commas [default: anything]
+    #[arg(long, value_name = "NAMES")]
+    pub jwt_audience: Option<String>,
     /// PEM file with the listener's certificates, its own first; serves TLS
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<String>,
@@ -99,6 +116,8 @@ pub struct Settings {
     pub polls: usize,
     /// What requests must carry.
     pub token: Option<String>,
+    /// Whose JWTs are believed.
+    pub jwt: Option<Jwt>,
     /// TLS of the listener.
     pub tls: Option<Tls>,
     /// Time between being told to stop and stopping.
@@ -145,7 +164,9 @@ impl Settings {
         let in_flight = sources.number("in-flight", &a.in_flight, 1..=65_536);
         let polls = sources.number("polls", &a.polls, 1..=65_536);
         let token = sources.text("token", &a.token);
-        let tls = sources.tls(a);
+        let client_ca = sources.text("tls-client-ca", &a.tls_client_ca);
+        let jwt = sources.jwt(a, token.is_some() || client_ca.is_some());
+        let tls = sources.tls(a, client_ca);
         let stop_delay = sources.time("stop-delay", &a.stop_delay, Millis(0)..=Millis(300_000));
         let log_json = sources.choice("log-format", &a.log_format, &[("text", false), ("json", true)]);
         let levels = [
@@ -183,6 +204,7 @@ impl Settings {
             in_flight: in_flight.unwrap_or(1024),
             polls: polls.unwrap_or(1024),
             token,
+            jwt,
             tls,
             stop_delay: Duration::from_millis(stop_delay.unwrap_or(Millis(3000)).0),
             log_json: log_json.unwrap_or(false),
@@ -310,10 +332,10 @@ impl Sources<'_> {
         time
     }
 
-    fn tls(&mut self, a: &Arguments) -> Option<Tls> {
+    fn tls(&mut self, a: &Arguments, client_ca: Option<String>) -> Option<Tls> {
         let cert = self.text("tls-cert", &a.tls_cert);
         let key = self.text("tls-key", &a.tls_key);
-        let client_ca = self.text("tls-client-ca", &a.tls_client_ca).map(PathBuf::from);
+        let client_ca = client_ca.map(PathBuf::from);
         match (cert, key) {
             (Some(cert), Some(key)) => Some(Tls { cert: cert.into(), key: key.into(), client_ca }),
             (None, None) if client_ca.is_none() => None,
@@ -495,6 +517,7 @@ mod tests {
         let defaults = Settings::new(&Arguments::default(), &none).unwrap();
         assert_eq!(format!("{:?}", from_file(example)), format!("{defaults:?}"));
         let full = from_file(&all);
+        assert!(full.jwt.is_some_and(|jwt| jwt.policy.issuer.is_some() && !jwt.policy.audiences.is_empty()));
         assert!(full.redis.is_some_and(|redis| redis.tls.ca.is_some()) && full.tls.is_some());
     }
 }

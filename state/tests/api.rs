@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_core::wire::{ResolveReply, SessionKey};
-use berth_state::Limits;
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory};
+use berth_state::{Access, Limits};
 use serde_json::json;
 
 use http::{Reply, Service};
@@ -134,7 +134,8 @@ fn other_refusals_are_json_too() {
 
 #[test]
 fn a_token_is_asked_for_below_v1_only() {
-    let service = with(Limits { token: Some("s3cret".into()), ..Limits::default() });
+    let access = Access { token: Some("s3cret".into()), ..Access::default() };
+    let service = with(Limits { access, ..Limits::default() });
     let path = "/v1/nodes?pool=a";
 
     let reply = service.ask("GET", path, "");

@@ -1,10 +1,19 @@
 //! `docs/api.md` is true: its examples are run in order, with a shell and curl, and answer what the page shows.
 #[path = "support/http.rs"]
 mod http;
+#[path = "../../test-harness/tests/support/issuer.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
+mod issuer;
 
 use std::process::Command;
+use std::sync::Arc;
 
-use serde_json::Value;
+use berth_core::token::{self, Policy};
+use berth_state::issuer::Issuer;
+use berth_state::store::{Keeping, Memory};
+use berth_state::{Access, Limits};
+use jsonwebtoken::Algorithm;
+use serde_json::{Value, json};
 
 use http::Service;
 
@@ -21,10 +30,29 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
     blocks
 }
 
+/// The service of the chapter on access.
+fn guarded() -> Service {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jwks.json");
+    std::fs::write(&file, issuer::key_set(&[("e", Algorithm::ES256)])).unwrap();
+    let issuer = Issuer::open(&file, Policy::new(vec![token::Algorithm::Es256])).unwrap();
+    let access = Access { token: Some("proxies".to_owned()), issuer: Some(issuer), ..Access::default() };
+    Service::start(Limits { access, ..Limits::default() }, || {
+        Arc::new(Memory::new(Keeping::default(), Arc::new(http::now)))
+    })
+}
+
+fn jwt(scope: &str) -> String {
+    issuer::sign(Algorithm::ES256, "e", json!({"scope": scope}))
+}
+
 #[test]
 fn every_example_does_what_the_page_says() {
     let service = Service::in_memory();
+    let guarded = guarded();
     let page = include_str!("../../docs/api.md").replace("http://127.0.0.1:8650", &service.url());
+    let page = page.replace("http://127.0.0.1:8651", &guarded.url());
+    let (reader, operator) = (jwt("berth.read"), jwt("berth.operate"));
     let blocks = blocks(&page);
     let mut shown = 0;
     let mut key = String::new();
@@ -32,7 +60,11 @@ fn every_example_does_what_the_page_says() {
         if *kind != "sh run" {
             continue;
         }
-        let output = Command::new("bash").args(["-euc", script]).env("KEY", &key).output().unwrap();
+        let output = Command::new("bash")
+            .args(["-euc", script])
+            .envs([("KEY", &key), ("READER", &reader), ("OPERATOR", &operator)])
+            .output()
+            .unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{script}\n{stdout}");
         if script.starts_with("KEY=") {
@@ -44,7 +76,7 @@ fn every_example_does_what_the_page_says() {
             shown += 1;
         }
     }
-    assert!(shown >= 8, "{shown}");
+    assert!(shown >= 10, "{shown}");
 }
 
 /// Equal, but for times and positions.

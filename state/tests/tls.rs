@@ -1,6 +1,9 @@
 //! TLS on both sides: the listener with and without client certificates, and Redis over `rediss://` with an ACL user.
 #[path = "support/http.rs"]
 mod http;
+#[path = "../../test-harness/tests/support/issuer.rs"]
+#[allow(dead_code, reason = "the harness uses the rest")]
+mod issuer;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use std::time::Duration;
 use berth_core::wire::SessionKey;
 use berth_state::store::Keeping;
 use berth_state::store::redis::{Options, Tls};
+use jsonwebtoken::Algorithm;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
 use tempfile::TempDir;
@@ -173,6 +177,47 @@ fn the_operators_commands_speak_tls_and_say_what_is_amiss() {
     let service = Service::in_memory();
     let (exit, message) = nodes(&service.url().replace("http:", "https:"), &["--ca", &ca], &[]);
     assert_eq!((exit, message.contains("does it serve http://?")), (3, true), "{message}");
+}
+
+#[test]
+fn with_a_set_of_keys_a_certificate_is_the_proxies_and_a_token_is_its_bearers() {
+    let files = Certificates::new();
+    let keys = files.text("jwks.json");
+    std::fs::write(&keys, issuer::key_set(&[("e", Algorithm::ES256)])).unwrap();
+    let serve = Running::start(&files, &["--jwks", &keys, "--jwt-algorithms", "ES256"]);
+    let url = format!("https://localhost:{}", serve.port);
+    let (ca, cert, key) = (files.text("ca.pem"), files.text("client.pem"), files.text("client.key"));
+    eventually("TLS", || curl(serve.port, &["--cacert", &ca, "--cert", &cert, "--key", &key]) == 0);
+    let ask = |method: &str, path: &str, body: &str, authorization: Option<&str>| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "-d", body])
+            .args(["--cacert", &ca, "--cert", &cert, "--key", &key, &format!("{url}{path}")]);
+        if let Some(authorization) = authorization {
+            curl.args(["-H", &format!("authorization: {authorization}")]);
+        }
+        let output = curl.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let operate =
+        format!("Bearer {}", issuer::sign(Algorithm::ES256, "e", json!({"scope": "berth.operate"})));
+    let session = json!({"key": SessionKey::new("nodes", b"alice"), "candidates": ["10.0.0.1:80"]});
+    let resolve = json!({"pool": "nodes", "sessions": [session]}).to_string();
+    let (node, drain) = ("/v1/nodes/10.0.0.1:80?pool=nodes", r#"{"state": "draining"}"#);
+
+    for (method, path, body, proxies, operators) in [
+        ("POST", "/v1/resolve", resolve.as_str(), "200", "403"),
+        ("PUT", node, r#"{"cooldown_until_ms": 1}"#, "200", "200"),
+        ("PUT", node, drain, "403", "200"),
+        ("GET", "/v1/nodes?pool=nodes", "", "200", "200"),
+    ] {
+        assert_eq!(ask(method, path, body, None), proxies, "{method} {path} {body}");
+        assert_eq!(ask(method, path, body, Some(&operate)), operators, "{method} {path} {body}");
+        // A certificate makes no wrong token good.
+        for wrong in ["Bearer wrong", "Basic d3Jvbmc6", "wrong"] {
+            assert_eq!(ask(method, path, body, Some(wrong)), "401", "{method} {path} {body}");
+        }
+    }
 }
 
 fn resolved(service: &Service) -> u16 {

@@ -11,7 +11,8 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use support::fake_admin::{Answer, FakeAdmin};
-use support::tokens::{ED25519, P256, RSA, SECRET, by_token, counted, key_set, now, sign, sign_bytes, token};
+use support::issuer::{ED25519, P256, RSA, SECRET, key_set, now, sign, sign_bytes, token};
+use support::tokens::{by_token, counted};
 use support::{SOON, placing, quick, raw_header, sessions, told};
 
 /// A token with an unknown key has the issuer asked once in this time, from the last answer on; until then it is refused.

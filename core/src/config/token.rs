@@ -280,8 +280,7 @@ fn read_algorithms(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Algorith
             }
         }
     }
-    let symmetric = algorithms.iter().filter(|algorithm| algorithm.is_symmetric()).count();
-    if symmetric > 0 && symmetric < algorithms.len() {
+    if Algorithm::are_mixed(&algorithms) {
         faults.add(
             &fields.path_of("algorithms"),
             "mixes secrets (HS256, HS384, HS512) with public keys, one of which could be taken for the other: \

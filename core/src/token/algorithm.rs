@@ -97,6 +97,13 @@ impl Algorithm {
         self.least_secret().is_some()
     }
 
+    /// Whether some of these go with secrets and others with public keys, one of which could be taken for the other.
+    #[must_use]
+    pub fn are_mixed(algorithms: &[Self]) -> bool {
+        let symmetric = algorithms.iter().filter(|algorithm| algorithm.is_symmetric()).count();
+        symmetric > 0 && symmetric < algorithms.len()
+    }
+
     /// The shortest secret, in bytes: as long as the hash (RFC 7518, section 3.2).
     #[must_use]
     pub fn least_secret(self) -> Option<usize> {

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{Algorithm, Key, Keys, json};
 
-/// The largest sets in use have some ten keys with certificates of 2 KiB each.
-pub(crate) const MAX_BYTES: usize = 64 * 1024;
+/// No set may be longer. The largest in use have some ten keys with certificates of 2 KiB each.
+pub const MAX_BYTES: usize = 64 * 1024;
 /// More would be tried in vain: see `MAX_TRIES`.
 pub(crate) const MAX_KEYS: usize = 64;
 
@@ -59,17 +59,28 @@ impl Keys {
     /// # Errors
     /// If it is no set of keys, too large, or none of them is usable. Secrets (`oct`) are not: everybody can read them.
     pub fn from_jwks(json: &[u8]) -> Result<Self, JwksError> {
-        if json.len() > MAX_BYTES {
-            return Err(JwksError::TooLarge);
-        }
-        let set = json::object(json).ok_or(JwksError::Malformed)?;
-        read(&set, Origin::Remote)
+        read(&parse(json)?, Origin::Remote)
     }
 
-    /// The usable keys of a set in the configuration, which may hold secrets.
+    /// The usable keys of a set that an operator keeps, which may hold secrets.
+    ///
+    /// # Errors
+    /// If it is no set of keys, too large, or none of them is usable.
+    pub fn from_configured_jwks(json: &[u8]) -> Result<Self, JwksError> {
+        read(&parse(json)?, Origin::Inline)
+    }
+
+    /// The same, within a document that was parsed already.
     pub(crate) fn from_inline_jwks(set: &Map<String, Value>) -> Result<Self, JwksError> {
         read(set, Origin::Inline)
     }
+}
+
+fn parse(json: &[u8]) -> Result<Map<String, Value>, JwksError> {
+    if json.len() > MAX_BYTES {
+        return Err(JwksError::TooLarge);
+    }
+    json::object(json).ok_or(JwksError::Malformed)
 }
 
 fn read(set: &Map<String, Value>, origin: Origin) -> Result<Keys, JwksError> {

@@ -24,7 +24,7 @@ mod wanted;
 pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
 pub use self::claims::Claims;
-pub use self::jwks::JwksError;
+pub use self::jwks::{JwksError, MAX_BYTES as MAX_JWKS};
 pub use self::keys::{Key, KeyError, Keys};
 pub use self::path::{ClaimPath, ClaimPathError};
 pub use self::refusal::Refusal;

@@ -3,14 +3,18 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use berth_core::token::Refusal;
 use berth_core::wire::{ErrorBody, ErrorReply, Fault, MAX_BODY};
 
+use super::access::{Action, Unknown};
 use crate::store::StoreError;
 
 #[derive(Debug)]
 pub(super) enum Failure {
     Invalid(Vec<Fault>),
-    Unauthorized,
+    Unauthorized(Unknown),
+    /// Known who asks, and they may not do this.
+    Forbidden(Action),
     NotFound(String),
     Method,
     SlowBody,
@@ -31,7 +35,8 @@ impl Failure {
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::BrokenBody => (StatusCode::BAD_REQUEST, "broken_body"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "slow_body"),
@@ -50,7 +55,24 @@ impl Failure {
                 count => format!("the request has {count} faults"),
             },
             Self::BrokenBody => "the body ended early".to_owned(),
-            Self::Unauthorized => "send the header authorization: Bearer <token>".to_owned(),
+            Self::Unauthorized(Unknown::Missing) => {
+                "send the header authorization: Bearer <token>".to_owned()
+            }
+            Self::Unauthorized(Unknown::Refused(Refusal::Expired)) => {
+                "the token has expired: get a new one".to_owned()
+            }
+            Self::Unauthorized(_) => "the token is not accepted: get one that is for this service".to_owned(),
+            Self::Forbidden(action) => match (action, action.scope()) {
+                (_, None) => {
+                    "only proxies may do this, by the service's static token or a client certificate"
+                        .to_owned()
+                }
+                // Whoever lacks the scope is refused for less than that: only proxies come here.
+                (Action::ChangeNode, Some(scope)) => format!(
+                    "proxies may only set a node's cooldown_until_ms: all else needs a token with the scope {scope}"
+                ),
+                (_, Some(scope)) => format!("this needs a token with the scope {scope}"),
+            },
             Self::NotFound(what) => what.clone(),
             Self::Method => "this path has no such method".to_owned(),
             Self::SlowBody => "the body took too long".to_owned(),
@@ -59,6 +81,21 @@ impl Failure {
             Self::Store(error) => error.to_string(),
             Self::Leaving => "this instance is about to stop: ask another".to_owned(),
             Self::Internal => "the answer could not be written".to_owned(),
+        }
+    }
+
+    /// The value of `WWW-Authenticate` (RFC 6750, section 3).
+    fn challenge(&self) -> Option<String> {
+        match self {
+            Self::Unauthorized(Unknown::Missing) => Some("Bearer".to_owned()),
+            Self::Unauthorized(Unknown::Refused(refusal)) => Some(refusal.challenge().to_owned()),
+            // The same words, whatever was wrong.
+            Self::Unauthorized(Unknown::Wrong) => Some(Refusal::Malformed.challenge().to_owned()),
+            Self::Forbidden(action) => Some(match action.scope() {
+                Some(scope) => format!(r#"Bearer error="insufficient_scope", scope="{scope}""#),
+                None => r#"Bearer error="insufficient_scope""#.to_owned(),
+            }),
+            _ => None,
         }
     }
 }
@@ -73,6 +110,7 @@ impl From<Failure> for Response {
     fn from(failure: Failure) -> Self {
         let (status, code) = failure.status_and_code();
         let message = failure.message();
+        let challenge = failure.challenge().and_then(|text| HeaderValue::try_from(text).ok());
         let reason = match &failure {
             Failure::Store(error) => Some(error.name()),
             _ => None,
@@ -89,8 +127,8 @@ impl From<Failure> for Response {
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(reason) = reason {
             response.extensions_mut().insert(StoreFailed(reason));

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use berth_core::token::Refusal;
 use berth_core::wire::{Outcome, Pin};
 
+use super::access::Unknown;
 use super::failure::StoreFailed;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +24,11 @@ pub(super) enum Call {
 
 const CALLS: [&str; 6] = ["resolve", "touch", "changes", "nodes", "node", "session"];
 /// Every status that is answered; the last stands for all others.
-const STATUSES: [u16; 11] = [200, 400, 401, 404, 405, 408, 413, 429, 503, 500, 0];
+const STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 503, 500, 0];
 const OUTCOMES: [Outcome; 3] = [Outcome::Found, Outcome::Claimed, Outcome::Rehomed];
 const STORE_FAILURES: [&str; 4] = ["timeout", "suspended", "unreachable", "refused"];
+/// What came of tokens, before the reasons to refuse one.
+const TOKENS: [&str; 3] = ["verified", "missing", "wrong"];
 /// In microseconds, around the promise of 2 ms and the timeouts of 40 and 50 ms.
 const BUCKETS: [u64; 9] = [250, 500, 1_000, 2_000, 5_000, 10_000, 25_000, 50_000, 100_000];
 
@@ -36,6 +40,8 @@ pub(super) struct Metrics {
     /// Not confirmed, confirmed.
     durable: [AtomicU64; 2],
     store_failures: [AtomicU64; STORE_FAILURES.len()],
+    tokens: [AtomicU64; TOKENS.len()],
+    refused: [AtomicU64; Refusal::ALL.len()],
     resolve_buckets: [AtomicU64; BUCKETS.len()],
     resolve_micros: AtomicU64,
     resolve_count: AtomicU64,
@@ -64,6 +70,26 @@ impl Metrics {
         add(at.and_then(|at| self.resolved.get(at)), 1);
         add(pin.restore.then_some(&self.restores), 1);
         add(pin.durable.and_then(|durable| self.durable.get(usize::from(durable))), 1);
+    }
+
+    /// A token was verified. The static one is not counted: it comes with every request of a proxy.
+    pub(super) fn verified(&self) {
+        add(self.tokens.first(), 1);
+    }
+
+    /// Nobody knows who asked.
+    pub(super) fn unknown(&self, unknown: Unknown) {
+        add(
+            match unknown {
+                Unknown::Missing => self.tokens.get(1),
+                Unknown::Wrong => self.tokens.get(2),
+                Unknown::Refused(refusal) => {
+                    let at = Refusal::ALL.iter().position(|known| *known == refusal);
+                    at.and_then(|at| self.refused.get(at))
+                }
+            },
+            1,
+        );
     }
 
     /// The text format of Prometheus. What was never counted is left out where it would be many lines of zeros.
@@ -103,6 +129,12 @@ impl Metrics {
         );
         for (reason, count) in STORE_FAILURES.iter().zip(&self.store_failures) {
             page.line("berth_state_store_failures_total", &format!("reason=\"{reason}\""), load(count));
+        }
+        page.head("berth_state_tokens_total", "counter", "Bearer tokens that were verified, or why not.");
+        let refusals = Refusal::ALL.iter().map(|refusal| refusal.name());
+        for (result, count) in TOKENS.into_iter().chain(refusals).zip(self.tokens.iter().chain(&self.refused))
+        {
+            page.line("berth_state_tokens_total", &format!("result=\"{result}\""), load(count));
         }
         page.head("berth_state_resolve_seconds", "histogram", "Time to answer a resolve request.");
         let mut total = 0;

@@ -125,6 +125,12 @@ impl Client {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 Err(Failure::Unreachable(message))
             }
+            StatusCode::UNAUTHORIZED if self.authorization.is_none() => Err(Failure::Refused(
+                "the service asks for a token: give yours with --token or BERTH_TOKEN".to_owned(),
+            )),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(Failure::Refused(format!("{message}; give it with --token or BERTH_TOKEN")))
+            }
             _ => Err(Failure::Refused(message)),
         }
     }

@@ -57,12 +57,7 @@ impl Service {
     }
 
     pub fn ask_with(&self, method: &str, path: &str, body: &str, headers: &[&str]) -> Reply {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: berth\r\nconnection: close\r\n");
-        head += &format!("content-length: {}\r\n", body.len());
-        for header in headers {
-            head += &format!("{header}\r\n");
-        }
-        raw(self.address, format!("{head}\r\n{body}").as_bytes())
+        ask(self.address, method, path, body, headers)
     }
 }
 
@@ -97,6 +92,16 @@ impl Reply {
         let faults = self.json()["error"]["faults"].as_array().cloned().unwrap_or_default();
         faults.iter().map(|fault| fault["path"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// Asks a service wherever it runs.
+pub fn ask(address: SocketAddr, method: &str, path: &str, body: &str, headers: &[&str]) -> Reply {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: berth\r\nconnection: close\r\n");
+    head += &format!("content-length: {}\r\n", body.len());
+    for header in headers {
+        head += &format!("{header}\r\n");
+    }
+    raw(address, format!("{head}\r\n{body}").as_bytes())
 }
 
 /// Sends bytes and reads until the other side is done.

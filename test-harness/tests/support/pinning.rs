@@ -18,7 +18,11 @@ const CONNECTIONS: usize = 64;
 /// machine is busier than any that serves users. More flags of `berth serve` in pairs.
 pub(crate) fn patiently_pinned(builder: Builder, flags: &[(&str, &str)]) -> Builder {
     let state = State::redis().flag("--store-timeout", "4s");
-    let state = flags.iter().fold(state, |state, (name, value)| state.flag(name, value));
+    patiently(builder, flags.iter().fold(state, |state, (name, value)| state.flag(name, value)))
+}
+
+/// The same patience of the filter, with any state cluster.
+pub(crate) fn patiently(builder: Builder, state: State) -> Builder {
     builder.state(state).configuration(|json| json["state"]["timeout"] = "5s".into()).bootstrap(|json| {
         let services = cluster(json, "berth_state");
         services["connect_timeout"] = "5s".into();

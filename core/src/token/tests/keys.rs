@@ -158,11 +158,22 @@ fn what_is_no_set_is_refused() {
         format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", "x": "{X}", "kid": "a", "kid": "b"}}]}}"#);
     for json in ["", "[]", "{}", r#"{"keys": {}}"#, "<html>", r#"{"keys": []} x"#, &twice] {
         assert_eq!(Keys::from_jwks(json.as_bytes()), Err(JwksError::Malformed), "{json}");
+        assert_eq!(Keys::from_configured_jwks(json.as_bytes()), Err(JwksError::Malformed), "{json}");
     }
     assert_eq!(set(&[]), Err(JwksError::NoUsableKey));
     assert_eq!(set(&vec![json!({}); 65]), Err(JwksError::TooManyKeys));
-    assert_eq!(Keys::from_jwks(&vec![b' '; 64 * 1024 + 1]), Err(JwksError::TooLarge));
+    assert_eq!(Keys::from_jwks(&vec![b' '; MAX_JWKS + 1]), Err(JwksError::TooLarge));
+    assert_eq!(Keys::from_configured_jwks(&vec![b' '; MAX_JWKS + 1]), Err(JwksError::TooLarge));
     assert_eq!(set(&vec![ed25519(); 64]).unwrap().len(), 64);
+}
+
+#[test]
+fn a_set_that_is_kept_may_hold_secrets_and_one_that_is_published_may_not() {
+    let secret = json!({"kty": "oct", "kid": "s", "k": encode(SECRET)});
+    let set = json!({"keys": [secret]}).to_string();
+
+    assert!(Keys::from_configured_jwks(set.as_bytes()).unwrap().fit_any(&[Algorithm::Hs256]));
+    assert_eq!(Keys::from_jwks(set.as_bytes()), Err(JwksError::NoUsableKey));
 }
 
 #[test]
