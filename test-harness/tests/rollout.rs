@@ -9,8 +9,9 @@ use berth_harness::{Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use support::issuer::{RSA, token};
 use support::patience::cluster;
-use support::tokens::{RSA, by_token, token};
+use support::tokens::by_token;
 use support::{SOON, placing, quick, routes, sessions, told};
 
 const MAGLEV: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev";

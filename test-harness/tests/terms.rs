@@ -7,9 +7,9 @@ use berth_harness::{Builder, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use support::issuer::{RSA, now, token};
 use support::patience::{ask, impatient, nodes_become};
 use support::pinning::patiently_pinned;
-use support::tokens::{RSA, now, token};
 use support::{SOON, pool, sessions, told};
 
 /// Sessions are named by tokens that have versions and former ids, or by a header.
