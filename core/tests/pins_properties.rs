@@ -194,7 +194,6 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     // Whoever was used and not touched is due within an interval.
     pins.due_for_touch(now, 0);
     let mut due = pins.due_for_touch(now + Millis(60_000), 1_000);
-    let later = now + Millis(60_000);
     let mut expected: Vec<WireKey> = model
         .known
         .iter()
