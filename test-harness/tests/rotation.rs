@@ -219,6 +219,28 @@ async fn draining_node_keeps_strict_and_preferring_sessions_and_gets_no_new_ones
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn strict_session_of_a_node_that_left_begins_elsewhere_only_once_it_has_ended() {
+    let world = classes(impatient().nodes(3)).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let home = of_class(&world, "strict", "ada").await.node().to_owned();
+    let place = world.nodes().iter().position(|node| node.name() == home).unwrap();
+    // While a node passes its checks, Envoy keeps it though EDS does not list it any more.
+    world.node(place).refuse().await;
+    world.remove_node(place).await;
+    nodes_become(world.envoy(0), &[("active", 2), ("cooldown", 0)]).await;
+
+    for _ in 0..20 {
+        let answer = of_class(&world, "strict", "ada").await;
+        assert_eq!((answer.status.as_u16(), told(&answer, "reason")), (503, "pin_unavailable"));
+    }
+    assert!(world.state(0).end_session("nodes", "ada").await);
+
+    let elsewhere = async || of_class(&world, "strict", "ada").await.status == 200;
+    eventually(elsewhere, SOON).await;
+    assert_ne!(of_class(&world, "strict", "ada").await.node(), home);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strict_without_an_answer_serves_whom_it_knows_and_withholds_the_others() {
     let world = classes(impatient().nodes(3).concurrency(1)).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
