@@ -86,7 +86,8 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     a_cursor_that_fell_off_gets_resync(store).await;
     foreign_cursors_get_resync(store).await;
     new_keys_inherit_from_former_ones(store).await;
-    what_is_out_is_not_inherited(store).await;
+    heirs_of_a_node_that_is_out_are_rehomed_from_it(store).await;
+    strict_heirs_inherit_whatever_becomes_of_the_node(store).await;
     rehomes_to_the_former_keys_node_first(store).await;
     inherited_pins_know_of_restarts(store).await;
     racing_heirs_agree(&(0..services).map(|_| open(KEEPING)).collect::<Vec<_>>()).await;
@@ -516,17 +517,55 @@ async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
     assert_eq!(session.alias_of, None);
 }
 
-async fn what_is_out_is_not_inherited(store: &dyn Store) {
-    resolve(store, "out", "old", &[1], &[]).await;
+async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn Store) {
+    resolve(store, "out", "old", &[1, 2], &[]).await;
+    let start = store.head(&pool("out")).await.unwrap();
+
     let unusable = resolve_one(store, "out", rotated("a", "old", &[1, 2], &[1])).await;
-    assert_eq!(unusable, pin("a", Outcome::Claimed, 2, 1));
+    assert_eq!(unusable, Pin { from: Some(node(1)), ..pin("a", Outcome::Rehomed, 2, 2) });
     change(store, "out", 1, cooling(now_ms() + 3_600_000)).await;
     let cooling = resolve_one(store, "out", rotated("b", "old", &[1, 2], &[])).await;
-    assert_eq!(cooling, pin("b", Outcome::Claimed, 2, 1));
+    assert_eq!(cooling, Pin { from: Some(node(1)), ..pin("b", Outcome::Rehomed, 2, 2) });
+
+    // Said once, and logged as any rehome.
+    let again = resolve_one(store, "out", rotated("a", "old", &[1, 2], &[1])).await;
+    assert_eq!(again, pin("a", Outcome::Found, 2, 2));
+    let session = store.session(&pool("out"), key("b")).await.unwrap().unwrap();
+    assert_eq!((session.version, session.alias_of), (2, Some(key("old"))));
+    let mut events = news(store, "out", &start).await;
+    events.retain(|event| event.kind != ChangeKind::Node);
+    for (id, reason) in [("a", Reason::Unusable), ("b", Reason::Cooldown)] {
+        let of_it: Vec<_> = events.iter().filter(|event| event.key == Some(key(id))).collect();
+        assert_eq!(of_it.len(), 1, "{of_it:?}");
+        assert_eq!((of_it[0].kind, of_it[0].reason), (ChangeKind::Rehomed, reason));
+        assert_eq!((of_it[0].node, of_it[0].from, of_it[0].version), (Some(node(2)), Some(node(1)), Some(2)));
+    }
+    assert_eq!(events.len(), 2, "{events:?}");
+
+    // As for any pin: if no candidate is fit either, a move would only be the first of two.
+    let stays = resolve_one(store, "out", rotated("c", "old", &[1, 3], &[1, 3])).await;
+    assert_eq!(stays, pin("c", Outcome::Found, 1, 1));
     // In panic nobody believes that it is down.
-    let panic = request("out", vec![rotated("c", "old", &[2], &[1])]);
+    let panic = request("out", vec![rotated("d", "old", &[2], &[1])]);
     let pins = store.resolve(&ResolveRequest { panic: true, ..panic }).await.unwrap();
-    assert_eq!(pins, [pin("c", Outcome::Found, 1, 1)]);
+    assert_eq!(pins, [pin("d", Outcome::Found, 1, 1)]);
+}
+
+async fn strict_heirs_inherit_whatever_becomes_of_the_node(store: &dyn Store) {
+    let strict = |id, unusable: &[u16]| SessionAsk { strict: true, ..rotated(id, "old", &[2, 3], unusable) };
+    resolve(store, "strict-heirs", "old", &[1], &[]).await;
+    let start = store.head(&pool("strict-heirs")).await.unwrap();
+
+    let unusable = resolve_one(store, "strict-heirs", strict("a", &[1])).await;
+    assert_eq!(unusable, pin("a", Outcome::Found, 1, 1));
+    change(store, "strict-heirs", 1, cooling(now_ms() + 3_600_000)).await;
+    assert_eq!(resolve_one(store, "strict-heirs", strict("b", &[])).await, pin("b", Outcome::Found, 1, 1));
+
+    let events = news(store, "strict-heirs", &start).await;
+    assert!(events.iter().all(|event| event.kind == ChangeKind::Node), "{events:?}");
+    // Without anything to inherit it is claimed as any other.
+    let orphan = SessionAsk { alias_of: Some(key("nobody")), ..strict("c", &[]) };
+    assert_eq!(resolve_one(store, "strict-heirs", orphan).await, pin("c", Outcome::Claimed, 2, 1));
 }
 
 async fn rehomes_to_the_former_keys_node_first(store: &dyn Store) {

@@ -3,7 +3,7 @@
 //! cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ fn lasting(random: &mut Random, ask: SessionAsk, now: u64) -> SessionAsk {
         }),
         created_ms: (random.below(4) == 0).then(|| random.below(3)),
         session_version: (random.below(3) == 0).then(|| random.below(4) as u32),
+        strict: random.below(4) == 0,
         alias_of: (random.below(3) == 0).then(|| key(random.below(SESSIONS))).filter(|key| *key != ask.key),
         ..ask
     }
@@ -154,6 +155,7 @@ async fn play(
             Step::Node(node, change) => {
                 let mut record = store.change_node(pool, *node, change).await.unwrap();
                 record.updated_ms = 0;
+                law.cooling.extend((record.cooldown_until_ms == Some(FAR)).then_some(*node));
                 format!("{record:?}")
             }
         });
@@ -180,6 +182,8 @@ async fn play(
 struct Law {
     pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeMap<SessionKey, u64>,
+    /// In cooldown for ever.
+    cooling: BTreeSet<NodeId>,
     now: u64,
 }
 
@@ -202,6 +206,10 @@ impl Known {
 }
 
 impl Law {
+    fn cools(&self, node: NodeId) -> bool {
+        self.cooling.contains(&node)
+    }
+
     fn resolved(&mut self, request: &ResolveRequest, pins: &[Pin]) {
         assert_eq!(pins.len(), request.sessions.len());
         let formers: Vec<Option<Known>> =
@@ -215,19 +223,32 @@ impl Law {
                 (None, Outcome::Claimed) => {
                     assert_eq!(pin.version, next);
                     assert!(ask.candidates.contains(&pin.node));
-                    assert!(!request.panic || former.is_none(), "in panic every former pin is inherited");
+                    assert!(former.is_none(), "a session with a former pin is not a new one");
                 }
                 (None, Outcome::Found) => {
                     let former = former.as_ref().expect("found, but neither was there");
                     assert_eq!((pin.node, pin.version), (former.node, former.version.max(next)));
-                    assert!(request.panic || !ask.unusable.contains(&pin.node));
+                    let fit = |node: &NodeId| *node != pin.node && !ask.unusable.contains(node);
+                    let may_stay = request.panic || ask.strict || !ask.unusable.contains(&pin.node);
+                    // It stays also where it may not, if it cannot go elsewhere.
+                    let stuck = ask.candidates.iter().filter(|node| fit(node)).all(|node| self.cools(*node));
+                    assert!(may_stay || stuck);
                     alias_of = ask.alias_of;
                 }
                 (Some(before), Outcome::Found) => {
                     assert_eq!((pin.node, pin.version), (before.node, before.version));
                 }
+                (None, Outcome::Rehomed) => {
+                    let former = former.as_ref().expect("rehomed, but neither was there");
+                    assert!(!request.panic && !ask.strict);
+                    assert_eq!((pin.from, pin.version), (Some(former.node), former.version.max(next) + 1));
+                    assert!(pin.node != former.node && ask.candidates.contains(&pin.node));
+                    assert!(!ask.unusable.contains(&pin.node));
+                    assert!(ask.unusable.contains(&former.node) || self.cools(former.node));
+                    alias_of = ask.alias_of;
+                }
                 (Some(before), Outcome::Rehomed) => {
-                    assert!(!request.panic, "a pin was rewritten in panic");
+                    assert!(!request.panic && !ask.strict, "a pin was rewritten");
                     assert_eq!((pin.from, pin.version), (Some(before.node), before.version + 1));
                     let inherits = former.as_ref().is_some_and(|former| former.node == pin.node);
                     assert!(pin.node != before.node && (inherits || ask.candidates.contains(&pin.node)));
