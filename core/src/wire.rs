@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
 pub use self::name::{NameError, NodeId, PoolName, SessionKey};
-pub use self::node::{NodeChange, NodeRecord, NodeState, NodesReply};
+pub use self::node::{ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
 pub use crate::config::Fault;
 
 /// The longest request body, in bytes: the largest valid resolve request, all IPv6 and all unusable, is 0.9 MB.

@@ -18,8 +18,8 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use berth_core::wire::{
-    EndReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply, ResolveRequest,
-    SessionKey, TouchRequest,
+    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply,
+    ResolveRequest, SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
@@ -89,7 +89,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         .route("/v1/touch", post(touch).layer(guarded(Call::Touch)))
         .route("/v1/changes", get(poll_changes).layer(guarded(Call::Changes)))
         .route("/v1/nodes", get(nodes).layer(guarded(Call::Nodes)))
-        .route("/v1/nodes/{node}", get(node).put(change_node).layer(guarded(Call::Node)))
+        .route("/v1/nodes/{node}", get(node).put(change_node).delete(forget_node).layer(guarded(Call::Node)))
         .route("/v1/sessions/{key}", get(session).delete(end).layer(guarded(Call::Session)))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -138,7 +138,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     request.correlation_id = request.correlation_id.or(from_header);
 
     // The position first: what changes while the store answers must not be missing after it.
-    let cursor = service.changes.recent(&request.pool).await?;
+    let cursor = service.changes.recent(&request.pool).await;
     let pins = service.store.resolve(&request).await?;
     for pin in &pins {
         service.metrics.resolved(pin);
@@ -181,8 +181,12 @@ async fn node(
     let pool = Query::new(query.as_deref()).only_pool();
     let node: NodeId = name_in_path("node", &node)?;
     let nodes = service.store.nodes(&pool?).await?;
-    let record = nodes.into_iter().find(|record| record.node == node);
-    json(&record.ok_or_else(|| Failure::NotFound(format!("nothing is recorded of node {node}")))?)
+    let record = nodes.into_iter().find(|record| record.node == node && !record.forgotten);
+    json(&record.ok_or_else(|| nothing_recorded(node))?)
+}
+
+fn nothing_recorded(node: NodeId) -> Failure {
+    Failure::NotFound(format!("nothing is recorded of node {node}"))
 }
 
 async fn change_node(
@@ -209,6 +213,22 @@ async fn change_node(
         correlation_id = change.correlation_id, "node changed"
     );
     json(&record)
+}
+
+async fn forget_node(
+    State(service): State<Arc<Service>>,
+    Path(node): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool();
+    let node: NodeId = name_in_path("node", &node)?;
+    let (pool, correlation_id) = (pool?, correlation_id(&headers));
+    if !service.store.forget_node(&pool, node, correlation_id.as_deref()).await? {
+        return Err(nothing_recorded(node));
+    }
+    tracing::info!(pool = pool.as_str(), %node, correlation_id, "node forgotten");
+    json(&ForgetReply { forgotten: true })
 }
 
 async fn session(
