@@ -238,8 +238,14 @@ async fn session(
 ) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool();
     let key: SessionKey = name_in_path("key", &key)?;
-    let session = service.store.session(&pool?, key).await?;
-    json(&session.ok_or_else(|| Failure::NotFound("this session has no pin".to_owned()))?)
+    let pool = pool?;
+    let session = service.store.session(&pool, key).await?;
+    json(&session.ok_or_else(|| no_pin(&pool))?)
+}
+
+/// The pool is part of the key: with another one even the right id finds nothing.
+fn no_pin(pool: &PoolName) -> Failure {
+    Failure::NotFound(format!("this session has no pin in pool {pool}"))
 }
 
 async fn end(
@@ -252,7 +258,7 @@ async fn end(
     let key: SessionKey = name_in_path("key", &key)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
     if !service.store.end(&pool, key, correlation_id.as_deref()).await? {
-        return Err(Failure::NotFound("this session has no pin".to_owned()));
+        return Err(no_pin(&pool));
     }
     tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, "session ended");
     json(&EndReply { ended: true })

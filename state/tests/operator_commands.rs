@@ -282,7 +282,7 @@ fn exit_codes_say_what_went_wrong() {
     let service = Service::in_memory();
     let nobody = format!("http://127.0.0.1:{}", free_ports(1)[0]);
     for (arguments, code, says) in [
-        (&["inspect", "nobody"][..], 1, "this session has no pin"),
+        (&["inspect", "nobody"][..], 1, "this session has no pin in pool nodes"),
         (&["set-state", "10.0.0.1:80", "up"], 2, "take one of active, degraded"),
         (&["drain", "localhost:80"], 2, "must be ip:port"),
         (&["forget", "localhost:80"], 2, "must be ip:port"),
