@@ -18,8 +18,8 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use berth_core::wire::{
-    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply,
-    ResolveRequest, SessionKey, TouchRequest,
+    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, PoolName,
+    ResolveReply, ResolveRequest, SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
