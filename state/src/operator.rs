@@ -205,6 +205,12 @@ async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Serv
     let body = serde_json::to_vec(&change).map_err(|error| Failure::Refused(error.to_string()))?;
     let record: NodeRecord =
         asked.client.ask("PUT", &asked.path_of(node), &body).await.and_then(|body| read(&body))?;
+    // Any pool may be written to: one that no proxy uses takes a drain in silence.
+    if record.version == 1 && given("--pool", &server.pool).is_none() {
+        let pool = &asked.pool;
+        let _ =
+            writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
+    }
     asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
 }
 

@@ -1,6 +1,6 @@
-//! Random histories of resolves, touches, expiries, ends and node changes, against the invariants, and the same on
-//! memory and Redis with the same answers. Time is no part of a history: a pin expires when the history says so, and
-//! cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
+//! Random histories of resolves, touches, expiries, ends, node changes and what is forgotten of nodes, against the
+//! invariants, and the same on memory and Redis with the same answers. Time is no part of a history: a pin expires when the
+//! history says so, and cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,7 @@ enum Step {
     Expire(SessionKey),
     End(SessionKey),
     Node(NodeId, NodeChange),
+    Forget(NodeId),
 }
 
 fn node(number: u64) -> NodeId {
@@ -85,13 +86,16 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
         0 => Step::Expire(key(random.below(SESSIONS))),
         1 => Step::End(key(random.below(SESSIONS))),
         2..4 => Step::Touch((0..SESSIONS).filter(|_| random.below(2) == 0).map(key).collect()),
+        4 if random.below(3) == 0 => Step::Forget(node(random.below(NODES))),
         4..8 => {
             let mut change = NodeChange::default();
-            match random.below(4) {
+            match random.below(5) {
+                // All but standby, the last.
+                4 => change.self_state = Some(NodeState::ALL[random.below(3) as usize].1),
                 0 => change.state = Some(NodeState::ALL[random.below(4) as usize].1),
                 1 => change.boot_id = Some(format!("boot-{}", random.below(3))),
                 2 => change.weight = Some(1 + random.below(3) as u32),
-                // Rarely for ever: nothing ends it again.
+                // Rarely for ever: only forgetting ends it again.
                 _ => change.cooldown_until_ms = Some(if random.below(4) == 0 { FAR } else { 1 }),
             }
             Step::Node(node(random.below(NODES)), change)
@@ -158,8 +162,15 @@ async fn play(
                 law.cooling.extend((record.cooldown_until_ms == Some(FAR)).then_some(*node));
                 format!("{record:?}")
             }
+            Step::Forget(node) => {
+                law.cooling.remove(node);
+                store.forget_node(pool, *node, None).await.unwrap().to_string()
+            }
         });
     }
+    let mut records = store.nodes(pool).await.unwrap();
+    records.iter_mut().for_each(|record| record.updated_ms = 0);
+    answers.push(format!("{records:?}"));
     for number in 0..SESSIONS {
         let pin = store.session(pool, key(number)).await.unwrap();
         let known = pin.as_ref().map(|pin| Known {
@@ -182,7 +193,7 @@ async fn play(
 struct Law {
     pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeMap<SessionKey, u64>,
-    /// In cooldown for ever.
+    /// In cooldown for ever, unless that is forgotten.
     cooling: BTreeSet<NodeId>,
     now: u64,
 }
@@ -318,7 +329,9 @@ async fn log(store: &dyn Store, pool: &PoolName, start: &berth_core::wire::Curso
         }
         lines.extend(reply.events.into_iter().map(|event| {
             assert!(event.kind != ChangeKind::Unknown);
-            let state = event.record.map(|record| (record.state, record.boot_id, record.cooldown_until_ms));
+            let state = event
+                .record
+                .map(|record| (record.state, record.boot_id, record.cooldown_until_ms, record.forgotten));
             let about = (event.key, event.node, event.version);
             let raised = event.session_version;
             format!("{about:?} {:?} {:?} {:?} {raised:?} {state:?}", event.kind, event.from, event.reason)

@@ -164,6 +164,14 @@ fn the_pool_may_be_a_variable() {
     // The flag comes first.
     let others = with_pool("games", &["nodes", "--pool", "nodes", "--format", "json"]);
     assert_eq!(json_lines(&others).len(), 0);
+    // Whoever names none is told which it was, with the first word about a node.
+    let told = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    let first = run(&service, &["drain", B]);
+    assert!(
+        first.status.success() && told(&first).contains("in pool nodes, as neither --pool nor BERTH_POOL")
+    );
+    assert_eq!(told(&run(&service, &["set-state", B, "active"])), "");
+    assert_eq!(told(&with_pool("others", &["drain", B])), "");
     // Also where the id is hashed with it.
     let body =
         json!({"pool": "games", "sessions": [{"key": SessionKey::new("games", b"ada"), "candidates": [A]}]});
