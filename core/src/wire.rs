@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
 pub use self::name::{NameError, NodeId, PoolName, SessionKey};
-pub use self::node::{NodeChange, NodeRecord, NodeState, NodesReply};
+pub use self::node::{ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
 pub use crate::config::Fault;
 
 /// The longest request body, in bytes: the largest valid resolve request, all IPv6 and all unusable, is 0.9 MB.
@@ -92,7 +92,7 @@ pub struct SessionAsk {
     /// Its version, by its token; remembered, the highest that was ever said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_version: Option<u32>,
-    /// The key that this session had before its identifier was rotated: without a pin of its own it inherits that one's.
+    /// The key that this session had before its identifier was rotated: without a pin of its own it has that one's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias_of: Option<SessionKey>,
 }
@@ -164,7 +164,7 @@ pub enum Outcome {
     Found,
     /// There was none; this request made it.
     Claimed,
-    /// Its node may not serve it any more; this request moved it.
+    /// Its node, or that of its former key, may not serve it any more; this request moved it.
     Rehomed,
 }
 

@@ -1,9 +1,11 @@
-//! docs/identity.md and docs/rollout.md against what they tell of: who copies from them gets what they say.
+//! The pages against what they tell of: who copies a configuration from docs/identity.md and docs/rollout.md gets what they
+//! say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
 
 use std::fs;
 use std::path::Path;
 
 use berth_core::config::Config;
+use berth_core::event::{self, Counter};
 use berth_core::token::Refusal;
 
 fn page(name: &str) -> String {
@@ -40,5 +42,53 @@ fn every_refusal_has_a_row_that_says_what_to_do() {
     for refusal in Refusal::ALL {
         let row = format!("| `{}` | 401", refusal.name());
         assert!(page.lines().any(|line| line.starts_with(&row)), "no row {row}");
+    }
+}
+
+/// Texts in quotes.
+fn literals(source: &str) -> impl Iterator<Item = &str> {
+    source.split('"').skip(1).step_by(2)
+}
+
+#[test]
+fn every_outcome_reason_and_result_is_explained() {
+    // What is shown is what a `name` or a `stat` makes of a variant: `Self::Pin => "pin",`.
+    let source = include_str!("../src/event.rs").split("#[cfg(test)]").next().unwrap();
+    let arms =
+        source.lines().filter(|line| line.trim_start().starts_with("Self::") && line.contains("=> \""));
+    let names: Vec<&str> = arms.flat_map(literals).collect();
+    assert!(names.len() >= 37, "{names:?}: event.rs has changed its form");
+    let pages = ["OPERATIONS.md", "rollout.md", "identity.md"].map(page).concat();
+
+    for name in names {
+        assert!(pages.contains(&format!("`{name}`")), "nothing says what {name} means");
+    }
+}
+
+#[test]
+fn every_metric_is_explained() {
+    let counters = Counter::ALL.map(|counter| counter.stat("p"));
+    let gauges = [
+        event::nodes_gauge("p", "active"),
+        event::panic_gauge("p"),
+        event::pins_gauge("p"),
+        event::breaker_gauge("p"),
+    ];
+    // Those of rules and tokens have no list: what event.rs spells out.
+    let source = include_str!("../src/event.rs").split("#[cfg(test)]").next().unwrap();
+    let spelt = literals(source).filter(|text| text.starts_with("berth_") && !text.starts_with("berth_{"));
+    let stats: Vec<String> = counters.iter().cloned().chain(gauges).chain(spelt.map(str::to_owned)).collect();
+    assert!(stats.len() >= 36, "{stats:?}: event.rs has changed its form");
+    let page = page("OPERATIONS.md");
+
+    for stat in &stats {
+        let name = stat.split('.').next().unwrap();
+        assert!(page.contains(&format!("`{name}")), "nothing says what {name} means");
+    }
+    for stat in &counters {
+        // After `name.pool.p` come labels and values in turn.
+        for value in stat.split('.').skip(4).step_by(2) {
+            assert!(page.contains(&format!("`{value}`")), "{stat}: nothing says what {value} means");
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use berth_core::wire::{
-    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, MAX_BODY, MAX_TTL,
-    NodeChange, NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason, ResolveReply,
-    ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
+    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, ForgetReply, MAX_BODY,
+    MAX_TTL, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason,
+    ResolveReply, ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -148,12 +148,15 @@ fn draining() -> NodeRecord {
     NodeRecord {
         node: node("10.0.0.3:8080"),
         state: NodeState::Draining,
+        operator_state: Some(NodeState::Standby),
+        self_state: Some(NodeState::Draining),
         weight: Some(2),
         boot_id: Some("2026-01-01T00:00:00Z".into()),
         note: Some("new kernel".into()),
         cooldown_until_ms: Some(1_767_225_630_000),
         version: 3,
         updated_ms: 1_767_225_600_000,
+        forgotten: false,
     }
 }
 
@@ -237,7 +240,8 @@ fn kinds_of_the_future_are_skipped() {
 #[test]
 fn nodes() {
     let change = NodeChange {
-        state: Some(NodeState::Draining),
+        state: Some(NodeState::Standby),
+        self_state: Some(NodeState::Draining),
         weight: Some(2),
         boot_id: Some("2026-01-01T00:00:00Z".into()),
         note: Some("new kernel".into()),
@@ -247,10 +251,13 @@ fn nodes() {
     let text = golden("node-change.json", &change);
     assert_eq!(NodeChange::parse(text.as_bytes()), Ok(change));
 
+    let forgotten = draining().without_all(1_767_225_660_000).unwrap();
+    let forgotten = NodeRecord { node: node("10.0.0.4:8080"), ..forgotten };
     reply(
         "nodes-reply.json",
-        &NodesReply { nodes: vec![NodeRecord::unknown(node("10.0.0.1:8080")), draining()] },
+        &NodesReply { nodes: vec![NodeRecord::unknown(node("10.0.0.1:8080")), draining(), forgotten] },
     );
+    reply("forget-reply.json", &ForgetReply { forgotten: true });
 }
 
 #[test]

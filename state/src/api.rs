@@ -20,8 +20,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
-    EndReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, ResolveReply, ResolveRequest,
-    SessionKey, TouchRequest,
+    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, PoolName,
+    ResolveReply, ResolveRequest, SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -94,7 +94,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         .route("/v1/touch", post(touch).layer(guarded(Call::Touch)))
         .route("/v1/changes", get(poll_changes).layer(guarded(Call::Changes)))
         .route("/v1/nodes", get(nodes).layer(guarded(Call::Nodes)))
-        .route("/v1/nodes/{node}", get(node).put(change_node).layer(guarded(Call::Node)))
+        .route("/v1/nodes/{node}", get(node).put(change_node).delete(forget_node).layer(guarded(Call::Node)))
         .route("/v1/sessions/{key}", get(session).delete(end).layer(guarded(Call::Session)))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -157,7 +157,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     request.correlation_id = request.correlation_id.or(from_header);
 
     // The position first: what changes while the store answers must not be missing after it.
-    let cursor = service.changes.recent(&request.pool).await?;
+    let cursor = service.changes.recent(&request.pool).await;
     let pins = service.store.resolve(&request).await?;
     for pin in &pins {
         service.metrics.resolved(pin);
@@ -200,8 +200,12 @@ async fn node(
     let pool = Query::new(query.as_deref()).only_pool();
     let node: NodeId = name_in_path("node", &node)?;
     let nodes = service.store.nodes(&pool?).await?;
-    let record = nodes.into_iter().find(|record| record.node == node);
-    json(&record.ok_or_else(|| Failure::NotFound(format!("nothing is recorded of node {node}")))?)
+    let record = nodes.into_iter().find(|record| record.node == node && !record.forgotten);
+    json(&record.ok_or_else(|| nothing_recorded(node))?)
+}
+
+fn nothing_recorded(node: NodeId) -> Failure {
+    Failure::NotFound(format!("nothing is recorded of node {node}"))
 }
 
 async fn change_node(
@@ -232,6 +236,24 @@ async fn change_node(
     json(&record)
 }
 
+async fn forget_node(
+    State(service): State<Arc<Service>>,
+    Path(node): Path<String>,
+    RawQuery(query): RawQuery,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Answer {
+    let pool = Query::new(query.as_deref()).only_pool();
+    let node: NodeId = name_in_path("node", &node)?;
+    let (pool, correlation_id) = (pool?, correlation_id(&headers));
+    if !service.store.forget_node(&pool, node, correlation_id.as_deref()).await? {
+        return Err(nothing_recorded(node));
+    }
+    let subject = caller.subject;
+    tracing::info!(pool = pool.as_str(), %node, correlation_id, subject, "node forgotten");
+    json(&ForgetReply { forgotten: true })
+}
+
 async fn session(
     State(service): State<Arc<Service>>,
     Path(key): Path<String>,
@@ -239,8 +261,14 @@ async fn session(
 ) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool();
     let key: SessionKey = name_in_path("key", &key)?;
-    let session = service.store.session(&pool?, key).await?;
-    json(&session.ok_or_else(|| Failure::NotFound("this session has no pin".to_owned()))?)
+    let pool = pool?;
+    let session = service.store.session(&pool, key).await?;
+    json(&session.ok_or_else(|| no_pin(&pool))?)
+}
+
+/// The pool is part of the key: with another one even the right id finds nothing.
+fn no_pin(pool: &PoolName) -> Failure {
+    Failure::NotFound(format!("this session has no pin in pool {pool}"))
 }
 
 async fn end(
@@ -254,7 +282,7 @@ async fn end(
     let key: SessionKey = name_in_path("key", &key)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
     if !service.store.end(&pool, key, correlation_id.as_deref()).await? {
-        return Err(Failure::NotFound("this session has no pin".to_owned()));
+        return Err(no_pin(&pool));
     }
     let subject = caller.subject;
     tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, subject, "session ended");

@@ -89,13 +89,13 @@ impl Changes {
 
     /// A position that is not newer than now: resolves answer with it, and it must be taken before they ask the store.
     ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn recent(self: &Arc<Self>, pool: &PoolName) -> Result<Cursor, StoreError> {
+    /// It takes all shards to know where the log is, and one of them may be away while those of the sessions answer. Until
+    /// it is known, it is the origin: that costs whoever polls from there old news or a resync, and no session its pin.
+    pub async fn recent(self: &Arc<Self>, pool: &PoolName) -> Cursor {
         let watched = self.watched(pool);
         let recent = lock(&watched.recent).clone();
         match recent {
-            Some((cursor, at)) if at.elapsed() < RECENT => Ok(cursor),
+            Some((cursor, at)) if at.elapsed() < RECENT => cursor,
             Some((cursor, _)) => {
                 // Postponed first, so that only one renews it.
                 *lock(&watched.recent) = Some((cursor.clone(), Instant::now()));
@@ -105,12 +105,13 @@ impl Changes {
                         *lock(&watched.recent) = Some((head, Instant::now()));
                     }
                 });
-                Ok(cursor)
+                cursor
             }
             None => {
-                let head = self.store.head(pool).await?;
+                // A failure is remembered as well: who comes next shall not wait for the next one.
+                let head = self.store.head(pool).await.unwrap_or_else(|_| self.store.origin());
                 *lock(&watched.recent) = Some((head.clone(), Instant::now()));
-                Ok(head)
+                head
             }
         }
     }

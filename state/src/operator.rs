@@ -1,4 +1,5 @@
-//! What operators ask a running state service: `berth nodes`, `inspect`, `drain`, `set-state`, `end` and `watch`.
+//! What operators ask a running state service: `berth nodes`, `inspect`, `drain`, `set-state`, `forget`,
+//! `end` and `watch`.
 //!
 //! Made for scripts as well as for people: `--format json` prints what the service answered, one object a line, and the
 //! exit code says how it went. A session id is hashed here and never sent.
@@ -9,10 +10,11 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use berth_core::wire::{
-    ChangesReply, EndReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, PoolName, SessionKey,
-    SessionReply,
+    ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, PoolName,
+    SessionKey, SessionReply,
 };
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -28,10 +30,12 @@ const BAD_USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// A little less than the longest that the service lets a poll wait.
 const POLL_MS: u64 = 25_000;
+/// Between two questions to a service that is away: a restart takes a few of them.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// List what is recorded of nodes: operators' states, weights, cooldown, boot ids
+    /// List what is recorded of nodes: what operators and they themselves said, weights, cooldown, boot ids
     ///
     /// A node of which nothing was ever said is active and not listed.
     Nodes {
@@ -52,6 +56,13 @@ pub(crate) enum Command {
         /// Why
         #[arg(long)]
         note: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Forget what is recorded of a node that is gone for good, so that the next one at its address begins with nothing
+    Forget {
+        /// ip:port
+        node: String,
         #[command(flatten)]
         server: Server,
     },
@@ -99,7 +110,7 @@ pub(crate) struct Server {
     /// PEM file with its private key [environment: BERTH_CLIENT_KEY]
     #[arg(long, value_name = "FILE")]
     client_key: Option<String>,
-    /// The pool [default: nodes]
+    /// The pool [environment: BERTH_POOL; default: nodes]
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
     /// Bearer token: the service's own, or, if it has --jwks, a JWT with the scope berth.read or berth.operate
@@ -147,7 +158,8 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         Command::Nodes { server } => {
             let asked = Asked::new(server, &mut faults);
             let asked = asked.ok_or(Failure::Usage(faults))?;
-            let reply: NodesReply = asked.get(&format!("/v1/nodes?pool={}", asked.pool)).await?;
+            let mut reply: NodesReply = asked.get(&format!("/v1/nodes?pool={}", asked.pool)).await?;
+            reply.nodes.retain(|record| !record.forgotten);
             asked.print_all(&reply.nodes, show::nodes)
         }
         Command::Inspect { session, server } => {
@@ -157,6 +169,13 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             asked.print(&reply, show::session)
         }
         Command::Drain { node, note, server } => set_state(node, "draining", note, server).await,
+        Command::Forget { node, server } => {
+            let (asked, node) = (Asked::new(server, &mut faults), named(node, &mut faults));
+            let (Some(asked), Some(node)) = (asked, node) else { return Err(Failure::Usage(faults)) };
+            let answer = asked.client.ask("DELETE", &asked.path_of(node), &[]).await;
+            let reply: ForgetReply = answer.and_then(|body| read(&body))?;
+            asked.print(&reply, |_| format!("forgot {node}\n"))
+        }
         Command::SetState { node, state, note, server } => set_state(node, state, note, server).await,
         Command::End { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
@@ -176,7 +195,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
 async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Server) -> Result<(), Failure> {
     let mut faults = Vec::new();
     let asked = Asked::new(server, &mut faults);
-    let node: Option<NodeId> = node.parse().map_err(|error| faults.push(format!("{node}: {error}"))).ok();
+    let node = named(node, &mut faults);
     let known = NodeState::from_name(state);
     if known.is_none() {
         let names = NodeState::ALL.map(|(name, _)| name).join(", ");
@@ -185,17 +204,44 @@ async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Serv
     let (Some(asked), Some(node), Some(_)) = (asked, node, known) else { return Err(Failure::Usage(faults)) };
     let change = NodeChange { state: known, note: note.clone(), ..NodeChange::default() };
     let body = serde_json::to_vec(&change).map_err(|error| Failure::Refused(error.to_string()))?;
-    let path = format!("/v1/nodes/{}?pool={}", client::in_path(&node.to_string()), asked.pool);
-    let record: NodeRecord = asked.client.ask("PUT", &path, &body).await.and_then(|body| read(&body))?;
+    let record: NodeRecord =
+        asked.client.ask("PUT", &asked.path_of(node), &body).await.and_then(|body| read(&body))?;
+    // Any pool may be written to: one that no proxy uses takes a drain in silence.
+    if record.version == 1 && given("--pool", &server.pool).is_none() {
+        let pool = &asked.pool;
+        let _ =
+            writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
+    }
     asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
 }
 
+fn named(node: &str, faults: &mut Vec<String>) -> Option<NodeId> {
+    node.parse().map_err(|error| faults.push(format!("{node}: {error}"))).ok()
+}
+
+/// Follows changes until there were enough. Once it has heard from the service it waits for one that went away: with Redis
+/// its successor goes on from the same position.
 async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
-    let mut after = String::new();
+    let (mut after, mut is_away) = (String::new(), false);
     while left > 0 {
         let path = format!("/v1/changes?pool={}&wait={POLL_MS}{after}", asked.pool);
-        let reply: ChangesReply = asked.get(&path).await?;
+        let reply: ChangesReply = match asked.get(&path).await {
+            Ok(reply) => reply,
+            Err(Failure::Unreachable(reason)) if !after.is_empty() => {
+                if !is_away {
+                    let _ = writeln!(io::stderr(), "berth: {reason}; trying again each second");
+                }
+                is_away = true;
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        if is_away {
+            let _ = writeln!(io::stderr(), "berth: the service answers again");
+        }
+        is_away = false;
         if reply.resync {
             let _ = writeln!(io::stderr(), "berth: some changes were missed");
         }
@@ -228,6 +274,10 @@ impl Asked {
             }
         };
         Some(Self { client: client?, pool: pool?, json: json? })
+    }
+
+    fn path_of(&self, node: NodeId) -> String {
+        format!("/v1/nodes/{}?pool={}", client::in_path(&node.to_string()), self.pool)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -267,8 +317,8 @@ impl Server {
     }
 
     fn pool(&self, faults: &mut Vec<String>) -> Option<PoolName> {
-        let name = self.pool.as_deref().unwrap_or("nodes");
-        name.parse().map_err(|error| faults.push(format!("--pool {name}: {error}"))).ok()
+        let (place, name) = given("--pool", &self.pool).unwrap_or(("--pool".to_owned(), "nodes".to_owned()));
+        name.parse().map_err(|error| faults.push(format!("{place} {name}: {error}"))).ok()
     }
 }
 

@@ -119,7 +119,8 @@ pub trait Store: Send + Sync + 'static {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError>;
 
-    /// All nodes of which anything is recorded, by address.
+    /// All nodes of which anything is recorded, by address; those that were forgotten are among them for a while
+    /// ([`NodeRecord::is_spent`]).
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError>;
 
     /// Changes a node's record ([`NodeRecord::with`]) and returns it. What changes nothing makes no event.
@@ -129,6 +130,18 @@ pub trait Store: Send + Sync + 'static {
         node: NodeId,
         change: &NodeChange,
     ) -> Result<NodeRecord, StoreError>;
+
+    /// Forgets what is recorded of a node, its cooldown included ([`NodeRecord::without_all`]); false if nothing is. It is a
+    /// change of the record like any other.
+    async fn forget_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError>;
+
+    /// The position before all changes, which is known without asking: a poll from it hears old news, or is told to resync.
+    fn origin(&self) -> Cursor;
 
     /// The newest position in the log.
     async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError>;

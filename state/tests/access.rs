@@ -159,13 +159,15 @@ fn each_call_is_for_those_it_is_meant_for() {
         ("PUT", &node, r#"{"weight": 2}"#),
         ("PUT", &node, r#"{"boot_id": "b1"}"#),
         ("PUT", &node, r#"{"note": "mine"}"#),
+        ("PUT", &node, r#"{"self_state": "degraded"}"#),
+        ("DELETE", &node, ""),
         ("PUT", &node, &cooldown.replace('}', r#", "state": "standby"}"#)),
         ("DELETE", &session, ""),
     ];
-    let proxies = [200, 200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 403, 200];
-    let read = [403, 403, 200, 200, 200, 200, 403, 403, 403, 403, 403, 403, 403];
-    let operate = [403, 403, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200];
-    let (nothing, nobody) = ([403; 13], [401; 13]);
+    let proxies = [200, 200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 403, 403, 403, 200];
+    let read = [403, 403, 200, 200, 200, 200, 403, 403, 403, 403, 403, 403, 403, 403, 403];
+    let operate = [403, 403, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200];
+    let (nothing, nobody) = ([403; 15], [401; 15]);
 
     let jwt = |token: String| Some(format!("Bearer {token}"));
     let by = |claims: Value| jwt(sign(Algorithm::ES256, "e", claims));

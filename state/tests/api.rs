@@ -105,6 +105,8 @@ fn every_fault_is_named() {
         ("GET", "/v1/nodes?pool=a&pool=b", "", vec!["pool"]),
         ("PUT", "/v1/nodes/host:80?pool=a", "{}", vec!["node"]),
         ("PUT", "/v1/nodes/1.1.1.1:80?pool=a", r#"{"state": "up", "weight": 0}"#, vec!["state", "weight"]),
+        // Standby is the operator's to say.
+        ("PUT", "/v1/nodes/1.1.1.1:80?pool=a", r#"{"self_state": "standby"}"#, vec!["self_state"]),
         (
             "PUT",
             "/v1/nodes/1.1.1.1:80?pool=a",

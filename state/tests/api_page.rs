@@ -1,4 +1,5 @@
-//! `docs/api.md` is true: its examples are run in order, with a shell and curl, and answer what the page shows.
+//! `docs/api.md` is true: its examples are run in order, with a shell and curl, and answer what the page shows. And
+//! `docs/OPERATIONS.md` has all that the service counts.
 #[path = "support/http.rs"]
 mod http;
 #[path = "../../test-harness/tests/support/issuer.rs"]
@@ -95,5 +96,31 @@ fn same(expected: &Value, found: &Value, script: &str) {
             expected.iter().zip(found).for_each(|(expected, found)| same(expected, found, script));
         }
         _ => assert_eq!(expected, found, "{script}"),
+    }
+}
+
+#[test]
+fn every_metric_of_the_service_is_named_with_its_labels() {
+    let service = Service::in_memory();
+    // Requests are counted once there was one.
+    assert_eq!(service.ask("GET", "/v1/nodes?pool=nodes", "").status, 200);
+    let metrics = service.ask("GET", "/metrics", "").body;
+    let page = include_str!("../../docs/OPERATIONS.md");
+    let heads = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let heads: Vec<(&str, &str)> = heads.collect();
+    assert!(heads.len() >= 7, "{metrics}");
+
+    for (name, kind) in heads {
+        let sample = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        let labels = match sample.split_once('{') {
+            // A histogram's are its own affair.
+            Some((_, labels)) if kind != "histogram" => {
+                let parts = labels.split_once('}').unwrap().0.split(',');
+                let names: Vec<&str> = parts.map(|part| part.split_once('=').unwrap().0).collect();
+                format!("{{{}}}", names.join(","))
+            }
+            _ => String::new(),
+        };
+        assert!(page.contains(&format!("`{name}{labels}`")), "OPERATIONS.md lacks {name}{labels}");
     }
 }

@@ -286,3 +286,34 @@ async fn a_primary_that_hangs_is_left_for_its_replica() {
         cluster.servers[primary].resume();
     }
 }
+
+/// Where the log is takes all shards to say, and each resolve is answered with a position in it.
+#[test]
+fn an_instance_that_starts_while_a_primary_is_away_resolves_the_sessions_of_the_others() {
+    let cluster = RedisCluster::start();
+    eventually("the cluster", || cluster.is_whole());
+    let lost = cluster.primary_of("{nodes/3}").unwrap();
+    let lost_shards = shards_of(&cluster, lost);
+    let others: Vec<usize> = (0..16).filter(|shard| !lost_shards.contains(shard)).collect();
+    // Killed, not paused: the library first waits twice a second for one that hangs, and by then its replica takes over.
+    cluster.servers[lost].kill();
+
+    let service = Service::on_redis(Options { quorum: false, ..options(&cluster) });
+    let resolve = |shards: &[usize]| {
+        let in_shards = |key: &SessionKey| shards.contains(&usize::from(key.as_bytes()[0] >> 4));
+        let mut keys = (0u32..).map(|i| SessionKey::new("nodes", &i.to_le_bytes()));
+        let session = json!({"key": keys.find(in_shards), "candidates": [node(1)]});
+        service.ask("POST", "/v1/resolve", &json!({"pool": "nodes", "sessions": [session]}).to_string())
+    };
+    let mut answer = resolve(&others);
+    eventually("a session of another shard", || {
+        answer = resolve(&others);
+        answer.status == 200
+    });
+    assert_eq!(resolve(&lost_shards).status, 503, "too late: the replica has taken over");
+
+    // A poll from there is answered once all are back, with old news or the word that some were missed.
+    let cursor = answer.json()["cursor"].as_str().unwrap().to_owned();
+    let path = format!("/v1/changes?pool=nodes&after={cursor}");
+    eventually("all shards", || service.ask("GET", &path, "").status == 200);
+}

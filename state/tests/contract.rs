@@ -1,6 +1,7 @@
 //! The contract of `Store`, one body for all stores: memory, a private redis-server, and a real Redis Cluster.
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -81,12 +82,16 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     ends_and_continues_versions(store).await;
     restores_once_after_a_restart(store).await;
     node_records_change_in_part_and_cooldown_only_grows(store).await;
+    neither_the_operator_nor_the_node_undoes_the_others_word(store).await;
+    what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store).await;
     changes_are_read_on_from_a_cursor(store).await;
+    the_origin_is_before_all_changes(store).await;
     claims_are_no_news_and_leave_cursors_good(store).await;
     a_cursor_that_fell_off_gets_resync(store).await;
     foreign_cursors_get_resync(store).await;
     new_keys_inherit_from_former_ones(store).await;
-    what_is_out_is_not_inherited(store).await;
+    heirs_of_a_node_that_is_out_are_rehomed_from_it(store).await;
+    strict_heirs_inherit_whatever_becomes_of_the_node(store).await;
     rehomes_to_the_former_keys_node_first(store).await;
     inherited_pins_know_of_restarts(store).await;
     racing_heirs_agree(&(0..services).map(|_| open(KEEPING)).collect::<Vec<_>>()).await;
@@ -386,6 +391,99 @@ async fn node_records_change_in_part_and_cooldown_only_grows(store: &dyn Store) 
     assert_eq!(versions, [1, 2, 3, 4]);
 }
 
+/// Where new sessions of all shards come to, if they may choose between two nodes.
+async fn owners_of_new(store: &dyn Store, name: &str, turn: &str, candidates: &[u16]) -> BTreeSet<NodeId> {
+    let ids: Vec<String> = (0..100).map(|i| format!("{turn}-{i}")).collect();
+    let shards: BTreeSet<u8> = ids.iter().map(|id| key(id).as_bytes()[0] >> 4).collect();
+    assert_eq!(shards.len(), 16);
+    let sessions = ids.iter().map(|id| ask(id, candidates, &[])).collect();
+    store.resolve(&request(name, sessions)).await.unwrap().iter().map(|pin| pin.node).collect()
+}
+
+async fn neither_the_operator_nor_the_node_undoes_the_others_word(store: &dyn Store) {
+    let name = pool("words");
+    let itself =
+        |state| NodeChange { self_state: Some(state), boot_id: Some("one".into()), ..NodeChange::default() };
+    let state = async || store.nodes(&name).await.unwrap()[0].state;
+
+    // With each health check, before the drain and after it.
+    assert_eq!(change(store, "words", 1, itself(NodeState::Active)).await, 1);
+    assert_eq!(change(store, "words", 1, to_state(NodeState::Draining)).await, 2);
+    assert_eq!(change(store, "words", 1, itself(NodeState::Active)).await, 2);
+    assert_eq!(state().await, NodeState::Draining);
+    assert_eq!(owners_of_new(store, "words", "drained", &[1, 2]).await, nodes(&[2]).into_iter().collect());
+
+    change(store, "words", 1, to_state(NodeState::Active)).await;
+    let start = store.head(&name).await.unwrap();
+    change(store, "words", 1, itself(NodeState::Degraded)).await;
+    change(store, "words", 1, to_state(NodeState::Active)).await;
+    assert_eq!(owners_of_new(store, "words", "degraded", &[1, 2]).await, nodes(&[2]).into_iter().collect());
+    // What proxies hear is what counts.
+    let record = news(store, "words", &start).await.pop().unwrap().record.unwrap();
+    assert_eq!((record.state, record.operator_state()), (NodeState::Degraded, NodeState::Active));
+
+    // Its word is no longer than its life.
+    let started = NodeChange { boot_id: Some("two".into()), ..NodeChange::default() };
+    change(store, "words", 1, started).await;
+    assert_eq!(state().await, NodeState::Active);
+    assert_eq!(owners_of_new(store, "words", "again", &[1, 2]).await, nodes(&[1]).into_iter().collect());
+}
+
+async fn what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store: &dyn Store) {
+    let name = pool("forget");
+    assert!(!store.forget_node(&name, node(1), None).await.unwrap());
+    assert_eq!(store.nodes(&name).await.unwrap(), []);
+    let all = NodeChange {
+        weight: Some(3),
+        note: Some("pod games-7".into()),
+        boot_id: Some("one".into()),
+        self_state: Some(NodeState::Draining),
+        cooldown_until_ms: Some(now_ms() + 3_600_000),
+        ..to_state(NodeState::Draining)
+    };
+    change(store, "forget", 1, all).await;
+    assert_eq!(owners_of_new(store, "forget", "before", &[1, 2]).await, nodes(&[2]).into_iter().collect());
+    let start = store.head(&name).await.unwrap();
+
+    assert!(store.forget_node(&name, node(1), Some("cid-4")).await.unwrap());
+    assert!(!store.forget_node(&name, node(1), None).await.unwrap(), "there is nothing left");
+
+    // The next one at this address begins with nothing, for the store as for proxies.
+    assert_eq!(owners_of_new(store, "forget", "after", &[1, 2]).await, nodes(&[1]).into_iter().collect());
+    let mut events = news(store, "forget", &start).await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event = events.pop().unwrap();
+    assert_eq!((event.kind, event.reason), (ChangeKind::Node, Reason::Deleted));
+    assert_eq!((event.node, event.version), (Some(node(1)), Some(2)));
+    assert_eq!(event.correlation_id.as_deref(), Some("cid-4"));
+    let left = event.record.unwrap();
+    assert!(left.forgotten && left.takes_new_sessions(now_ms()));
+    assert_eq!((left.weight, left.boot_id.as_ref(), left.note.as_ref()), (None, None, None));
+    // Whoever missed the event finds it here, for a while.
+    assert_eq!(store.nodes(&name).await.unwrap(), [left]);
+
+    assert_eq!(change(store, "forget", 1, to_state(NodeState::Standby)).await, 3);
+    let records = store.nodes(&name).await.unwrap();
+    assert_eq!((records[0].state, records[0].forgotten), (NodeState::Standby, false));
+}
+
+async fn the_origin_is_before_all_changes(store: &dyn Store) {
+    let nothing = store.changes(&pool("origin"), &store.origin(), 100).await.unwrap();
+    assert!(!nothing.resync && nothing.events.is_empty());
+    resolve(store, "origin", "a", &[1], &[]).await;
+    resolve(store, "origin", "a", &[2], &[1]).await;
+
+    assert_eq!(news(store, "origin", &store.origin()).await.len(), 1);
+    // A long log has lost its beginning.
+    let reply = store.changes(&pool("resync-origin"), &store.origin(), 100).await.unwrap();
+    assert!(!reply.resync);
+    for turn in 0..400 {
+        let (to, from) = if turn % 2 == 0 { (2, 1) } else { (1, 2) };
+        resolve(store, "resync-origin", "a", &[to], &[from]).await;
+    }
+    assert!(store.changes(&pool("resync-origin"), &store.origin(), 100).await.unwrap().resync);
+}
+
 async fn changes_are_read_on_from_a_cursor(store: &dyn Store) {
     let name = pool("changes");
     let start = store.head(&name).await.unwrap();
@@ -516,17 +614,55 @@ async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
     assert_eq!(session.alias_of, None);
 }
 
-async fn what_is_out_is_not_inherited(store: &dyn Store) {
-    resolve(store, "out", "old", &[1], &[]).await;
+async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn Store) {
+    resolve(store, "out", "old", &[1, 2], &[]).await;
+    let start = store.head(&pool("out")).await.unwrap();
+
     let unusable = resolve_one(store, "out", rotated("a", "old", &[1, 2], &[1])).await;
-    assert_eq!(unusable, pin("a", Outcome::Claimed, 2, 1));
+    assert_eq!(unusable, Pin { from: Some(node(1)), ..pin("a", Outcome::Rehomed, 2, 2) });
     change(store, "out", 1, cooling(now_ms() + 3_600_000)).await;
     let cooling = resolve_one(store, "out", rotated("b", "old", &[1, 2], &[])).await;
-    assert_eq!(cooling, pin("b", Outcome::Claimed, 2, 1));
+    assert_eq!(cooling, Pin { from: Some(node(1)), ..pin("b", Outcome::Rehomed, 2, 2) });
+
+    // Said once, and logged as any rehome.
+    let again = resolve_one(store, "out", rotated("a", "old", &[1, 2], &[1])).await;
+    assert_eq!(again, pin("a", Outcome::Found, 2, 2));
+    let session = store.session(&pool("out"), key("b")).await.unwrap().unwrap();
+    assert_eq!((session.version, session.alias_of), (2, Some(key("old"))));
+    let mut events = news(store, "out", &start).await;
+    events.retain(|event| event.kind != ChangeKind::Node);
+    for (id, reason) in [("a", Reason::Unusable), ("b", Reason::Cooldown)] {
+        let of_it: Vec<_> = events.iter().filter(|event| event.key == Some(key(id))).collect();
+        assert_eq!(of_it.len(), 1, "{of_it:?}");
+        assert_eq!((of_it[0].kind, of_it[0].reason), (ChangeKind::Rehomed, reason));
+        assert_eq!((of_it[0].node, of_it[0].from, of_it[0].version), (Some(node(2)), Some(node(1)), Some(2)));
+    }
+    assert_eq!(events.len(), 2, "{events:?}");
+
+    // As for any pin: if no candidate is fit either, a move would only be the first of two.
+    let stays = resolve_one(store, "out", rotated("c", "old", &[1, 3], &[1, 3])).await;
+    assert_eq!(stays, pin("c", Outcome::Found, 1, 1));
     // In panic nobody believes that it is down.
-    let panic = request("out", vec![rotated("c", "old", &[2], &[1])]);
+    let panic = request("out", vec![rotated("d", "old", &[2], &[1])]);
     let pins = store.resolve(&ResolveRequest { panic: true, ..panic }).await.unwrap();
-    assert_eq!(pins, [pin("c", Outcome::Found, 1, 1)]);
+    assert_eq!(pins, [pin("d", Outcome::Found, 1, 1)]);
+}
+
+async fn strict_heirs_inherit_whatever_becomes_of_the_node(store: &dyn Store) {
+    let strict = |id, unusable: &[u16]| SessionAsk { strict: true, ..rotated(id, "old", &[2, 3], unusable) };
+    resolve(store, "strict-heirs", "old", &[1], &[]).await;
+    let start = store.head(&pool("strict-heirs")).await.unwrap();
+
+    let unusable = resolve_one(store, "strict-heirs", strict("a", &[1])).await;
+    assert_eq!(unusable, pin("a", Outcome::Found, 1, 1));
+    change(store, "strict-heirs", 1, cooling(now_ms() + 3_600_000)).await;
+    assert_eq!(resolve_one(store, "strict-heirs", strict("b", &[])).await, pin("b", Outcome::Found, 1, 1));
+
+    let events = news(store, "strict-heirs", &start).await;
+    assert!(events.iter().all(|event| event.kind == ChangeKind::Node), "{events:?}");
+    // Without anything to inherit it is claimed as any other.
+    let orphan = SessionAsk { alias_of: Some(key("nobody")), ..strict("c", &[]) };
+    assert_eq!(resolve_one(store, "strict-heirs", orphan).await, pin("c", Outcome::Claimed, 2, 1));
 }
 
 async fn rehomes_to_the_former_keys_node_first(store: &dyn Store) {

@@ -1,9 +1,9 @@
-//! Random histories of resolves, touches, expiries, ends and node changes, against the invariants, and the same on
-//! memory and Redis with the same answers. Time is no part of a history: a pin expires when the history says so, and
-//! cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
+//! Random histories of resolves, touches, expiries, ends, node changes and what is forgotten of nodes, against the
+//! invariants, and the same on memory and Redis with the same answers. Time is no part of a history: a pin expires when the
+//! history says so, and cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,7 @@ enum Step {
     Expire(SessionKey),
     End(SessionKey),
     Node(NodeId, NodeChange),
+    Forget(NodeId),
 }
 
 fn node(number: u64) -> NodeId {
@@ -74,6 +75,7 @@ fn lasting(random: &mut Random, ask: SessionAsk, now: u64) -> SessionAsk {
         }),
         created_ms: (random.below(4) == 0).then(|| random.below(3)),
         session_version: (random.below(3) == 0).then(|| random.below(4) as u32),
+        strict: random.below(4) == 0,
         alias_of: (random.below(3) == 0).then(|| key(random.below(SESSIONS))).filter(|key| *key != ask.key),
         ..ask
     }
@@ -84,13 +86,16 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
         0 => Step::Expire(key(random.below(SESSIONS))),
         1 => Step::End(key(random.below(SESSIONS))),
         2..4 => Step::Touch((0..SESSIONS).filter(|_| random.below(2) == 0).map(key).collect()),
+        4 if random.below(3) == 0 => Step::Forget(node(random.below(NODES))),
         4..8 => {
             let mut change = NodeChange::default();
-            match random.below(4) {
+            match random.below(5) {
+                // All but standby, the last.
+                4 => change.self_state = Some(NodeState::ALL[random.below(3) as usize].1),
                 0 => change.state = Some(NodeState::ALL[random.below(4) as usize].1),
                 1 => change.boot_id = Some(format!("boot-{}", random.below(3))),
                 2 => change.weight = Some(1 + random.below(3) as u32),
-                // Rarely for ever: nothing ends it again.
+                // Rarely for ever: only forgetting ends it again.
                 _ => change.cooldown_until_ms = Some(if random.below(4) == 0 { FAR } else { 1 }),
             }
             Step::Node(node(random.below(NODES)), change)
@@ -154,10 +159,18 @@ async fn play(
             Step::Node(node, change) => {
                 let mut record = store.change_node(pool, *node, change).await.unwrap();
                 record.updated_ms = 0;
+                law.cooling.extend((record.cooldown_until_ms == Some(FAR)).then_some(*node));
                 format!("{record:?}")
+            }
+            Step::Forget(node) => {
+                law.cooling.remove(node);
+                store.forget_node(pool, *node, None).await.unwrap().to_string()
             }
         });
     }
+    let mut records = store.nodes(pool).await.unwrap();
+    records.iter_mut().for_each(|record| record.updated_ms = 0);
+    answers.push(format!("{records:?}"));
     for number in 0..SESSIONS {
         let pin = store.session(pool, key(number)).await.unwrap();
         let known = pin.as_ref().map(|pin| Known {
@@ -180,6 +193,8 @@ async fn play(
 struct Law {
     pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeMap<SessionKey, u64>,
+    /// In cooldown for ever, unless that is forgotten.
+    cooling: BTreeSet<NodeId>,
     now: u64,
 }
 
@@ -202,6 +217,10 @@ impl Known {
 }
 
 impl Law {
+    fn cools(&self, node: NodeId) -> bool {
+        self.cooling.contains(&node)
+    }
+
     fn resolved(&mut self, request: &ResolveRequest, pins: &[Pin]) {
         assert_eq!(pins.len(), request.sessions.len());
         let formers: Vec<Option<Known>> =
@@ -215,19 +234,32 @@ impl Law {
                 (None, Outcome::Claimed) => {
                     assert_eq!(pin.version, next);
                     assert!(ask.candidates.contains(&pin.node));
-                    assert!(!request.panic || former.is_none(), "in panic every former pin is inherited");
+                    assert!(former.is_none(), "a session with a former pin is not a new one");
                 }
                 (None, Outcome::Found) => {
                     let former = former.as_ref().expect("found, but neither was there");
                     assert_eq!((pin.node, pin.version), (former.node, former.version.max(next)));
-                    assert!(request.panic || !ask.unusable.contains(&pin.node));
+                    let fit = |node: &NodeId| *node != pin.node && !ask.unusable.contains(node);
+                    let may_stay = request.panic || ask.strict || !ask.unusable.contains(&pin.node);
+                    // It stays also where it may not, if it cannot go elsewhere.
+                    let stuck = ask.candidates.iter().filter(|node| fit(node)).all(|node| self.cools(*node));
+                    assert!(may_stay || stuck);
                     alias_of = ask.alias_of;
                 }
                 (Some(before), Outcome::Found) => {
                     assert_eq!((pin.node, pin.version), (before.node, before.version));
                 }
+                (None, Outcome::Rehomed) => {
+                    let former = former.as_ref().expect("rehomed, but neither was there");
+                    assert!(!request.panic && !ask.strict);
+                    assert_eq!((pin.from, pin.version), (Some(former.node), former.version.max(next) + 1));
+                    assert!(pin.node != former.node && ask.candidates.contains(&pin.node));
+                    assert!(!ask.unusable.contains(&pin.node));
+                    assert!(ask.unusable.contains(&former.node) || self.cools(former.node));
+                    alias_of = ask.alias_of;
+                }
                 (Some(before), Outcome::Rehomed) => {
-                    assert!(!request.panic, "a pin was rewritten in panic");
+                    assert!(!request.panic && !ask.strict, "a pin was rewritten");
                     assert_eq!((pin.from, pin.version), (Some(before.node), before.version + 1));
                     let inherits = former.as_ref().is_some_and(|former| former.node == pin.node);
                     assert!(pin.node != before.node && (inherits || ask.candidates.contains(&pin.node)));
@@ -297,7 +329,9 @@ async fn log(store: &dyn Store, pool: &PoolName, start: &berth_core::wire::Curso
         }
         lines.extend(reply.events.into_iter().map(|event| {
             assert!(event.kind != ChangeKind::Unknown);
-            let state = event.record.map(|record| (record.state, record.boot_id, record.cooldown_until_ms));
+            let state = event
+                .record
+                .map(|record| (record.state, record.boot_id, record.cooldown_until_ms, record.forgotten));
             let about = (event.key, event.node, event.version);
             let raised = event.session_version;
             format!("{about:?} {:?} {:?} {:?} {raised:?} {state:?}", event.kind, event.from, event.reason)

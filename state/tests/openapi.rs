@@ -5,8 +5,8 @@ mod http;
 use std::collections::BTreeSet;
 
 use berth_core::wire::{
-    ChangesReply, EndReply, ErrorReply, NodeChange, NodeRecord, NodesReply, ResolveReply, ResolveRequest,
-    SessionReply, TouchReply, TouchRequest,
+    ChangesReply, EndReply, ErrorReply, ForgetReply, NodeChange, NodeRecord, NodesReply, ResolveReply,
+    ResolveRequest, SessionReply, TouchReply, TouchRequest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -141,6 +141,7 @@ fn read_as(schema: &str, value: &Value) {
         "NodeRecord" => both::<NodeRecord>(value),
         "NodesReply" => both::<NodesReply>(value),
         "SessionReply" => both::<SessionReply>(value),
+        "ForgetReply" => both::<ForgetReply>(value),
         "EndReply" => both::<EndReply>(value),
         "Error" => both::<ErrorReply>(value),
         other => panic!("no wire type is known for {other}"),

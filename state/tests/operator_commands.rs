@@ -11,11 +11,11 @@ use berth_core::wire::SessionKey;
 use serde_json::{Value, json};
 
 use http::Service;
-use support::{eventually, free_ports};
+use support::{RedisServer, eventually, free_ports};
 
 fn berth(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
-    for name in ["SERVER", "TOKEN", "CA", "CLIENT_CERT", "CLIENT_KEY"] {
+    for name in ["POOL", "SERVER", "TOKEN", "CA", "CLIENT_CERT", "CLIENT_KEY"] {
         command.env_remove(format!("BERTH_{name}"));
     }
     command.args(arguments).stdin(Stdio::null());
@@ -120,6 +120,68 @@ fn drain_and_set_state_are_seen_by_nodes() {
 }
 
 #[test]
+fn nodes_tells_what_operators_and_nodes_said_and_what_counts() {
+    let service = Service::in_memory();
+    let path = format!("/v1/nodes/{A}?pool=nodes");
+    assert_eq!(service.ask("PUT", &path, r#"{"self_state": "draining", "boot_id": "b1"}"#).status, 200);
+
+    // An operator sees why it does not help.
+    let text = stdout(&run(&service, &["set-state", A, "active"]));
+    assert!(text.contains("10.0.0.1:80            draining   active     draining "), "{text}");
+    stdout(&run(&service, &["set-state", A, "standby"]));
+    assert_eq!(service.ask("PUT", &path, r#"{"self_state": "active"}"#).status, 200);
+    let text = stdout(&run(&service, &["nodes"]));
+    assert!(text.contains("10.0.0.1:80            standby    standby    active "), "{text}");
+}
+
+#[test]
+fn forget_ends_what_was_said_of_a_node() {
+    let service = Service::in_memory();
+    stdout(&run(&service, &["drain", "[::1]:80"]));
+    stdout(&run(&service, &["drain", A]));
+
+    assert_eq!(stdout(&run(&service, &["forget", "[::1]:80"])), "forgot [::1]:80\n");
+    let forgotten = json_lines(&run(&service, &["forget", A, "--format", "json"]));
+    assert_eq!(forgotten, [json!({"forgotten": true})]);
+
+    assert_eq!(stdout(&run(&service, &["nodes"])).lines().count(), 1, "the head alone");
+    assert_eq!(service.ask("GET", &format!("/v1/nodes/{A}?pool=nodes"), "").status, 404);
+    let output = run(&service, &["forget", A]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is recorded of node 10.0.0.1:80"));
+}
+
+#[test]
+fn the_pool_may_be_a_variable() {
+    let service = Service::in_memory();
+    let with_pool = |pool: &str, arguments: &[&str]| {
+        berth(arguments).env("BERTH_SERVER", service.url()).env("BERTH_POOL", pool).output().unwrap()
+    };
+    stdout(&with_pool("games", &["drain", A]));
+
+    assert_eq!(json_lines(&run(&service, &["nodes", "--pool", "games", "--format", "json"])).len(), 1);
+    assert_eq!(json_lines(&with_pool("games", &["nodes", "--format", "json"])).len(), 1);
+    // The flag comes first.
+    let others = with_pool("games", &["nodes", "--pool", "nodes", "--format", "json"]);
+    assert_eq!(json_lines(&others).len(), 0);
+    // Whoever names none is told which it was, with the first word about a node.
+    let told = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    let first = run(&service, &["drain", B]);
+    assert!(
+        first.status.success() && told(&first).contains("in pool nodes, as neither --pool nor BERTH_POOL")
+    );
+    assert_eq!(told(&run(&service, &["set-state", B, "active"])), "");
+    assert_eq!(told(&with_pool("others", &["drain", B])), "");
+    // Also where the id is hashed with it.
+    let body =
+        json!({"pool": "games", "sessions": [{"key": SessionKey::new("games", b"ada"), "candidates": [A]}]});
+    assert_eq!(service.ask("POST", "/v1/resolve", &body.to_string()).status, 200);
+    assert!(stdout(&with_pool("games", &["inspect", "ada"])).contains("pool     games"));
+    let wrong = with_pool("a/b", &["nodes"]);
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("BERTH_POOL a/b"), "{wrong:?}");
+}
+
+#[test]
 fn end_ends_once() {
     let service = Service::in_memory();
     resolve(&service, "alice", &[A], &[]);
@@ -158,14 +220,82 @@ fn watch_follows_changes() {
     assert!(watch.wait().unwrap().success());
 }
 
+/// Its service goes and comes back; what happened in between is heard as well, as Redis has it.
+#[test]
+fn watch_outlives_a_restart_of_its_service() {
+    let redis = RedisServer::start(&[]);
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let serve = |address: &str| {
+        let started = berth(&["serve", "--listen", address, "--redis", &redis.url(), "--stop-delay", "0s"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the service", || std::net::TcpStream::connect(address).is_ok());
+        started
+    };
+    let set_state = |address: &str, state: &str| {
+        let url = format!("http://{address}");
+        let done = || berth(&["set-state", A, state, "--server", &url]).output().unwrap().status.success();
+        eventually("the change", done);
+    };
+    let other = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let (mut first, mut beside) = (serve(&address), serve(&other));
+    set_state(&other, "active");
+    let mut watch = berth(&["watch", "--format", "json", "--server", &format!("http://{address}")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (lines, heard) = std::sync::mpsc::channel();
+    let output = BufReader::new(watch.stdout.take().unwrap());
+    std::thread::spawn(move || output.lines().for_each(|line| lines.send(line.unwrap()).unwrap()));
+    let mut said = BufReader::new(watch.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let state = || {
+        let line = heard.recv_timeout(Duration::from_secs(20)).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["record"]["state"].clone()
+    };
+    // It starts at some point from now on.
+    let start = Instant::now();
+    let mut turns = ["degraded", "active"].into_iter().cycle();
+    while heard.try_recv().is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        set_state(&other, turns.next().unwrap());
+    }
+    set_state(&other, "standby");
+    while state() != "standby" {}
+
+    let stop = |child: &mut std::process::Child| {
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success());
+    };
+    stop(&mut first);
+    assert!(said.next().unwrap().contains("trying again each second"));
+    set_state(&other, "draining");
+    // So long that it has asked in vain more than once.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let mut again = serve(&address);
+
+    assert_eq!(state(), "draining");
+    assert_eq!(said.next().unwrap(), "berth: the service answers again", "it is said once that it is away");
+    set_state(&other, "active");
+    assert_eq!(state(), "active");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    stop(&mut again);
+    stop(&mut beside);
+}
+
 #[test]
 fn exit_codes_say_what_went_wrong() {
     let service = Service::in_memory();
     let nobody = format!("http://127.0.0.1:{}", free_ports(1)[0]);
     for (arguments, code, says) in [
-        (&["inspect", "nobody"][..], 1, "this session has no pin"),
+        (&["inspect", "nobody"][..], 1, "this session has no pin in pool nodes"),
         (&["set-state", "10.0.0.1:80", "up"], 2, "take one of active, degraded"),
         (&["drain", "localhost:80"], 2, "must be ip:port"),
+        (&["forget", "localhost:80"], 2, "must be ip:port"),
+        (&["forget", "10.0.0.1:80"], 1, "nothing is recorded of node"),
+        (&["watch", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
         (&["inspect", "--key", "abc"], 2, "32 lower-case hex digits"),
         (&["inspect", ""], 2, "no session has an empty id"),
         (&["nodes", "--pool", "a/b"], 2, "--pool a/b"),

@@ -185,6 +185,26 @@ async fn node_that_is_held_in_reserve_gets_sessions_once_it_is_active() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn node_that_was_drained_gets_sessions_again_once_that_is_forgotten() {
+    let world = patient(impatient(), State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let node = world.node(2);
+    let address = node.name();
+    world.state(0).operate(&["drain", address, "--note", "its pod is gone"]).await.unwrap();
+    nodes_become(world.envoy(0), &[("active", 2), ("draining", 1)]).await;
+    // The next one at this address says of itself that it is well; that does not end the drain.
+    let itself = NodeChange { self_state: Some(NodeState::Active), ..NodeChange::default() };
+    let record = world.state(0).change_node("nodes", address, &itself).await;
+    assert_eq!(record.state, NodeState::Draining);
+
+    world.state(0).operate(&["forget", address]).await.unwrap();
+
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let new = begin(&world, false, 60, "new").await;
+    assert!(new.values().any(|node| node == address), "{new:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn node_with_a_greater_weight_gets_more_of_the_new_sessions_and_no_old_ones() {
     let world = patient(impatient(), State::memory()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;

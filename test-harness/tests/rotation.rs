@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use support::issuer::{RSA, now, token};
 use support::patience::{ask, impatient, nodes_become};
-use support::pinning::patiently_pinned;
+use support::pinning::{notices, patiently_pinned};
 use support::{SOON, pool, sessions, told};
 
 /// Sessions are named by tokens, with all that a token can say of them.
@@ -71,6 +71,24 @@ async fn renewed_id_stays_on_its_node_on_both_proxies_before_and_after_a_scale_o
     let astray =
         late.iter().zip(&homes[20..]).zip(&by_ring).filter(|((_, home), ring)| *home != *ring).count();
     assert!(astray > 0, "by the ring alone some renewed ids would have moved");
+}
+
+/// A token that is renewed after its node has died: the new node is told whose sessions it gets.
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_id_of_a_dead_node_is_rehomed_from_it() {
+    let world = rotating(impatient(), json!({})).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let home = with(&world, 0, json!({"sid": "ada", "sv": 1})).await.node().to_owned();
+    let nodes = world.nodes();
+    let dead = nodes.iter().find(|node| node.name() == home).unwrap();
+    dead.refuse().await;
+    nodes_become(world.envoy(0), &[("active", 2), ("cooldown", 1)]).await;
+
+    let renewed = with(&world, 0, json!({"sid": "ada-2", "prev": "ada", "sv": 2})).await;
+
+    assert_ne!(renewed.node(), home);
+    let told = format!("rehomed; from={home}; version=2");
+    assert_eq!(notices([&renewed]), [(told, 1)].into());
 }
 
 /// Where a renewed id would have gone had it been a new session.

@@ -187,6 +187,21 @@ fn only_cooldowns_that_were_observed_here_are_shared() {
 }
 
 #[test]
+fn a_forgotten_record_leaves_a_node_like_any_other() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false; 2]), &POLICY, at(0));
+    let mut drained = on_record(1, 4, NodeState::Draining, Some(99));
+    drained.weight = Some(3);
+    roster.record(&[drained.clone()], &POLICY, at(1));
+    assert_eq!(roster.nodes[1].health.state(&POLICY, at(1)), State::Cooldown);
+
+    assert!(roster.record(&[drained.without_all(2_000).unwrap()], &POLICY, at(2)));
+
+    assert_eq!(roster.nodes[1].health.state(&POLICY, at(2)), State::Active);
+    assert_eq!(roster.nodes[1].health.weight(), 1);
+}
+
+#[test]
 fn what_is_not_on_record_takes_no_room() {
     let mut roster = Roster::default();
     roster.observe(seen(&[true]), &POLICY, at(0));

@@ -125,7 +125,7 @@ pub enum Reason {
     Unusable,
     /// The owner is in the cooldown that proxies share.
     Cooldown,
-    /// Somebody ended the session.
+    /// Somebody ended the session, or had the node's record forgotten.
     Deleted,
     /// Somebody changed the node's record.
     Updated,

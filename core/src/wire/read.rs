@@ -64,14 +64,8 @@ impl NodeChange {
     /// Every fault.
     pub fn parse(json: &[u8]) -> Result<Self, Vec<Fault>> {
         read(json, |fields, faults| {
-            let state = fields.string("state", faults).and_then(|text| {
-                let state = NodeState::from_name(text);
-                if state.is_none() {
-                    let names = NodeState::ALL.map(|(name, _)| name).join(", ");
-                    faults.add("state", format!("must be one of {names}, is {}", shown(text)));
-                }
-                state
-            });
+            let state = state(fields, "state", |_| true, faults);
+            let self_state = self::state(fields, "self_state", |state| state != NodeState::Standby, faults);
             let weight = fields.number("weight", 1..=MAX_WEIGHT, faults);
             let boot_id = text(fields, "boot_id", MAX_BOOT_ID, faults).filter(|id| {
                 let fits = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
@@ -87,6 +81,7 @@ impl NodeChange {
             let cooldown_until_ms = fields.number("cooldown_until_ms", 0..=MAX_TIME, faults);
             Some(Self {
                 state,
+                self_state,
                 weight,
                 boot_id,
                 note,
@@ -217,6 +212,22 @@ fn parsed<T: FromStr<Err = NameError>>(value: &Value, path: &str, faults: &mut F
         return None;
     };
     text.parse().map_err(|error| faults.add(path, format!("{error}, is {}", shown(text)))).ok()
+}
+
+fn state(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    may: impl Fn(NodeState) -> bool,
+    faults: &mut Faults,
+) -> Option<NodeState> {
+    let text = fields.string(name, faults)?;
+    let state = NodeState::from_name(text).filter(|state| may(*state));
+    if state.is_none() {
+        let known = NodeState::ALL.iter().filter(|(_, state)| may(*state)).map(|(name, _)| *name);
+        let names = known.collect::<Vec<_>>().join(", ");
+        faults.add(name, format!("must be one of {names}, is {}", shown(text)));
+    }
+    state
 }
 
 /// The `x-request-id` of the request, in a body: it goes into logs and event fields.

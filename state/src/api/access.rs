@@ -62,7 +62,7 @@ pub(super) enum Action {
     Read,
     /// Share a node's cooldown, and change nothing else of it.
     Cool,
-    /// Change a node's record otherwise.
+    /// Change a node's record otherwise, or forget it.
     ChangeNode,
     /// End a session.
     End,
@@ -89,6 +89,7 @@ impl Action {
         match (call, method) {
             (Call::Resolve | Call::Touch, _) => Self::Place,
             (Call::Node, &Method::PUT) => Self::Cool,
+            (Call::Node, &Method::DELETE) => Self::ChangeNode,
             (Call::Session, &Method::DELETE) => Self::End,
             _ => Self::Read,
         }
@@ -106,8 +107,13 @@ impl Action {
 
 impl From<&NodeChange> for Action {
     fn from(change: &NodeChange) -> Self {
-        let NodeChange { state, weight, boot_id, note, cooldown_until_ms, correlation_id: _ } = change;
-        let is_else = state.is_some() || weight.is_some() || boot_id.is_some() || note.is_some();
+        let NodeChange { state, self_state, weight, boot_id, note, cooldown_until_ms, correlation_id: _ } =
+            change;
+        let is_else = state.is_some()
+            || self_state.is_some()
+            || weight.is_some()
+            || boot_id.is_some()
+            || note.is_some();
         if cooldown_until_ms.is_some() && !is_else { Self::Cool } else { Self::ChangeNode }
     }
 }

@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use berth_core::wire::{Event, NodeRecord, SessionReply};
+use berth_core::wire::{Event, NodeRecord, NodeState, SessionReply};
 
 /// A table of nodes.
 pub(super) fn nodes(records: &[NodeRecord]) -> String {
-    let mut text =
-        String::from("NODE                   STATE      WEIGHT  COOLDOWN  VERSION  BOOT ID / NOTE\n");
+    let mut text = String::from(
+        "NODE                   STATE      OPERATOR   ITSELF     WEIGHT  COOLDOWN  VERSION  BOOT ID / NOTE\n",
+    );
     for record in records {
+        let (state, operator) = (record.state.name(), record.operator_state().name());
+        let itself = record.self_state.map_or("-", NodeState::name);
         let weight = record.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
         let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now_ms())) {
             None | Some(0) => "-".to_owned(),
@@ -17,10 +20,10 @@ pub(super) fn nodes(records: &[NodeRecord]) -> String {
         };
         let boot_id = record.boot_id.as_deref().unwrap_or("-");
         let note = record.note.as_deref().map(|note| format!("  {note}")).unwrap_or_default();
-        let (node, state, version) = (record.node.to_string(), record.state.name(), record.version);
+        let (node, version) = (record.node.to_string(), record.version);
         let _ = writeln!(
             text,
-            "{node:<22} {state:<10} {weight:>6}  {cooldown:>8}  {version:>7}  {boot_id}{note}"
+            "{node:<22} {state:<10} {operator:<10} {itself:<10} {weight:>6}  {cooldown:>8}  {version:>7}  {boot_id}{note}"
         );
     }
     text

@@ -140,6 +140,27 @@ impl Pool {
         }
     }
 
+    /// A node's record is another from now on.
+    fn record(
+        &mut self,
+        next: NodeRecord,
+        reason: Reason,
+        correlation_id: Option<&str>,
+        keeping: &Keeping,
+        now: Millis,
+        life: u64,
+    ) {
+        self.nodes.insert(next.node, next.clone());
+        self.log(life, keeping, now, |event| {
+            event.kind = ChangeKind::Node;
+            event.node = Some(next.node);
+            event.version = Some(next.version);
+            event.reason = reason;
+            event.correlation_id = correlation_id.map(str::to_owned);
+            event.record = Some(next);
+        });
+    }
+
     fn sweep(&mut self, now: Millis) {
         if self.pins.len() < self.sweep_at.max(FIRST_SWEEP) {
             return;
@@ -245,7 +266,11 @@ impl Store for Memory {
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
-        Ok(self.pools().get(pool).map(|pool| pool.nodes.values().cloned().collect()).unwrap_or_default())
+        let now = (self.clock)();
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else { return Ok(Vec::new()) };
+        pool.nodes.retain(|_, record| !record.is_spent(now.0));
+        Ok(pool.nodes.values().cloned().collect())
     }
 
     async fn change_node(
@@ -259,16 +284,28 @@ impl Store for Memory {
         let pool = pools.entry(pool.clone()).or_default();
         let record = pool.nodes.entry(node).or_insert_with(|| NodeRecord::unknown(node));
         let Some(next) = record.with(change, now.0) else { return Ok(record.clone()) };
-        *record = next.clone();
-        pool.log(self.life, &self.keeping, now, |event| {
-            event.kind = ChangeKind::Node;
-            event.node = Some(node);
-            event.version = Some(next.version);
-            event.reason = Reason::Updated;
-            event.correlation_id.clone_from(&change.correlation_id);
-            event.record = Some(next.clone());
-        });
+        let correlation_id = change.correlation_id.as_deref();
+        pool.record(next.clone(), Reason::Updated, correlation_id, &self.keeping, now, self.life);
         Ok(next)
+    }
+
+    async fn forget_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let now = (self.clock)();
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
+        let left = pool.nodes.get(&node).and_then(|record| record.without_all(now.0));
+        let Some(left) = left else { return Ok(false) };
+        pool.record(left, Reason::Deleted, correlation_id, &self.keeping, now, self.life);
+        Ok(true)
+    }
+
+    fn origin(&self) -> Cursor {
+        self.cursor(0)
     }
 
     async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {

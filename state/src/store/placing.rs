@@ -3,13 +3,13 @@
 //! The memory store runs it; `redis/scripts/resolve.lua` is the same rule in Lua, because there it has to run inside the
 //! server to be atomic. The model check in `state/tests/model.rs` holds the two together.
 //!
-//! - No pin, but one under the session's former key that would stay where it is: inherited from it, on the same node. It is
-//!   an old session, so the node may be draining.
-//! - No pin: claimed by the first candidate that takes new sessions (not unusable, active, not in shared cooldown), else by
-//!   the first that is neither unusable nor in cooldown, else by the first. In panic by the first, whatever is known.
+//! - No pin, but one under the session's former key: as if that pin were its own. It stays on that node, which may be
+//!   draining, as this is an old session, or it is rehomed from there.
+//! - No pin at all: claimed by the first candidate that takes new sessions (not unusable, active, not in shared cooldown), else
+//!   by the first that is neither unusable nor in cooldown, else by the first. In panic by the first, whatever is known.
 //! - A pin whose node is neither unusable nor in shared cooldown, or any pin in panic: found.
 //! - A pin of a session that is strict: found, whatever is known of its node.
-//! - Otherwise rehomed: to the former key's node if it is another and would keep that one, else to the candidate that the
+//! - Otherwise rehomed: to the former key's node if it is another and would keep a pin, else to the candidate that the
 //!   first two choices of a claim name. If they name none, or only the owner, the
 //!   pin stays: a second home that is down as well would only mean a second move.
 
@@ -24,7 +24,7 @@ pub enum Placing {
     Inherit(NodeId),
     /// Leave the pin where it is.
     Keep,
-    /// Move it.
+    /// Move it, or make one elsewhere than the former key's is.
     Rehome(NodeId, Reason),
 }
 
@@ -48,25 +48,23 @@ pub fn place<'r>(
             cooling(node).then_some(Reason::Cooldown)
         }
     };
-    let former = former.filter(|node| Some(*node) != owner && out(*node).is_none());
-    let fit = || {
+    let fit = |owner: Option<NodeId>| {
         let usable = || {
             ask.candidates.iter().copied().filter(|node| Some(*node) != owner && !ask.unusable.contains(node))
         };
         usable().find(|node| takes(*node)).or_else(|| usable().find(|node| !cooling(*node)))
     };
 
-    let Some(owner) = owner else {
-        if let Some(former) = former {
-            return Placing::Inherit(former);
-        }
+    let Some(home) = owner.or(former) else {
         let first = ask.candidates.first().copied();
-        let target = if panic { first } else { fit().or(first) };
+        let target = if panic { first } else { fit(None).or(first) };
         return target.map_or(Placing::Keep, Placing::Claim);
     };
-    let reason = out(owner).filter(|_| !ask.strict);
-    match (reason, reason.and_then(|_| former.or_else(fit))) {
+    let elsewhere = former.filter(|node| *node != home && out(*node).is_none());
+    let reason = out(home).filter(|_| !ask.strict);
+    match (reason, elsewhere.or_else(|| fit(Some(home)))) {
         (Some(reason), Some(target)) => Placing::Rehome(target, reason),
-        _ => Placing::Keep,
+        _ if owner.is_some() => Placing::Keep,
+        _ => Placing::Inherit(home),
     }
 }

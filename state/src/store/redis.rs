@@ -11,6 +11,7 @@ mod gate;
 mod layout;
 mod link;
 mod reading;
+mod recording;
 mod resolving;
 mod scripts;
 mod waiting;
@@ -22,20 +23,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
+    ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest, SessionKey,
     SessionReply, TouchReply, TouchRequest,
 };
 use redis::Value;
 
 use self::call::{Group, Step};
-use self::layout::{Position, SHARDS, Shard, node_text};
+use self::layout::{Position, SHARDS, Shard};
 use self::link::Link;
 use self::reading::{Stored, integer, list, misread, text};
 use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
 
-/// A record that changes this often between reading and writing it is not changed by people.
-const NODE_CHANGE_ATTEMPTS: usize = 8;
 /// How far back the changes of one session are looked for, in its shard.
 const EVENTS_LOOKED_AT: usize = 1024;
 
@@ -85,36 +84,6 @@ impl Redis {
     #[must_use]
     pub fn pin_key(pool: &PoolName, key: SessionKey) -> String {
         Shard::of(pool, key).pin(key)
-    }
-
-    async fn record(
-        &self,
-        pool: &PoolName,
-        node: NodeId,
-    ) -> Result<Option<(String, NodeRecord)>, StoreError> {
-        let home = Shard::home(pool);
-        let step = Step::command("HGET").arg(home.records()).arg(node.to_string());
-        match self.link.one(&home, step).await? {
-            Value::Nil => Ok(None),
-            value => {
-                let text = text(&value)?;
-                let record = serde_json::from_str(text).map_err(|_| misread("a node's record"))?;
-                Ok(Some((text.to_owned(), record)))
-            }
-        }
-    }
-
-    /// To every other shard: each resolves its sessions without asking another.
-    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) -> Result<(), StoreError> {
-        let copy = |shard: Shard| {
-            let step = Step::script(&scripts::COPY_NODE, &[shard.nodes()])
-                .arg(record.node.to_string())
-                .arg(record.version.to_string())
-                .arg(node_text(record));
-            Group { shard, steps: vec![step] }
-        };
-        self.link.run(Shard::all(pool).skip(1).map(copy).collect(), false).await?;
-        Ok(())
     }
 }
 
@@ -190,7 +159,7 @@ impl Store for Redis {
         session.events = reading::events(&shard, events)?;
         session.events.retain(|event| event.key == Some(key));
         session.events.reverse();
-        if let Some((_, owner)) = self.record(pool, session.node).await? {
+        if let Some((_, owner)) = self.record_of(pool, session.node).await? {
             session.owner = owner;
         }
         Ok(Some(session))
@@ -212,14 +181,7 @@ impl Store for Redis {
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
-        let home = Shard::home(pool);
-        let value = self.link.one(&home, Step::command("HVALS").arg(home.records())).await?;
-        let records: Vec<String> = redis::from_redis_value(value).map_err(|_| misread("nodes"))?;
-        let records = records.iter().map(|text| serde_json::from_str(text));
-        let mut nodes: Vec<NodeRecord> =
-            records.collect::<Result<_, _>>().map_err(|_| misread("a node's record"))?;
-        nodes.sort_by_key(|record| record.node);
-        Ok(nodes)
+        self.records(pool).await
     }
 
     async fn change_node(
@@ -228,31 +190,22 @@ impl Store for Redis {
         node: NodeId,
         change: &NodeChange,
     ) -> Result<NodeRecord, StoreError> {
-        let home = Shard::home(pool);
-        for _ in 0..NODE_CHANGE_ATTEMPTS {
-            let now = reading::time(&self.link.one(&home, Step::command("TIME")).await?)?;
-            let there = self.record(pool, node).await?;
-            let (before, record) = there.unwrap_or_else(|| (String::new(), NodeRecord::unknown(node)));
-            let Some(next) = record.with(change, now) else {
-                // Perhaps an earlier attempt reached the first shard only.
-                self.copy_to_shards(pool, &record).await?;
-                return Ok(record);
-            };
-            let after = serde_json::to_string(&next).map_err(|_| misread("a node's record"))?;
-            let step = Step::script(&scripts::CHANGE_NODE, &[home.records(), home.nodes(), home.changes()])
-                .arg(node.to_string())
-                .arg(before)
-                .arg(after)
-                .arg(node_text(&next))
-                .arg(next.version.to_string())
-                .arg(change.correlation_id.as_deref().unwrap_or_default())
-                .arg(self.keeping.changes.to_string());
-            if integer(&self.link.one(&home, step).await?)? == 1 {
-                self.copy_to_shards(pool, &next).await?;
-                return Ok(next);
-            }
-        }
-        Err(StoreError::Refused(format!("{node} is being changed by too many at once")))
+        let about = (Reason::Updated, change.correlation_id.as_deref());
+        Ok(self.rewrite(pool, node, about, |record, now| record.with(change, now)).await?.0)
+    }
+
+    async fn forget_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let about = (Reason::Deleted, correlation_id);
+        Ok(self.rewrite(pool, node, about, NodeRecord::without_all).await?.1)
+    }
+
+    fn origin(&self) -> Cursor {
+        layout::cursor(&[Position::default(); SHARDS])
     }
 
     async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {

@@ -39,7 +39,10 @@ impl Pool {
         let (node, outcome, inherited) = match placing {
             Placing::Claim(node) => (node, Outcome::Claimed, None),
             Placing::Inherit(node) => (node, Outcome::Found, former),
-            Placing::Rehome(node, _) => (node, Outcome::Rehomed, former.filter(|former| former.node == node)),
+            // From the former key's node, or to it.
+            Placing::Rehome(node, _) => {
+                (node, Outcome::Rehomed, former.filter(|former| owner.is_none() || former.node == node))
+            }
             Placing::Keep => {
                 let owner = owner.unwrap_or_else(|| unreachable!("a request has candidates"));
                 (owner, Outcome::Found, None)
@@ -64,7 +67,7 @@ impl Pool {
         pin.expires = now + lives;
         let mut from = None;
         if let Placing::Rehome(_, reason) = placing {
-            from = owner;
+            from = owner.or(former_node);
             (pin.node, pin.version, pin.owned) = (node, pin.version + 1, now);
             pin.boot_id.clone_from(&boot_id);
             self.log_of(life, keeping, now, (key, &pin), request, |event| {

@@ -73,14 +73,21 @@ impl Call {
         })
     }
 
-    pub(super) fn by_text(&self) -> Self {
+    /// The steps whose scripts the server does not know, by text, and their places. Only those: what it carried out because
+    /// somebody taught it the script meanwhile would be answered anew, as found what it has just claimed or rehomed.
+    pub(super) fn unknown(&self, answers: &Answers) -> Option<(Vec<usize>, Self)> {
+        let places: Vec<usize> = (0..)
+            .zip(&answers.values)
+            .filter(|(_, value)| is_no_script(value))
+            .map(|(place, _)| place)
+            .collect();
         let mut pipeline = Pipeline::new();
-        for command in self.commands_by_text() {
+        for (_, command) in (0..).zip(self.commands_by_text()).filter(|(place, _)| places.contains(place)) {
             pipeline.add_command(command);
         }
-        let mut call = Self { pipeline, scripts: vec![None; self.scripts.len()], wait: self.wait };
+        let mut call = Self { pipeline, scripts: vec![None; places.len()], wait: self.wait };
         call.add_wait();
-        call
+        (!places.is_empty()).then_some((places, call))
     }
 
     pub(super) fn answers(&self, mut values: Vec<Value>) -> Answers {
@@ -104,7 +111,20 @@ pub(super) struct Answers {
     pub(super) durable: Option<bool>,
 }
 
-pub(super) fn is_no_script(value: &Value) -> bool {
+impl Answers {
+    /// With the answers to the steps that were sent once more.
+    pub(super) fn with(mut self, places: &[usize], again: Self) -> Self {
+        for (place, value) in places.iter().zip(again.values) {
+            if let Some(answer) = self.values.get_mut(*place) {
+                *answer = value;
+            }
+        }
+        // Said last, on the same connection: it speaks of all of them.
+        Self { durable: again.durable, ..self }
+    }
+}
+
+fn is_no_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
@@ -144,4 +164,31 @@ fn is_away(kind: ServerErrorKind) -> bool {
             | ServerErrorKind::Ask
             | ServerErrorKind::TryAgain
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::scripts;
+
+    #[test]
+    fn only_what_was_not_carried_out_is_sent_again() {
+        let steps = ["a", "b", "c"].map(|key| Step::script(&scripts::END, &[key.to_owned()]));
+        let call = Call::new(steps, None);
+        let no_script = || redis::parse_redis_value(b"-NOSCRIPT No matching script.\r\n").unwrap();
+        let answers = call.answers(vec![no_script(), Value::Int(1), no_script()]);
+
+        let (places, again) = call.unknown(&answers).unwrap();
+
+        assert_eq!(places, [0, 2]);
+        let sent: Vec<Vec<u8>> = again.pipeline.cmd_iter().map(Cmd::get_packed_command).collect();
+        assert_eq!(sent.len(), 2);
+        for (command, key) in sent.iter().zip(["a", "c"]) {
+            let text = String::from_utf8_lossy(command);
+            assert!(text.contains("EVAL\r\n") && text.ends_with(&format!("\r\n{key}\r\n")), "{text}");
+        }
+        let all = answers.with(&places, again.answers(vec![Value::Int(2), Value::Int(3)]));
+        assert_eq!(all.values, [Value::Int(2), Value::Int(1), Value::Int(3)]);
+        assert!(call.unknown(&all).is_none());
+    }
 }

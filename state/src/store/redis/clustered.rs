@@ -16,7 +16,7 @@ use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr
 use redis::{RedisError, TlsCertificates};
 
 use super::Options;
-use super::call::{Answers, Call, failure, is_no_script, refused, server_error};
+use super::call::{Answers, Call, failure, refused, server_error};
 use super::layout::Shard;
 use super::link::{CONNECT_TIMEOUT, UNACKNOWLEDGED, lock};
 use crate::store::StoreError;
@@ -160,8 +160,8 @@ async fn on_shard(
         Ok(call.answers(values.map_err(|error| failure(&error))?))
     };
     let mut answers = send(&call).await?;
-    if answers.values.iter().any(is_no_script) {
-        answers = send(&call.by_text()).await?;
+    if let Some((places, again)) = call.unknown(&answers) {
+        answers = answers.with(&places, send(&again).await?);
     }
     // The slot has moved, or is moving. Alone, a command follows the redirection, and the library learns from it; in a
     // pipeline it does not. A replica was then asked on the wrong connection, so its word does not count.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `berth:{pool/s}:pin:KEY` | string | a pin (`resolve.lua` has its form); s is the first hex digit of KEY |
 //! | `berth:{pool/s}:ended:KEY` | string | the version of a session that was ended a short while ago |
-//! | `berth:{pool/s}:nodes` | hash | of each node what resolving needs; a copy in each shard |
+//! | `berth:{pool/s}:nodes` | hash | of each node what resolving needs, and when that was changed; a copy in each shard |
 //! | `berth:{pool/s}:changes` | stream | the changes of the shard's sessions; those of nodes in shard 0 |
 //! | `berth:{pool/0}:records` | hash | the nodes' whole records |
 

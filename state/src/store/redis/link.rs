@@ -15,7 +15,7 @@ use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig
 use redis::{ClientTlsConfig, RedisError, TlsCertificates, Value};
 
 use super::Options;
-use super::call::{Answers, Call, Group, Step, failure, is_no_script, refused};
+use super::call::{Answers, Call, Group, Step, failure, refused};
 use super::clustered::Clustered;
 use super::gate::Gate;
 use super::layout::{SHARDS, Shard};
@@ -278,8 +278,8 @@ async fn on_single(single: &Single, call: Call) -> Result<Answers, StoreError> {
         Ok(call.answers(values))
     };
     let mut answers = send(&call).await?;
-    if answers.values.iter().any(is_no_script) {
-        answers = send(&call.by_text()).await?;
+    if let Some((places, again)) = call.unknown(&answers) {
+        answers = answers.with(&places, send(&again).await?);
     }
     refused(&answers).inspect_err(|error| {
         if matches!(error, StoreError::Unreachable(_)) {

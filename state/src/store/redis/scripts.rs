@@ -29,5 +29,7 @@ pub(super) static END: Named = Named::new(|| Script::new(include_str!("scripts/e
 pub(super) static CHANGE_NODE: Named = Named::new(|| Script::new(include_str!("scripts/change_node.lua")));
 /// Copies a node's record into one more shard.
 pub(super) static COPY_NODE: Named = Named::new(|| Script::new(include_str!("scripts/copy_node.lua")));
+/// Drops a node's record, or a copy of it.
+pub(super) static DROP_NODE: Named = Named::new(|| Script::new(include_str!("scripts/drop_node.lua")));
 /// Reads one shard's changes.
 pub(super) static CHANGES: Named = Named::new(|| Script::new(include_str!("scripts/changes.lua")));

@@ -4,7 +4,7 @@
 --      2 shard 0's nodes      hash, node -> "version|state|cooldown until|boot id", what resolve.lua reads
 --      3 shard 0's changes
 -- ARGV 1 node   2 the record that was read, as JSON, or ""   3 the new one   4 the same for KEYS 2
---      5 the new version   6 correlation id or ""   7 changes to keep
+--      5 the new version   6 the reason   7 correlation id or ""   8 changes to keep
 -- Returns 1, or 0 if the record is another by now: read again.
 --
 -- Not a transaction: the comparison decides whether to write. What the new record is, is decided in core.
@@ -14,6 +14,6 @@ if now ~= ARGV[2] then
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', 'kind', 'node', 'node', ARGV[1], 'version', ARGV[5],
-  'reason', 'updated', 'correlation_id', ARGV[6], 'record', ARGV[3])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'kind', 'node', 'node', ARGV[1], 'version', ARGV[5],
+  'reason', ARGV[6], 'correlation_id', ARGV[7], 'record', ARGV[3])
 return 1

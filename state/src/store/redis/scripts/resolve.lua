@@ -67,16 +67,6 @@ local function out(node)
   return reason, boot
 end
 
--- The former key's node, if a pin may stay there, and its boot id.
-local function inherited(owner)
-  if former_node and former_node ~= owner then
-    local reason, boot = out(former_node)
-    if not reason then
-      return former_node, boot
-    end
-  end
-end
-
 -- The first candidate but `owner` that takes new sessions, else the first that is not down.
 local function fit(owner)
   local second, second_boot
@@ -94,6 +84,18 @@ local function fit(owner)
     end
   end
   return second, second_boot
+end
+
+-- Where a session goes that may not stay on its node `home`, if there is such a place, and that node's boot id: the former
+-- key's node if it is another and a pin may stay there, else a candidate.
+local function elsewhere(home)
+  if former_node and former_node ~= home then
+    local reason, boot = out(former_node)
+    if not reason then
+      return former_node, boot
+    end
+  end
+  return fit(home)
 end
 
 local function higher(one, other)
@@ -158,18 +160,33 @@ local function met(known, boot)
   return known == '' and '0' or '1', boot
 end
 
+local function log_rehome(from, node, version, reason)
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'rehomed', 'key', ARGV[4], 'node', node,
+    'from', from, 'version', version, 'reason', reason, 'correlation_id', ARGV[5])
+end
+
 if not pin then
-  local outcome, restore = 'c', '0'
+  local outcome, restore, from, node, boot, reason = 'c', '0', '', nil, nil, nil
   local next_version = 1
   local ended = redis.call('GET', KEYS[2])
   if ended then
     next_version = tonumber(ended) + 1
   end
-  local node, boot = inherited(nil)
-  if node then
-    outcome, alias = 'f', former_key
+  if former_node then
+    -- As if the former key's pin were its own.
+    outcome, alias, node = 'f', former_key, former_node
     next_version = math.max(next_version, tonumber(former_version))
-    restore, boot = met(former_boot, boot)
+    reason, boot = out(former_node)
+    local other, other_boot
+    if reason and not strict then
+      other, other_boot = fit(former_node)
+    end
+    if other then
+      outcome, from, node, boot = 'r', former_node, other, other_boot
+      next_version = next_version + 1
+    else
+      restore, boot = met(former_boot, boot)
+    end
   else
     if not panic then
       node, boot = fit(nil)
@@ -190,22 +207,22 @@ if not pin then
   if redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
   end
-  return answer(outcome, version, restore, '', node)
+  if outcome == 'r' then
+    log_rehome(from, node, version, reason)
+  end
+  return answer(outcome, version, restore, from, node)
 end
 
 local reason, boot = out(owner)
 if reason and not strict then
-  local node, node_boot = inherited(owner)
+  local node, node_boot = elsewhere(owner)
   if node then
-    alias = former_key
-  else
-    node, node_boot = fit(owner)
-  end
-  if node then
+    if node == former_node then
+      alias = former_key
+    end
     version = string.format('%.0f', tonumber(version) + 1)
     keep(version, claimed, string.format('%.0f', time()), node_boot, node)
-    redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'rehomed', 'key', ARGV[4], 'node', node,
-      'from', owner, 'version', version, 'reason', reason, 'correlation_id', ARGV[5])
+    log_rehome(owner, node, version, reason)
     return answer('r', version, '0', owner, node)
   end
 end

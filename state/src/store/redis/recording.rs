@@ -1,0 +1,138 @@
+//! Records of nodes: written in shard 0 by compare-and-set, then copied to the others, so that each shard resolves its
+//! sessions without asking another.
+//!
+//! What a record becomes is decided in core, not in Lua. A failure half way is repaired by whoever repeats the request: also
+//! one that changes nothing copies again.
+
+use std::time::Instant;
+
+use berth_core::wire::{NodeId, NodeRecord, PoolName, Reason};
+use redis::Value;
+
+use super::call::{Group, Step};
+use super::layout::{Shard, node_text};
+use super::reading::{self, integer, misread, text};
+use super::{Redis, scripts};
+use crate::store::StoreError;
+
+/// A record that changes this often between reading and writing it is not changed by people.
+const ATTEMPTS: usize = 8;
+
+impl Redis {
+    /// A node's record, and the text that it is stored as.
+    pub(super) async fn record_of(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+    ) -> Result<Option<(String, NodeRecord)>, StoreError> {
+        let home = Shard::home(pool);
+        let step = Step::command("HGET").arg(home.records()).arg(node.to_string());
+        match self.link.one(&home, step).await? {
+            Value::Nil => Ok(None),
+            value => {
+                let text = text(&value)?;
+                Ok(Some((text.to_owned(), read(text)?)))
+            }
+        }
+    }
+
+    /// All records, by address. Those that say nothing any more are dropped by whoever comes across them.
+    pub(super) async fn records(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
+        let since = Instant::now();
+        let home = Shard::home(pool);
+        let steps = vec![Step::command("HVALS").arg(home.records()), Step::command("TIME")];
+        let answers = self.link.run(vec![Group { shard: home, steps }], false).await?;
+        let [records, time] = answers.first().map_or(&[][..], |answers| &answers.values) else {
+            return Err(misread("nodes"));
+        };
+        let now = reading::time(time)?;
+        let records: Vec<String> = redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
+        let (mut nodes, mut spent) = (Vec::with_capacity(records.len()), Vec::new());
+        for text in records {
+            let record = read(&text)?;
+            if record.is_spent(now) { spent.push((text, record)) } else { nodes.push(record) }
+        }
+        if !spent.is_empty() {
+            // In vain, it is for the next one to do.
+            let _ = self.drop_records(pool, &spent, since).await;
+        }
+        nodes.sort_by_key(|record| record.node);
+        Ok(nodes)
+    }
+
+    /// Changes a record to what `change` makes of it at a time; true if that was another.
+    pub(super) async fn rewrite(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        (reason, correlation_id): (Reason, Option<&str>),
+        change: impl Fn(&NodeRecord, u64) -> Option<NodeRecord>,
+    ) -> Result<(NodeRecord, bool), StoreError> {
+        let home = Shard::home(pool);
+        for _ in 0..ATTEMPTS {
+            let now = reading::time(&self.link.one(&home, Step::command("TIME")).await?)?;
+            let there = self.record_of(pool, node).await?;
+            let (before, record) = there.unwrap_or_else(|| (String::new(), NodeRecord::unknown(node)));
+            let Some(next) = change(&record, now) else {
+                if record.version > 0 {
+                    // Perhaps an earlier attempt reached the first shard only.
+                    self.copy_to_shards(pool, &record).await?;
+                }
+                return Ok((record, false));
+            };
+            let after = serde_json::to_string(&next).map_err(|_| misread("a node's record"))?;
+            let step = Step::script(&scripts::CHANGE_NODE, &[home.records(), home.nodes(), home.changes()])
+                .arg(node.to_string())
+                .arg(before)
+                .arg(after)
+                .arg(node_text(&next))
+                .arg(next.version.to_string())
+                .arg(reason.name())
+                .arg(correlation_id.unwrap_or_default())
+                .arg(self.keeping.changes.to_string());
+            if integer(&self.link.one(&home, step).await?)? == 1 {
+                self.copy_to_shards(pool, &next).await?;
+                return Ok((next, true));
+            }
+        }
+        Err(StoreError::Refused(format!("{node} is being changed by too many at once")))
+    }
+
+    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) -> Result<(), StoreError> {
+        let copy = |shard: Shard| {
+            let step = Step::script(&scripts::COPY_NODE, &[shard.nodes()])
+                .arg(record.node.to_string())
+                .arg(record.version.to_string())
+                .arg(node_text(record))
+                .arg(record.updated_ms.to_string());
+            Group { shard, steps: vec![step] }
+        };
+        self.link.run(Shard::all(pool).skip(1).map(copy).collect(), false).await?;
+        Ok(())
+    }
+
+    /// A copy without its record, or the other way round, says nothing either: so no order is needed.
+    async fn drop_records(
+        &self,
+        pool: &PoolName,
+        spent: &[(String, NodeRecord)],
+        since: Instant,
+    ) -> Result<(), StoreError> {
+        let drop = |hash: String, text: &str, record: &NodeRecord| {
+            Step::script(&scripts::DROP_NODE, &[hash]).arg(record.node.to_string()).arg(text)
+        };
+        let home = Shard::home(pool);
+        let records = spent.iter().map(|(text, record)| drop(home.records(), text, record));
+        let records = Group { shard: home.clone(), steps: records.collect() };
+        let copies = Shard::all(pool).map(|shard| {
+            let steps = spent.iter().map(|(_, record)| drop(shard.nodes(), &node_text(record), record));
+            Group { steps: steps.collect(), shard }
+        });
+        self.link.run_since(since, std::iter::once(records).chain(copies).collect(), false).await?;
+        Ok(())
+    }
+}
+
+fn read(text: &str) -> Result<NodeRecord, StoreError> {
+    serde_json::from_str(text).map_err(|_| misread("a node's record"))
+}

@@ -1,0 +1,180 @@
+//! What is on record of nodes, where a store loses a part of it, has it from a service of old, or no longer needs it.
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use berth_core::time::Millis;
+use berth_core::wire::{
+    NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SPENT_KEPT, SessionAsk, SessionKey,
+};
+use berth_state::store::redis::{Options, Tls};
+use berth_state::store::{Keeping, Memory, Redis, Store};
+
+use support::{RedisCluster, RedisServer, eventually_async};
+
+fn redis(urls: Vec<String>, cluster: bool) -> Redis {
+    let timeout = Duration::from_secs(5);
+    let keeping = Keeping::default();
+    Redis::new(&Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping }).unwrap()
+}
+
+fn pool() -> PoolName {
+    "nodes".parse().unwrap()
+}
+
+fn node(number: usize) -> NodeId {
+    format!("10.0.0.1:{number}").parse().unwrap()
+}
+
+fn state(state: NodeState) -> NodeChange {
+    NodeChange { state: Some(state), ..NodeChange::default() }
+}
+
+fn cooling(until: u64) -> NodeChange {
+    NodeChange { cooldown_until_ms: Some(until), ..NodeChange::default() }
+}
+
+async fn change(store: &dyn Store, number: usize, change: NodeChange) -> u64 {
+    store.change_node(&pool(), node(number), &change).await.unwrap().version
+}
+
+/// The shards whose new sessions come to this node rather than to the next.
+async fn shards_that_use(store: &dyn Store, turn: &str, number: usize) -> BTreeSet<usize> {
+    let ask = |i: usize| {
+        let key = SessionKey::new("nodes", format!("{turn}-{number}-{i}").as_bytes());
+        SessionAsk::new(key, vec![node(number), node(999)], vec![])
+    };
+    let sessions = (0..100).map(ask).collect();
+    let request = ResolveRequest { pool: pool(), region: None, panic: false, correlation_id: None, sessions };
+    let pins = store.resolve(&request).await.unwrap();
+    let there = pins.iter().filter(|pin| pin.node == node(number));
+    there.map(|pin| usize::from(pin.key.as_bytes()[0] >> 4)).collect()
+}
+
+fn all() -> BTreeSet<usize> {
+    (0..16).collect()
+}
+
+/// Records count from 1 again, and the other shards' copies are of higher versions.
+#[tokio::test]
+async fn what_an_operator_says_after_a_partial_loss_reaches_all_shards() {
+    let cluster = RedisCluster::start();
+    let store = redis(cluster.urls(), true);
+    eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+    for wanted in [NodeState::Draining, NodeState::Active, NodeState::Draining] {
+        change(&store, 1, state(wanted)).await;
+    }
+    change(&store, 2, state(NodeState::Draining)).await;
+    assert_eq!(shards_that_use(&store, "before", 1).await, BTreeSet::new());
+
+    let home = cluster.primary_of("{nodes/0}").unwrap();
+    assert_eq!(cluster.servers[home].cli(&["FLUSHALL"]).trim(), "OK");
+    assert_eq!(store.nodes(&pool()).await.unwrap(), []);
+    assert_eq!(change(&store, 1, state(NodeState::Active)).await, 1);
+    assert_eq!(change(&store, 2, state(NodeState::Active)).await, 1);
+
+    assert_eq!(shards_that_use(&store, "after", 1).await, all());
+    assert_eq!(shards_that_use(&store, "after", 2).await, all());
+    // And from there on, versions again.
+    assert_eq!(change(&store, 1, state(NodeState::Standby)).await, 2);
+    assert_eq!(shards_that_use(&store, "standby", 1).await, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn copies_of_a_service_of_old_are_read_and_replaced() {
+    let server = RedisServer::start(&[]);
+    let store = redis(vec![server.url()], false);
+    // As they were before copies said when they were written: of a node that was recorded, and of one whose record is lost.
+    for shard in 0..16 {
+        for number in ["1", "2"] {
+            let copies = format!("berth:{{nodes/{shard:x}}}:nodes");
+            server.cli(&["HSET", &copies, &format!("10.0.0.1:{number}"), "7|draining|0|b7"]);
+        }
+    }
+    let record = r#"{"node":"10.0.0.1:1","state":"draining","boot_id":"b7","version":7,"updated_ms":5}"#;
+    server.cli(&["HSET", "berth:{nodes/0}:records", "10.0.0.1:1", record]);
+
+    for number in [1, 2] {
+        assert_eq!(shards_that_use(&store, "before", number).await, BTreeSet::new());
+    }
+    assert_eq!(change(&store, 1, state(NodeState::Active)).await, 8);
+    assert_eq!(change(&store, 2, state(NodeState::Active)).await, 1);
+    for number in [1, 2] {
+        assert_eq!(shards_that_use(&store, "after", number).await, all());
+    }
+
+    // A copy that comes late does not win: here the one of version 8, by a service that repeats it.
+    let late = "berth:{nodes/3}:nodes";
+    server.cli(&["HSET", late, "10.0.0.1:1", "9|draining|0|", "10.0.0.1:1|written", "9000000000000000"]);
+    assert_eq!(change(&store, 1, state(NodeState::Active)).await, 8);
+    assert_eq!(shards_that_use(&store, "late", 1).await, all().into_iter().filter(|s| *s != 3).collect());
+}
+
+#[tokio::test]
+async fn records_that_say_nothing_any_more_are_dropped_after_a_day_in_memory() {
+    let clock = Arc::new(AtomicU64::new(1_000));
+    let now = Arc::clone(&clock);
+    let store = Memory::new(Keeping::default(), Arc::new(move || Millis(now.load(Ordering::Relaxed))));
+    for number in [1, 2] {
+        change(&store, number, state(NodeState::Draining)).await;
+    }
+    change(&store, 3, cooling(61_000)).await;
+    store.forget_node(&pool(), node(1), None).await.unwrap();
+    let listed = async || {
+        let records = store.nodes(&pool()).await.unwrap();
+        records.iter().map(|record| record.node).collect::<Vec<_>>()
+    };
+
+    for (time, numbers) in [
+        (1_000 + SPENT_KEPT - 1, vec![1, 2, 3]),
+        (1_000 + SPENT_KEPT, vec![2, 3]),
+        (61_000 + SPENT_KEPT, vec![2]),
+        (61_000 + 1_000 * SPENT_KEPT, vec![2]),
+    ] {
+        clock.store(time, Ordering::Relaxed);
+        assert_eq!(listed().await, numbers.into_iter().map(node).collect::<Vec<_>>(), "at {time}");
+    }
+    // What is said next is later than all that proxies have heard.
+    change(&store, 1, state(NodeState::Draining)).await;
+    assert_eq!(store.nodes(&pool()).await.unwrap()[0].updated_ms, 61_000 + 1_000 * SPENT_KEPT);
+}
+
+#[tokio::test]
+async fn records_that_say_nothing_any_more_are_dropped_after_a_day_in_redis() {
+    let server = RedisServer::start(&[]);
+    let store = redis(vec![server.url()], false);
+    change(&store, 1, cooling(5)).await;
+    change(&store, 2, state(NodeState::Draining)).await;
+    change(&store, 3, cooling(5)).await;
+    store.forget_node(&pool(), node(3), None).await.unwrap();
+    let fields = |hash: &str| -> BTreeSet<String> {
+        server.cli(&["HKEYS", hash]).split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(store.nodes(&pool()).await.unwrap().len(), 3);
+    assert_eq!(fields("berth:{nodes/7}:nodes").len(), 6);
+
+    // As if it had been yesterday; the copies are as they are.
+    let hash = "berth:{nodes/0}:records";
+    for number in [1, 3] {
+        let name = node(number).to_string();
+        let record =
+            store.nodes(&pool()).await.unwrap().into_iter().find(|record| record.node == node(number));
+        let mut record = record.unwrap();
+        record.updated_ms -= SPENT_KEPT;
+        server.cli(&["HSET", hash, &name, &serde_json::to_string(&record).unwrap()]);
+    }
+
+    let left = store.nodes(&pool()).await.unwrap();
+    assert_eq!(left.iter().map(|record| record.node).collect::<Vec<_>>(), [node(2)]);
+    assert_eq!(fields(hash), BTreeSet::from([node(2).to_string()]));
+    for shard in 0..16 {
+        let mut copies = fields(&format!("berth:{{nodes/{shard:x}}}:nodes"));
+        copies.remove(&format!("{}|written", node(2)));
+        assert_eq!(copies, BTreeSet::from([node(2).to_string()]), "shard {shard}");
+    }
+    assert_eq!(change(&store, 1, state(NodeState::Draining)).await, 1);
+    assert_eq!(shards_that_use(&store, "again", 1).await, BTreeSet::new());
+}
