@@ -27,7 +27,7 @@ impl Report {
 
     /// The same for programs.
     pub(crate) fn json(&mut self, part: &str, rows: Vec<Value>) {
-        self.json.insert(part.to_owned(), json!(rows));
+        self.json.insert(part.to_owned(), Value::Array(rows));
     }
 
     /// Writes both files.
