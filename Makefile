@@ -12,7 +12,7 @@ setup: ## install what is missing: the wasm target, cargo-nextest, Envoy
 wasm: ## build the filter: target/berth.wasm
 	@scripts/build-wasm
 
-demo: ## see it work, then keep it running; ARGS=--once checks every promise and ends
+demo: ## see it work, then keep it running; ARGS=--once checks every promise and ends, --jwt is of tokens
 	@scripts/setup demo
 	@scripts/build-wasm
 	@cargo build -q $(CARGO_FLAGS) --release -p berth-state
@@ -34,7 +34,7 @@ e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, 
 	cargo build $(CARGO_FLAGS) -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness $(T)
 
-bench: setup wasm ## costs beside peers in the same run: requests (target/bench/report.md), resolves, the ring
+bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin bench
 	scripts/bench-state

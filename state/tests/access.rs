@@ -2,9 +2,6 @@
 //! those are told who may not.
 #[path = "support/http.rs"]
 mod http;
-#[path = "../../test-harness/tests/support/issuer.rs"]
-#[allow(dead_code, reason = "the harness uses the rest")]
-mod issuer;
 mod support;
 
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use http::{Reply, Service};
-use issuer::{RSA, SECRET, key_set, now, sign, sign_bytes};
+use support::tokens::{RSA, SECRET, key_set, now, sign, sign_bytes};
 use support::{eventually, free_ports};
 
 const PROXIES: &str = "t0p-of-the-proxies";

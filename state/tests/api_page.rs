@@ -2,9 +2,7 @@
 //! `docs/OPERATIONS.md` has all that the service counts.
 #[path = "support/http.rs"]
 mod http;
-#[path = "../../test-harness/tests/support/issuer.rs"]
-#[allow(dead_code, reason = "the harness uses the rest")]
-mod issuer;
+mod support;
 
 use std::process::Command;
 use std::sync::Arc;
@@ -35,7 +33,7 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
 fn guarded() -> Service {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("jwks.json");
-    std::fs::write(&file, issuer::key_set(&[("e", Algorithm::ES256)])).unwrap();
+    std::fs::write(&file, support::tokens::key_set(&[("e", Algorithm::ES256)])).unwrap();
     let issuer = Issuer::open(&file, Policy::new(vec![token::Algorithm::Es256])).unwrap();
     let access = Access { token: Some("proxies".to_owned()), issuer: Some(issuer), ..Access::default() };
     Service::start(Limits { access, ..Limits::default() }, || {
@@ -44,7 +42,7 @@ fn guarded() -> Service {
 }
 
 fn jwt(scope: &str) -> String {
-    issuer::sign(Algorithm::ES256, "e", json!({"scope": scope}))
+    support::tokens::sign(Algorithm::ES256, "e", json!({"scope": scope}))
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! TLS on both sides: the listener with and without client certificates, and Redis over `rediss://` with an ACL user.
 #[path = "support/http.rs"]
 mod http;
-#[path = "../../test-harness/tests/support/issuer.rs"]
-#[allow(dead_code, reason = "the harness uses the rest")]
-mod issuer;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -183,7 +180,7 @@ fn the_operators_commands_speak_tls_and_say_what_is_amiss() {
 fn with_a_set_of_keys_a_certificate_is_the_proxies_and_a_token_is_its_bearers() {
     let files = Certificates::new();
     let keys = files.text("jwks.json");
-    std::fs::write(&keys, issuer::key_set(&[("e", Algorithm::ES256)])).unwrap();
+    std::fs::write(&keys, support::tokens::key_set(&[("e", Algorithm::ES256)])).unwrap();
     let serve = Running::start(&files, &["--jwks", &keys, "--jwt-algorithms", "ES256"]);
     let url = format!("https://localhost:{}", serve.port);
     let (ca, cert, key) = (files.text("ca.pem"), files.text("client.pem"), files.text("client.key"));
@@ -200,7 +197,7 @@ fn with_a_set_of_keys_a_certificate_is_the_proxies_and_a_token_is_its_bearers() 
         String::from_utf8(output.stdout).unwrap()
     };
     let operate =
-        format!("Bearer {}", issuer::sign(Algorithm::ES256, "e", json!({"scope": "berth.operate"})));
+        format!("Bearer {}", support::tokens::sign(Algorithm::ES256, "e", json!({"scope": "berth.operate"})));
     let session = json!({"key": SessionKey::new("nodes", b"alice"), "candidates": ["10.0.0.1:80"]});
     let resolve = json!({"pool": "nodes", "sessions": [session]}).to_string();
     let (node, drain) = ("/v1/nodes/10.0.0.1:80?pool=nodes", r#"{"state": "draining"}"#);

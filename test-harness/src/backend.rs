@@ -15,9 +15,11 @@ use hyper::StatusCode;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, oneshot};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::listening::{Listening, reserve};
 
 /// What a node does with requests. Health checks (`/healthz`) follow it only where that is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +49,7 @@ pub struct Backend {
 impl Backend {
     /// Starts on this port of 127.0.0.1; 0 is any that is free.
     pub(crate) fn start(port: u16) -> Self {
-        let reservation = socket(SocketAddr::from(([127, 0, 0, 1], port)));
-        let address = reservation.local_addr().unwrap();
+        let (address, reservation) = reserve(port);
         let shared = Arc::new(Shared {
             name: address.to_string(),
             mode: Mutex::new(Mode::Serve),
@@ -58,7 +59,7 @@ impl Backend {
             health_checks: AtomicU64::new(0),
             websockets: Mutex::default(),
         });
-        let listening = Mutex::new(Some(Listening::start(address, &shared)));
+        let listening = Mutex::new(Some(listen(address, &shared)));
         Self { address, shared, listening, _reservation: reservation }
     }
 
@@ -138,7 +139,7 @@ impl Backend {
     /// Listens again on the same port after closing every connection, in whatever mode it had.
     pub async fn restart(&self) {
         self.refuse().await;
-        *self.listening.lock().unwrap() = Some(Listening::start(self.address, &self.shared));
+        *self.listening.lock().unwrap() = Some(listen(self.address, &self.shared));
     }
 }
 
@@ -153,41 +154,9 @@ struct Shared {
     websockets: Mutex<Vec<AbortHandle>>,
 }
 
-/// The open port: a task that accepts, with the connections it accepted.
-#[derive(Debug)]
-struct Listening {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Listening {
-    fn start(address: SocketAddr, shared: &Arc<Shared>) -> Self {
-        let listener = socket(address).listen(1024).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(accept(listener, Arc::clone(shared), stopped));
-        Self { stop, task }
-    }
-
-    async fn stop(self) {
-        drop(self.stop);
-        self.task.await.unwrap();
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: oneshot::Receiver<()>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            _ = &mut stopped => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => {
-                let (stream, _) = accepted.unwrap();
-                connections.spawn(serve(stream, Arc::clone(&shared)));
-            }
-        }
-    }
-    drop(listener);
-    connections.shutdown().await;
+fn listen(address: SocketAddr, shared: &Arc<Shared>) -> Listening {
+    let shared = Arc::clone(shared);
+    Listening::start(address, move |stream| serve(stream, Arc::clone(&shared)))
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
@@ -206,13 +175,4 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         _ = connection => {}
         () = reset.notified() => handle.set_zero_linger().unwrap(),
     }
-}
-
-/// Shares its port with the backend's other sockets, and with nobody else.
-fn socket(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.set_reuseport(true).unwrap();
-    socket.bind(address).unwrap_or_else(|error| panic!("cannot bind {address}: {error}"));
-    socket
 }

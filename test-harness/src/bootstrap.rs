@@ -146,6 +146,40 @@ impl Bootstrap {
     }
 }
 
+/// Adds a cluster of one address.
+pub(crate) fn add_cluster(json: &mut Value, name: &str, address: SocketAddr) {
+    let address = json!({"address": address.ip().to_string(), "port_value": address.port()});
+    array(json, "/static_resources/clusters").push(json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": address}}}]}],
+        },
+    }));
+}
+
+/// Puts `jwt_authn` before all HTTP filters.
+pub(crate) fn add_jwt_authn(json: &mut Value, provider: &Value, requests: &Value) {
+    let filter = json!({
+        "name": "envoy.filters.http.jwt_authn",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": {"players": provider},
+            "rules": [{"match": requests, "requires": {"provider_name": "players"}}],
+        },
+    });
+    let mut found = false;
+    walk(json, &mut |value| {
+        if let Some(filters) = value.get_mut("http_filters").and_then(Value::as_array_mut) {
+            filters.insert(0, filter.clone());
+            found = true;
+        }
+    });
+    assert!(found, "the bootstrap has no list http_filters");
+}
+
 /// Writes the listeners that Envoy reads now and after each change.
 pub(crate) fn write_listeners(listeners: &[Value], file: &Path) {
     let mut resources = listeners.to_vec();

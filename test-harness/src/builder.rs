@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::backend::Backend;
-use crate::bootstrap::{Bootstrap, read_yaml};
+use crate::bootstrap::{self, Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
 use crate::envoy::{Envoy, Launcher, root};
 use crate::state::{State, StateService};
@@ -137,6 +138,18 @@ impl Builder {
         self
     }
 
+    /// Adds a cluster of this one address, such as an issuer's.
+    pub fn add_cluster(self, name: &str, address: SocketAddr) -> Self {
+        let name = name.to_owned();
+        self.bootstrap(move |json| bootstrap::add_cluster(json, &name, address))
+    }
+
+    /// Has Envoy's own `jwt_authn` verify tokens, by this provider, before any other filter. `requests` is a
+    /// `RouteMatch`: the others pass as they are.
+    pub fn jwt_authn(self, provider: Value, requests: Value) -> Self {
+        self.bootstrap(move |json| bootstrap::add_jwt_authn(json, &provider, &requests))
+    }
+
     /// Levels for parts of Envoy's log, such as `wasm:debug,http:trace`. Default: info for all but the start's lists.
     pub fn log(mut self, components: &str) -> Self {
         self.log = format!("{LOG},{components}");
@@ -166,7 +179,7 @@ impl Builder {
     /// As [`Builder::start`], with the failure as a value: for configurations that Envoy must refuse.
     pub async fn try_start(self) -> Result<World, String> {
         let root = root();
-        let module = root.join("target/berth.wasm");
+        let module = module(&root);
         if self.filter && !module.exists() {
             return Err(format!("{} is missing: run `make wasm`", module.display()));
         }
@@ -230,6 +243,11 @@ impl Builder {
             directory,
         }))
     }
+}
+
+/// The filter to load: the built one, or the one that `BERTH_WASM` names.
+fn module(root: &Path) -> PathBuf {
+    root.join(std::env::var_os("BERTH_WASM").unwrap_or_else(|| "target/berth.wasm".into()))
 }
 
 impl fmt::Debug for Builder {

@@ -27,7 +27,7 @@ use crate::eventually::patience;
 /// Longer than any answer should take, the proxy's own timeouts included.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Requests under way at once in [`Client::nodes_of`]: enough to keep two cores busy.
+/// Requests under way at once in [`Client::send_all`]: enough to keep two cores busy.
 const CONCURRENCY: usize = 32;
 
 /// Connections to one Envoy. Clones share them.
@@ -98,8 +98,12 @@ impl Client {
     pub async fn nodes_of<K: AsRef<[u8]>>(&self, sessions: &[K]) -> Vec<String> {
         let requests: Vec<Request> =
             sessions.iter().map(|session| self.get("/").header("x-session-id", session)).collect();
-        let nodes = requests.into_iter().map(async |request| request.send().await.node().to_owned());
-        stream::iter(nodes).buffered(CONCURRENCY).collect().await
+        self.send_all(requests).await.iter().map(|answer| answer.node().to_owned()).collect()
+    }
+
+    /// Sends these requests, a few at a time, and returns the answers in order.
+    pub async fn send_all(&self, requests: Vec<Request>) -> Vec<Response> {
+        stream::iter(requests.into_iter().map(Request::send)).buffered(CONCURRENCY).collect().await
     }
 }
 

@@ -6,6 +6,7 @@ mod admin;
 mod docker;
 mod launch;
 mod process;
+mod usage;
 
 pub use admin::Host;
 pub(crate) use launch::{Launcher, root};
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -60,6 +61,8 @@ pub struct Envoy {
 #[derive(Debug)]
 struct State {
     child: Option<Child>,
+    /// From its last start until it served.
+    start_time: Duration,
     client: Option<Client>,
     listeners: Vec<Value>,
 }
@@ -96,7 +99,12 @@ impl Envoy {
             concurrency,
             arguments,
             admin,
-            state: Mutex::new(State { child: None, client: None, listeners: bootstrap.listeners() }),
+            state: Mutex::new(State {
+                child: None,
+                start_time: Duration::ZERO,
+                client: None,
+                listeners: bootstrap.listeners(),
+            }),
         };
         envoy.launch().await?;
         Ok(envoy)
@@ -228,22 +236,6 @@ impl Envoy {
         }
     }
 
-    /// The CPU time it has used, user and system. Linux, and `BERTH_HARNESS=process`: a container's command is not Envoy.
-    ///
-    /// # Panics
-    /// If it does not run, or /proc cannot tell.
-    pub fn cpu_time(&self) -> Duration {
-        /// `sysconf(_SC_CLK_TCK)` is 100 on every Linux that Envoy is released for.
-        const TICKS_PER_SECOND: u64 = 100;
-        let child = self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed");
-        let stat =
-            std::fs::read_to_string(format!("/proc/{child}/stat")).expect("/proc tells of a running child");
-        // Fields 14 and 15; field 2, the name in parentheses, may hold blanks.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
-    }
-
     /// Ends it at once (SIGKILL).
     pub fn kill(&self) {
         let mut state = self.state.lock().unwrap();
@@ -263,13 +255,16 @@ impl Envoy {
         let listeners = self.state.lock().unwrap().listeners.clone();
         write_listeners(&listeners, &self.directory.join("lds.json"));
         self.admin.clean_up();
+        let began = Instant::now();
         let child = self.launcher.start(&self.name, &self.directory, &self.arguments, &self.log_file())?;
         self.state.lock().unwrap().child = Some(child);
 
         let ingress = listeners[0]["name"].as_str().expect("the first listener has a name");
         let ready = poll(async || self.ready(ingress).await.transpose().ok_or("not ready"), START).await;
         let address = ready.unwrap_or_else(|_| Err(format!("Envoy not ready in {:?}", patience(START))))?;
-        self.state.lock().unwrap().client = Some(Client::new(address));
+        let mut state = self.state.lock().unwrap();
+        state.start_time = began.elapsed();
+        state.client = Some(Client::new(address));
         Ok(())
     }
 

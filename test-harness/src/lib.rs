@@ -16,7 +16,7 @@
 //! }
 //! ```
 //!
-//! `BERTH_HARNESS=process|docker|auto` says how Envoy runs, `HARNESS_PATIENCE=4` gives slow machines time,
+//! `BERTH_HARNESS=process|docker|auto` says how Envoy runs, `BERTH_WASM=file` which filter instead of `target/berth.wasm`, `HARNESS_PATIENCE=4` gives slow machines time,
 //! `HARNESS_KEEP=1` keeps the temporary directory with all configurations and logs. Nothing needs a fixed port. All
 //! ends with the world; if the test panics, the last words of each Envoy and state service are shown.
 //!
@@ -29,10 +29,13 @@ mod client;
 mod endpoints;
 mod envoy;
 mod eventually;
+mod issuer;
+mod listening;
 mod metrics;
 mod process;
 mod redis;
 mod state;
+pub mod tokens;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -52,6 +55,7 @@ pub use endpoints::{Endpoint, EndpointSet};
 pub use envoy::{Envoy, Host, Nack};
 pub use eventually::{Attempt, eventually};
 pub use hyper::{self, StatusCode};
+pub use issuer::Issuer;
 pub use redis::{RedisCluster, RedisServer};
 pub use state::{State, StateService};
 

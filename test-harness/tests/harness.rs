@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use berth_core::wire::{Outcome, Pin, ResolveReply, SessionKey};
 use berth_harness::hyper::Method;
-use berth_harness::{Builder, Client, Ports, Response, State, StatusCode, World, eventually, free_address};
+use berth_harness::{
+    Builder, Client, Issuer, Ports, Response, State, StatusCode, World, eventually, free_address,
+};
 use serde_json::{Value, json};
 use support::fake_state::{Call, FakeState, Reply};
 use support::routes;
@@ -47,6 +49,23 @@ async fn sends_ten_thousand_requests() {
         let served = nodes.iter().filter(|name| *name == node.name()).count();
         assert_eq!(served as u64, node.requests());
     }
+}
+
+#[tokio::test]
+async fn issuer_publishes_what_it_is_told_leaves_and_is_back_where_it_was() {
+    let issuer = Issuer::start("first".into());
+    let published = async || {
+        let answer = Client::new(issuer.address()).get("/jwks.json").try_send().await;
+        answer.ok().map(|answer| String::from_utf8_lossy(&answer.body).into_owned())
+    };
+
+    assert_eq!(published().await.as_deref(), Some("first"));
+    issuer.publish("second".into());
+    assert_eq!(published().await.as_deref(), Some("second"));
+    issuer.refuse().await;
+    assert_eq!(published().await, None);
+    issuer.restart().await;
+    assert_eq!(published().await.as_deref(), Some("second"));
 }
 
 #[tokio::test]

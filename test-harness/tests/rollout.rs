@@ -5,13 +5,14 @@ mod support;
 
 use std::time::Duration;
 
+use berth_harness::tokens::RSA;
 use berth_harness::{Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use support::issuer::{RSA, token};
 use support::patience::cluster;
 use support::tokens::by_token;
+use support::tokens::token;
 use support::{SOON, placing, quick, routes, sessions, told};
 
 const MAGLEV: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev";

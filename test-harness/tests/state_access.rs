@@ -6,12 +6,11 @@ mod support;
 use std::time::Duration;
 
 use berth_core::wire::NodesReply;
+use berth_harness::hyper::Method;
+use berth_harness::tokens::{Algorithm, key_set, sign};
 use berth_harness::{State, World, eventually};
-use hyper::Method;
-use jsonwebtoken::Algorithm;
 use serde_json::json;
 
-use support::issuer::{key_set, sign};
 use support::patience::nodes_become;
 use support::pinning::{agreed_nodes_of, all_see, moved, of, patiently};
 use support::{SOON, pool, sessions};

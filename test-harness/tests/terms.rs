@@ -3,13 +3,14 @@
 
 mod support;
 
+use berth_harness::tokens::{RSA, now};
 use berth_harness::{Builder, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use support::issuer::{RSA, now, token};
 use support::patience::{ask, impatient, nodes_become};
 use support::pinning::patiently_pinned;
+use support::tokens::token;
 use support::{SOON, pool, sessions, told};
 
 /// Sessions are named by tokens that have versions and former ids, or by a header.

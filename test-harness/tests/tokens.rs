@@ -2,17 +2,15 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use berth_harness::tokens::{Algorithm, ED25519, P256, RSA, SECRET, key_set, now, sign, sign_bytes};
 use berth_harness::{Builder, Response, World, eventually};
 use futures_util::future::join_all;
-use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use support::fake_admin::{Answer, FakeAdmin};
-use support::issuer::{ED25519, P256, RSA, SECRET, key_set, now, sign, sign_bytes, token};
-use support::tokens::{by_token, counted};
+use support::tokens::{by_token, counted, token};
 use support::{SOON, placing, quick, raw_header, sessions, told};
 
 /// A token with an unknown key has the issuer asked once in this time, from the last answer on; until then it is refused.
@@ -40,23 +38,6 @@ async fn begin(builder: Builder, provider: Value) -> World {
             .push(json!({"header": "x-session-id"}));
     });
     placing(builder).await
-}
-
-/// Adds the cluster of an issuer.
-fn issued_by(builder: Builder, issuer: SocketAddr) -> Builder {
-    builder.bootstrap(move |json| {
-        let address =
-            json!({"socket_address": {"address": issuer.ip().to_string(), "port_value": issuer.port()}});
-        json["static_resources"]["clusters"].as_array_mut().unwrap().push(json!({
-            "name": "idp",
-            "type": "STATIC",
-            "connect_timeout": "1s",
-            "load_assignment": {
-                "cluster_name": "idp",
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
-            },
-        }));
-    })
 }
 
 /// Waits until an unknown key has the issuer asked again.
@@ -260,7 +241,7 @@ async fn signature_is_checked_once_by_each_worker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_rotate_under_1000_sessions_cost_nobody_a_request() {
     let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
-    let world = placing(issued_by(by_token(World::builder(), remote()), issuer.address())).await;
+    let world = placing(by_token(World::builder(), remote()).add_cluster("idp", issuer.address())).await;
     let keys = sessions(1_000);
     let visit = async |algorithm: Algorithm, kid: &str| {
         let mut nodes = Vec::new();
@@ -304,7 +285,7 @@ async fn first_tokens_of_a_new_key_wait_for_one_fetch_and_pass() {
     let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
     let mut rarely = remote();
     rarely["remote_jwks"]["refresh"] = "1h".into();
-    let world = placing(issued_by(by_token(World::builder(), rarely), issuer.address())).await;
+    let world = placing(by_token(World::builder(), rarely).add_cluster("idp", issuer.address())).await;
     assert_eq!(with_token(&world, &token(json!({"sid": "ada"}))).await.status, 200);
     assert_eq!(issuer.polls().len(), 1, "keys are fetched once for all workers");
     issuer.tell(&key_set(&[("a", Algorithm::RS256), ("b", Algorithm::ES256)]));
@@ -327,7 +308,7 @@ async fn first_tokens_of_a_new_key_wait_for_one_fetch_and_pass() {
 #[tokio::test(flavor = "multi_thread")]
 async fn issuer_that_is_down_for_several_refreshes_costs_nothing() {
     let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
-    let world = placing(issued_by(by_token(World::builder(), remote()), issuer.address())).await;
+    let world = placing(by_token(World::builder(), remote()).add_cluster("idp", issuer.address())).await;
     let visit = async |session: &str| with_token(&world, &token(json!({"sid": session}))).await.status;
     assert_eq!(visit("ada").await, 200);
 
@@ -347,7 +328,7 @@ async fn issuer_that_is_down_for_several_refreshes_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_outlive_an_issuer_that_is_gone() {
     let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
-    let world = placing(issued_by(by_token(World::builder(), remote()), issuer.address())).await;
+    let world = placing(by_token(World::builder(), remote()).add_cluster("idp", issuer.address())).await;
     let visit = async |session: &str| with_token(&world, &token(json!({"sid": session}))).await.status;
     assert_eq!(visit("ada").await, 200);
 
@@ -372,7 +353,8 @@ async fn token_with_an_unknown_key_waits_for_one_fetch_however_slow_that_is() {
     slow["remote_jwks"]["refresh"] = "1h".into();
     // Longer than the time after which another fetch may be asked for.
     slow["remote_jwks"]["timeout"] = "6s".into();
-    let world = placing(issued_by(by_token(World::builder().concurrency(1), slow), issuer.address())).await;
+    let world =
+        placing(by_token(World::builder().concurrency(1), slow).add_cluster("idp", issuer.address())).await;
     assert_eq!(with_token(&world, &token(json!({"sid": "ada"}))).await.status, 200);
     may_ask_again(&issuer).await;
     issuer.set(Answer::Silence);
@@ -389,13 +371,14 @@ async fn who_only_looks_on_holds_up_nobody_for_keys() {
     let issuer = FakeAdmin::start(Answer::Silence).await;
     let mut slow = remote();
     slow["remote_jwks"]["timeout"] = "30s".into();
-    let builder = issued_by(by_token(World::builder(), slow), issuer.address()).configuration(|json| {
-        let gold = json!({"claims": [{"jwt": "players", "claim": "tier", "one_of": ["gold"]}]});
-        json["rules"] = json!([
-            {"name": "gold", "pool": "nodes", "match": gold, "rollout": {"mode": "observe"}},
-            {"name": "rest", "pool": "nodes", "rollout": {"mode": "observe"}},
-        ]);
-    });
+    let builder =
+        by_token(World::builder(), slow).add_cluster("idp", issuer.address()).configuration(|json| {
+            let gold = json!({"claims": [{"jwt": "players", "claim": "tier", "one_of": ["gold"]}]});
+            json["rules"] = json!([
+                {"name": "gold", "pool": "nodes", "match": gold, "rollout": {"mode": "observe"}},
+                {"name": "rest", "pool": "nodes", "rollout": {"mode": "observe"}},
+            ]);
+        });
     let world = quick(builder).start().await;
 
     let early = world.get("/").header("authorization", format!("Bearer {}", token(json!({"sid": "ada"}))));
@@ -406,7 +389,8 @@ async fn who_only_looks_on_holds_up_nobody_for_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_key_the_client_is_told_to_try_again() {
     let issuer = FakeAdmin::start(Answer::Status(503)).await;
-    let world = quick(issued_by(by_token(World::builder(), remote()), issuer.address())).start().await;
+    let world =
+        quick(by_token(World::builder(), remote()).add_cluster("idp", issuer.address())).start().await;
     let token = token(json!({"sid": "ada"}));
 
     let early = with_token(&world, &token).await;
@@ -420,7 +404,7 @@ async fn without_any_key_the_client_is_told_to_try_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn first_requests_wait_for_the_keys_and_pass() {
     let issuer = FakeAdmin::start(Answer::Page(key_set(&[("a", Algorithm::RS256)]).into())).await;
-    let world = issued_by(by_token(World::builder(), remote()), issuer.address()).start().await;
+    let world = by_token(World::builder(), remote()).add_cluster("idp", issuer.address()).start().await;
 
     let answers = join_all(sessions(50).iter().map(|session| {
         let token = token(json!({"sid": session}));
@@ -493,23 +477,13 @@ async fn what_jwt_authn_has_verified_is_taken_and_nothing_else() {
                 {"jwt": "players", "claim": "player.id"}, {"jwt": "players", "claim": "number"}, {"header": "x-session-id"},
             ]});
         })
-        .bootstrap(|json| {
-            let filters = support::manager(json)["http_filters"].as_array_mut().unwrap();
-            filters.insert(0, json!({
-                "name": "envoy.filters.http.jwt_authn",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-                    "providers": {"players": {
-                        "local_jwks": {"inline_string": key_set(&[("a", Algorithm::RS256)])},
-                        "payload_in_metadata": "players",
-                    }},
-                    "rules": [{
-                        "match": {"prefix": "/verified"},
-                        "requires": {"provider_name": "players"},
-                    }],
-                },
-            }));
-        });
+        .jwt_authn(
+            json!({
+                "local_jwks": {"inline_string": key_set(&[("a", Algorithm::RS256)])},
+                "payload_in_metadata": "players",
+            }),
+            json!({"prefix": "/verified"}),
+        );
     let world = placing(builder).await;
     let at = async |path: &str, token: &str| {
         world.get(path).header("authorization", format!("Bearer {token}")).send().await

@@ -1,4 +1,4 @@
-//! What several test files need: waiting, and private Redis servers.
+//! What several test files need: waiting, private Redis servers, and tokens.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses its part")]
 
 // The harness's own, by path: neither crate may depend on the other.
@@ -6,6 +6,8 @@
 mod process;
 #[path = "../../../test-harness/src/redis.rs"]
 mod redis;
+#[path = "../../../test-harness/src/tokens.rs"]
+pub(crate) mod tokens;
 
 use std::time::{Duration, Instant};
 

@@ -4,7 +4,6 @@
 
 pub(crate) mod fake_admin;
 pub(crate) mod fake_state;
-pub(crate) mod issuer;
 pub(crate) mod listening;
 pub(crate) mod patience;
 pub(crate) mod pinning;

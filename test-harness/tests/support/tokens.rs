@@ -1,7 +1,13 @@
-//! Sessions that are named by tokens of a test's own issuer.
+//! Sessions that are named by the claim `sid` of a provider's tokens.
 
 use berth_harness::Builder;
+use berth_harness::tokens::{Algorithm, sign};
 use serde_json::{Value, json};
+
+/// A token by the RSA key, known as `a`.
+pub(crate) fn token(claims: Value) -> String {
+    sign(Algorithm::RS256, "a", claims)
+}
 
 /// Sessions are named by the claim `sid` of this provider's tokens.
 pub(crate) fn by_token(builder: Builder, provider: Value) -> Builder {

@@ -6,13 +6,14 @@ use std::time::Duration;
 use berth_core::ring::{Algorithm, Member, Ring, session_hash};
 use berth_core::wire::{SessionKey, SessionReply};
 use berth_harness::hyper::Method;
-use berth_harness::{Client, StateService, World};
+use berth_harness::{Client, Request, StateService, World};
 use futures_util::{StreamExt, stream};
 
+use crate::identity::{Identity, Session};
 use crate::native;
 
 /// Requests under way at once.
-const CONCURRENCY: usize = 32;
+pub(crate) const CONCURRENCY: usize = 32;
 /// The pool of envoy/envoy-state.yaml.
 const POOL: &str = "nodes";
 
@@ -24,14 +25,35 @@ pub(crate) enum By {
     Native,
 }
 
-pub(crate) struct Crowd {
-    sessions: Vec<String>,
+impl By {
+    /// Has a request go there.
+    pub(crate) fn way(self, request: Request) -> Request {
+        match self {
+            Self::Berth => request,
+            Self::Native => request.header(native::HEADER, "1"),
+        }
+    }
 }
 
-impl Crowd {
+pub(crate) struct Crowd<'i> {
+    identity: &'i Identity,
+    pub(crate) sessions: Vec<Session>,
+}
+
+impl<'i> Crowd<'i> {
     /// `player-1`, `player-2`, …
-    pub(crate) fn named(name: &str, count: usize) -> Self {
-        Self { sessions: (1..=count).map(|number| format!("{name}-{number}")).collect() }
+    pub(crate) fn named(identity: &'i Identity, name: &str, count: usize) -> Self {
+        let session = |number| Session::new(&format!("{name}-{number}"));
+        Self { identity, sessions: (1..=count).map(session).collect() }
+    }
+
+    /// The same ones by new ids.
+    pub(crate) fn renewed(&self) -> Self {
+        let renew = |former: &Session| Session {
+            id: format!("{}-renewed", former.id),
+            previous: Some(former.id.clone()),
+        };
+        Self { identity: self.identity, sessions: self.sessions.iter().map(renew).collect() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -43,10 +65,7 @@ impl Crowd {
         let requests: Vec<_> = self
             .sessions
             .iter()
-            .map(|session| {
-                let request = client.get("/").header("x-session-id", session);
-                if by == By::Native { request.header(native::HEADER, "1") } else { request }
-            })
+            .map(|session| self.identity.name(by.way(client.get("/")), session))
             .collect();
         let nodes = requests.into_iter().map(async |request| {
             let answer = request.try_send().await.ok()?;
@@ -57,7 +76,7 @@ impl Crowd {
 
     /// How many sessions the state cluster has pinned, and how many of them where this look found them.
     pub(crate) async fn pins(&self, world: &World, look: &Look) -> (usize, usize) {
-        let pins = self.sessions.iter().map(|session| pin(world.state(0), session));
+        let pins = self.sessions.iter().map(|session| pin(world.state(0), &session.id));
         let pins: Vec<Option<String>> = stream::iter(pins).buffered(CONCURRENCY / 4).collect().await;
         let right = pins.iter().zip(&look.nodes).filter(|(pin, node)| pin.is_some() && pin == node).count();
         (pins.iter().flatten().count(), right)
@@ -67,7 +86,7 @@ impl Crowd {
     pub(crate) fn on_ring(&self, nodes: &[String], algorithm: Algorithm) -> Look {
         let members: Vec<Member> = nodes.iter().map(|node| Member { key: node.clone(), weight: 1 }).collect();
         let ring = Ring::build(&members, algorithm).expect("a few nodes make a ring");
-        let owner = |session: &String| ring.candidates(session_hash(session.as_bytes())).next();
+        let owner = |session: &Session| ring.candidates(session_hash(session.id.as_bytes())).next();
         let nodes = self.sessions.iter().map(|session| owner(session).map(|index| nodes[index].clone()));
         Look { nodes: nodes.collect() }
     }

@@ -6,22 +6,29 @@
 
 mod console;
 mod crowd;
+mod identity;
+mod issuer;
 mod native;
 mod screen;
 mod stage;
 mod story;
+mod tokens;
 
 use std::net::TcpListener;
 use std::process::ExitCode;
 
 use berth_harness::{Ports, State, World};
 
+use crate::identity::Identity;
+use crate::issuer::TokenIssuer;
 use crate::story::Story;
 
 const USAGE: &str = "\
-usage: demo [--once] [--store memory|redis]
+usage: demo [--once] [--jwt] [--store memory|redis]
 
   --once    play the story, check every promise, and end: exit code 0 or 1
+  --jwt     sessions are known by tokens of an issuer, not by a header that anybody can write: the story has chapters
+            on forged tokens, renewed ids, keys that rotate, and an issuer that is away
   --store   where the state service keeps its pins: its own memory, or a private Redis that is started for it;
             without it Redis if redis-server and redis-cli are on the path
 
@@ -43,6 +50,7 @@ enum Store {
 
 struct Arguments {
     once: bool,
+    jwt: bool,
     store: Option<Store>,
 }
 
@@ -53,7 +61,7 @@ async fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let Some(Arguments { once, store }) = Arguments::read(&arguments) else {
+    let Some(Arguments { once, jwt, store }) = Arguments::read(&arguments) else {
         return fail(&format!("wrong arguments {arguments:?}\n{USAGE}"), 2);
     };
     let ports = match choose_ports() {
@@ -68,8 +76,9 @@ async fn main() -> ExitCode {
         (None, Some(program)) => (Store::Memory, format!("{program} is not on the path")),
         (None, None) => (Store::Redis, "redis-server is on the path; --store memory does without".to_owned()),
     };
+    let identity = if jwt { Identity::Token(TokenIssuer::start()) } else { Identity::Header };
     println!("Starting Envoy with the filter, {NODES} nodes and a state service …");
-    let world = match builder(ports, store).try_start().await {
+    let world = match identity.configure(builder(ports, store)).try_start().await {
         Ok(world) => world,
         Err(failure) => return fail(&failure, 1),
     };
@@ -77,9 +86,16 @@ async fn main() -> ExitCode {
         Store::Memory => println!("Pins are in the state service's memory: {why}."),
         Store::Redis => println!("Pins are in a private Redis, port {}: {why}.", world.redis().port),
     }
+    if let Some(issuer) = identity.issuer() {
+        println!(
+            "Sessions are known by tokens of an issuer that publishes its keys on {}.",
+            issuer.address()
+        );
+        println!("Beside it Envoy's jwt_authn verifies the same, and ring_hash places by the claim.");
+    }
 
     tokio::select! {
-        verdict = play(&world, ports, store, once) => verdict,
+        verdict = play(&world, &identity, ports, store, once) => verdict,
         // Dropping the world ends Envoy and takes its files away.
         _ = tokio::signal::ctrl_c() => ExitCode::from(130),
     }
@@ -116,23 +132,24 @@ fn builder(ports: Ports, store: Store) -> berth_harness::Builder {
         })
 }
 
-async fn play(world: &World, ports: Ports, store: Store, once: bool) -> ExitCode {
-    let held = Story::new(world, store).await.play().await;
+async fn play(world: &World, identity: &Identity, ports: Ports, store: Store, once: bool) -> ExitCode {
+    let held = Story::new(world, identity, store).await.play().await;
     if once {
         println!("`make demo` without --once stays up, to be tried by curl and by typing.");
         return if held { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    console::run(world, ports).await;
+    console::run(world, identity, ports).await;
     ExitCode::SUCCESS
 }
 
 impl Arguments {
     fn read(given: &[String]) -> Option<Self> {
-        let mut read = Self { once: false, store: None };
+        let mut read = Self { once: false, jwt: false, store: None };
         let mut given = given.iter().map(String::as_str);
         while let Some(argument) = given.next() {
             match argument {
                 "--once" => read.once = true,
+                "--jwt" => read.jwt = true,
                 "--store" => {
                     read.store = match given.next() {
                         Some("memory") => Some(Store::Memory),

@@ -10,13 +10,18 @@ use crate::crowd::Look;
 
 const BAR: usize = 24;
 
-#[derive(Default)]
 pub(crate) struct Screen {
+    /// What the second column is of.
+    native: &'static str,
     /// Lines of the table on the terminal that the next one replaces.
     drawn: usize,
 }
 
 impl Screen {
+    pub(crate) fn new(native: &'static str) -> Self {
+        Self { native, drawn: 0 }
+    }
+
     /// A title; the next table stands below it.
     pub(crate) fn chapter(&mut self, title: &str) {
         self.drawn = 0;
@@ -49,7 +54,7 @@ impl Screen {
         let (berth, native) = (berth.counts(), native.counts());
         let most = berth.values().chain(native.values()).copied().max().unwrap_or(1);
         let nodes = world.nodes();
-        println!("   {:<23}{:<31}native ring_hash", "", "Berth");
+        println!("   {:<23}{:<31}{}", "", "Berth", self.native);
         for node in &nodes {
             let [berth, native] =
                 [&berth, &native].map(|counts| counts.get(node.name()).copied().unwrap_or(0));
@@ -72,14 +77,14 @@ pub(crate) struct Row {
 }
 
 /// All that happened, measured.
-pub(crate) fn summary(rows: &[Row]) {
+pub(crate) fn summary(beside: &str, rows: &[Row]) {
     let width = |head: &str, cell: fn(&Row) -> &str| {
         rows.iter().map(cell).chain([head]).map(|text| text.chars().count()).max().unwrap_or(0)
     };
     let step = width("", |row| row.step);
     let berth = width("Berth", |row| &row.berth);
-    let native = width("native ring_hash", |row| &row.native);
-    println!("\n   {:<step$} │ {:<berth$} │ {:<native$} │ promise", "", "Berth", "native ring_hash");
+    let native = width(beside, |row| &row.native);
+    println!("\n   {:<step$} │ {:<berth$} │ {beside:<native$} │ promise", "", "Berth");
     println!("   {}┼{}┼{}┼──────────", line(step + 1), line(berth + 2), line(native + 2));
     for row in rows {
         let mark = if row.held { "✓" } else { "✗" };

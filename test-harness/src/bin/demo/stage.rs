@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use berth_harness::World;
 
 use crate::crowd::{By, Crowd, Look, Track};
+use crate::identity::Identity;
 use crate::native;
 use crate::screen::{Row, Screen};
 
@@ -13,11 +14,12 @@ pub(crate) const SESSIONS: usize = 600;
 /// New sessions of one chapter.
 const GUESTS: usize = 200;
 /// More than any chapter takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 
 pub(crate) struct Stage<'w> {
     pub(crate) world: &'w World,
-    pub(crate) crowd: Crowd,
+    pub(crate) identity: &'w Identity,
+    pub(crate) crowd: Crowd<'w>,
     pub(crate) berth: Track,
     pub(crate) native: Track,
     pub(crate) down: BTreeSet<String>,
@@ -39,21 +41,22 @@ pub(crate) struct Goal<'a> {
 
 impl<'w> Stage<'w> {
     /// Looks for the first time, once both placements know all nodes.
-    pub(crate) async fn set(world: &'w World) -> Self {
+    pub(crate) async fn set(world: &'w World, identity: &'w Identity) -> Self {
         let nodes = names(world).len();
         knows(world, &[("active", nodes)]).await;
-        let crowd = Crowd::named("player", SESSIONS);
+        let crowd = Crowd::named(identity, "player", SESSIONS);
         let client = world.client();
         let berth = Track::new(crowd.look(&client, By::Berth).await);
         let native = Track::new(crowd.look(&client, By::Native).await);
         Self {
             world,
+            identity,
             crowd,
             berth,
             native,
             down: BTreeSet::new(),
             rows: Vec::new(),
-            screen: Screen::default(),
+            screen: Screen::new(identity.native()),
             checked: 0,
             broken: Vec::new(),
             held: true,
@@ -114,8 +117,8 @@ impl<'w> Stage<'w> {
     }
 
     /// New sessions: where each goes by either way.
-    pub(crate) async fn guests(&self, name: &str) -> (Crowd, Look, Look) {
-        let guests = Crowd::named(name, GUESTS);
+    pub(crate) async fn guests(&self, name: &str) -> (Crowd<'w>, Look, Look) {
+        let guests = Crowd::named(self.identity, name, GUESTS);
         let client = self.world.client();
         let berth = guests.look(&client, By::Berth).await;
         let native = guests.look(&client, By::Native).await;

@@ -1,14 +1,15 @@
-//! The story: scale out, a death, its flaps, a drain, the state cluster away and back, panic. Each chapter says what is
-//! promised and whether it held, and measures the same of native ring_hash.
+//! The story: scale out, a death, its flaps, a drain, the state cluster away and back, panic; where tokens name sessions,
+//! their chapters in between. Each says what is promised and whether it held, and measures the same of native ring_hash.
 
 use std::time::{Duration, Instant};
 
 use berth_harness::World;
 
 use crate::crowd::{By, Look};
+use crate::identity::Identity;
 use crate::screen::{Row, summary};
 use crate::stage::{Goal, Stage, names, until};
-use crate::{MOST_NODES, NODES, Store, native};
+use crate::{MOST_NODES, NODES, Store, native, tokens};
 
 /// Instead of 30 s.
 pub(crate) const COOLDOWN: Duration = Duration::from_secs(3);
@@ -25,30 +26,41 @@ pub(crate) struct Story<'w> {
 }
 
 impl<'w> Story<'w> {
-    pub(crate) async fn new(world: &'w World, store: Store) -> Self {
-        Self { stage: Stage::set(world).await, store }
+    pub(crate) async fn new(world: &'w World, identity: &'w Identity, store: Store) -> Self {
+        Self { stage: Stage::set(world, identity).await, store }
     }
 
     /// Plays it, and prints what came of it. True if every promise held.
     pub(crate) async fn play(mut self) -> bool {
         let began = Instant::now();
+        let issuer = self.stage.identity.issuer();
         self.stay().await;
+        if let Some(issuer) = issuer {
+            tokens::forge(&mut self.stage, issuer).await;
+        }
         self.scale_out().await;
+        if issuer.is_some() {
+            tokens::renew(&mut self.stage).await;
+        }
         let victim = self.stage.world.node(2).name().to_owned();
         self.die(&victim).await;
         self.flap(&victim).await;
         let leaving = self.stage.world.node(0).name().to_owned();
         self.drain(&leaving).await;
+        if let Some(issuer) = issuer {
+            tokens::rotate(&mut self.stage, issuer).await;
+            tokens::lose_issuer(&mut self.stage, issuer).await;
+        }
         self.lose_state_cluster().await;
         self.panic().await;
 
-        let Stage { rows, crowd, .. } = &self.stage;
+        let Stage { rows, crowd, identity, .. } = &self.stage;
         let (checked, broken) = self.stage.verdict();
         println!(
             "\n── {} sessions, each step measured in this run, by the same Envoy on the same nodes",
             crowd.len()
         );
-        summary(rows);
+        summary(identity.native(), rows);
         println!(
             "   a+b moved: a as consistent hashing has to, b beside them, because Envoy resizes its ring"
         );
@@ -86,8 +98,8 @@ impl<'w> Story<'w> {
         // A client that would like to choose its node.
         let home = ring.nodes[0].clone().unwrap_or_default();
         let other = members.iter().find(|node| **node != home).cloned().unwrap_or_default();
-        let spoofed =
-            stage.world.get("/").header("x-session-id", "player-1").header("x-berth-destination", other);
+        let spoofed = stage.world.get("/").header("x-berth-destination", other);
+        let spoofed = stage.identity.name(spoofed, &stage.crowd.sessions[0]);
         let served = spoofed.try_send().await;
         stage.promise(
             served.is_ok_and(|answer| answer.status == 200 && answer.node() == home),

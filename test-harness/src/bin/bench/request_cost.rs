@@ -1,0 +1,72 @@
+//! What a request costs whose session a header names.
+
+use berth_harness::{Request, State, World};
+use serde_json::{Value, json};
+
+use crate::arm::{Arm, HEADER, NODES, native, quiet, start};
+use crate::report::{Report, against, median, spread};
+
+const ROUNDS: usize = 7;
+const REQUESTS: usize = 20_000;
+const SESSIONS: usize = 1_000;
+/// The arm that the others are held against.
+const BASE: usize = 1;
+
+pub(crate) async fn measure(report: &mut Report) {
+    let arms = [
+        ("native round robin", World::builder().filter(false)),
+        ("native ring_hash", native("ring_hash.v3.RingHash")),
+        ("native maglev", native("maglev.v3.Maglev")),
+        ("Berth, session in a header", quiet(World::builder())),
+        (
+            "Berth, the same without learning from responses",
+            quiet(World::builder()).bootstrap(without_response),
+        ),
+        ("Berth with pins, a hit", quiet(World::builder().state(State::memory()))),
+        ("Berth, envoy-metadata.yaml", quiet(World::builder().file("envoy-metadata.yaml"))),
+    ];
+    let mut started = Vec::new();
+    for (name, builder) in arms {
+        let arm = Arm::of(&start(builder).await);
+        arm.warm_up(&requests(&arm, 2 * SESSIONS)).await;
+        started.push((name, arm));
+    }
+    for _ in 0..ROUNDS {
+        for (_, arm) in &mut started {
+            let requests = requests(arm, REQUESTS);
+            arm.round(requests).await;
+        }
+    }
+
+    report.section(
+        "What a request costs Envoy",
+        &format!(
+            "CPU µs per request, one worker, {NODES} nodes, {ROUNDS} rounds of {REQUESTS} requests in turn; median \
+             (least to most),\nand the median of each round's ratio."
+        ),
+    );
+    report.table(&["arm", "µs", "against ring_hash"]);
+    let mut json = Vec::new();
+    for (name, arm) in &started {
+        let ratio = against(&arm.costs, &started[BASE].1.costs);
+        report.row(&[name, &spread(&arm.costs), &format!("{ratio:.2}×")]);
+        json.push(json!({
+            "arm": name, "cpu_us_per_request": median(&arm.costs), "rounds": arm.costs, "ratio": ratio,
+        }));
+    }
+    report.json("request_cost", json);
+}
+
+fn requests(arm: &Arm, count: usize) -> Vec<Request> {
+    let session = |number: usize| format!("session-{}", number % SESSIONS);
+    (0..count).map(|number| arm.world.get("/").header(HEADER, session(number))).collect()
+}
+
+/// Neither of the callbacks by which the filter learns from responses: what passive health costs.
+fn without_response(json: &mut Value) {
+    let filters = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/capability_restriction_config/allowed_capabilities";
+    if let Some(capabilities) = json.pointer_mut(filters).and_then(Value::as_object_mut) {
+        capabilities.remove("proxy_on_response_headers");
+        capabilities.remove("proxy_on_log");
+    }
+}

@@ -1,0 +1,43 @@
+//! What a running Envoy uses, as Linux tells it in /proc. For `BERTH_HARNESS=process`: a container's command is not Envoy.
+
+use std::process::Child;
+use std::time::Duration;
+
+use super::Envoy;
+
+/// `sysconf(_SC_CLK_TCK)` is 100 on every Linux that Envoy is released for.
+const TICKS_PER_SECOND: u64 = 100;
+
+impl Envoy {
+    /// The CPU time it has used, user and system.
+    ///
+    /// # Panics
+    /// If it does not run, or /proc cannot tell.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        // Fields 14 and 15; field 2, the name in parentheses, may hold blanks.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
+    /// The memory it has in use (RSS), in bytes.
+    ///
+    /// # Panics
+    /// If it does not run, or /proc cannot tell.
+    pub fn resident_memory(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        line.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("a line VmRSS") * 1024
+    }
+
+    /// How long its last start took, until its listener served, in steps of some 20 ms.
+    pub fn start_time(&self) -> Duration {
+        self.state.lock().unwrap().start_time
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let child = self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed");
+        std::fs::read_to_string(format!("/proc/{child}/{file}")).expect("/proc tells of a running child")
+    }
+}
