@@ -169,7 +169,7 @@ async fn command(issuer: &TokenIssuer, verb: &str) {
             issuer.publish_next();
             issuer.sign_with_next();
             println!(
-                "a new key signs; tokens by the former one are good until the next one (leave five seconds)\n\n{}",
+                "a new key signs; tokens by the former one are good until the next rotation, which should wait 5 s\n\n{}",
                 tokens(issuer)
             );
         }
