@@ -12,8 +12,20 @@ use crate::wire::SessionKey;
 pub const CAPACITY: usize = 4_096;
 /// The version that outdates every other: the session has ended.
 pub const ENDED: u64 = u64::MAX;
-/// No version of a pin: its owner is the same, and the version of its token is another.
-pub const SUPERSEDED: u64 = u64::MAX - 1;
+/// No version of a pin: its owner is the same, and its token has the version in the lower half.
+const SUPERSEDED: u64 = 1 << 63;
+
+/// What is appended if a session's token was replaced by one of this version.
+#[must_use]
+pub fn superseded_by(session_version: u32) -> u64 {
+    SUPERSEDED | u64::from(session_version)
+}
+
+/// The version of the token, if that is what a change says.
+#[must_use]
+pub fn superseding(version: u64) -> Option<u32> {
+    u32::try_from(version ^ SUPERSEDED).ok()
+}
 
 const RECORD: usize = 24;
 
@@ -199,6 +211,16 @@ mod tests {
         log.note_gap();
         assert_eq!(early.catch_up(&log), News::Missed);
         assert_eq!(early.catch_up(&log), News::Changes(Vec::new()));
+    }
+
+    #[test]
+    fn versions_of_tokens_are_told_from_those_of_pins() {
+        for version in [0, 7, u32::MAX] {
+            assert_eq!(superseding(superseded_by(version)), Some(version));
+        }
+        for version in [0, 1, u64::from(u32::MAX), ENDED] {
+            assert_eq!(superseding(version), None);
+        }
     }
 
     #[test]

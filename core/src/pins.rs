@@ -52,7 +52,8 @@ use slab::{Entry, Slab};
 pub struct Pin<N = NodeRef> {
     /// The node.
     pub node: N,
-    /// Grows with each rehome; 0 if the state cluster has not spoken.
+    /// Grows with each rehome; 0 if the state cluster has never spoken. So a provisional pin with a version is where the
+    /// session was when it last did.
     pub version: u64,
     /// From then on it is only a hint.
     pub expires: Millis,
@@ -216,6 +217,13 @@ impl Pins {
     pub fn settle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
             (pin.kind == Kind::Restored).then_some(Pin { kind: Kind::Settled, ..pin })
+        })
+    }
+
+    /// Nobody told the node after all: the next request is to.
+    pub fn unsettle(&mut self, key: PinKey) -> bool {
+        self.change(self.find(key), |pin| {
+            (pin.kind == Kind::Settled).then_some(Pin { kind: Kind::Restored, ..pin })
         })
     }
 

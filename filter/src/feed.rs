@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use berth_core::changelog::{ENDED, News, Reader, SUPERSEDED};
+use berth_core::changelog::{ENDED, News, Reader, superseded_by};
 use berth_core::config::StateCluster;
 use berth_core::time::Millis;
 use berth_core::wire::{
@@ -224,7 +224,10 @@ fn change(event: &Event) -> Option<(SessionKey, u64)> {
     match event.kind {
         ChangeKind::Rehomed => Some((event.key?, event.version?)),
         ChangeKind::Ended => Some((event.key?, ENDED)),
-        ChangeKind::Superseded => Some((event.key?, SUPERSEDED)),
+        // One that does not say by which version outdates all.
+        ChangeKind::Superseded => {
+            Some((event.key?, superseded_by(event.session_version.unwrap_or(u32::MAX))))
+        }
         ChangeKind::Node | ChangeKind::Unknown => None,
     }
 }

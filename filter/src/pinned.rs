@@ -32,7 +32,7 @@ use crate::plugin::{LivePool, Plugin};
 use crate::verdict::{Slot, Verdict};
 
 use ask::Ask;
-use renewal::Renewal;
+use renewal::{Held, Renewal};
 use upkeep::Upkeep;
 
 /// One pool's sessions.
@@ -41,7 +41,7 @@ pub(crate) struct Pinned {
     pool: PoolName,
     pins: Pins,
     owners: Owners,
-    in_use: InUse,
+    in_use: InUse<Held>,
     flights: Flights<Rc<Ask>>,
     parked: BTreeMap<u32, Parked>,
     breaker: Breaker,
@@ -55,6 +55,7 @@ pub(crate) struct Pinned {
 struct Parked {
     slot: Slot,
     ask: Rc<Ask>,
+    since: Millis,
 }
 
 /// Where a callback is: whose context it returns to, and whether that is a request being decided right now. On a stream's
@@ -164,7 +165,8 @@ impl Pinned {
         terms: &Terms,
     ) -> (Verdict, Seat) {
         let key = self.pins.key(id.as_bytes());
-        let seat = self.in_use.enter(key);
+        let Terms { session, ends, created, .. } = terms;
+        let seat = self.in_use.enter(Held { key, ttl: session.ttl, ends: *ends, created: *created });
         let verdict = match self.hit(pool, snapshot, id, key, terms, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
             // It would be asked about to be turned away.
@@ -208,7 +210,8 @@ impl Pinned {
             Ordering::Less if terms.is_latest_only() => return Some(Err(NoPlacement::Superseded)),
             _ => {}
         }
-        if terms.is_strict && pin.kind == Kind::Provisional {
+        // Where the ring put it is no word to be strict about.
+        if terms.is_strict && pin.kind == Kind::Provisional && pin.version == 0 {
             return None;
         }
         let Some(place) = self.usable(&pin, snapshot) else {
@@ -219,7 +222,7 @@ impl Pinned {
             return (terms.is_strict && is_out).then_some(Err(NoPlacement::Withheld(Reason::PinUnavailable)));
         };
         if pin.kind == Kind::Restored && self.pins.settle(key) {
-            set_notice(&format!("restore; version={}", pin.version));
+            set_notice(&answer::restore(pin.version));
             pool.metrics.count(Counter::Restored);
         }
         let mut placement = decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, Outcome::Hit));
@@ -253,7 +256,7 @@ impl Pinned {
         let may_ask = has_candidates && self.breaker.allow(now) != Permit::Deny;
         let slot = Slot::default();
         let stream = home.context;
-        self.parked.insert(stream, Parked { slot: Rc::clone(&slot), ask: Rc::clone(ask) });
+        self.parked.insert(stream, Parked { slot: Rc::clone(&slot), ask: Rc::clone(ask), since: now });
         match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(ask))) {
             Some(Join::Lead) => self.send(plugin, pool, home, now),
             Some(Join::Wait) => {}

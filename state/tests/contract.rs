@@ -766,6 +766,12 @@ async fn session_versions_grow_and_say_so(store: &dyn Store) {
     assert_eq!(old, versioned(pin("b", Outcome::Found, 2, 2), 3));
     let heir = resolve_one(store, "versions", rotated("d", "c", &[1], &[])).await;
     assert_eq!(heir, versioned(pin("d", Outcome::Found, 2, 2), 3));
+    // Not from somebody who shows no version, whatever his session once had.
+    resolve_one(store, "versions", with(ask("m", &[1], &[]), 1000)).await;
+    let start = store.head(&pool("versions")).await.unwrap();
+    resolve_one(store, "versions", rotated("m", "b", &[1], &[])).await;
+    assert_eq!(news(store, "versions", &start).await, []);
+    assert_eq!(resolve_one(store, "versions", ask("b", &[1], &[])).await.session_version, Some(3));
 }
 
 async fn touch_one(store: &dyn Store, name: &str, id: &str) -> TouchReply {

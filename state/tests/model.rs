@@ -290,9 +290,9 @@ impl Law {
                 self.pins.insert(ask.key, known);
             }
         }
-        // Afterwards the former keys know what their heirs know.
+        // Afterwards the former keys know what heirs know that showed a version themselves.
         for ((ask, pin), former) in request.sessions.iter().zip(pins).zip(formers) {
-            if let (Some(_), Some(key)) = (former, ask.alias_of)
+            if let (Some(_), Some(key), Some(_)) = (former, ask.alias_of, ask.session_version)
                 && let Some(known) = self.pins.get_mut(&key)
             {
                 known.session_version = known.session_version.max(pin.session_version.unwrap_or(0));

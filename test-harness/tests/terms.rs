@@ -3,13 +3,14 @@
 
 mod support;
 
+use berth_core::wire::NodeChange;
 use berth_harness::tokens::{RSA, now};
 use berth_harness::{Builder, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use support::patience::{ask, impatient, nodes_become};
-use support::pinning::patiently_pinned;
+use support::pinning::{all_see, notices, patiently_pinned};
 use support::tokens::token;
 use support::{SOON, pool, sessions, told};
 
@@ -147,6 +148,53 @@ async fn strict_request_that_waits_with_a_looser_one_is_still_strict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn looser_request_while_nobody_answers_takes_no_strict_session_from_its_node() {
+    let world = by_versions(impatient().nodes(3).concurrency(1), json!({}))
+        .configuration(|json| {
+            let strict = json!({"headers": [{"name": "x-class", "one_of": ["strict"]}]});
+            json["rules"] = json!([
+                {"name": "strict", "match": strict, "pool": "nodes", "affinity": "strict"},
+                {"name": "prefer", "pool": "nodes"},
+            ]);
+        })
+        .start()
+        .await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let home = with(&world, 0, version(1)).await.node().to_owned();
+    world.state(0).kill();
+
+    // The newer token has to be asked about, and nobody answers.
+    assert_eq!(told(&with(&world, 0, version(2)).await, "reason"), "state_away");
+
+    let bearer = format!("Bearer {}", token(version(2)));
+    let strict = world.get("/").header("x-class", "strict").header("authorization", bearer).send().await;
+    assert_eq!((strict.status.as_u16(), strict.node()), (200, home.as_str()), "{strict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_was_started_anew_is_told_of_a_session_though_an_old_token_was_first_to_ask() {
+    let world =
+        by_versions(impatient().envoys(2).concurrency(1), json!({"superseded": "reject"})).start().await;
+    all_see(&world, &[("active", 3)]).await;
+    let starts = async |boot_id: &str| {
+        let change = NodeChange { boot_id: Some(boot_id.to_owned()), ..NodeChange::default() };
+        for node in world.nodes() {
+            world.state(0).change_node("nodes", node.name(), &change).await;
+        }
+    };
+    starts("first").await;
+    let home = with(&world, 0, version(2)).await.node().to_owned();
+    starts("second").await;
+
+    // The second proxy does not know that it is old: its question is the one whose answer says so.
+    assert_eq!(with(&world, 1, version(1)).await.status, 401);
+    let current = [with(&world, 1, version(2)).await, with(&world, 1, version(2)).await];
+
+    assert!(current.iter().all(|answer| answer.node() == home), "{current:?}");
+    assert_eq!(notices(&current).into_iter().collect::<Vec<_>>(), [("restore; version=1".to_owned(), 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn token_whose_beginning_cannot_be_believed_has_no_session() {
     let world = by_versions(impatient(), json!({"max_age": "1h"})).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
@@ -179,6 +227,10 @@ async fn former_id_by_a_header_says_where_a_session_was_and_ends_nobody_elses() 
     let answer = world.get("/").header("authorization", mallory).header("x-former", "ada").send().await;
 
     assert_eq!(answer.status, 200);
+    // Nor does it help to leave the token out; whatever it is answered.
+    for _ in 0..8 {
+        world.get("/").header("x-session-id", "mallory").header("x-former", "ada").send().await;
+    }
     assert_eq!(world.pin_of("nodes", "ada").await.unwrap().session_version, Some(3));
     let still = with(&world, 0, version(3)).await;
     assert_eq!((still.status.as_u16(), still.node()), (200, victim.as_str()));

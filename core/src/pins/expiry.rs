@@ -48,9 +48,11 @@ impl Pins {
         self.expire(|_| true);
     }
 
-    /// Something of a session changed, though not where it lives: its pin is past its time.
-    pub fn expire_wire(&mut self, wire: WireKey) -> bool {
-        self.change(self.find_wire(wire), |pin| Some(Pin { expires: Millis(0), ..pin }))
+    /// A session's token was replaced by one of this version: if less is known, its pin is past its time. True if so.
+    pub fn supersede(&mut self, wire: WireKey, session_version: u32) -> bool {
+        self.change(self.find_wire(wire), |pin| {
+            (pin.session_version < session_version).then_some(Pin { expires: Millis(0), ..pin })
+        })
     }
 
     /// The node was started anew: its pins are past their time.

@@ -1,7 +1,6 @@
 //! The sessions of requests that are under way: a WebSocket of hours is one request, and its session is in use all the
 //! time, though nobody asks for its pin.
 
-use super::PinKey;
 use super::hand::Hand;
 use crate::time::Millis;
 
@@ -9,15 +8,15 @@ use crate::time::Millis;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Seat(u32);
 
-/// The sessions of all requests that are under way.
+/// The sessions of all requests that are under way, each as what the caller needs of it.
 #[derive(Debug)]
-pub struct InUse {
-    seats: Vec<Option<PinKey>>,
+pub struct InUse<T> {
+    seats: Vec<Option<T>>,
     free: Vec<u32>,
     hand: Hand,
 }
 
-impl InUse {
+impl<T: Clone> InUse<T> {
     /// Nobody. Each session is to be looked at once in an interval.
     #[must_use]
     pub fn new(interval: Millis) -> Self {
@@ -25,14 +24,14 @@ impl InUse {
     }
 
     /// A request begins.
-    pub fn enter(&mut self, key: PinKey) -> Seat {
+    pub fn enter(&mut self, session: T) -> Seat {
         if let Some(index) = self.free.pop()
             && let Some(seat) = self.seats.get_mut(index as usize)
         {
-            *seat = Some(key);
+            *seat = Some(session);
             return Seat(index);
         }
-        self.seats.push(Some(key));
+        self.seats.push(Some(session));
         Seat(u32::try_from(self.seats.len() - 1).unwrap_or(u32::MAX))
     }
 
@@ -52,11 +51,11 @@ impl InUse {
     }
 
     /// The sessions whose turn it is at `now`. Ask on every tick.
-    pub fn turn(&mut self, now: Millis) -> Vec<PinKey> {
+    pub fn turn(&mut self, now: Millis) -> Vec<T> {
         let seats = u32::try_from(self.seats.len()).unwrap_or(u32::MAX);
         self.hand.wind(now, seats);
         std::iter::from_fn(|| self.hand.next(seats))
-            .filter_map(|seat| self.seats.get(seat as usize).copied().flatten())
+            .filter_map(|seat| self.seats.get(seat as usize).cloned().flatten())
             .collect()
     }
 }
@@ -72,14 +71,14 @@ mod tests {
     #[test]
     fn each_that_is_there_has_its_turn_once_an_interval() {
         let mut in_use = InUse::new(Millis(60_000));
-        let mut seats: Vec<Seat> = (0..100).map(|key| in_use.enter(PinKey(key))).collect();
+        let mut seats: Vec<Seat> = (0..100usize).map(|session| in_use.enter(session)).collect();
         in_use.turn(at(0));
         seats.drain(..50).for_each(|seat| in_use.leave(seat));
 
         let mut turns = [0; 100];
         for second in 1..=180 {
-            for PinKey(key) in in_use.turn(at(second)) {
-                turns[key as usize] += 1;
+            for session in in_use.turn(at(second)) {
+                turns[session] += 1;
             }
         }
 
@@ -90,8 +89,8 @@ mod tests {
     #[test]
     fn seats_are_used_again() {
         let mut in_use = InUse::new(Millis(1_000));
-        for key in 0..1_000 {
-            let seat = in_use.enter(PinKey(key));
+        for session in 0..1_000 {
+            let seat = in_use.enter(session);
             in_use.leave(seat);
         }
 

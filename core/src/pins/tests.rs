@@ -128,7 +128,7 @@ fn what_only_the_ring_said_is_not_touched_and_what_is_in_doubt_is_but_stays_so()
     pins.insert(pins.key(&[1]), wire(1), provisional);
     pins.insert(pins.key(&[2]), wire(2), Pin { expires: at(30), ..pin(NODE, 1) });
     put(&mut pins, 3, NODE);
-    assert!(pins.expire_wire(wire(3)) && !pins.expire_wire(wire(4)));
+    assert!(pins.supersede(wire(3), 1) && !pins.supersede(wire(3), 0) && !pins.supersede(wire(4), 1));
     pins.due_for_touch(at(0), 10);
     assert!((1..=3).all(|id| known(&mut pins, id)));
 
@@ -146,6 +146,7 @@ fn a_session_is_found_by_either_of_its_keys_with_the_version_of_its_token() {
 
     assert_eq!(pins.wire(pins.key(&[1])), Some(wire(1)));
     assert_eq!(pins.wire(pins.key(&[2])), None);
+    assert!(!pins.supersede(wire(1), 7), "that is known");
     assert!(matches!(pins.get(pins.key(&[1]), at(0)), Lookup::Fresh(Pin { session_version: 7, .. })));
 }
 

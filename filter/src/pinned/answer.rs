@@ -1,16 +1,16 @@
 //! Answers: what becomes of those who waited when the state cluster has spoken, or has not.
 //!
-//! All waiters of a session share one lookup, but not one verdict: each is judged on its own terms, and one whose terms
-//! the lookup did not carry (a newer token, a firmer rule) asks again by itself.
+//! All waiters of a session share one lookup, but not one verdict: each is judged on its own terms, and one with a newer
+//! token than the lookup carried asks again.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
 use std::rc::Rc;
 
 use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{Counter, Outcome, Reason};
 use berth_core::flight::{Join, Released};
 use berth_core::owners::Standing;
-use berth_core::pins::{Kind, Lookup, Pin, WireKey};
+use berth_core::pins::{Kind, Lookup, Pin, PinKey, WireKey};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{self, NodeId, ResolveReply};
@@ -25,23 +25,26 @@ use crate::verdict::Verdict;
 const PROVISIONAL: Millis = Millis(2_000);
 /// The same, if the state cluster named an owner that cannot be used here: that is about to change.
 const DISPUTED: Millis = Millis(250);
+/// How a notice of a restored session begins.
+const RESTORE: &str = "restore";
 
-/// The circumstances of an answer.
-#[derive(Clone, Copy)]
-struct Told {
-    expires: Millis,
-    nobody_waits: bool,
-    now: Millis,
-}
-
-/// What is done with all waiters of one session.
-struct Decided {
-    placement: Result<Placement, NoPlacement>,
-    /// For the node, with the first of them.
+/// What the state cluster's word comes to.
+struct Settled {
+    /// The place of the session's node, if it may serve here.
+    place: Option<usize>,
+    /// It may not, and that is not for want of news.
+    is_out: bool,
+    outcome: Outcome,
+    /// For the node, with the first request that goes there.
     notice: Option<String>,
     /// The highest version of its token that is known.
     session_version: u32,
+    /// It is remembered.
+    is_kept: bool,
 }
+
+/// What becomes of one who waited, and what its node is told.
+type Placed = (Result<Placement, NoPlacement>, Option<String>);
 
 impl Pinned {
     /// A call to the state cluster came to its end. False if it was none of these.
@@ -89,67 +92,76 @@ impl Pinned {
         let Some(snapshot) = pool.snapshot() else { return };
         let expires = reply.map_or(now, |reply| self.pin_expires(Millis(reply.ttl_ms), now));
         let mut again = Vec::new();
-        let mut released = VecDeque::from(released);
-        while let Some(Released { key, request: ask, mut waiters }) = released.pop_front() {
+        for Released { key, request: ask, waiters } in released {
             let pin = reply.and_then(|reply| reply.pins.iter().find(|pin| pin.key == ask.session.key));
-            let own = |waiter: u32| self.parked.get(&waiter).map(|parked| Rc::clone(&parked.ask));
-            let differs = |waiter: &mut u32| own(*waiter).is_some_and(|own| !own.has_the_terms_of(&ask));
-            for waiter in waiters.extract_if(.., differs).collect::<Vec<_>>() {
-                match own(waiter) {
-                    Some(own) if pin.is_some() => again.push((key, waiter, own)),
-                    // Nobody answers it either.
-                    Some(request) => released.push_back(Released { key, request, waiters: vec![waiter] }),
-                    None => {}
+            let mut settled = pin.map(|pin| self.settle(pool, &snapshot, &ask, pin, expires, now));
+            for waiter in waiters {
+                let Some(own) = self.parked.get(&waiter).map(|parked| Rc::clone(&parked.ask)) else {
+                    continue;
+                };
+                let (placement, notice) = match (&mut settled, pin) {
+                    (Some(settled), Some(pin)) => {
+                        if let Some(next) = own.next(pin.node, settled) {
+                            again.push((key, waiter, next));
+                            continue;
+                        }
+                        self.by_word(&snapshot, &own, settled, now)
+                    }
+                    _ => self.stand_in(&snapshot, &own, PROVISIONAL, now),
+                };
+                let told = self.let_go(plugin, pool, &snapshot, waiter, placement, notice.as_deref(), home);
+                // Whoever comes next is to tell the node.
+                if let (Some(settled), false) = (&mut settled, told) {
+                    settled.notice = settled.notice.take().or(notice);
                 }
             }
-            let mut decided = match pin {
-                Some(pin) => {
-                    let standing = self.owners.judge(pin.node, &snapshot, now);
-                    if standing == Standing::Unusable
-                        && let Some(ask) = ask.naming(pin.node)
-                    {
-                        let ask = Rc::new(ask);
-                        again.extend(waiters.into_iter().map(|waiter| (key, waiter, Rc::clone(&ask))));
-                        continue;
-                    }
-                    let told = Told { expires, nobody_waits: waiters.is_empty(), now };
-                    self.settle(pool, &snapshot, &ask, pin, standing, told)
-                }
-                None => self.stand_in(&snapshot, &ask, PROVISIONAL, now),
-            };
-            for waiter in waiters {
-                let Some(Parked { slot, ask: own }) = self.parked.remove(&waiter) else { continue };
-                let is_being_decided = home.deciding && waiter == home.context;
-                // Also for one that is being decided: a call that cannot be made may release others before it.
-                if !host::act_as(waiter) {
-                    continue;
-                }
-                let is_old = own.is_latest_only && own.version() < decided.session_version;
-                let placement = if is_old { Err(NoPlacement::Superseded) } else { decided.placement };
-                let verdict = Verdict::of(plugin, pool, &own.id, &snapshot, placement);
-                if !is_old && let Some(notice) = decided.notice.take() {
-                    set_notice(&notice);
-                }
-                // The others of a session that was claimed or rehomed find it so.
-                if !is_old
-                    && let Ok(placement) = &mut decided.placement
-                    && matches!(placement.outcome, Outcome::Claimed | Outcome::Rehomed)
-                {
-                    placement.outcome = Outcome::Found;
-                }
-                if !is_being_decided && verdict.lets_go_on() {
-                    host::resume_request();
-                }
-                slot.replace(verdict);
+            if settled.is_some_and(|settled| settled.is_kept && settled.notice.is_some()) {
+                self.pins.unsettle(ask.key);
             }
         }
+        // The newest token first: its answer is one to all others.
+        again.sort_unstable_by_key(|(_, _, ask)| Reverse(ask.session.session_version));
         for (key, waiter, ask) in again {
             self.ask_again(plugin, pool, key, waiter, ask, home, now);
         }
         host::act_as(home.context);
     }
 
-    /// One that waited on has another question. It goes out with the root's next tick at the latest.
+    /// Gives a waiter its verdict. True unless the notice did not get to a node with it.
+    #[expect(clippy::too_many_arguments, reason = "who, what and where of one request")]
+    fn let_go(
+        &mut self,
+        plugin: &Plugin,
+        pool: &LivePool,
+        snapshot: &Rc<Snapshot>,
+        waiter: u32,
+        placement: Result<Placement, NoPlacement>,
+        notice: Option<&str>,
+        home: Home,
+    ) -> bool {
+        let Some(Parked { slot, ask, .. }) = self.parked.remove(&waiter) else { return false };
+        let is_being_decided = home.deciding && waiter == home.context;
+        // Also for one that is being decided: a call that cannot be made may release others before it.
+        if !host::act_as(waiter) {
+            return false;
+        }
+        let is_placed = placement.is_ok();
+        let verdict = Verdict::of(plugin, pool, &ask.id, snapshot, placement);
+        if let Some(notice) = notice.filter(|_| is_placed) {
+            set_notice(notice);
+            if notice.starts_with(RESTORE) {
+                pool.metrics.count(Counter::Restored);
+            }
+        }
+        if !is_being_decided && verdict.lets_go_on() {
+            host::resume_request();
+        }
+        slot.replace(verdict);
+        is_placed
+    }
+
+    /// One that waited on has another question. It goes out with the root's next tick at the latest, and the time that it
+    /// may take has long begun.
     #[expect(clippy::too_many_arguments, reason = "who, what and where of one request")]
     fn ask_again(
         &mut self,
@@ -163,7 +175,7 @@ impl Pinned {
     ) {
         let Some(parked) = self.parked.get_mut(&waiter) else { return };
         parked.ask = Rc::clone(&ask);
-        if let Join::Refused(_) = self.flights.join(key, waiter, now, || Rc::clone(&ask)) {
+        if let Join::Refused(_) = self.flights.join(key, waiter, parked.since, || Rc::clone(&ask)) {
             let alone = Released { key, request: ask, waiters: vec![waiter] };
             self.release(plugin, pool, vec![alone], None, home, now);
         }
@@ -176,84 +188,112 @@ impl Pinned {
         snapshot: &Snapshot,
         ask: &Ask,
         pin: &wire::Pin,
-        standing: Standing,
-        told: Told,
-    ) -> Decided {
-        let Told { expires, nobody_waits, now } = told;
-        let session_version = pin.session_version.unwrap_or(0).max(ask.version());
-        let Standing::Usable(place) = standing else {
-            if ask.session.strict {
-                let placement = Err(NoPlacement::Withheld(Reason::PinUnavailable));
-                return Decided { placement, notice: None, session_version };
-            }
-            return Decided { session_version, ..self.stand_in(snapshot, ask, DISPUTED, now) };
+        expires: Millis,
+        now: Millis,
+    ) -> Settled {
+        let standing = self.owners.judge(pin.node, snapshot, now);
+        let place = match standing {
+            Standing::Usable(place) => Some(place),
+            Standing::Unknown | Standing::Unusable => None,
         };
-        let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
         let outcome = match pin.outcome {
             wire::Outcome::Found => Outcome::Found,
             wire::Outcome::Claimed => Outcome::Claimed,
             wire::Outcome::Rehomed => Outcome::Rehomed,
         };
-        let notice = match (pin.from, pin.restore) {
-            (Some(from), _) => Some(format!("rehomed; from={from}; version={}", pin.version)),
-            (None, true) => Some(format!("restore; version={}", pin.version)),
-            (None, false) => None,
-        };
         if outcome == Outcome::Rehomed {
             pool.metrics.count(Counter::Rehomed);
         }
-        if pin.restore && !nobody_waits {
-            pool.metrics.count(Counter::Restored);
-        }
+        let session_version = pin.session_version.unwrap_or(0).max(ask.session.session_version.unwrap_or(0));
+        let mut notice = match pin.from {
+            Some(from) => Some(format!("rehomed; from={from}; version={}", pin.version)),
+            None => pin.restore.then(|| restore(pin.version)),
+        };
+        let mut is_kept = false;
         if ask.epoch == self.epoch
-            && let Some(node) = snapshot.nodes.get(place)
+            && let Some(node) = place.and_then(|place| snapshot.nodes.get(place))
         {
-            // Its node still has to be told, by whoever comes next.
-            let kind = if notice.is_some() && nobody_waits { Kind::Restored } else { Kind::Settled };
-            let (node, version) = (node.address.as_str(), pin.version);
-            let pin = Pin { node, version, expires, kind, session_version };
-            self.pins.insert(ask.key, ask.session.key.into(), pin);
+            let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
+            let (node, version, kind) = (node.address.as_str(), pin.version, Kind::Settled);
+            is_kept = true;
+            let kept = Pin { node, version, expires, kind, session_version };
+            if self.remember(ask.key, ask.session.key.into(), kept) {
+                notice = notice.or_else(|| Some(restore(pin.version)));
+            }
         }
-        let placement = decision::pinned(snapshot, ask.id.hash(), place, as_seen(snapshot, outcome));
-        let placement = if ask.session.strict { placement.strictly() } else { placement };
-        Decided { placement: Ok(placement), notice, session_version }
+        Settled { place, is_out: standing == Standing::Unusable, outcome, notice, session_version, is_kept }
+    }
+
+    /// Remembers what the state cluster said. True if the node has yet to be told that the session was elsewhere.
+    pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Pin<&str>) -> bool {
+        let (Lookup::Fresh(before) | Lookup::Stale(before)) = self.pins.get(key, Millis(0)) else {
+            self.pins.insert(key, wire, pin);
+            return false;
+        };
+        let is_untold = before.kind == Kind::Restored && self.pins.name(before.node) == Some(pin.node);
+        let session_version = pin.session_version.max(before.session_version);
+        self.pins.insert(key, wire, Pin { session_version, ..pin });
+        is_untold
+    }
+
+    /// Where the state cluster's word leads one of those who waited for it.
+    fn by_word(&mut self, snapshot: &Snapshot, own: &Ask, settled: &mut Settled, now: Millis) -> Placed {
+        if own.is_latest_only && own.version < settled.session_version {
+            return (Err(NoPlacement::Superseded), None);
+        }
+        let Some(place) = settled.place else {
+            if own.session.strict {
+                return (Err(NoPlacement::Withheld(Reason::PinUnavailable)), None);
+            }
+            return self.stand_in(snapshot, own, DISPUTED, now);
+        };
+        let outcome = settled.outcome;
+        // The others of a session that was claimed or rehomed find it so.
+        settled.outcome = Outcome::Found;
+        let placement = decision::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, outcome));
+        let placement = if own.session.strict { placement.strictly() } else { placement };
+        (Ok(placement), settled.notice.take())
     }
 
     /// Without an answer: where the session was last, if that node may serve, else where the ring says; for a while.
-    fn stand_in(&mut self, snapshot: &Snapshot, ask: &Ask, lasts: Millis, now: Millis) -> Decided {
-        let is_strict = ask.session.strict;
-        let known = [Some(ask.key), ask.previous].into_iter().flatten().find_map(|key| {
+    fn stand_in(&mut self, snapshot: &Snapshot, own: &Ask, lasts: Millis, now: Millis) -> Placed {
+        let known = [Some(own.key), own.previous].into_iter().flatten().find_map(|key| {
             match self.pins.get(key, now) {
                 Lookup::Fresh(pin) | Lookup::Stale(pin) => Some(pin),
                 Lookup::Absent => None,
             }
         });
+        let session_version = known.map_or(0, |pin| pin.session_version).max(own.version);
+        if own.is_latest_only && own.version < session_version {
+            return (Err(NoPlacement::Superseded), None);
+        }
         // Where the ring once put it is no word to be strict about.
         let last = known
-            .filter(|pin| !is_strict || pin.kind != Kind::Provisional)
-            .and_then(|pin| self.usable(&pin, snapshot));
-        let session_version = known.map_or(0, |pin| pin.session_version).max(ask.version());
-        let hash = ask.id.hash();
-        if is_strict {
-            let outcome = as_seen(snapshot, Outcome::Ring);
-            let placement = last.map(|place| decision::pinned(snapshot, hash, place, outcome).strictly());
-            let placement = placement.ok_or(NoPlacement::Withheld(Reason::StateAway));
-            return Decided { placement, notice: None, session_version };
-        }
-        let mut placement = match last {
-            Some(place) => Ok(decision::pinned(snapshot, hash, place, as_seen(snapshot, Outcome::Ring))),
+            .filter(|pin| !own.session.strict || pin.kind != Kind::Provisional || pin.version > 0)
+            .and_then(|pin| Some((self.usable(&pin, snapshot)?, pin)));
+        let hash = own.id.hash();
+        let outcome = as_seen(snapshot, Outcome::Ring);
+        let placement = match last {
+            Some((place, _)) => Ok(decision::pinned(snapshot, hash, place, outcome)),
+            None if own.session.strict => Err(NoPlacement::Withheld(Reason::StateAway)),
             None => Placement::of(snapshot, hash),
         };
-        if let Ok(placement) = &mut placement {
-            placement.reason = Reason::StateAway;
-            if let Some(node) = placement.nodes(snapshot).next() {
-                let (node, expires, kind) = (node.address.as_str(), now + lasts, Kind::Provisional);
-                let pin = Pin { node, version: 0, expires, kind, session_version };
-                self.pins.insert(ask.key, ask.session.key.into(), pin);
-            }
+        let Ok(mut placement) = placement else { return (placement, None) };
+        placement.reason = Reason::StateAway;
+        let version = last.map_or(0, |(_, pin)| pin.version);
+        if let Some(node) = placement.nodes(snapshot).next() {
+            let (node, expires, kind) = (node.address.as_str(), now + lasts, Kind::Provisional);
+            let pin = Pin { node, version, expires, kind, session_version };
+            self.pins.insert(own.key, own.session.key.into(), pin);
         }
-        Decided { placement, notice: None, session_version }
+        let notice = last.filter(|(_, pin)| pin.kind == Kind::Restored).map(|(_, pin)| restore(pin.version));
+        (Ok(if own.session.strict { placement.strictly() } else { placement }), notice)
     }
+}
+
+/// What a node is told of a session that it had before it was started anew.
+pub(super) fn restore(version: u64) -> String {
+    format!("{RESTORE}; version={version}")
 }
 
 /// When a pin that lives for `ttl` from now on is no longer to be relied on: well before the store forgets it, since
@@ -263,15 +303,18 @@ pub(super) fn believed_until(ttl: Millis, now: Millis) -> Millis {
 }
 
 impl Ask {
-    /// The same question, which says that this node cannot be used; `None` if that was said.
-    fn naming(&self, node: NodeId) -> Option<Self> {
-        let mut ask = self.clone();
-        let unusable = &mut ask.session.unusable;
-        if self.session.strict || unusable.contains(&node) {
-            return None;
+    /// What this request has to ask after an answer that another one got: the state cluster has not heard of its token, or
+    /// not that the node which it names cannot be used.
+    fn next(self: &Rc<Self>, node: NodeId, settled: &Settled) -> Option<Rc<Self>> {
+        if self.version > settled.session_version {
+            return Some(Rc::clone(self));
         }
-        unusable.insert(0, node);
-        unusable.truncate(wire::MAX_UNUSABLE);
-        Some(ask)
+        let is_news = settled.is_out && !self.session.strict && !self.session.unusable.contains(&node);
+        is_news.then(|| {
+            let mut ask = Self::clone(self);
+            ask.session.unusable.insert(0, node);
+            ask.session.unusable.truncate(wire::MAX_UNUSABLE);
+            Rc::new(ask)
+        })
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Ask {
     pub(super) session: SessionAsk,
     /// Where the session is remembered under its former id.
     pub(super) previous: Option<PinKey>,
+    /// The version of the token that it came with; 0 if that had none.
+    pub(super) version: u32,
     /// Of its tokens only the latest counts.
     pub(super) is_latest_only: bool,
     pub(super) epoch: u32,
@@ -46,10 +48,12 @@ impl Pinned {
         let previous = terms.previous.clone().or_else(|| previous_by_header(terms));
         let previous = previous.filter(|previous| previous != id);
         let former = previous.as_ref().map(|previous| self.pins.key(previous.as_bytes()));
-        let last = [Some(key), former].into_iter().flatten().find_map(|key| match self.pins.get(key, now) {
-            Lookup::Fresh(pin) | Lookup::Stale(pin) => self.usable(&pin, snapshot),
+        let known = [Some(key), former].map(|key| match self.pins.get(key?, now) {
+            Lookup::Fresh(pin) | Lookup::Stale(pin) => Some(pin),
             Lookup::Absent => None,
         });
+        let known_version = known.first().copied().flatten().map_or(0, |pin| pin.session_version);
+        let last = known.into_iter().flatten().find_map(|pin| self.usable(&pin, snapshot));
         if let Some(last) = last {
             places.retain(|place| *place != last);
             places.insert(0, last);
@@ -66,7 +70,8 @@ impl Pinned {
             ttl_ms: terms.session.ttl.map(|ttl| ttl.0),
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
-            session_version: terms.version,
+            // Of all that are known the highest: a store that lost it must not take an old token's for the latest.
+            session_version: terms.version.map(|own| own.max(known_version)),
             alias_of: previous
                 .as_ref()
                 .map(|previous| SessionKey::new(self.pool.as_str(), previous.as_bytes())),
@@ -80,6 +85,7 @@ impl Pinned {
             key,
             session,
             previous: former,
+            version: terms.version.unwrap_or(0),
             is_latest_only: terms.is_latest_only(),
             epoch: self.epoch,
             correlation,
@@ -109,23 +115,6 @@ impl Pinned {
                 }
             }
         }
-    }
-}
-
-impl Ask {
-    /// The version of the token that it came with; 0 if that had none.
-    pub(super) fn version(&self) -> u32 {
-        self.session.session_version.unwrap_or(0)
-    }
-
-    /// Whether the answer to `other` is one to this as well: the state cluster was told the same.
-    pub(super) fn has_the_terms_of(&self, other: &Self) -> bool {
-        let terms = |ask: &Self| {
-            let SessionAsk { strict, ttl_ms, ends_ms, created_ms, session_version, alias_of, .. } =
-                ask.session;
-            (strict, ttl_ms, ends_ms, created_ms, session_version, alias_of)
-        };
-        terms(self) == terms(other)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use berth_core::breaker::Permit;
-use berth_core::changelog::{News, SUPERSEDED};
+use berth_core::changelog::{News, superseding};
 use berth_core::event::{CallResult, Counter};
 use berth_core::pins::WireKey;
 use berth_core::session::SessionId;
@@ -18,7 +18,7 @@ use crate::plugin::{LivePool, Plugin};
 /// Touches and ends hold nobody up.
 const TIMEOUT: Millis = Millis(1_000);
 /// After a call that failed.
-const PAUSE: Millis = Millis(1_000);
+pub(super) const PAUSE: Millis = Millis(1_000);
 /// Ends under way at once.
 const ENDS: usize = 16;
 /// An end that failed so often is left to the pin's time to live.
@@ -38,7 +38,7 @@ pub(super) struct Upkeep {
     touched: Vec<WireKey>,
     ending: VecDeque<Ending>,
     ends: Vec<(u32, Ending)>,
-    not_before: Millis,
+    pub(super) not_before: Millis,
 }
 
 struct Ending {
@@ -71,7 +71,9 @@ impl Pinned {
         let home = Home { context: root, stream: None, deciding: false, waited: 0 };
         let overdue = self.flights.overdue(now);
         if !overdue.is_empty() {
-            overdue.iter().for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
+            // Those in a call are counted with it, when that ends.
+            let unasked = overdue.iter().filter(|released| self.flights.request(released.key).is_none());
+            unasked.for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
             self.release(plugin, pool, overdue, None, home, now);
         }
         self.send(plugin, pool, home, now);
@@ -99,17 +101,20 @@ impl Pinned {
             News::Changes(changes) => {
                 for (key, version) in changes {
                     let wire = WireKey::from(key);
-                    if version == SUPERSEDED {
-                        self.pins.expire_wire(wire);
-                    } else {
-                        self.pins.outdate(wire, version);
-                    }
-                    // An answer that is under way may be from before the change.
-                    if self.flights.request(wire).is_some() {
-                        self.epoch = self.epoch.wrapping_add(1);
-                    }
+                    match superseding(version) {
+                        Some(session_version) => self.pins.supersede(wire, session_version),
+                        None => self.pins.outdate(wire, version),
+                    };
+                    self.doubt_answers_of(key);
                 }
             }
+        }
+    }
+
+    /// An answer that is under way may be from before a change.
+    fn doubt_answers_of(&mut self, key: SessionKey) {
+        if self.flights.request(key.into()).is_some() || self.renewal.asks_about(key) {
+            self.epoch = self.epoch.wrapping_add(1);
         }
     }
 
@@ -117,6 +122,7 @@ impl Pinned {
     pub(crate) fn end(&mut self, pool: &LivePool, id: &SessionId) {
         let key = SessionKey::new(self.pool.as_str(), id.as_bytes());
         self.pins.remove_by_wire(key.into());
+        self.doubt_answers_of(key);
         self.upkeep.ending.push_back(Ending { key, tries: 0 });
         if self.upkeep.ending.len() > MAX_ENDING {
             self.upkeep.ending.pop_front();

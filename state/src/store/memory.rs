@@ -184,8 +184,9 @@ impl Store for Memory {
         let pins: Vec<Pin> = asks
             .map(|(ask, former)| pool.resolve(ask, former.as_ref(), request, &self.keeping, now, self.life))
             .collect();
-        for (former, pin) in formers.iter().zip(&pins) {
-            if let (Some(former), Some(to)) = (former, pin.session_version) {
+        for (former, (ask, pin)) in formers.iter().zip(request.sessions.iter().zip(&pins)) {
+            // Who shows no version of his own is nobody to say that others' are old.
+            if let (Some(former), Some(to), Some(_)) = (former, pin.session_version, ask.session_version) {
                 pool.raise(former, to, request, &self.keeping, now, self.life);
             }
         }

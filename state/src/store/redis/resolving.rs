@@ -122,8 +122,11 @@ impl Redis {
         pins: &[Pin],
         since: Instant,
     ) {
-        let raised = formers.iter().zip(pins).filter_map(|(former, pin)| {
+        let answered = request.sessions.iter().zip(pins);
+        let raised = formers.iter().zip(answered).filter_map(|(former, (ask, pin))| {
             let (former, to) = (former.as_ref()?, pin.session_version?);
+            // Who shows no version of his own is nobody to say that others' are old.
+            ask.session_version?;
             (former.session_version < to).then_some((former.key, (former.key, to)))
         });
         let shards = by_shard(&request.pool, raised);
