@@ -13,8 +13,9 @@ use crate::stage::{Goal, LIMIT, Stage, names};
 
 /// Sessions that somebody else would like to have, in four ways each.
 const VICTIMS: usize = 50;
-/// Unknown keys have an issuer asked once in five seconds: so long it waits between publishing a key and signing with it.
-const PUBLISHED: Duration = Duration::from_secs(5);
+/// An unknown key has the issuer asked five seconds after the last look: longer than that it waits between publishing a key
+/// and signing with it.
+const PUBLISHED: Duration = Duration::from_secs(6);
 /// A refresh of ten seconds fails in this time, whenever the last one was.
 const AWAY: Duration = Duration::from_secs(12);
 
