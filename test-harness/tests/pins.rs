@@ -14,7 +14,8 @@ use support::{SOON, placing, pool, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_request_claims_and_the_next_ones_ask_nobody() {
-    let world = placing(patient(World::builder().concurrency(1), State::memory())).await;
+    let world = patient(impatient().concurrency(1), State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
     let first = ask(&world, "ada").await;
     assert_eq!((told(&first, "outcome"), told(&first, "reason")), ("claimed", "pin"), "{first:?}");
 
@@ -31,11 +32,11 @@ async fn first_request_claims_and_the_next_ones_ask_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_and_proxies_agree_by_asking_once_each() {
-    let world = placing(patient(
-        World::builder().envoys(2),
-        State::redis().services(2).flag("--store-timeout", "4s"),
-    ))
-    .await;
+    let state = State::redis().services(2).flag("--store-timeout", "4s");
+    let world = patient(impatient().envoys(2), state).start().await;
+    for envoy in world.envoys() {
+        nodes_become(envoy, &[("active", 3)]).await;
+    }
     let first = ask(&world, "ada").await;
 
     let mut asked = 0;
