@@ -1,6 +1,6 @@
 //! What the state service remembers: pins, nodes and the log of changes, in domain words.
 //!
-//! [`Store`] is the contract; `state/tests/contract.rs` holds every implementation to it. A store keeps no session id,
+//! [`Store`] is the contract; `state/tests/contract/` holds every implementation to it. A store keeps no session id,
 //! only keys, and decides nothing about health: it is told which nodes are unusable, and knows what operators and
 //! proxies recorded of nodes.
 

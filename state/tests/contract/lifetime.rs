@@ -1,0 +1,120 @@
+//! How long a pin lives.
+
+use super::*;
+
+async fn touch_one(store: &dyn Store, name: &str, id: &str) -> TouchReply {
+    let request = TouchRequest { pool: pool(name), keys: vec![key("nobody"), key(id)] };
+    let reply = store.touch(&request).await.unwrap();
+    assert_eq!(reply.ttl_ms, KEEPING.ttl.0);
+    reply
+}
+
+pub(crate) async fn idle_times_and_ends_are_remembered(store: &dyn Store) {
+    let now = now_ms();
+    let lasting = |ttl_ms, ends_ms| SessionAsk { ttl_ms, ends_ms, ..ask("a", &[1, 2], &[]) };
+    let with_creation = SessionAsk { created_ms: Some(now - 5_000), ..lasting(Some(3_600_000), None) };
+
+    let claimed = resolve_one(store, "lives", with_creation).await;
+    assert_eq!(claimed, Pin { ttl_ms: Some(3_600_000), ..pin("a", Outcome::Claimed, 1, 1) });
+    // A resolve that says none, and a touch, keep it.
+    let found = resolve_one(store, "lives", lasting(None, None)).await;
+    assert_eq!(found, Pin { ttl_ms: Some(3_600_000), ..pin("a", Outcome::Found, 1, 1) });
+    let touched = touch_one(store, "lives", "a").await;
+    assert_eq!((touched.touched, touched.missing.len()), (1, 1));
+    assert_eq!(touched.ttls_ms, [(key("a"), 3_600_000)].into());
+    let session = store.session(&pool("lives"), key("a")).await.unwrap().unwrap();
+    assert_eq!((session.idle_ttl_ms, session.created_ms), (Some(3_600_000), Some(now - 5_000)));
+    assert!(session.ttl_ms > 3_000_000 && session.ends_ms.is_none());
+
+    // As long as all others is not worth a word.
+    assert_eq!(
+        resolve_one(store, "lives", lasting(Some(60_000), None)).await,
+        pin("a", Outcome::Found, 1, 1)
+    );
+    assert!(touch_one(store, "lives", "a").await.ttls_ms.is_empty());
+
+    // The earliest end counts, also where a rehome writes the pin anew.
+    let ends = now + 30_000;
+    for said in [Some(ends + 10_000), Some(ends), Some(ends + 20_000), None] {
+        resolve_one(store, "lives", lasting(None, said)).await;
+    }
+    let rehomed =
+        resolve_one(store, "lives", SessionAsk { unusable: nodes(&[1]), ..lasting(None, None) }).await;
+    assert_eq!((rehomed.outcome, rehomed.node), (Outcome::Rehomed, node(2)));
+    assert!(rehomed.ttl_ms.is_some_and(|life| life <= 30_000), "{rehomed:?}");
+    let touched = touch_one(store, "lives", "a").await;
+    assert!(touched.ttls_ms[&key("a")] <= 30_000);
+    let session = store.session(&pool("lives"), key("a")).await.unwrap().unwrap();
+    assert_eq!((session.ends_ms, session.idle_ttl_ms), (Some(ends), Some(60_000)));
+    assert!(session.ttl_ms <= 30_000);
+    // Who inherits the node inherits no time: its token says its own.
+    let heir = resolve_one(store, "lives", rotated("b", "a", &[1], &[])).await;
+    assert_eq!(heir, pin("b", Outcome::Found, 2, 2));
+}
+
+pub(crate) async fn what_has_ended_is_answered_and_not_stored(store: &dyn Store) {
+    let over = |ask| SessionAsk { ends_ms: Some(1), ..ask };
+    let nothing = |pin| Pin { ttl_ms: Some(0), ..pin };
+    for _ in 0..2 {
+        let claimed = resolve_one(store, "over", over(ask("a", &[1], &[]))).await;
+        assert_eq!(claimed, nothing(pin("a", Outcome::Claimed, 1, 1)));
+    }
+    // One that is there goes with its end.
+    resolve(store, "over", "b", &[1], &[]).await;
+    let found = resolve_one(store, "over", over(ask("b", &[2], &[]))).await;
+    assert_eq!(found, nothing(pin("b", Outcome::Found, 1, 1)));
+    for id in ["a", "b"] {
+        assert_eq!(store.session(&pool("over"), key(id)).await.unwrap(), None);
+        assert_eq!(touch_one(store, "over", id).await.touched, 0);
+    }
+    // What is remembered of an ended session is still there for the one that is stored.
+    resolve(store, "over", "c", &[1], &[]).await;
+    store.end(&pool("over"), key("c"), None).await.unwrap();
+    let claimed = resolve_one(store, "over", over(ask("c", &[1], &[]))).await;
+    assert_eq!(claimed, nothing(pin("c", Outcome::Claimed, 1, 2)));
+    assert_eq!(resolve(store, "over", "c", &[1], &[]).await, pin("c", Outcome::Claimed, 1, 2));
+}
+
+pub(crate) async fn pins_live_no_longer_than_their_sessions(store: &dyn Store) {
+    let ends = now_ms() + 1_500;
+    let ending = SessionAsk { ends_ms: Some(ends), ..ask("ending", &[1], &[]) };
+    let idle = SessionAsk { ttl_ms: Some(1_000), ..ask("idle", &[1], &[]) };
+    store.resolve(&request("ends", vec![ending, idle])).await.unwrap();
+    let touch = TouchRequest { pool: pool("ends"), keys: vec![key("ending")] };
+
+    // However much it is used.
+    eventually_async("the end", || async {
+        let gone = !store.touch(&touch).await.unwrap().missing.is_empty();
+        assert!(gone || now_ms() <= ends + 100, "lives after its end");
+        gone
+    })
+    .await;
+    assert!(now_ms() + 100 >= ends, "ended too early");
+    eventually_async("the idle time", || async {
+        store.session(&pool("ends"), key("idle")).await.unwrap().is_none()
+    })
+    .await;
+}
+
+pub(crate) async fn pins_expire(store: &dyn Store) {
+    resolve(store, "expire", "a", &[1, 2], &[]).await;
+    resolve(store, "expire", "a", &[2, 3], &[1]).await;
+    let touch = TouchRequest { pool: pool("expire"), keys: vec![key("a")] };
+    // Touched, it outlives its time.
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_millis(2 * SHORT.ttl.0) {
+        assert_eq!(store.touch(&touch).await.unwrap().missing, []);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    eventually_async("expiry", || async {
+        !store.touch(&touch).await.unwrap().missing.is_empty() || {
+            // Asking was a touch; leave it alone for its time.
+            tokio::time::sleep(Duration::from_millis(SHORT.ttl.0 + 50)).await;
+            false
+        }
+    })
+    .await;
+
+    assert_eq!(resolve(store, "expire", "a", &[3], &[]).await, pin("a", Outcome::Claimed, 3, 1));
+}
