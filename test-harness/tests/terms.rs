@@ -28,6 +28,15 @@ fn by_versions(builder: Builder, session: Value) -> Builder {
     })
 }
 
+/// Whoever asks for it is served strictly.
+fn strictly_or_not(json: &mut Value) {
+    let strict = json!({"headers": [{"name": "x-class", "one_of": ["strict"]}]});
+    json["rules"] = json!([
+        {"name": "strict", "match": strict, "pool": "nodes", "affinity": "strict"},
+        {"name": "prefer", "pool": "nodes"},
+    ]);
+}
+
 async fn with(world: &World, envoy: usize, claims: Value) -> Response {
     let bearer = format!("Bearer {}", token(claims));
     world.envoy(envoy).client().get("/").header("authorization", bearer).send().await
@@ -125,11 +134,7 @@ async fn strict_request_that_waits_with_a_looser_one_is_still_strict() {
     let world = patiently_pinned(impatient().nodes(3).concurrency(1), &[])
         .configuration(|json| {
             json["state"]["timeout"] = "2s".into();
-            let strict = json!({"headers": [{"name": "x-class", "one_of": ["strict"]}]});
-            json["rules"] = json!([
-                {"name": "strict", "match": strict, "pool": "nodes", "affinity": "strict"},
-                {"name": "prefer", "pool": "nodes"},
-            ]);
+            strictly_or_not(json);
         })
         .start()
         .await;
@@ -150,13 +155,7 @@ async fn strict_request_that_waits_with_a_looser_one_is_still_strict() {
 #[tokio::test(flavor = "multi_thread")]
 async fn looser_request_while_nobody_answers_takes_no_strict_session_from_its_node() {
     let world = by_versions(impatient().nodes(3).concurrency(1), json!({}))
-        .configuration(|json| {
-            let strict = json!({"headers": [{"name": "x-class", "one_of": ["strict"]}]});
-            json["rules"] = json!([
-                {"name": "strict", "match": strict, "pool": "nodes", "affinity": "strict"},
-                {"name": "prefer", "pool": "nodes"},
-            ]);
-        })
+        .configuration(strictly_or_not)
         .start()
         .await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
