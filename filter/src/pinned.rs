@@ -47,7 +47,7 @@ pub(crate) struct Pinned {
     breaker: Breaker,
     upkeep: Upkeep,
     renewal: Renewal,
-    /// Grows when changes were missed: an answer that was asked for before is not remembered.
+    /// Grows when changes were missed: an answer that was asked for before is remembered as a hint and no more.
     epoch: u32,
 }
 

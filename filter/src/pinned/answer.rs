@@ -209,19 +209,19 @@ impl Pinned {
             Some(from) => Some(format!("rehomed; from={from}; version={}", pin.version)),
             None => pin.restore.then(|| restore(pin.version)),
         };
-        let mut is_kept = false;
-        if ask.epoch == self.epoch
-            && let Some(node) = place.and_then(|place| snapshot.nodes.get(place))
-        {
+        let kept_at = place.and_then(|place| snapshot.nodes.get(place));
+        if let Some(node) = kept_at {
             let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
+            // An answer from before a change that may be its own is a hint: better than none while nobody answers.
+            let expires = if ask.epoch == self.epoch { expires } else { Millis(0) };
             let (node, version, kind) = (node.address.as_str(), pin.version, Kind::Settled);
-            is_kept = true;
             let kept = Pin { node, version, expires, kind, session_version };
             if self.remember(ask.key, ask.session.key.into(), kept) {
                 notice = notice.or_else(|| Some(restore(pin.version)));
             }
         }
-        Settled { place, is_out: standing == Standing::Unusable, outcome, notice, session_version, is_kept }
+        let (is_out, is_kept) = (standing == Standing::Unusable, kept_at.is_some());
+        Settled { place, is_out, outcome, notice, session_version, is_kept }
     }
 
     /// Remembers what the state cluster said. True if the node has yet to be told that the session was elsewhere.
