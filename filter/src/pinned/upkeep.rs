@@ -71,9 +71,7 @@ impl Pinned {
         let home = Home { context: root, stream: None, deciding: false, waited: 0 };
         let overdue = self.flights.overdue(now);
         if !overdue.is_empty() {
-            // Those in a call are counted with it, when that ends.
-            let unasked = overdue.iter().filter(|released| self.flights.request(released.key).is_none());
-            unasked.for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
+            overdue.iter().for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
             self.release(plugin, pool, overdue, None, home, now);
         }
         self.send(plugin, pool, home, now);
