@@ -163,6 +163,7 @@ impl Health {
 
     /// Takes in what Envoy says of the node at `now`.
     pub fn observe(&mut self, mut flags: HostFlags, policy: &HealthPolicy, now: Millis) {
+        flags.unhealthy |= flags.ejected;
         self.forget_the_future(now);
         // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. Whoever
         // was never seen well has not failed: it is not there yet.

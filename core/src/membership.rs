@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 
 /// One host of a cluster, as Envoy sees it at this moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Observation {
-    /// Textual `ip:port`, the name by which `override_host` knows the host.
+    /// The textual address by which `override_host` knows the host: `ip:port` as a rule.
     pub address: String,
+    /// The name that the cluster hashes the host by instead of its address, if it does: the node is then this name,
+    /// wherever it listens.
+    pub name: Option<String>,
     /// Envoy's load-balancing weight, at least 1.
     pub weight: u32,
     /// Where it stands: `region/zone/sub_zone`, empty if Envoy was told nothing.
@@ -24,8 +27,10 @@ pub struct Observation {
 /// Envoy's health flags, folded into the four facts that placement asks for.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct HostFlags {
-    /// An active check failed, an outlier check ejected it, or EDS says UNHEALTHY or TIMEOUT.
+    /// An active check failed, or EDS says UNHEALTHY or TIMEOUT.
     pub unhealthy: bool,
+    /// Envoy's outlier detection ejected it, by what requests to it came to.
+    pub ejected: bool,
     /// Its first active check has not answered yet: nothing is known.
     pub pending: bool,
     /// EDS or its own health answer says DEGRADED.
@@ -59,13 +64,7 @@ pub fn parse_clusters<'c>(text: &[u8], clusters: &[&'c str]) -> BTreeMap<&'c str
             continue;
         }
         if observed.last().is_none_or(|host| host.address != address) {
-            observed.push(Observation {
-                address: address.to_owned(),
-                weight: 1,
-                locality: String::new(),
-                priority: 0,
-                flags: HostFlags::default(),
-            });
+            observed.push(Observation { address: address.to_owned(), weight: 1, ..Observation::default() });
         }
         if let Some(host) = observed.last_mut() {
             note(host, key, value);
@@ -95,10 +94,10 @@ fn parse_flags(text: &str) -> HostFlags {
     for flag in text.split('/') {
         match flag {
             "failed_active_hc"
-            | "failed_outlier_check"
             | "failed_eds_health"
             | "active_hc_timeout"
             | "excluded_via_immediate_hc_fail" => flags.unhealthy = true,
+            "failed_outlier_check" => flags.ejected = true,
             "pending_active_hc" => flags.pending = true,
             "degraded_active_hc" | "degraded_eds_health" | "degraded_outlier_detection" => {
                 flags.degraded = true
@@ -110,6 +109,7 @@ fn parse_flags(text: &str) -> HostFlags {
     // Envoy starts a checked host as failed: until the first answer that is ignorance, not a failure.
     if flags.pending {
         flags.unhealthy = false;
+        flags.ejected = false;
     }
     flags
 }
@@ -164,7 +164,7 @@ nodes::x::127.0.0.1:7::weight::9
         let hosts = nodes(TEXT);
 
         assert_eq!(hosts[0].flags, HostFlags::default());
-        assert!(hosts[1].flags.unhealthy);
+        assert!(hosts[1].flags.unhealthy && hosts[1].flags.ejected);
         assert_eq!(hosts[2].flags, HostFlags { pending: true, ..HostFlags::default() });
         let draining = nodes("nodes::10.0.0.1:1::health_flags::/eds_status_draining");
         assert!(draining[0].flags.draining && !draining[0].flags.unhealthy);

@@ -50,7 +50,7 @@ impl Owners {
     /// Takes over the members of a new snapshot. Returns the places of those that were started anew, also if they say
     /// so for the first time: the state cluster does not know yet with which start their sessions began.
     pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) -> Vec<usize> {
-        self.ids = snapshot.nodes.iter().map(|node| node.address.parse().ok()).collect();
+        self.ids = snapshot.nodes.iter().map(|node| node.name.parse().ok()).collect();
         let before = std::mem::take(&mut self.places);
         self.places = self.ids.iter().enumerate().filter_map(|(place, id)| Some(((*id)?, place))).collect();
         let (places, gone) = (&self.places, &mut self.gone);
@@ -151,9 +151,8 @@ mod tests {
         let host = |&(number, flags): &(usize, HostFlags)| Observation {
             address: node(number).to_string(),
             weight: 1,
-            locality: String::new(),
-            priority: 0,
             flags,
+            ..Observation::default()
         };
         let policy = HealthPolicy { warm_up: Millis(0), ..HealthPolicy::default() };
         roster.observe(members.iter().map(host).collect(), &policy, now);
@@ -161,7 +160,8 @@ mod tests {
         Snapshot::build(roster, algorithm, &policy, now, None).unwrap()
     }
 
-    const GOOD: HostFlags = HostFlags { unhealthy: false, pending: false, degraded: false, draining: false };
+    const GOOD: HostFlags =
+        HostFlags { unhealthy: false, ejected: false, pending: false, degraded: false, draining: false };
     const BAD: HostFlags = HostFlags { unhealthy: true, ..GOOD };
     const PENDING: HostFlags = HostFlags { pending: true, ..GOOD };
 

@@ -16,8 +16,14 @@ use crate::wire::NodeRecord;
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// Textual `ip:port`; also its ring key.
+    /// Where it is now, as `override_host` knows it.
     pub address: String,
+    /// What it is called, if that is not its address: see [`Node::name`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Envoy's priority; 0 is the first choice.
+    #[serde(default)]
+    pub priority: u32,
     /// Its weight on the ring, at least 1.
     pub weight: u32,
     /// Envoy's locality, `region/zone/sub_zone`.
@@ -26,6 +32,14 @@ pub struct Node {
     /// What was observed of it.
     #[serde(flatten)]
     pub health: Health,
+}
+
+impl Node {
+    /// Its ring key, the node of pins, and its name in the state cluster: its address, unless the cluster hashes by another.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.address)
+    }
 }
 
 /// Whether health is believed.
@@ -58,6 +72,10 @@ pub struct Roster {
     pub nodes: Vec<Node>,
     /// Whether health is believed.
     pub panic: Panic,
+    /// The time within which Envoy's active check of a member surely comes to a result; `None` if the cluster has no active
+    /// checks, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_period: Option<Millis>,
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
@@ -66,7 +84,7 @@ pub struct Roster {
 /// A node that is no member any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Departed {
-    address: String,
+    name: String,
     left: Millis,
     health: Health,
 }
@@ -82,8 +100,8 @@ impl Roster {
             .ok()
             .filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
             .filter(|roster| {
-                let mut addresses = BTreeSet::new();
-                roster.nodes.iter().all(|node| addresses.insert(&node.address))
+                let mut names = BTreeSet::new();
+                roster.nodes.iter().all(|node| names.insert(node.name()))
             })
     }
 
@@ -102,17 +120,18 @@ impl Roster {
         let was_empty = self.nodes.is_empty();
         let best = observations.iter().map(|observation| observation.priority).min();
         let mut known = std::mem::take(&mut self.nodes);
-        known.sort_by(|a, b| a.address.cmp(&b.address));
-        let mut addresses = BTreeSet::new();
+        known.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut names = BTreeSet::new();
         for seen in observations.into_iter().filter(|seen| Some(seen.priority) == best) {
-            // One address is one destination, however often it is listed.
-            if !addresses.insert(seen.address.clone()) {
+            let name = seen.name.as_deref().unwrap_or(&seen.address);
+            // One name is one node, however often it is listed.
+            if !names.insert(name.to_owned()) {
                 continue;
             }
-            let mut health = match known.binary_search_by(|node| node.address.cmp(&seen.address)) {
+            let mut health = match known.binary_search_by(|node| node.name().cmp(name)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
                 Err(_) if was_empty => Health::established().unknown(),
-                Err(_) => match self.departed.iter().position(|node| node.address == seen.address) {
+                Err(_) => match self.departed.iter().position(|node| node.name == name) {
                     Some(index) => self.departed.swap_remove(index).health.rejoined(now),
                     None => Health::joined(now).unknown(),
                 },
@@ -120,24 +139,30 @@ impl Roster {
             health.observe(seen.flags, policy, now);
             self.nodes.push(Node {
                 address: seen.address,
+                name: seen.name,
+                priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
                 health,
             });
         }
-        let left = known.into_iter().filter(|node| !addresses.contains(&node.address));
-        self.remember(left.filter_map(|node| Some((node.address, node.health.departed(now)?))), policy, now);
+        let left = known.into_iter().filter(|node| !names.contains(node.name()));
+        self.remember(
+            left.filter_map(|node| Some((node.name().to_owned(), node.health.departed(now)?))),
+            policy,
+            now,
+        );
         self.settle(&before, policy, now)
     }
 
-    /// Puts `address` into cooldown on a worker's word. True if that changed anything.
-    pub fn report_failure(&mut self, address: &str, policy: &HealthPolicy, now: Millis) -> bool {
+    /// Puts the node of that name into cooldown on a worker's word. True if that changed anything.
+    pub fn report_failure(&mut self, name: &str, policy: &HealthPolicy, now: Millis) -> bool {
         // Not to be taken for the first look.
         if self.version == 0 {
             return false;
         }
         let before = self.clone();
-        if let Some(node) = self.nodes.iter_mut().find(|node| node.address == address) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.name() == name) {
             node.health.report_failure(policy, now);
         }
         self.settle(&before, policy, now)
@@ -157,11 +182,12 @@ impl Roster {
                 *known = record;
             }
         }
-        let members = self.nodes.iter_mut().map(|node| (&node.address, &mut node.health));
+        let members =
+            self.nodes.iter_mut().map(|node| (node.name.as_ref().unwrap_or(&node.address), &mut node.health));
         // Whoever left may be back, and what was remembered would hold until the next record.
-        let departed = self.departed.iter_mut().map(|node| (&node.address, &mut node.health));
-        for (address, health) in members.chain(departed) {
-            if let Some(record) = latest.get(address) {
+        let departed = self.departed.iter_mut().map(|node| (&node.name, &mut node.health));
+        for (name, health) in members.chain(departed) {
+            if let Some(record) = latest.get(name) {
                 health.record(record);
             }
         }
@@ -172,12 +198,12 @@ impl Roster {
     /// other proxies. Of a node that is still unhealthy the end moves on with `now`.
     pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
         let end = move |node: &Node| node.health.own_cooldown_end(now);
-        self.nodes.iter().filter_map(move |node| Some((node.address.as_str(), end(node)?)))
+        self.nodes.iter().filter_map(move |node| Some((node.name(), end(node)?)))
     }
 
     /// Keeps the cooldowns of nodes that left, for as long as they can last.
     fn remember(&mut self, left: impl Iterator<Item = (String, Health)>, policy: &HealthPolicy, now: Millis) {
-        self.departed.extend(left.map(|(address, health)| Departed { address, left: now, health }));
+        self.departed.extend(left.map(|(name, health)| Departed { name, left: now, health }));
         self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown);
         let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
         self.departed.drain(..surplus);

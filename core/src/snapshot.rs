@@ -13,8 +13,12 @@ use crate::time::Millis;
 /// A node as a request sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotNode {
-    /// Textual `ip:port`.
+    /// What it is called: its ring key, and the node of pins.
+    pub name: String,
+    /// Where it is now, as `override_host` knows it.
     pub address: String,
+    /// Envoy's priority; 0 is the first choice.
+    pub priority: u32,
     /// What it may be given.
     pub state: State,
     /// It was in cooldown before it began to warm up, or is so still.
@@ -56,7 +60,7 @@ impl Snapshot {
             .nodes
             .iter()
             .map(|node| Member {
-                key: node.address.clone(),
+                key: node.name().to_owned(),
                 weight: node.weight.saturating_mul(node.health.weight()),
             })
             .collect();
@@ -70,10 +74,12 @@ impl Snapshot {
             .nodes
             .iter()
             .map(|node| SnapshotNode {
+                name: node.name().to_owned(),
                 address: node.address.clone(),
+                priority: node.priority,
                 state: node.health.state(policy, now),
                 returning: node.health.is_returning(),
-                key_hash: session_hash(node.address.as_bytes()),
+                key_hash: session_hash(node.name().as_bytes()),
                 boot: node.health.boot(),
             })
             .collect();
@@ -85,6 +91,18 @@ impl Snapshot {
             ring,
             members,
         })
+    }
+
+    /// True if the health of the node at this place is ignored.
+    #[must_use]
+    pub fn is_panic_at(&self, place: usize) -> bool {
+        self.panic && place < self.nodes.len()
+    }
+
+    /// True if the node at this place may serve the sessions that it has.
+    #[must_use]
+    pub fn may_serve(&self, place: usize) -> bool {
+        self.nodes.get(place).is_some_and(|node| self.is_panic_at(place) || node.state.serves())
     }
 
     /// The ring of the members.
@@ -109,7 +127,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::{HostFlags, Observation};
+    use crate::membership::Observation;
     use crate::ring::RingSize;
     use crate::wire::NodeRecord;
 
@@ -119,9 +137,7 @@ mod tests {
         let host = |number: usize| Observation {
             address: format!("10.0.0.{number}:80"),
             weight: 2,
-            locality: String::new(),
-            priority: 0,
-            flags: HostFlags::default(),
+            ..Observation::default()
         };
         let mut roster = Roster::default();
         roster.observe((0..4).map(host).collect(), &policy, Millis(1));

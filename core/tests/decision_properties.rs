@@ -32,7 +32,7 @@ enum Event {
 fn flags() -> impl Strategy<Value = HostFlags> {
     let flag = |percent| prop::bool::weighted(percent);
     (flag(0.25), flag(0.1), flag(0.15), flag(0.15)).prop_map(|(unhealthy, pending, degraded, draining)| {
-        HostFlags { unhealthy, pending, degraded, draining }
+        HostFlags { unhealthy, pending, degraded, draining, ejected: false }
     })
 }
 
@@ -41,9 +41,9 @@ fn host() -> impl Strategy<Value = Observation> {
         Observation {
             address: format!("10.0.0.{number}:80"),
             weight,
-            locality: String::new(),
             priority: spare.into(),
             flags,
+            ..Observation::default()
         }
     })
 }
@@ -313,9 +313,8 @@ proptest! {
         let host = |(number, flags): (usize, HostFlags)| Observation {
             address: format!("10.0.0.{number}:80"),
             weight: 1,
-            locality: String::new(),
-            priority: 0,
             flags,
+            ..Observation::default()
         };
         let old: Vec<Observation> = weights.into_iter().enumerate().map(host).collect();
         let newcomer = host((99, HostFlags::default()));
@@ -344,9 +343,8 @@ proptest! {
             let host = |(number, unhealthy): (usize, &bool)| Observation {
                 address: format!("10.0.0.{number}:80"),
                 weight: 1,
-                locality: String::new(),
-                priority: 0,
                 flags: HostFlags { unhealthy: *unhealthy, ..HostFlags::default() },
+                ..Observation::default()
             };
             unhealthy.iter().enumerate().map(host).collect()
         };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use berth_core::decision::{NoPlacement, Placement, for_new, pinned};
 use berth_core::event::Outcome;
 use berth_core::health::{HealthPolicy, State};
-use berth_core::membership::{HostFlags, Observation};
+use berth_core::membership::Observation;
 use berth_core::ring::{Algorithm, session_hash};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
@@ -219,13 +219,7 @@ fn host(word: &str) -> Result<Observation, String> {
         Some((address, facts)) => (address, facts.strip_suffix(')').ok_or("close the (")?),
         None => (word, ""),
     };
-    let mut host = Observation {
-        address: address.to_owned(),
-        weight: 1,
-        locality: String::new(),
-        priority: 0,
-        flags: HostFlags::default(),
-    };
+    let mut host = Observation { address: address.to_owned(), weight: 1, ..Observation::default() };
     for fact in facts.split(',').filter(|fact| !fact.is_empty()) {
         let number =
             || fact.split_once('=').and_then(|(_, number)| number.parse().ok()).ok_or("give a number");
@@ -233,6 +227,7 @@ fn host(word: &str) -> Result<Observation, String> {
             "weight" => host.weight = number()?,
             "priority" => host.priority = number()?,
             "unhealthy" => host.flags.unhealthy = true,
+            "ejected" => host.flags.ejected = true,
             "pending" => host.flags.pending = true,
             "degraded" => host.flags.degraded = true,
             "draining" => host.flags.draining = true,

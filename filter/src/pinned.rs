@@ -143,13 +143,13 @@ impl Pinned {
 
     /// Takes over the members of a new snapshot.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
-        self.pins.adopt(snapshot.nodes.iter().map(|node| node.address.as_str()));
+        self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
         for place in self.owners.adopt(snapshot, now) {
             // Only the state cluster knows whom of its sessions it was not told of yet. An answer that is under way may
             // be from before.
             self.epoch = self.epoch.wrapping_add(1);
             if let Some(node) = snapshot.nodes.get(place) {
-                self.pins.expire_node(&node.address);
+                self.pins.expire_node(&node.name);
             }
         }
     }
@@ -241,9 +241,7 @@ impl Pinned {
 
     /// The place of a pin's node, if it is a member that may serve.
     fn usable(&self, pin: &Pin, snapshot: &Snapshot) -> Option<usize> {
-        let place = self.pins.member(pin.node)?;
-        let node = snapshot.nodes.get(place)?;
-        (snapshot.panic || node.state.serves()).then_some(place)
+        self.pins.member(pin.node).filter(|place| snapshot.may_serve(*place))
     }
 
     /// Has the state cluster asked, or goes on without it.

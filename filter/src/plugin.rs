@@ -206,7 +206,7 @@ impl LivePool {
         let previous = self.snapshot();
         match Snapshot::build(&roster, self.config.algorithm, &self.config.health, now, previous.as_deref()) {
             Ok(snapshot) => {
-                let is_member = |node: &str| snapshot.nodes.iter().any(|member| member.address == node);
+                let is_member = |node: &str| snapshot.nodes.iter().any(|member| member.name == node);
                 self.failures.borrow_mut().retain(is_member);
                 if let Some(pinned) = &self.pinned {
                     pinned.borrow_mut().adopt(&snapshot, now);

@@ -73,8 +73,8 @@ impl HttpContext for Stream {
         };
         let Some(node) = placement.nodes(snapshot).nth(*place) else { return };
         match host::response_flags() {
-            Some(flags) if blames_node(flags) => pool.failed(&node.address),
-            Some(0) => pool.succeeded(&node.address),
+            Some(flags) if blames_node(flags) => pool.failed(&node.name),
+            Some(0) => pool.succeeded(&node.name),
             _ => {}
         }
     }
@@ -147,7 +147,7 @@ impl Stream {
                 && host::upstream_attempts().is_some_and(|attempts| attempts > place as u64)
             {
                 for node in placement.nodes(snapshot).take(place) {
-                    pool.failed(&node.address);
+                    pool.failed(&node.name);
                 }
             }
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::fields::{Faults, Fields, array, quoted, shown, string};
 use super::pool::Membership;
-use crate::membership::{HostFlags, Observation};
+use crate::membership::Observation;
 
 pub(super) fn read_membership(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Membership> {
     let Some(list) = fields.value("members") else {
@@ -62,9 +62,7 @@ fn read_member(value: &Value, path: &str, faults: &mut Faults) -> Option<Observa
     Some(Observation {
         address: read_address(address?, &path, faults)?,
         weight: weight.unwrap_or(1),
-        locality: String::new(),
-        priority: 0,
-        flags: HostFlags::default(),
+        ..Observation::default()
     })
 }
 

@@ -7,8 +7,9 @@ const POLICY: HealthPolicy = HealthPolicy {
     warm_up_from_percent: 10,
     ..HealthPolicy::DEFAULT
 };
-const BAD: HostFlags = HostFlags { unhealthy: true, pending: false, degraded: false, draining: false };
-const GOOD: HostFlags = HostFlags { unhealthy: false, pending: false, degraded: false, draining: false };
+const BAD: HostFlags = HostFlags { unhealthy: true, ..GOOD };
+const GOOD: HostFlags =
+    HostFlags { unhealthy: false, ejected: false, pending: false, degraded: false, draining: false };
 
 fn at(seconds: u64) -> Millis {
     Millis(1_000_000 + seconds * 1000)

@@ -16,9 +16,8 @@ fn seen(unhealthy: &[bool]) -> Vec<Observation> {
     let host = |(index, &unhealthy): (usize, &bool)| Observation {
         address: format!("10.0.0.{index}:80"),
         weight: 1,
-        locality: String::new(),
-        priority: 0,
         flags: HostFlags { unhealthy, ..HostFlags::default() },
+        ..Observation::default()
     };
     unhealthy.iter().enumerate().map(host).collect()
 }

@@ -214,7 +214,7 @@ impl Pinned {
             let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
             // An answer from before a change that may be its own is a hint: better than none while nobody answers.
             let expires = if ask.epoch == self.epoch { expires } else { Millis(0) };
-            let (node, version, kind) = (node.address.as_str(), pin.version, Kind::Settled);
+            let (node, version, kind) = (node.name.as_str(), pin.version, Kind::Settled);
             let kept = Pin { node, version, expires, kind, session_version };
             if self.remember(ask.key, ask.session.key.into(), kept) {
                 notice = notice.or_else(|| Some(restore(pin.version)));
@@ -282,7 +282,7 @@ impl Pinned {
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
         if let Some(node) = placement.nodes(snapshot).next() {
-            let (node, expires, kind) = (node.address.as_str(), now + lasts, Kind::Provisional);
+            let (node, expires, kind) = (node.name.as_str(), now + lasts, Kind::Provisional);
             let pin = Pin { node, version, expires, kind, session_version };
             self.pins.insert(own.key, own.session.key.into(), pin);
         }
