@@ -53,10 +53,14 @@ impl Placement {
         } else {
             placement.walk(snapshot, hash);
         }
-        if placement.len > 0 {
-            Ok(placement)
+        placement.or_none(snapshot)
+    }
+
+    fn or_none(self, snapshot: &Snapshot) -> Result<Self, NoPlacement> {
+        if self.len > 0 {
+            Ok(self)
         } else if snapshot.nodes.iter().all(|node| node.state == State::Pending) {
-            // Nobody is known to be there, nobody is known to be ill.
+            // No node is known to be there, and none to be ill.
             Err(NoPlacement::NoMembers)
         } else {
             Err(NoPlacement::NoUsableNode)
@@ -179,6 +183,16 @@ pub fn pinned(snapshot: &Snapshot, hash: u64, owner: usize, outcome: Outcome) ->
         placement.fill(takers.filter(|&index| index != owner));
     }
     placement
+}
+
+/// Where a session goes while its owner has vanished and may be back soon: to the node that would be given it.
+///
+/// # Errors
+/// As for [`Placement::of`].
+pub fn standing_in(snapshot: &Snapshot, hash: u64) -> Result<Placement, NoPlacement> {
+    let mut placement = Placement::empty(Outcome::Ring, Reason::Vanished);
+    placement.fill(for_new(snapshot, hash, MAX_CANDIDATES).into_iter());
+    placement.or_none(snapshot)
 }
 
 /// Where a session without owner should live, best first and at most `most`: with those who take strangers, in panic

@@ -94,6 +94,8 @@ pub enum Reason {
     Pin,
     /// The state cluster gave no answer, so the ring did; where affinity is strict, nobody.
     StateAway,
+    /// The session's node vanished together with many others and may be back soon: the node that would be next serves it.
+    Vanished,
     /// Affinity is strict, and the session's node may not serve it now.
     PinUnavailable,
     /// The rule leaves its sessions to Envoy.
@@ -128,6 +130,7 @@ impl Reason {
             Self::NoUsableNode => "no_usable_node",
             Self::Pin => "pin",
             Self::StateAway => "state_away",
+            Self::Vanished => "vanished",
             Self::PinUnavailable => "pin_unavailable",
             Self::AffinityOff => "affinity_off",
             Self::NotRolledOut => "not_rolled_out",
@@ -165,6 +168,8 @@ pub enum Counter {
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,
+    /// `berth_returned_total`: sessions that are served again by their node, which had vanished and is back.
+    Returned,
 }
 
 /// What a rule did with a request: `berth_rule_requests_total{rule,result}`.
@@ -276,7 +281,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -301,6 +306,7 @@ impl Counter {
         Self::Restored,
         Self::Resyncs,
         Self::Ended,
+        Self::Returned,
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -318,6 +324,7 @@ impl Counter {
             Self::Restored => 21,
             Self::Resyncs => 22,
             Self::Ended => 23,
+            Self::Returned => 24,
         }
     }
 
@@ -339,6 +346,7 @@ impl Counter {
             Self::Restored => ("restored", String::new()),
             Self::Resyncs => ("resyncs", String::new()),
             Self::Ended => ("ended", String::new()),
+            Self::Returned => ("returned", String::new()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }
@@ -354,6 +362,12 @@ pub fn nodes_gauge(pool: &str, state: &str) -> String {
 #[must_use]
 pub fn panic_gauge(pool: &str) -> String {
     format!("berth_panic.pool.{pool}")
+}
+
+/// The gauge of how long ago Envoy was last seen to name a pool's members: `berth_membership_age_seconds{pool}`.
+#[must_use]
+pub fn membership_age_gauge(pool: &str) -> String {
+    format!("berth_membership_age_seconds.pool.{pool}")
 }
 
 /// The gauge of how many pins are remembered: `berth_pins{pool}`.

@@ -32,11 +32,14 @@ pub struct HealthPolicy {
     pub panic_threshold: u32,
     /// How long the share must be back at the threshold before panic ends.
     pub panic_hold: Millis,
+    /// How long the sessions of members that vanish together are kept for them; zero for not at all.
+    pub vanish_grace: Millis,
 }
 
 impl HealthPolicy {
     /// Cooldown and threshold are those that operators of game servers ask for; three failures in a row are no accident;
-    /// panic holds for longer than an active check and a poll take together.
+    /// panic holds for longer than an active check and a poll take together; a control plane that lost its endpoints has them
+    /// back within ten seconds or has another fault.
     pub const DEFAULT: Self = Self {
         cooldown: Millis(30_000),
         max_cooldown: Millis(300_000),
@@ -45,6 +48,7 @@ impl HealthPolicy {
         passive_failures: 3,
         panic_threshold: 50,
         panic_hold: Millis(5_000),
+        vanish_grace: Millis(10_000),
     };
 }
 
@@ -184,6 +188,14 @@ impl Health {
         self.pending = flags.pending;
         self.degraded = flags.degraded;
         self.draining = flags.draining;
+    }
+
+    /// Envoy was last seen at `seen`, and nothing since says that the node is still unhealthy: its cooldown runs from then.
+    pub fn lose_sight(&mut self, seen: Millis) {
+        if self.unhealthy {
+            self.touch_cooldown(seen);
+            self.unhealthy = false;
+        }
     }
 
     /// Takes in what the state cluster has on record of the node, unless as much is known already.

@@ -26,6 +26,8 @@ const FORGOTTEN_AFTER: Millis = Millis(600_000);
 pub enum Standing {
     /// Send the session there: its place in the snapshot.
     Usable(usize),
+    /// It vanished together with many others and may be back soon: nothing it owns is given away until then.
+    Held,
     /// Not here and now. Another proxy may know better: ask again soon.
     Unknown,
     /// It is out, or gone: ask again and say so.
@@ -87,6 +89,9 @@ impl Owners {
     /// What can be done with `owner`; notes it if it is not known.
     pub fn judge(&mut self, owner: NodeId, snapshot: &Snapshot, now: Millis) -> Standing {
         let place = self.places.get(&owner).copied();
+        if place.is_none() && snapshot.is_held(&owner.to_string()) {
+            return Standing::Held;
+        }
         let state = place.and_then(|place| snapshot.nodes.get(place)).map(|node| node.state);
         match (place, state) {
             (Some(place), Some(state)) if snapshot.panic || state.serves() => Standing::Usable(place),
@@ -112,7 +117,8 @@ impl Owners {
         let out = snapshot.nodes.iter().zip(&self.ids).filter(|(node, _)| node.state == State::Cooldown);
         let overdue = self.unknown.iter().filter(|(_, since)| now.since(**since) >= GRACE);
         let mut named: Vec<NodeId> = out.filter_map(|(_, id)| *id).collect();
-        named.extend(self.gone.iter().rev().chain(overdue.map(|(id, _)| id)));
+        let is_held = |id: &&NodeId| !snapshot.held.is_empty() && snapshot.is_held(&id.to_string());
+        named.extend(self.gone.iter().rev().chain(overdue.map(|(id, _)| id)).filter(|id| !is_held(id)));
         named.truncate(MAX_UNUSABLE);
         named
     }
@@ -154,7 +160,7 @@ mod tests {
             flags,
             ..Observation::default()
         };
-        let policy = HealthPolicy { warm_up: Millis(0), ..HealthPolicy::default() };
+        let policy = HealthPolicy { warm_up: Millis(0), vanish_grace: Millis(0), ..HealthPolicy::default() };
         roster.observe(members.iter().map(host).collect(), &policy, now);
         let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(3));
         Snapshot::build(roster, algorithm, &policy, now, None).unwrap()

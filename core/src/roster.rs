@@ -4,14 +4,18 @@
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
+mod vanished;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Health, HealthPolicy};
+use crate::health::{Health, HealthPolicy, State};
 use crate::membership::Observation;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
+
+use vanished::Vanished;
 
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +83,12 @@ pub struct Roster {
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
+    /// Members that disappeared without an announcement.
+    #[serde(default, skip_serializing_if = "Vanished::is_empty")]
+    vanished: Vanished,
+    /// Envoy has not been seen for so long that what it last said of health is not believed any longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    blind: bool,
 }
 
 /// A node that is no member any more.
@@ -117,7 +127,9 @@ impl Roster {
     /// empty pool does not warm up: there is nobody to take sessions from little by little.
     pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
         let before = self.clone();
-        let was_empty = self.nodes.is_empty();
+        // After a long time without sight the members of then say nothing about who is new.
+        let was_blind = std::mem::take(&mut self.blind);
+        let is_first_look = was_blind || self.nodes.is_empty();
         let best = observations.iter().map(|observation| observation.priority).min();
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.name().cmp(b.name()));
@@ -130,10 +142,14 @@ impl Roster {
             }
             let mut health = match known.binary_search_by(|node| node.name().cmp(name)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
-                Err(_) if was_empty => Health::established().unknown(),
+                Err(_) if let Some(health) = self.vanished.take(name, policy, now) => health,
+                Err(_) if is_first_look => Health::established().unknown(),
                 Err(_) => match self.departed.iter().position(|node| node.name == name) {
                     Some(index) => self.departed.swap_remove(index).health.rejoined(now),
-                    None => Health::joined(now).unknown(),
+                    None => {
+                        self.vanished.arrived(now);
+                        Health::joined(now).unknown()
+                    }
                 },
             };
             health.observe(seen.flags, policy, now);
@@ -146,7 +162,15 @@ impl Roster {
                 health,
             });
         }
-        let left = known.into_iter().filter(|node| !names.contains(node.name()));
+        let left: Vec<Node> = known.into_iter().filter(|node| !names.contains(node.name())).collect();
+        for node in &left {
+            // One that is out, or was announced to leave, has not vanished.
+            if !matches!(node.health.state(policy, now), State::Cooldown | State::Pending | State::Draining) {
+                self.vanished.left(node.name().to_owned(), node.health.clone(), now);
+            }
+        }
+        self.vanished.judge(self.nodes.len(), policy, now);
+        let left = left.into_iter();
         self.remember(
             left.filter_map(|node| Some((node.name().to_owned(), node.health.departed(now)?))),
             policy,
@@ -186,7 +210,7 @@ impl Roster {
             self.nodes.iter_mut().map(|node| (node.name.as_ref().unwrap_or(&node.address), &mut node.health));
         // Whoever left may be back, and what was remembered would hold until the next record.
         let departed = self.departed.iter_mut().map(|node| (&node.name, &mut node.health));
-        for (name, health) in members.chain(departed) {
+        for (name, health) in members.chain(departed).chain(self.vanished.healths()) {
             if let Some(record) = latest.get(name) {
                 health.record(record);
             }
@@ -195,10 +219,27 @@ impl Roster {
     }
 
     /// The members in a cooldown that was observed here, with its end as far as is known at `now`: what to share with
-    /// other proxies. Of a node that is still unhealthy the end moves on with `now`.
-    pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
-        let end = move |node: &Node| node.health.own_cooldown_end(now);
+    /// other proxies. Of a node that is still unhealthy the end moves on with `seen`, when Envoy last said so.
+    pub fn cooldowns(&self, seen: Millis, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
+        let end = move |node: &Node| node.health.own_cooldown_end(seen.min(now)).filter(|end| now < *end);
         self.nodes.iter().filter_map(move |node| Some((node.name(), end(node)?)))
+    }
+
+    /// Envoy was last seen at `seen`, too long ago: what it said of its hosts' health then is not believed any longer. True
+    /// if that changed anything. Its next word, in [`Self::observe`], counts again.
+    pub fn lose_sight(&mut self, seen: Millis, policy: &HealthPolicy, now: Millis) -> bool {
+        if self.version == 0 {
+            return false;
+        }
+        let before = self.clone();
+        self.blind = true;
+        self.nodes.iter_mut().for_each(|node| node.health.lose_sight(seen));
+        self.settle(&before, policy, now)
+    }
+
+    /// The members that vanished together and may be back soon: their sessions are not to be given away at `now`.
+    pub fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
+        self.vanished.held(policy, now)
     }
 
     /// Keeps the cooldowns of nodes that left, for as long as they can last.

@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub nodes: Vec<SnapshotNode>,
     /// Health is ignored.
     pub panic: bool,
+    /// Nodes that vanished together: their sessions are not given away yet. In the order of their names.
+    pub held: Vec<String>,
     /// Some state changes by the passing of time alone: build again at the next tick.
     pub timed: bool,
     ring: Rc<Ring>,
@@ -83,11 +85,14 @@ impl Snapshot {
                 boot: node.health.boot(),
             })
             .collect();
+        let mut held: Vec<String> = roster.held(policy, now).map(str::to_owned).collect();
+        held.sort_unstable();
         Ok(Self {
             version: roster.version,
             nodes,
             panic: roster.panic.is_on(),
-            timed: roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
+            timed: !held.is_empty() || roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
+            held,
             ring,
             members,
         })
@@ -103,6 +108,12 @@ impl Snapshot {
     #[must_use]
     pub fn may_serve(&self, place: usize) -> bool {
         self.nodes.get(place).is_some_and(|node| self.is_panic_at(place) || node.state.serves())
+    }
+
+    /// True if the node of that name vanished together with many others, and may be back soon.
+    #[must_use]
+    pub fn is_held(&self, name: &str) -> bool {
+        self.held.binary_search_by(|held| held.as_str().cmp(name)).is_ok()
     }
 
     /// The ring of the members.
