@@ -242,7 +242,7 @@ async fn keeps_alive(builder: Builder) {
 
     let is_old = async || {
         let now = world.pin_of("nodes", "ada").await.expect("its pin is there all the time");
-        assert_eq!((now.node, now.version), (pin.node, pin.version));
+        assert_eq!((&now.node, now.version), (&pin.node, pin.version));
         assert!(now.age_ms >= pin.age_ms, "it is another pin");
         now.age_ms > 3 * 4_000
     };
