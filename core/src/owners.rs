@@ -89,7 +89,9 @@ impl Owners {
         let place = self.places.get(&owner).copied();
         let state = place.and_then(|place| snapshot.nodes.get(place)).map(|node| node.state);
         match (place, state) {
-            (Some(place), Some(state)) if snapshot.panic || state.serves() => Standing::Usable(place),
+            (Some(place), Some(state)) if snapshot.is_panic_at(place) || state.serves() => {
+                Standing::Usable(place)
+            }
             // The other proxy has seen it well, or it would own nothing.
             (Some(place), Some(State::Pending)) => match self.has_had_its_time(owner, now) {
                 true => Standing::Unusable,
@@ -106,7 +108,7 @@ impl Owners {
     /// The nodes that may not serve a session now, each once. None in panic, when health is not believed.
     #[must_use]
     pub fn unusable(&self, snapshot: &Snapshot, now: Millis) -> Vec<NodeId> {
-        if snapshot.panic {
+        if snapshot.has_panic() {
             return Vec::new();
         }
         let out = snapshot.nodes.iter().zip(&self.ids).filter(|(node, _)| node.state == State::Cooldown);

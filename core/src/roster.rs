@@ -1,4 +1,4 @@
-//! What the VMs of one Envoy share about a pool: its members, their health, and whether there is panic.
+//! What the VMs of one Envoy share about a pool: its members, their health, and which priorities are in panic.
 //!
 //! The leader folds each poll into the roster, any worker adds its own reports, and whoever changed it publishes it;
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Health, HealthPolicy};
+use crate::levels::{self, Headcount};
 use crate::membership::Observation;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
@@ -42,13 +43,10 @@ impl Node {
     }
 }
 
-/// Whether health is believed.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How far the panic of one priority has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Panic {
-    /// It is.
-    #[default]
-    Calm,
+enum Panic {
     /// Too few nodes are usable.
     Panicking,
     /// Enough are usable again since then; panic ends when that has held.
@@ -56,10 +54,18 @@ pub enum Panic {
 }
 
 impl Panic {
-    /// True while health is ignored.
-    #[must_use]
-    pub fn is_on(&self) -> bool {
-        *self != Self::Calm
+    /// What comes after this one, or after calm, if there are now enough nodes or not; `None` is calm.
+    fn after(before: Option<&Self>, is_enough: bool, policy: &HealthPolicy, now: Millis) -> Option<Self> {
+        if !is_enough {
+            return Some(Self::Panicking);
+        }
+        match before? {
+            Self::Panicking if policy.panic_hold == Millis(0) => None,
+            Self::Panicking => Some(Self::Recovering(now)),
+            Self::Recovering(since) if now.since(*since) >= policy.panic_hold => None,
+            // A clock that was set back must not prolong it.
+            Self::Recovering(since) => Some(Self::Recovering(now.min(*since))),
+        }
     }
 }
 
@@ -68,10 +74,12 @@ impl Panic {
 pub struct Roster {
     /// Another one after every change; 0 before the first look.
     pub version: u64,
-    /// In the order of Envoy's host set.
+    /// Of all priorities, the best first; within one in the order of Envoy's host set.
     pub nodes: Vec<Node>,
-    /// Whether health is believed.
-    pub panic: Panic,
+    /// The priorities whose health is not believed now. A roster of a release that knew one panic for all of them reads as
+    /// calm, until the next look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    panics: Vec<(u32, Panic)>,
     /// The time within which Envoy's active check of a member surely comes to a result; `None` if the cluster has no active
     /// checks, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +107,7 @@ impl Roster {
         serde_json::from_slice::<Self>(bytes)
             .ok()
             .filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
+            .filter(|roster| roster.nodes.is_sorted_by_key(|node| node.priority))
             .filter(|roster| {
                 let mut names = BTreeSet::new();
                 roster.nodes.iter().all(|node| names.insert(node.name()))
@@ -113,16 +122,14 @@ impl Roster {
 
     /// Folds in what Envoy says at `now`. True if that changed anything, and with it the version.
     ///
-    /// Only the best priority that has hosts is used: Berth places sessions, it does not spill over. Whoever comes to an
-    /// empty pool does not warm up: there is nobody to take sessions from little by little.
+    /// A node that comes to an empty pool does not warm up: there is no other to take sessions from little by little.
     pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
         let before = self.clone();
         let was_empty = self.nodes.is_empty();
-        let best = observations.iter().map(|observation| observation.priority).min();
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.name().cmp(b.name()));
         let mut names = BTreeSet::new();
-        for seen in observations.into_iter().filter(|seen| Some(seen.priority) == best) {
+        for seen in observations {
             let name = seen.name.as_deref().unwrap_or(&seen.address);
             // One name is one node, however often it is listed.
             if !names.insert(name.to_owned()) {
@@ -146,6 +153,7 @@ impl Roster {
                 health,
             });
         }
+        self.nodes.sort_by_key(|node| node.priority);
         let left = known.into_iter().filter(|node| !names.contains(node.name()));
         self.remember(
             left.filter_map(|node| Some((node.name().to_owned(), node.health.departed(now)?))),
@@ -195,10 +203,12 @@ impl Roster {
     }
 
     /// The members in a cooldown that was observed here, with its end as far as is known at `now`: what to share with
-    /// other proxies. Of a node that is still unhealthy the end moves on with `now`.
+    /// other proxies. Of a node that is still unhealthy the end moves on with `now`. None of a priority in panic: then it is
+    /// more likely that this proxy sees wrongly than that its nodes all failed.
     pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
         let end = move |node: &Node| node.health.own_cooldown_end(now);
-        self.nodes.iter().filter_map(move |node| Some((node.name(), end(node)?)))
+        let calm = self.nodes.iter().filter(|node| !self.is_panic(node.priority));
+        calm.filter_map(move |node| Some((node.name(), end(node)?)))
     }
 
     /// Keeps the cooldowns of nodes that left, for as long as they can last.
@@ -218,13 +228,33 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
+    /// The nodes of each priority, the best first; each at least one.
+    pub fn levels(&self) -> impl Iterator<Item = &[Node]> {
+        self.nodes.chunk_by(|a, b| a.priority == b.priority)
+    }
+
+    /// True if the health of this priority's nodes is ignored.
+    #[must_use]
+    pub fn is_panic(&self, priority: u32) -> bool {
+        self.panics.iter().any(|(panicking, _)| *panicking == priority)
+    }
+
+    /// True if the health of some nodes is ignored.
+    #[must_use]
+    pub fn has_panic(&self) -> bool {
+        !self.panics.is_empty()
+    }
+
     fn settle(&mut self, before: &Self, policy: &HealthPolicy, now: Millis) -> bool {
-        self.panic = self.panic_at(policy, now);
-        if before.panic.is_on() && !self.panic.is_on() {
+        self.panics = self.panics_at(policy, now);
+        let calm =
+            before.panics.iter().map(|(priority, _)| *priority).filter(|priority| !self.is_panic(*priority));
+        for priority in calm.collect::<Vec<_>>() {
             // Without this all that failed at once would warm up at once, and nearly every session would move.
-            self.nodes.iter_mut().for_each(|node| node.health.end_panic(now));
+            let level = self.nodes.iter_mut().filter(|node| node.priority == priority);
+            level.for_each(|node| node.health.end_panic(now));
         }
-        // The first look counts as news even if it found nobody: "no members" is knowledge too.
+        // The first look counts as news even if it found no host: "no members" is knowledge too.
         let changed = before.version == 0 || self != before;
         if changed {
             self.version = before.version.wrapping_add(1).max(1);
@@ -232,19 +262,16 @@ impl Roster {
         changed
     }
 
-    fn panic_at(&self, policy: &HealthPolicy, now: Millis) -> Panic {
-        let known = || self.nodes.iter().filter(|node| !node.health.is_pending());
-        let usable = known().filter(|node| node.health.state(policy, now).serves()).count() as u64;
-        let enough = usable * 100 >= u64::from(policy.panic_threshold) * known().count() as u64;
-        match (&self.panic, enough) {
-            (Panic::Calm, true) => Panic::Calm,
-            (_, false) => Panic::Panicking,
-            (Panic::Panicking, true) if policy.panic_hold == Millis(0) => Panic::Calm,
-            (Panic::Panicking, true) => Panic::Recovering(now),
-            (Panic::Recovering(since), true) if now.since(*since) >= policy.panic_hold => Panic::Calm,
-            // A clock that was set back must not prolong it.
-            (Panic::Recovering(since), true) => Panic::Recovering(now.min(*since)),
-        }
+    fn panics_at(&self, policy: &HealthPolicy, now: Millis) -> Vec<(u32, Panic)> {
+        let counts: Vec<Headcount> = self.levels().map(|nodes| Headcount::of(nodes, policy, now)).collect();
+        let short = levels::short_of_nodes(&counts, policy.panic_threshold);
+        let next = |(nodes, is_short): (&[Node], bool)| {
+            let priority = nodes.first()?.priority;
+            let before = self.panics.iter().find(|(panicking, _)| *panicking == priority);
+            let panic = before.map(|(_, panic)| panic);
+            Some((priority, Panic::after(panic, !is_short, policy, now)?))
+        };
+        self.levels().zip(short).filter_map(next).collect()
     }
 }
 

@@ -55,7 +55,7 @@ impl PoolMetrics {
         for (metric, count) in self.nodes.iter().zip(snapshot.count_states()) {
             host::set_gauge(*metric, count);
         }
-        host::set_gauge(self.panic, u64::from(snapshot.panic));
+        host::set_gauge(self.panic, u64::from(snapshot.has_panic()));
     }
 
     /// Adds this VM's pins, and whether its breaker is open, to those of the others.

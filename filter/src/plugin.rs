@@ -236,11 +236,10 @@ impl LivePool {
                 .is_some_and(|pinned| pinned.borrow_mut().answered(plugin, self, token, body, home))
     }
 
-    /// Whether there is panic, and which nodes are in a cooldown that was seen here, until when.
-    pub(crate) fn cooldowns(&self, now: Millis) -> (bool, Vec<(String, Millis)>) {
+    /// Which nodes are in a cooldown that was seen here, until when; none of a priority in panic.
+    pub(crate) fn cooldowns(&self, now: Millis) -> Vec<(String, Millis)> {
         let roster = self.roster.borrow();
-        let cooldowns = roster.cooldowns(now).map(|(node, until)| (node.to_owned(), until)).collect();
-        (roster.panic.is_on(), cooldowns)
+        roster.cooldowns(now).map(|(node, until)| (node.to_owned(), until)).collect()
     }
 
     /// A request to `node` came to a good end.
