@@ -149,29 +149,28 @@ impl Placement {
         }
         if self.len == 0 {
             // None was welcoming: rather a degraded, draining or barely warm node than none.
-            self.fill(in_order(snapshot, level, hash, |place, _| snapshot.may_serve(place)));
+            self.fill(snapshot, hash, level, &|place, _| snapshot.may_serve(place));
         }
     }
 
     /// The owner is the node that the ring of a level in panic names, whatever is said of it.
     fn ignore_health(&mut self, snapshot: &Snapshot, hash: u64, level: usize) {
-        let owner = in_order(snapshot, level, hash, |_, node| node.state != State::Pending).next();
-        owner.into_iter().for_each(|owner| self.push(owner));
+        let is_known =
+            |place: &usize| snapshot.nodes.get(*place).is_some_and(|node| node.state != State::Pending);
+        if let Some(owner) = snapshot.places(level, hash).find(is_known) {
+            self.push(owner);
+        }
         self.succeed(snapshot, hash, level);
     }
 
     /// After the owner those that would take its session over. Which one to try after an owner in panic is a guess in any
     /// case: those that look well are the better one, and then the others.
     fn succeed(&mut self, snapshot: &Snapshot, hash: u64, level: usize) {
-        let owner = self.owner();
-        let is_other = |place: &usize| Some(*place) != owner;
-        let takers = in_order(snapshot, level, hash, |place, node| takes_over(snapshot, place, node, hash));
-        self.fill(takers.filter(is_other));
-        if owner.is_none_or(|owner| snapshot.is_panic_at(owner)) {
-            let others = in_order(snapshot, level, hash, |place, node| {
+        self.fill(snapshot, hash, level, &|place, node| takes_over(snapshot, place, node, hash));
+        if self.owner().is_none_or(|owner| snapshot.is_panic_at(owner)) {
+            self.fill(snapshot, hash, level, &|place, node| {
                 snapshot.is_panic_at(place) && !node.state.serves()
             });
-            self.fill(others.filter(is_other));
         }
     }
 
@@ -194,10 +193,17 @@ impl Placement {
         }
     }
 
-    /// Takes as many as there is room for.
-    fn fill(&mut self, indexes: impl Iterator<Item = usize>) {
-        let room = MAX_CANDIDATES - usize::from(self.len);
-        indexes.take(room).for_each(|index| self.push(index));
+    /// Takes as many as there is room for of the nodes that are such, in the order of [`Snapshot::places`].
+    fn fill(&mut self, snapshot: &Snapshot, hash: u64, level: usize, is_such: IsSuch<'_>) {
+        let owner = self.owner();
+        for place in snapshot.places(level, hash) {
+            if usize::from(self.len) == MAX_CANDIDATES {
+                return;
+            }
+            if Some(place) != owner && snapshot.nodes.get(place).is_some_and(|node| is_such(place, node)) {
+                self.push(place);
+            }
+        }
     }
 
     fn push(&mut self, index: usize) {
@@ -225,26 +231,23 @@ pub fn pinned(snapshot: &Snapshot, hash: u64, owner: usize, outcome: Outcome) ->
 #[must_use]
 pub fn for_new(snapshot: &Snapshot, hash: u64, most: usize) -> Vec<usize> {
     let level = snapshot.drawn_level(hash);
-    let is_welcoming = |place, node: &SnapshotNode| match snapshot.is_panic_at(place) {
+    let takers = fitting(snapshot, hash, level, most, &|place, node| match snapshot.is_panic_at(place) {
         true => node.state != State::Pending,
         false => takes_stranger(node, hash),
-    };
-    let takers: Vec<usize> = in_order(snapshot, level, hash, is_welcoming).take(most).collect();
+    });
     if takers.is_empty() {
-        return in_order(snapshot, level, hash, |_, node| node.state.serves()).take(most).collect();
+        return fitting(snapshot, hash, level, most, &|_, node| node.state.serves());
     }
     takers
 }
 
-/// The places of nodes that are such, in the order of [`Snapshot::places`].
-fn in_order(
-    snapshot: &Snapshot,
-    level: usize,
-    hash: u64,
-    is_such: impl Fn(usize, &SnapshotNode) -> bool,
-) -> impl Iterator<Item = usize> {
-    let is_such = move |&place: &usize| snapshot.nodes.get(place).is_some_and(|node| is_such(place, node));
-    snapshot.places(level, hash).filter(is_such)
+/// What is asked of a node and its place.
+type IsSuch<'s> = &'s dyn Fn(usize, &SnapshotNode) -> bool;
+
+/// The places of at most so many nodes that are such, in the order of [`Snapshot::places`].
+fn fitting(snapshot: &Snapshot, hash: u64, level: usize, most: usize, is_such: IsSuch<'_>) -> Vec<usize> {
+    let is_such = |&place: &usize| snapshot.nodes.get(place).is_some_and(|node| is_such(place, node));
+    snapshot.places(level, hash).filter(is_such).take(most).collect()
 }
 
 /// Whether a node would be tried after another one: in panic also if it only serves.

@@ -22,9 +22,15 @@ const OVERPROVISIONING: u64 = 140;
 /// All sessions, in percent.
 const WHOLE: u64 = 100;
 
-/// How many nodes of one priority level can do what.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Headcount {
+/// The nodes of one priority: how many can do what, and what follows from it for all of them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Level {
+    /// Envoy's number of it; 0 is the first choice.
+    pub priority: u32,
+    /// The places of its nodes: from `start` to before `end`.
+    pub start: usize,
+    /// The place after its last node.
+    pub end: usize,
     /// Nodes of which something is known; the others are Envoy's excluded hosts.
     pub known: u64,
     /// Those that may serve the sessions they have.
@@ -33,21 +39,38 @@ pub struct Headcount {
     pub healthy: u64,
     /// Those that are degraded, as in Envoy.
     pub degraded: u64,
+    /// Its nodes' health is ignored.
+    pub is_panic: bool,
+    /// It has enough usable nodes again since then; the panic ends when that has held.
+    pub enough_since: Option<Millis>,
+    /// The share of the sessions that it gets for its healthy nodes, and then for its degraded ones, in percent.
+    pub loads: [u64; 2],
 }
 
-impl Headcount {
-    /// Counts these nodes as they are at `now`.
+impl Level {
+    /// The levels of these nodes, which are in the order of their priorities, as they are at `now`; in panic if their nodes
+    /// say so.
     #[must_use]
-    pub fn of(nodes: &[Node], policy: &HealthPolicy, now: Millis) -> Self {
-        let mut count = Self::default();
-        for node in nodes.iter().filter(|node| !node.health.is_pending()) {
-            let state = node.health.state(policy, now);
-            count.known += 1;
-            count.serving += u64::from(state.serves());
-            count.healthy += u64::from(matches!(state, State::Active | State::Warming(_)));
-            count.degraded += u64::from(state == State::Degraded);
+    pub fn of(nodes: &[Node], policy: &HealthPolicy, now: Millis) -> Vec<Self> {
+        let mut levels: Vec<Self> = Vec::new();
+        for (place, node) in nodes.iter().enumerate() {
+            let priority = node.priority;
+            if levels.last().is_none_or(|level| level.priority != priority) {
+                levels.push(Self { priority, start: place, ..Self::default() });
+            }
+            let Some(level) = levels.last_mut() else { continue };
+            level.end = place + 1;
+            level.is_panic |= node.health.is_in_panic();
+            level.enough_since = level.enough_since.or(node.health.enough_since());
+            if !node.health.is_pending() {
+                let state = node.health.state(policy, now);
+                level.known += 1;
+                level.serving += u64::from(state.serves());
+                level.healthy += u64::from(matches!(state, State::Active | State::Warming(_)));
+                level.degraded += u64::from(state == State::Degraded);
+            }
         }
-        count
+        levels
     }
 
     fn available(&self, nodes: u64) -> u64 {
@@ -59,54 +82,70 @@ impl Headcount {
     }
 }
 
-/// Which levels have too few serving nodes for their health to be believed, by a threshold in percent: none if the
-/// availability of all levels together is 100, else those below the threshold.
-#[must_use]
-pub fn short_of_nodes(counts: &[Headcount], threshold: u32) -> Vec<bool> {
-    let available = |count: &Headcount| count.available(count.serving);
-    let is_enough = counts.iter().map(available).sum::<u64>() >= WHOLE;
+/// Finds the levels that have too few serving nodes at `now` to believe what health says: none if the availability of all
+/// levels together is 100, else those below the threshold. Panic begins at once, and ends when there have been enough for a
+/// while.
+pub fn find_panic(levels: &mut [Level], policy: &HealthPolicy, now: Millis) {
+    let threshold = policy.panic_threshold;
+    let available: u64 = levels.iter().map(|level| level.available(level.serving)).sum();
     // Nothing is known of a level without known nodes, and it gets no load.
-    let is_everywhere = counts.iter().all(|count| count.known == 0 || count.is_below(threshold));
-    let is_short = |count: &Headcount| {
-        !is_enough && count.is_below(threshold) && (is_everywhere || available(count) > 0)
-    };
-    counts.iter().map(is_short).collect()
+    let everywhere = levels.iter().all(|level| level.known == 0 || level.is_below(threshold));
+    for level in levels {
+        let gets_some = everywhere || level.available(level.serving) > 0;
+        let is_short = available < WHOLE && gets_some && level.is_below(threshold);
+        // A clock that was set back must not prolong it.
+        let since = level.enough_since.map_or(now, |since| now.min(since));
+        let is_fading = level.is_panic && !is_short && now.since(since) < policy.panic_hold;
+        level.enough_since = is_fading.then_some(since);
+        level.is_panic = is_short || is_fading;
+    }
 }
 
-/// What share of the sessions each level gets, in percent: first as far as its healthy nodes go, and in a second round,
-/// which follows in the same list, as far as its degraded nodes go. In a panic of all levels by their numbers of nodes.
-#[must_use]
-pub fn loads(counts: &[Headcount], all_panic: bool) -> Vec<u64> {
-    let healthy = |count: &Headcount| if all_panic { count.known } else { count.available(count.healthy) };
-    let degraded = |count: &Headcount| if all_panic { 0 } else { count.available(count.degraded) };
-    let shares: Vec<u64> = counts.iter().map(healthy).chain(counts.iter().map(degraded)).collect();
-    let sum: u64 = shares.iter().sum();
+/// Shares the sessions out: first as far as each level's healthy nodes go, and in a second round as far as its degraded ones
+/// go. In a panic of all levels by their numbers of nodes.
+pub fn share_out(levels: &mut [Level]) {
+    let all_panic = levels.iter().all(|level| level.is_panic || level.known == 0);
+    let mut sum = 0;
+    for level in levels.iter_mut() {
+        level.loads = match all_panic {
+            true => [level.known, 0],
+            false => [level.healthy, level.degraded].map(|nodes| level.available(nodes)),
+        };
+        sum += level.loads.iter().sum::<u64>();
+    }
     let whole = if all_panic { sum } else { sum.min(WHOLE) };
-    let mut left = WHOLE;
-    let mut give = |share: &u64| {
-        let load = (share * 100).checked_div(whole).unwrap_or(0).min(left);
-        left -= load;
-        load
-    };
-    let mut loads: Vec<u64> = shares.iter().map(&mut give).collect();
-    // What rounding left over. If nobody is available the first level has it all, for want of a better one.
-    let first = shares.iter().position(|share| *share > 0).unwrap_or(0);
-    if let Some(load) = loads.get_mut(first) {
+    let (mut left, mut first) = (WHOLE, None);
+    for round in [0, 1] {
+        for (index, level) in levels.iter_mut().enumerate() {
+            let Some(load) = level.loads.get_mut(round) else { continue };
+            if *load > 0 {
+                first = first.or(Some((index, round)));
+            }
+            *load = (*load * 100).checked_div(whole).unwrap_or(0).min(left);
+            left -= *load;
+        }
+    }
+    // What rounding left over. If no node is available the first level has it all, for want of a better one.
+    let (index, round) = first.unwrap_or((0, 0));
+    if let Some(load) = levels.get_mut(index).and_then(|level| level.loads.get_mut(round)) {
         *load += left;
     }
-    loads
 }
 
-/// The level that the session with this hash draws; of [`loads`].
+/// Which of the levels the session with this hash draws.
 #[must_use]
-pub fn draw(loads: &[u64], hash: u64) -> usize {
+pub fn draw(levels: &[Level], hash: u64) -> usize {
     let drawn = hash % 100 + 1;
     let mut sum = 0;
-    let round = loads.iter().position(|load| {
-        sum += load;
-        drawn <= sum
-    });
-    round.unwrap_or(0).checked_rem(loads.len() / 2).unwrap_or(0)
+    for round in [0, 1] {
+        for (index, level) in levels.iter().enumerate() {
+            sum += level.loads.get(round).copied().unwrap_or(0);
+            if drawn <= sum {
+                return index;
+            }
+        }
+    }
+    0
 }
 
 #[cfg(test)]

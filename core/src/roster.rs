@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Health, HealthPolicy};
-use crate::levels::{self, Headcount};
+use crate::levels::{self, Level};
 use crate::membership::Observation;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
@@ -43,32 +43,6 @@ impl Node {
     }
 }
 
-/// How far the panic of one priority has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Panic {
-    /// Too few nodes are usable.
-    Panicking,
-    /// Enough are usable again since then; panic ends when that has held.
-    Recovering(Millis),
-}
-
-impl Panic {
-    /// What comes after this one, or after calm, if there are now enough nodes or not; `None` is calm.
-    fn after(before: Option<&Self>, is_enough: bool, policy: &HealthPolicy, now: Millis) -> Option<Self> {
-        if !is_enough {
-            return Some(Self::Panicking);
-        }
-        match before? {
-            Self::Panicking if policy.panic_hold == Millis(0) => None,
-            Self::Panicking => Some(Self::Recovering(now)),
-            Self::Recovering(since) if now.since(*since) >= policy.panic_hold => None,
-            // A clock that was set back must not prolong it.
-            Self::Recovering(since) => Some(Self::Recovering(now.min(*since))),
-        }
-    }
-}
-
 /// The members of one pool and what is known of them.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
@@ -76,10 +50,6 @@ pub struct Roster {
     pub version: u64,
     /// Of all priorities, the best first; within one in the order of Envoy's host set.
     pub nodes: Vec<Node>,
-    /// The priorities whose health is not believed now. A roster of a release that knew one panic for all of them reads as
-    /// calm, until the next look.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    panics: Vec<(u32, Panic)>,
     /// The time within which Envoy's active check of a member surely comes to a result; `None` if the cluster has no active
     /// checks, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,16 +114,18 @@ impl Roster {
                 },
             };
             health.observe(seen.flags, policy, now);
-            self.nodes.push(Node {
+            // As a rule at the end: Envoy lists its hosts by priority.
+            let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
+            let node = Node {
                 address: seen.address,
                 name: seen.name,
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
                 health,
-            });
+            };
+            self.nodes.insert(place, node);
         }
-        self.nodes.sort_by_key(|node| node.priority);
         let left = known.into_iter().filter(|node| !names.contains(node.name()));
         self.remember(
             left.filter_map(|node| Some((node.name().to_owned(), node.health.departed(now)?))),
@@ -207,7 +179,7 @@ impl Roster {
     /// more likely that this proxy sees wrongly than that its nodes all failed.
     pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
         let end = move |node: &Node| node.health.own_cooldown_end(now);
-        let calm = self.nodes.iter().filter(|node| !self.is_panic(node.priority));
+        let calm = self.nodes.iter().filter(|node| !node.health.is_in_panic());
         calm.filter_map(move |node| Some((node.name(), end(node)?)))
     }
 
@@ -228,31 +200,19 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
-    /// The nodes of each priority, the best first; each at least one.
-    pub fn levels(&self) -> impl Iterator<Item = &[Node]> {
-        self.nodes.chunk_by(|a, b| a.priority == b.priority)
-    }
-
-    /// True if the health of this priority's nodes is ignored.
-    #[must_use]
-    pub fn is_panic(&self, priority: u32) -> bool {
-        self.panics.iter().any(|(panicking, _)| *panicking == priority)
-    }
-
     /// True if the health of some nodes is ignored.
     #[must_use]
     pub fn has_panic(&self) -> bool {
-        !self.panics.is_empty()
+        self.nodes.iter().any(|node| node.health.is_in_panic())
     }
 
     fn settle(&mut self, before: &Self, policy: &HealthPolicy, now: Millis) -> bool {
-        self.panics = self.panics_at(policy, now);
-        let calm =
-            before.panics.iter().map(|(priority, _)| *priority).filter(|priority| !self.is_panic(*priority));
-        for priority in calm.collect::<Vec<_>>() {
-            // Without this all that failed at once would warm up at once, and nearly every session would move.
-            let level = self.nodes.iter_mut().filter(|node| node.priority == priority);
-            level.for_each(|node| node.health.end_panic(now));
+        let mut levels = Level::of(&self.nodes, policy, now);
+        levels::find_panic(&mut levels, policy, now);
+        for level in levels {
+            for node in self.nodes.get_mut(level.start..level.end).unwrap_or_default() {
+                node.health.set_panic(level.is_panic, level.enough_since, now);
+            }
         }
         // The first look counts as news even if it found no host: "no members" is knowledge too.
         let changed = before.version == 0 || self != before;
@@ -260,18 +220,6 @@ impl Roster {
             self.version = before.version.wrapping_add(1).max(1);
         }
         changed
-    }
-
-    fn panics_at(&self, policy: &HealthPolicy, now: Millis) -> Vec<(u32, Panic)> {
-        let counts: Vec<Headcount> = self.levels().map(|nodes| Headcount::of(nodes, policy, now)).collect();
-        let short = levels::short_of_nodes(&counts, policy.panic_threshold);
-        let next = |(nodes, is_short): (&[Node], bool)| {
-            let priority = nodes.first()?.priority;
-            let before = self.panics.iter().find(|(panicking, _)| *panicking == priority);
-            let panic = before.map(|(_, panic)| panic);
-            Some((priority, Panic::after(panic, !is_short, policy, now)?))
-        };
-        self.levels().zip(short).filter_map(next).collect()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::health::{HealthPolicy, State};
-use crate::levels::{self, Headcount};
+use crate::levels::{self, Level};
 use crate::ring::{Algorithm, Candidates, Member, Ring, RingError, session_hash};
 use crate::roster::{Node, Roster};
 use crate::time::Millis;
@@ -41,21 +41,15 @@ pub struct Snapshot {
     pub timed: bool,
     /// The best priority first.
     levels: Vec<Level>,
-    /// How they share new sessions: see [`levels::loads`].
-    loads: Vec<u64>,
+    /// Of each level, as in Envoy.
+    rings: Vec<LevelRing>,
     /// Some level is in panic.
     has_panic: bool,
 }
 
-/// The nodes of one priority, which have a ring of their own, as in Envoy.
+/// A ring and what it was built from.
 #[derive(Debug, Clone)]
-struct Level {
-    priority: u32,
-    /// The places of its nodes: from `start` to before `end`.
-    start: usize,
-    end: usize,
-    /// Its nodes' health is ignored.
-    panic: bool,
+struct LevelRing {
     ring: Rc<Ring>,
     members: Rc<Vec<Member>>,
 }
@@ -72,24 +66,21 @@ impl Snapshot {
         now: Millis,
         previous: Option<&Self>,
     ) -> Result<Self, RingError> {
-        let (mut levels, mut counts) = (Vec::new(), Vec::new());
-        let mut start = 0;
-        for nodes in roster.levels() {
-            let priority = nodes.first().map_or(0, |node| node.priority);
+        let mut levels = Level::of(&roster.nodes, policy, now);
+        let mut rings = Vec::new();
+        for level in &levels {
+            let nodes = roster.nodes.get(level.start..level.end).unwrap_or_default();
             let members: Vec<Member> = nodes.iter().map(member).collect();
-            let before = previous.and_then(|previous| {
-                previous.levels.iter().find(|level| level.priority == priority && *level.members == members)
+            let before =
+                previous.and_then(|previous| previous.rings.iter().find(|ring| *ring.members == members));
+            rings.push(match before {
+                Some(ring) => ring.clone(),
+                None => {
+                    LevelRing { ring: Rc::new(Ring::build(&members, algorithm)?), members: Rc::new(members) }
+                }
             });
-            let (ring, members) = match before {
-                Some(level) => (Rc::clone(&level.ring), Rc::clone(&level.members)),
-                None => (Rc::new(Ring::build(&members, algorithm)?), Rc::new(members)),
-            };
-            let end = start + nodes.len();
-            levels.push(Level { priority, start, end, panic: roster.is_panic(priority), ring, members });
-            counts.push(Headcount::of(nodes, policy, now));
-            start = end;
         }
-        let all_panic = levels.iter().zip(&counts).all(|(level, count)| level.panic || count.known == 0);
+        levels::share_out(&mut levels);
         let nodes = roster
             .nodes
             .iter()
@@ -107,9 +98,9 @@ impl Snapshot {
             version: roster.version,
             nodes,
             timed: roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
-            loads: levels::loads(&counts, all_panic),
-            has_panic: levels.iter().any(|level| level.panic),
+            has_panic: levels.iter().any(|level| level.is_panic),
             levels,
+            rings,
         })
     }
 
@@ -122,19 +113,20 @@ impl Snapshot {
     /// True if the health of all nodes is ignored.
     #[must_use]
     pub fn is_all_panic(&self) -> bool {
-        self.has_panic && self.levels.iter().all(|level| level.panic)
+        self.has_panic && self.levels.iter().all(|level| level.is_panic)
     }
 
     /// True if the health of this level's nodes is ignored.
     #[must_use]
     pub fn is_panic_level(&self, level: usize) -> bool {
-        self.has_panic && self.levels.get(level).is_some_and(|level| level.panic)
+        self.has_panic && self.levels.get(level).is_some_and(|level| level.is_panic)
     }
 
     /// True if the health of the node at this place is ignored.
     #[must_use]
     pub fn is_panic_at(&self, place: usize) -> bool {
-        self.has_panic && self.levels.iter().find(|level| place < level.end).is_some_and(|level| level.panic)
+        self.has_panic
+            && self.levels.iter().find(|level| place < level.end).is_some_and(|level| level.is_panic)
     }
 
     /// True if the node at this place may serve the sessions that it has.
@@ -147,13 +139,13 @@ impl Snapshot {
     /// others' rings, the best priority first.
     #[must_use]
     pub fn places(&self, level: usize, hash: u64) -> Places<'_> {
-        Places { levels: &self.levels, first: level, hash, step: 0, current: None }
+        Places { snapshot: self, first: level, hash, step: 0, current: None }
     }
 
     /// The level from which the session with this hash draws its node, unless it has one.
     #[must_use]
     pub fn drawn_level(&self, hash: u64) -> usize {
-        if self.levels.len() < 2 { 0 } else { levels::draw(&self.loads, hash) }
+        if self.levels.len() < 2 { 0 } else { levels::draw(&self.levels, hash) }
     }
 
     /// The level of the node at this place; the best one for a place that is none.
@@ -189,7 +181,7 @@ fn member(node: &Node) -> Member {
 /// Places in the order of several rings; see [`Snapshot::places`].
 #[derive(Debug, Clone)]
 pub struct Places<'s> {
-    levels: &'s [Level],
+    snapshot: &'s Snapshot,
     first: usize,
     hash: u64,
     /// Levels that were begun, and the walk through the latest.
@@ -221,8 +213,8 @@ impl Iterator for Places<'_> {
                 Some(_) => self.step,
             };
             self.step += 1;
-            let level = self.levels.get(level)?;
-            self.current = Some((level.start, level.ring.candidates(self.hash)));
+            let (ring, level) = (self.snapshot.rings.get(level)?, self.snapshot.levels.get(level)?);
+            self.current = Some((level.start, ring.ring.candidates(self.hash)));
         }
     }
 }

@@ -141,8 +141,15 @@ impl Pool {
     }
 
     fn panic(&self) -> String {
-        let priorities: Vec<u32> = self.roster.levels().map(|nodes| nodes[0].priority).collect();
-        let panicking = priorities.iter().filter(|priority| self.roster.is_panic(**priority));
+        let priorities: Vec<u32> = self
+            .roster
+            .nodes
+            .chunk_by(|a, b| a.priority == b.priority)
+            .map(|nodes| nodes[0].priority)
+            .collect();
+        let panicking = priorities.iter().filter(|priority| {
+            self.roster.nodes.iter().any(|node| node.priority == **priority && node.health.is_in_panic())
+        });
         let panicking: Vec<String> = panicking.map(u32::to_string).collect();
         match panicking.len() {
             0 => "off".to_owned(),

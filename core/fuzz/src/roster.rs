@@ -45,7 +45,7 @@ pub fn check_placements(roster: &Roster, policy: &HealthPolicy, now: Millis) {
         let weights = || nodes.iter().map(|node| u64::from(node.weight));
         u64::from(VIRTUAL_NODES) * weights().sum::<u64>() / weights().min().unwrap_or(1)
     };
-    let virtual_nodes = roster.levels().map(points).max().unwrap_or(0);
+    let virtual_nodes = roster.nodes.chunk_by(|a, b| a.priority == b.priority).map(points).max().unwrap_or(0);
     let by_weight = Algorithm::RingHash(RingSize::VirtualNodes(VIRTUAL_NODES));
     if virtual_nodes > FEW_POINTS {
         let refused = virtual_nodes > berth_core::ring::MAXIMUM_POINTS + u64::from(VIRTUAL_NODES);

@@ -3,18 +3,26 @@ use super::*;
 /// Hosts of one priority: all, healthy, degraded, excluded; as in Envoy's own tests.
 type Hosts = (u64, u64, u64, u64);
 
-fn count(&(hosts, healthy, degraded, excluded): &Hosts) -> Headcount {
-    Headcount { known: hosts - excluded, serving: healthy + degraded, healthy, degraded }
+fn levels(hosts: &[Hosts], threshold: u32) -> Vec<Level> {
+    let level = |&(hosts, healthy, degraded, excluded): &Hosts| Level {
+        known: hosts - excluded,
+        serving: healthy + degraded,
+        healthy,
+        degraded,
+        ..Level::default()
+    };
+    let mut levels: Vec<Level> = hosts.iter().map(level).collect();
+    let policy = HealthPolicy { panic_threshold: threshold, ..HealthPolicy::DEFAULT };
+    find_panic(&mut levels, &policy, Millis(1));
+    share_out(&mut levels);
+    levels
 }
 
 /// Panics, and loads of healthy and of degraded hosts.
 fn computed(hosts: &[Hosts], threshold: u32) -> (Vec<bool>, Vec<u64>, Vec<u64>) {
-    let counts: Vec<Headcount> = hosts.iter().map(count).collect();
-    let panics = short_of_nodes(&counts, threshold);
-    let all_panic = panics.iter().zip(&counts).all(|(panic, count)| *panic || count.known == 0);
-    let loads = loads(&counts, all_panic);
-    let (healthy, degraded) = loads.split_at(hosts.len());
-    (panics, healthy.to_vec(), degraded.to_vec())
+    let levels = levels(hosts, threshold);
+    let loads = |round: usize| levels.iter().map(|level| level.loads[round]).collect();
+    (levels.iter().map(|level| level.is_panic).collect(), loads(0), loads(1))
 }
 
 /// What Envoy v1.40 expects of itself in `LoadBalancerBaseTest` of
@@ -117,13 +125,13 @@ fn whatever_the_numbers_all_sessions_are_given_out_and_none_to_an_empty_level() 
 
 #[test]
 fn draws_are_as_frequent_as_the_loads_say_and_degraded_ones_come_last() {
-    // Healthy loads of two levels, then degraded ones.
-    let loads = [20, 30, 15, 35];
-    let drawn: Vec<usize> = (0..100).map(|hash| draw(&loads, hash)).collect();
+    let level = |healthy, degraded| Level { loads: [healthy, degraded], ..Level::default() };
+    let levels = [level(20, 15), level(30, 35)];
 
-    let expected = [vec![0; 20], vec![1; 30], vec![0; 15], vec![1; 35]].concat();
-    assert_eq!(drawn, expected);
-    assert_eq!(draw(&loads, 119), 0);
-    assert_eq!(draw(&loads, u64::MAX), draw(&loads, u64::MAX % 100));
+    let drawn: Vec<usize> = (0..100).map(|hash| draw(&levels, hash)).collect();
+
+    assert_eq!(drawn, [vec![0; 20], vec![1; 30], vec![0; 15], vec![1; 35]].concat());
+    assert_eq!(draw(&levels, 120), 1);
+    assert_eq!(draw(&levels, u64::MAX), draw(&levels, u64::MAX % 100));
     assert_eq!(draw(&[], 7), 0);
 }
