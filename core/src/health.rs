@@ -118,6 +118,12 @@ pub struct Health {
     /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
     joined: Option<Millis>,
     cooldown: Option<Cooldown>,
+    /// Its priority is in panic. All nodes of one say the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    panic: bool,
+    /// Enough nodes of its priority are usable again since then; the panic ends when that has held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enough_since: Option<Millis>,
     /// When the last panic ended. Up to then it had all its sessions, so there is nothing left to warm up.
     panic_ended: Option<Millis>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,9 +234,26 @@ impl Health {
         }
     }
 
-    /// Health is believed again from `now` on.
-    pub fn end_panic(&mut self, now: Millis) {
-        self.panic_ended = Some(now);
+    /// Its priority is in panic at `now`, possibly with enough usable nodes since some time, or it is not.
+    pub fn set_panic(&mut self, is_panic: bool, enough_since: Option<Millis>, now: Millis) {
+        if self.panic && !is_panic {
+            // Without this all that failed at once would warm up at once, and nearly every session would move.
+            self.panic_ended = Some(now);
+        }
+        self.panic = is_panic;
+        self.enough_since = enough_since;
+    }
+
+    /// True if its priority is in panic.
+    #[must_use]
+    pub fn is_in_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// Since when its priority has enough usable nodes again, in a panic.
+    #[must_use]
+    pub fn enough_since(&self) -> Option<Millis> {
+        self.enough_since
     }
 
     /// The state at `now`.

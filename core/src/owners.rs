@@ -112,7 +112,7 @@ impl Owners {
             let is_news =
                 owned.is_some_and(is_recent) || self.since.is_none_or(|since| is_recent(now.since(since)));
             // In panic no pin is rewritten, so there is nothing to say of it.
-            return if snapshot.panic || is_news && !self.gone.contains(owner) {
+            return if snapshot.has_panic() || is_news && !self.gone.contains(owner) {
                 Standing::Unknown
             } else {
                 Standing::Unusable
@@ -129,7 +129,7 @@ impl Owners {
     /// named in a second question. None in panic, when health is not believed.
     #[must_use]
     pub fn unusable(&self, last: &[NodeId], snapshot: &Snapshot, now: Millis) -> Vec<NodeId> {
-        if snapshot.panic {
+        if snapshot.has_panic() {
             return Vec::new();
         }
         let is_out = |id: &&NodeId| self.judge(id, None, snapshot, now) == Standing::Unusable;
@@ -215,7 +215,7 @@ mod tests {
         owners.adopt(&snapshot, at(0));
         let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (3, BAD)], at(20));
         owners.adopt(&snapshot, at(20));
-        assert!(snapshot.panic);
+        assert!(snapshot.has_panic());
 
         assert_eq!(owners.judge(&node(2), LONG, &snapshot, at(20)), Standing::Usable(1));
         assert_eq!(owners.judge(&node(4), LONG, &snapshot, at(20)), Standing::Unknown);
@@ -408,7 +408,7 @@ mod tests {
                 snapshot = look(&mut roster, &members(turn * replaced), at(10 + turn as u64));
                 owners.adopt(&snapshot, at(10 + turn as u64));
             }
-            assert!(!snapshot.panic && owners.gone.len() <= MAX_GONE && owners.pending.is_empty());
+            assert!(!snapshot.has_panic() && owners.gone.len() <= MAX_GONE && owners.pending.is_empty());
 
             let now = at(10 + turns as u64);
             for (session, (pin, known)) in pins.iter_mut().zip(&mut known).enumerate() {

@@ -58,7 +58,7 @@ impl PoolMetrics {
         for (metric, count) in self.nodes.iter().zip(snapshot.count_states()) {
             host::set_gauge(*metric, count);
         }
-        host::set_gauge(self.panic, u64::from(snapshot.panic));
+        host::set_gauge(self.panic, u64::from(snapshot.has_panic()));
     }
 
     /// Shows how long ago Envoy was last seen; also only the leader.

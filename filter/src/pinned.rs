@@ -170,7 +170,7 @@ impl Pinned {
         let verdict = match self.hit(pool, snapshot, id, key, terms, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
             // It would be asked about to be turned away.
-            None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
+            None if snapshot.is_all_panic() && pool.config.on_panic == OnPanic::Reject => {
                 Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
             }
             None => {
@@ -232,9 +232,10 @@ impl Pinned {
         if pin.kind == Kind::Away && self.pins.return_home(key) {
             pool.metrics.count(Counter::Returned);
         }
-        let mut placement = decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, Outcome::Hit));
+        let mut placement =
+            decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, place, Outcome::Hit));
         if pin.kind == Kind::Provisional {
-            placement.outcome = as_seen(snapshot, Outcome::Ring);
+            placement.outcome = as_seen(snapshot, place, Outcome::Ring);
             placement.reason = Reason::StateAway;
         }
         Some(Ok(if terms.is_strict { placement.strictly() } else { placement }))
@@ -342,7 +343,7 @@ fn set_notice(notice: &str) {
     host::set_request_header(SESSION_HEADER, notice.as_bytes());
 }
 
-/// What happened, unless health was ignored for it: that is what an operator has to see.
-fn as_seen(snapshot: &Snapshot, outcome: Outcome) -> Outcome {
-    if snapshot.panic { Outcome::Panic } else { outcome }
+/// What happened, unless the health of the node at this place is ignored: that is what an operator has to see.
+fn as_seen(snapshot: &Snapshot, place: usize, outcome: Outcome) -> Outcome {
+    if snapshot.is_panic_at(place) { Outcome::Panic } else { outcome }
 }

@@ -76,13 +76,13 @@ fn two_of_three_down_is_panic_which_ends_only_after_it_has_held() {
     let mut roster = Roster::default();
     roster.observe(seen(&[false, false, false]), &POLICY, at(0));
     roster.observe(seen(&[false, true, true]), &POLICY, at(1));
-    assert!(roster.panic.is_on());
+    assert!(roster.has_panic());
 
     // The two are well at 2 s, out of cooldown at 12 s, and calm returns at 17 s.
     let mut on = Vec::new();
     for second in 2..=18 {
         roster.observe(seen(&[false, false, false]), &POLICY, at(second));
-        on.push(roster.panic.is_on());
+        on.push(roster.has_panic());
     }
 
     assert_eq!(on.iter().filter(|on| **on).count(), 15, "{on:?}");
@@ -94,7 +94,7 @@ fn half_of_the_nodes_is_enough() {
     let mut roster = Roster::default();
     roster.observe(seen(&[false, true]), &POLICY, at(0));
 
-    assert!(!roster.panic.is_on());
+    assert!(!roster.has_panic());
 }
 
 #[test]
@@ -149,11 +149,11 @@ fn an_operator_cannot_cause_panic_but_shared_cooldowns_of_most_can() {
 
     for (version, state) in (1..).zip([NodeState::Draining, NodeState::Degraded, NodeState::Standby]) {
         roster.record(&all(state, [None; 3], version), &POLICY, at(1));
-        assert!(!roster.panic.is_on(), "{state:?}");
+        assert!(!roster.has_panic(), "{state:?}");
     }
     roster.record(&all(NodeState::Active, [None, Some(9), Some(9)], 4), &POLICY, at(1));
 
-    assert!(roster.panic.is_on());
+    assert!(roster.has_panic());
 }
 
 #[test]
@@ -174,8 +174,9 @@ fn a_node_that_leaves_and_returns_is_still_in_its_shared_cooldown_as_it_was_last
 #[test]
 fn only_cooldowns_that_were_observed_here_are_shared() {
     let mut roster = Roster::default();
-    roster.observe(seen(&[false; 4]), &POLICY, at(0));
-    roster.observe(seen(&[false, true, false, false]), &POLICY, at(0));
+    roster.observe(seen(&[false; 8]), &POLICY, at(0));
+    let one = [false, true, false, false, false, false, false, false];
+    roster.observe(seen(&one), &POLICY, at(0));
     roster.report_failure("10.0.0.2:80", &POLICY, at(1));
     roster.record(&[on_record(3, 1, NodeState::Active, Some(99))], &POLICY, at(1));
 
@@ -219,15 +220,76 @@ fn what_is_published_is_what_is_read() {
     assert_eq!(Roster::decode(b"{\"version\":1}"), None);
 }
 
+/// Two priorities: which nodes of each are unhealthy.
+fn two_levels(best: &[bool], next: &[bool]) -> Vec<Observation> {
+    let mut hosts = seen(&[best, next].concat());
+    hosts.iter_mut().skip(best.len()).for_each(|host| host.priority = 1);
+    hosts
+}
+
+fn is_panic(roster: &Roster, priority: u32) -> bool {
+    let level = roster.nodes.iter().filter(|node| node.priority == priority);
+    let panicking: BTreeSet<bool> = level.map(|node| node.health.is_in_panic()).collect();
+    assert_eq!(panicking.len(), 1, "all nodes of a priority say the same");
+    panicking.contains(&true)
+}
+
 #[test]
-fn only_the_best_priority_that_has_hosts_takes_part() {
-    let mut hosts = seen(&[false, false]);
-    hosts[0].priority = 1;
+fn nodes_of_all_priorities_take_part_the_best_first() {
+    let mut hosts = two_levels(&[false, false], &[false, false]);
+    hosts.rotate_left(3);
     let mut roster = Roster::default();
     roster.observe(hosts, &POLICY, at(0));
 
-    assert_eq!(roster.nodes.len(), 1);
-    assert_eq!(roster.nodes[0].address, "10.0.0.1:80");
+    let levels: Vec<Vec<&str>> = roster
+        .nodes
+        .chunk_by(|a, b| a.priority == b.priority)
+        .map(|nodes| nodes.iter().map(Node::name).collect())
+        .collect();
+    assert_eq!(levels, [["10.0.0.0:80", "10.0.0.1:80"], ["10.0.0.3:80", "10.0.0.2:80"]]);
+    assert_eq!(Roster::decode(&roster.encode()), Some(roster));
+}
+
+#[test]
+fn a_priority_is_in_panic_only_if_all_together_fall_short_and_each_calms_down_by_itself() {
+    let (well, out) = ([false; 2], [true; 2]);
+    let mut roster = Roster::default();
+    roster.observe(two_levels(&well, &well), &POLICY, at(0));
+    let mut panics = |best: &[bool], next: &[bool], seconds| {
+        roster.observe(two_levels(best, next), &POLICY, at(seconds));
+        [0, 1].map(|priority| is_panic(&roster, priority))
+    };
+
+    assert_eq!(panics(&out, &well, 1), [false, false], "the other one has it all");
+    assert_eq!(panics(&out, &[true, false], 2), [false, false], "half of the other one is enough");
+    assert_eq!(panics(&out, &out, 3), [true, true]);
+    // All are well at 4 s, out of cooldown from 14 s on, and calm returns 5 s later.
+    assert_eq!(panics(&well, &well, 4), [true, true]);
+    assert_eq!(panics(&well, &well, 14), [true, true]);
+    assert_eq!(panics(&well, &well, 18), [true, true]);
+    assert_eq!(panics(&well, &well, 19), [false, false]);
+}
+
+#[test]
+fn what_failed_in_panic_is_not_shared_and_what_failed_in_another_priority_is() {
+    let mut roster = Roster::default();
+    let few = [false, true, true, true, true];
+    roster.observe(two_levels(&[false; 5], &[false; 2]), &POLICY, at(0));
+    roster.observe(two_levels(&few, &[false, true]), &POLICY, at(1));
+    assert_eq!([0, 1].map(|priority| is_panic(&roster, priority)), [true, false]);
+
+    let shared: Vec<_> = roster.cooldowns(at(2), at(2)).map(|(node, _)| node).collect();
+
+    assert_eq!(shared, ["10.0.0.6:80"]);
+}
+
+#[test]
+fn a_roster_of_a_release_with_one_panic_for_all_is_read_as_calm() {
+    let old = r#"{"version": 7, "nodes": [{"address": "a:1", "weight": 1}], "panic": {"recovering": 5}}"#;
+
+    let roster = Roster::decode(old.as_bytes()).unwrap();
+
+    assert_eq!((roster.version, roster.has_panic()), (7, false));
 }
 
 /// The nodes with these numbers, all well.

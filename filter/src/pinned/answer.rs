@@ -271,7 +271,7 @@ impl Pinned {
         let outcome = settled.outcome;
         // The others of a session that was claimed or rehomed find it so.
         settled.outcome = Outcome::Found;
-        let placement = decision::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, outcome));
+        let placement = decision::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, place, outcome));
         let placement = if own.session.strict { placement.strictly() } else { placement };
         (Ok(placement), settled.notice.take())
     }
@@ -293,9 +293,10 @@ impl Pinned {
             .filter(|pin| !own.session.strict || pin.kind != Kind::Provisional || pin.version > 0)
             .and_then(|pin| Some((self.usable(&pin, snapshot)?, pin)));
         let hash = own.id.hash();
-        let outcome = as_seen(snapshot, Outcome::Ring);
         let placement = match last {
-            Some((place, _)) => Ok(decision::pinned(snapshot, hash, place, outcome)),
+            Some((place, _)) => {
+                Ok(decision::pinned(snapshot, hash, place, as_seen(snapshot, place, Outcome::Ring)))
+            }
             None if own.session.strict => Err(NoPlacement::Withheld(Reason::StateAway)),
             None => Placement::of(snapshot, hash),
         };
