@@ -28,9 +28,9 @@ pub(crate) struct Stream {
 impl Context for Stream {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
         let Some((plugin, pool)) = self.plugin.as_deref().zip(self.live_pool()) else { return };
-        let body = host::state_answer_body(headers, body_size);
+        let body = host::answer_body(headers, body_size);
         let home = Home { context: self.id, stream: Some(self.id), deciding: false, waited: 0 };
-        pool.answered(plugin, token, body.as_deref().map_err(Clone::clone), home);
+        pool.answered(plugin, token, body.as_deref(), home);
     }
 }
 
