@@ -96,24 +96,20 @@ async fn router_that_goes_by_the_host_takes_calls() {
     let checked = |json: &mut Value| {
         cluster(json)["health_checks"][0]["http_health_check"]["host"] = FQDN.into();
     };
-    let before = |cluster| {
+    let before = || {
         World::builder()
             .file("envoy-state.yaml")
             .concurrency(1)
             .cluster_address("berth_state", router.envoy(0).address())
             .bootstrap(checked)
-            .configuration(move |json| state(json)["cluster"] = cluster)
     };
-    let by_name = before(Value::from("berth_state"));
-    pins_all(&placing(named(by_name, ISTIO)).await).await;
-    let by_host = before(Value::from("berth_state")).configuration(|json| state(json)["host"] = FQDN.into());
-    services.end_session("nodes", "session-0").await;
-    let world = placing(by_host).await;
+    pins_all(&placing(named(before(), ISTIO)).await).await;
+    let world = placing(before().configuration(|json| state(json)["host"] = FQDN.into())).await;
     let answer = world.get("/").header("x-session-id", "by-host").send().await;
     assert_eq!(verdict(&answer), ("claimed", "pin"));
 
     // With the wrong one each call fails, and the log says how.
-    let world = placing(before(Value::from("berth_state"))).await;
+    let world = placing(before()).await;
     let answer = world.get("/").header("x-session-id", "ada").send().await;
     assert_eq!(verdict(&answer), ("ring", "state_away"));
     let envoy = world.envoy(0);
