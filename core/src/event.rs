@@ -80,6 +80,8 @@ pub enum Reason {
     Warming,
     /// Another node answered than was asked first.
     Retried,
+    /// The route led to another cluster than the pool's.
+    OtherCluster,
     /// The session began with this request: a cookie was issued.
     Issued,
     /// No session id in any of the sources.
@@ -121,6 +123,7 @@ impl Reason {
             Self::Cooldown => "cooldown",
             Self::Warming => "warming",
             Self::Retried => "retried",
+            Self::OtherCluster => "other_cluster",
             Self::Issued => "issued",
             Self::NoSession => "no_session",
             Self::NoSnapshot => "no_snapshot",
@@ -165,6 +168,9 @@ pub enum Counter {
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,
+    /// `berth_reassignments_total{reason="other_cluster"}`: the route led to another cluster than the pool's, and so to
+    /// another node than the owner.
+    OtherCluster,
 }
 
 /// What a rule did with a request: `berth_rule_requests_total{rule,result}`.
@@ -276,7 +282,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -301,6 +307,7 @@ impl Counter {
         Self::Restored,
         Self::Resyncs,
         Self::Ended,
+        Self::OtherCluster,
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -318,6 +325,7 @@ impl Counter {
             Self::Restored => 21,
             Self::Resyncs => 22,
             Self::Ended => 23,
+            Self::OtherCluster => 24,
         }
     }
 
@@ -339,6 +347,7 @@ impl Counter {
             Self::Restored => ("restored", String::new()),
             Self::Resyncs => ("resyncs", String::new()),
             Self::Ended => ("ended", String::new()),
+            Self::OtherCluster => ("reassignments", ".reason.other_cluster".to_owned()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }

@@ -328,8 +328,7 @@ impl<R: Clone> Flights<R> {
             let lookups = &self.lookups;
             self.queue.retain(|queued| lookups.contains_key(queued));
         }
-        let lost =
-            Millis(self.limits.timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS)) + self.limits.start;
+        let lost = Millis(self.limits.timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS)) + self.limits.start;
         self.requeue(|call| lost.is_over(call.since, now));
         released
     }

@@ -113,7 +113,10 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     let released = flights.not_sent(batch, now);
                     let is_early = first.is_some_and(|first| now >= first && now.since(first).0 < start);
                     let is_asked_again = is_early && !was_set_back(steps);
-                    prop_assert!(released.is_empty() || !is_asked_again, "released to the ring during the start");
+                    prop_assert!(
+                        released.is_empty() || !is_asked_again,
+                        "released to the ring during the start"
+                    );
                     world.resume(&released)?;
                 }
             }

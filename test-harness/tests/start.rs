@@ -8,7 +8,9 @@ use berth_harness::{Builder, Client, Response, State, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use support::fake_state::{Call, FakeState, Reply};
-use support::state_away::{FAILURES, calls, moved_by_ring, open_breakers, over, patient_redis, state, verdict};
+use support::state_away::{
+    FAILURES, calls, moved_by_ring, open_breakers, over, patient_redis, state, verdict,
+};
 use support::{SOON, placing, pool, sessions, told};
 
 /// Sessions that are pinned while there are two nodes.
@@ -48,8 +50,11 @@ async fn goes_by_the_ring(world: &World) {
 /// No session is anywhere but where its pin says.
 #[track_caller]
 fn all_at(answers: &[Response], nodes: &[String]) {
-    let wrong: Vec<_> =
-        answers.iter().zip(nodes).filter(|(answer, node)| verdict(answer).1 != "pin" || answer.node() != *node).collect();
+    let wrong: Vec<_> = answers
+        .iter()
+        .zip(nodes)
+        .filter(|(answer, node)| verdict(answer).1 != "pin" || answer.node() != *node)
+        .collect();
     assert!(wrong.is_empty(), "{} of {} went elsewhere: {:#?}", wrong.len(), nodes.len(), wrong.first());
 }
 
@@ -85,7 +90,11 @@ async fn state_service_that_becomes_ready_after_envoy_is_waited_for() {
 
     let ask = async {
         let answers = at_once(&world, &keys).await;
-        answers.iter().map(|answer| verdict(answer)).map(|(outcome, reason)| (outcome.to_owned(), reason.to_owned())).collect::<BTreeSet<_>>()
+        answers
+            .iter()
+            .map(|answer| verdict(answer))
+            .map(|(outcome, reason)| (outcome.to_owned(), reason.to_owned()))
+            .collect::<BTreeSet<_>>()
     };
     let recover = async {
         // Once requests wait.
@@ -201,7 +210,10 @@ async fn state_cluster_that_is_away_delays_only_the_first_requests() {
     ] {
         let world = builder.concurrency(1).start().await;
         let answers = at_once(&world, &sessions(50)).await;
-        assert!(answers.iter().all(|answer| verdict(answer) == ("ring", "state_away")), "{name}: {answers:#?}");
+        assert!(
+            answers.iter().all(|answer| verdict(answer) == ("ring", "state_away")),
+            "{name}: {answers:#?}"
+        );
         eventually(async || open_breakers(world.envoy(0)).await == 1.0, SOON).await;
 
         let before = calls(world.envoy(0), "failed").await;

@@ -38,7 +38,8 @@ fn routing(domain: &'static str, services: SocketAddr) -> Builder {
     World::builder().filter(false).cluster_address("berth_admin", services).bootstrap(move |json| {
         let host = &mut support::manager(json)["route_config"]["virtual_hosts"][0];
         host["domains"] = json!([domain]);
-        host["routes"] = json!([{"match": {"prefix": "/"}, "route": {"cluster": "berth_admin", "timeout": "0s"}}]);
+        host["routes"] =
+            json!([{"match": {"prefix": "/"}, "route": {"cluster": "berth_admin", "timeout": "0s"}}]);
     })
 }
 
@@ -55,7 +56,8 @@ async fn pins_all(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn service_takes_calls_over_http2_whatever_the_cluster_is_named() {
-    for name in [ISTIO, "outbound_.8650_._.berth.default.svc.cluster.local", "httproute/default/berth/rule/0"] {
+    for name in [ISTIO, "outbound_.8650_._.berth.default.svc.cluster.local", "httproute/default/berth/rule/0"]
+    {
         let builder = World::builder().concurrency(1).state(State::memory());
         pins_all(&placing(over_http2(named(builder, name))).await).await;
     }

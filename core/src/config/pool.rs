@@ -32,6 +32,17 @@ pub struct Pool {
     pub health: HealthPolicy,
     /// What panic means for a request.
     pub on_panic: OnPanic,
+    /// Which requests take their session id along for Envoy's own hash.
+    pub hash_key: HashKey,
+}
+
+/// Which requests take their session id along for Envoy's own hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashKey {
+    /// Those that Berth could not place: Envoy's ring does.
+    Unplaced,
+    /// All that name a session: the route draws one of its weighted clusters by the hash.
+    Always,
 }
 
 /// Where a pool's members come from.
@@ -95,8 +106,11 @@ impl Pool {
             check_points(members, algorithm, &fields.path_of("members"), faults);
         }
         let (health, on_panic) = read_health(&mut fields, faults);
+        let choices = [("unplaced", HashKey::Unplaced), ("always", HashKey::Always)];
+        let hash_key = fields.choice("hash_key", &choices, faults).unwrap_or(HashKey::Unplaced);
         fields.finish(faults);
-        Some(Self { name: name?.to_owned(), membership: membership?, session, algorithm, health, on_panic })
+        let (name, membership) = (name?.to_owned(), membership?);
+        Some(Self { name, membership, session, algorithm, health, on_panic, hash_key })
     }
 }
 

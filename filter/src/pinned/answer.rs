@@ -63,9 +63,9 @@ impl Pinned {
         };
         let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
         // One that leaves sessions out is as good as none to those.
-        let is_complete = reply.as_ref().is_some_and(|reply| {
-            asked.all(|ask| reply.pins.iter().any(|pin| pin.key == ask.session.key))
-        });
+        let is_complete = reply
+            .as_ref()
+            .is_some_and(|reply| asked.all(|ask| reply.pins.iter().any(|pin| pin.key == ask.session.key)));
         drop(asked);
         self.note_answer(pool, body, is_complete, now);
         let released =

@@ -11,10 +11,10 @@ use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 
+use super::Pinned;
 use super::answer::believed_until;
 use super::ask::BATCH;
 use super::upkeep::PAUSE;
-use super::Pinned;
 use crate::host;
 use crate::plugin::LivePool;
 
