@@ -123,6 +123,9 @@ pub struct Flights<R> {
     calls: Vec<Call>,
     next_call: u64,
     start: Start,
+    /// Requests wait, or waited, in the start; until it is said what came of it.
+    has_begun: bool,
+    /// Any call ever was.
     is_answered: bool,
     /// A call failed during the start: the next one is made after the next tick.
     is_held: bool,
@@ -162,6 +165,7 @@ impl<R: Clone> Flights<R> {
             calls: Vec::new(),
             next_call: 0,
             start: Start::new(limits.start),
+            has_begun: false,
             is_answered: false,
             is_held: false,
         }
@@ -189,10 +193,11 @@ impl<R: Clone> Flights<R> {
         self.start != Start::Over
     }
 
-    /// There was an answer to any call.
-    #[must_use]
-    pub fn is_answered(&self) -> bool {
-        self.is_answered
+    /// True once, after a start in which requests waited and no call was answered.
+    pub fn take_failed_start(&mut self) -> bool {
+        let is_over = self.has_begun && !self.is_starting();
+        self.has_begun &= !is_over;
+        is_over && !self.is_answered
     }
 
     /// How long a call that is made now may take: during the start as long as requests wait, since a state cluster that
@@ -211,6 +216,7 @@ impl<R: Clone> Flights<R> {
         }
         let rest = self.start.wait(self.limits.start, now);
         let is_asked_again = rest > Millis(0);
+        self.has_begun |= is_asked_again;
         let patience = self.limits.timeout.max(rest);
         if let Some(lookup) = self.lookups.get_mut(&key) {
             if lookup.waiters.is_empty() {

@@ -333,7 +333,7 @@ impl Pinned {
     }
 
     /// The start ended without any answer while requests waited for one: what follows need not find that out again.
-    fn start_is_over(&mut self, now: Millis) {
+    fn start_failed(&mut self, now: Millis) {
         if self.breaker.trip(now, random()) {
             let trouble = std::mem::take(&mut self.trouble);
             self.tell_of_trouble(if trouble.is_empty() { "no answer in time" } else { &trouble });

@@ -168,6 +168,7 @@ fn a_starting_worker_asks_again_with_each_tick_until_its_time_is_up() {
     assert_eq!(flights.overdue(Millis(500)), [released(1, &[10])]);
 
     assert!(!flights.is_starting() && flights.is_idle());
+    assert!(flights.take_failed_start() && !flights.take_failed_start(), "once");
     join(&mut flights, 1, 11, 501);
     let batch = flights.take_batch(Millis(501), 64).unwrap();
     assert_eq!(flights.not_sent(batch, Millis(501)), [released(1, &[11])], "no request waits after that");
@@ -183,8 +184,11 @@ fn the_time_of_a_start_counts_from_its_first_request() {
     assert_eq!(flights.call_timeout(Millis(300)), Millis(200));
     assert_eq!(flights.call_timeout(Millis(490)), Millis(50), "never less than without a start");
 
-    assert!(flights.overdue(Millis(499)).is_empty());
-    assert_eq!(flights.overdue(Millis(500)), [released(1, &[10])]);
+    assert!(flights.overdue(Millis(499)).is_empty() && !flights.take_failed_start());
+    // A request that comes before the next tick changes nothing of that.
+    assert_eq!(join(&mut flights, 3, 30, 500), Join::Lead);
+    assert_eq!(flights.overdue(Millis(501)), [released(1, &[10])]);
+    assert!(flights.take_failed_start());
     assert_eq!(flights.overdue(Millis(540)), [released(2, &[20])]);
 }
 
@@ -209,6 +213,7 @@ fn a_call_of_a_start_that_fails_is_made_again_until_the_start_is_over() {
     send(&mut flights, 10, None, 210);
     assert_eq!(flights.answered(10), [released(1, &[10]), released(3, &[30])]);
     assert!(flights.overdue(Millis(500)).is_empty() && !flights.is_starting());
+    assert!(!flights.take_failed_start());
     join(&mut flights, 3, 31, 501);
     send(&mut flights, 11, None, 501);
     assert_eq!(flights.failed(11, Millis(510)), [released(3, &[31])]);

@@ -69,10 +69,9 @@ impl Pinned {
     /// To be called on each tick of the root.
     pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) {
         let home = Home { context: root, stream: None, deciding: false, waited: 0 };
-        let was_starting = self.flights.is_starting();
         let overdue = self.flights.overdue(now);
-        if was_starting && !self.flights.is_starting() && !self.flights.is_answered() && !overdue.is_empty() {
-            self.start_is_over(now);
+        if self.flights.take_failed_start() {
+            self.start_failed(now);
         }
         if !overdue.is_empty() {
             overdue.iter().for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));

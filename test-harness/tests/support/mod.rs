@@ -102,6 +102,11 @@ pub(crate) fn raw_header(answer: &RawResponse, name: &str) -> Option<String> {
 pub(crate) const SHIPPED_RING: Algorithm =
     Algorithm::RingHash(RingSize::Envoy { minimum: 3072, maximum: MAXIMUM_POINTS });
 
+/// Berth's own ring, whose points of one node do not depend on the number of nodes, in place of the shipped one.
+pub(crate) fn own_ring(json: &mut Value) {
+    pool(json)["ring"] = serde_json::json!({"virtual_nodes": 512});
+}
+
 /// The node that owns each session when all of these are well, by the ring alone; [`Algorithm::default`] stands for the
 /// ring as shipped.
 pub(crate) fn owners<K: AsRef<[u8]>>(world: &World, algorithm: Algorithm, sessions: &[K]) -> Vec<String> {
