@@ -80,6 +80,8 @@ pub enum Reason {
     Warming,
     /// Another node answered than was asked first.
     Retried,
+    /// The route led to another cluster than the pool's.
+    OtherCluster,
     /// The session began with this request: a cookie was issued.
     Issued,
     /// No session id in any of the sources.
@@ -123,6 +125,7 @@ impl Reason {
             Self::Cooldown => "cooldown",
             Self::Warming => "warming",
             Self::Retried => "retried",
+            Self::OtherCluster => "other_cluster",
             Self::Issued => "issued",
             Self::NoSession => "no_session",
             Self::NoSnapshot => "no_snapshot",
@@ -170,6 +173,9 @@ pub enum Counter {
     Ended,
     /// `berth_returned_total`: sessions that are served again by their node, which had vanished and is back.
     Returned,
+    /// `berth_reassignments_total{reason="other_cluster"}`: the route led to another cluster than the pool's, and so to
+    /// another node than the owner.
+    OtherCluster,
     /// `berth_dropped_total{reason}`: what a bound of this VM's memory did not let it keep.
     Dropped(Dropped),
 }
@@ -292,7 +298,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -318,6 +324,7 @@ impl Counter {
         Self::Resyncs,
         Self::Ended,
         Self::Returned,
+        Self::OtherCluster,
         Self::Dropped(Dropped::Pin),
         Self::Dropped(Dropped::End),
     ];
@@ -338,7 +345,8 @@ impl Counter {
             Self::Resyncs => 22,
             Self::Ended => 23,
             Self::Returned => 24,
-            Self::Dropped(what) => 25 + what as usize,
+            Self::OtherCluster => 25,
+            Self::Dropped(what) => 26 + what as usize,
         }
     }
 
@@ -363,6 +371,7 @@ impl Counter {
             Self::Returned => ("returned", String::new()),
             Self::Dropped(Dropped::Pin) => ("dropped", ".reason.pin".to_owned()),
             Self::Dropped(Dropped::End) => ("dropped", ".reason.end".to_owned()),
+            Self::OtherCluster => ("reassignments", ".reason.other_cluster".to_owned()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }

@@ -116,6 +116,7 @@ fn what_is_said_is_what_is_read() {
     assert!(config.debug_header);
     let state = StateCluster {
         cluster: "berth_state".to_owned(),
+        host: "berth.example.com".to_owned(),
         timeout: Millis(80),
         max_calls: 16,
         token: Some("Zm9v.~!bar=".to_owned()),
@@ -206,6 +207,7 @@ fn a_state_cluster_needs_no_more_than_its_name() {
     let state = good("state-cluster").state.unwrap();
 
     assert_eq!((state.cluster.as_str(), state.timeout), ("berth_state", Millis(50)));
+    assert_eq!(state.host, "berth_state");
     assert_eq!((state.max_calls, state.token, state.pins), (96, None, Limits::default()));
 }
 

@@ -61,9 +61,9 @@ impl Call {
         self.token.is_none() && (now >= self.next || self.next.since(now) > NODES_INTERVAL)
     }
 
-    fn made(&mut self, token: Option<u32>, now: Millis) {
-        self.token = token;
-        if token.is_none() {
+    fn made(&mut self, token: Result<u32, host::Failure>, now: Millis) {
+        self.token = token.ok();
+        if self.token.is_none() {
             self.next = now + PAUSE;
         }
     }

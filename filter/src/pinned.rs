@@ -35,6 +35,10 @@ use ask::Ask;
 use renewal::{Held, Renewal};
 use upkeep::Upkeep;
 
+/// How long requests wait in all while a worker has just started, for the first members and for the first answer of the
+/// state cluster: ten times what either takes on a busy machine, and still no client's timeout.
+pub(crate) const START: Millis = Millis(500);
+
 /// One pool's sessions.
 pub(crate) struct Pinned {
     state: Rc<StateCluster>,
@@ -47,6 +51,8 @@ pub(crate) struct Pinned {
     breaker: Breaker,
     upkeep: Upkeep,
     renewal: Renewal,
+    /// How the latest call of the start failed.
+    trouble: String,
     /// Grows when changes were missed: an answer that was asked for before is remembered as a hint and no more.
     epoch: u32,
 }
@@ -106,7 +112,7 @@ pub(crate) struct Share {
 impl Pinned {
     /// `None` if the pool's name is none that the state cluster could know.
     pub(crate) fn new(pool: &str, state: &Rc<StateCluster>, share: Share) -> Option<Self> {
-        let seed = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
+        let seed = random();
         // Between half the first backoff, and all of it, a probe must have had its time.
         let default = BreakerPolicy::default();
         let breaker = BreakerPolicy {
@@ -115,7 +121,12 @@ impl Pinned {
             probe_timeout: state.timeout.doubled(),
             ..default
         };
-        let limits = FlightLimits { calls: share.calls, timeout: state.timeout, ..FlightLimits::default() };
+        let limits = FlightLimits {
+            calls: share.calls,
+            timeout: state.timeout,
+            start: START,
+            ..FlightLimits::default()
+        };
         Some(Self {
             pool: pool.parse().ok()?,
             pins: Pins::new(state.pins, seed),
@@ -127,6 +138,7 @@ impl Pinned {
             upkeep: Upkeep::new(share.shortest_ttl),
             renewal: Renewal::default(),
             epoch: 0,
+            trouble: String::new(),
             state: Rc::clone(state),
         })
     }
@@ -135,6 +147,7 @@ impl Pinned {
     pub(crate) fn succeed(&mut self, old: &Self) -> bool {
         let fits = self.state.cluster == old.state.cluster && self.state.pins == old.state.pins;
         if fits {
+            self.flights.succeed(&old.flights);
             self.pins = old.pins.clone();
             self.pins.expire_provisional();
         }
@@ -189,6 +202,11 @@ impl Pinned {
             }
         };
         (verdict, seat)
+    }
+
+    /// A request waits for the first members: the time that a starting worker may take runs from then on.
+    pub(crate) fn begin_start(&mut self, now: Millis) {
+        self.flights.begin_start(now);
     }
 
     /// Requests wait for the state cluster.
@@ -278,7 +296,10 @@ impl Pinned {
         let slot = Slot::default();
         let stream = home.context;
         self.parked.insert(stream, Parked { slot: Rc::clone(&slot), ask: Rc::clone(ask), since: now });
-        match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(ask))) {
+        // A request that is decided on the root's account has waited already: in a start for as long as any.
+        let has_waited = home.deciding && home.stream.is_none();
+        let since = self.flights.starts_since().filter(|_| has_waited).unwrap_or(now);
+        match may_ask.then(|| self.flights.join(wire, stream, since, || Rc::clone(ask))) {
             Some(Join::Lead) => self.send(plugin, pool, home, now),
             Some(Join::Wait) => {}
             Some(Join::Refused(_)) | None => {
@@ -298,39 +319,59 @@ impl Pinned {
         }
     }
 
-    fn note_call(&mut self, pool: &LivePool, result: CallResult, now: Millis) {
-        pool.metrics.count(Counter::StateCalls(result));
-        if result == CallResult::Ok {
-            if self.breaker.succeeded() {
-                log::info!(
-                    "berth: pool {}: the state cluster {} answers again",
-                    self.pool,
-                    self.state.cluster
-                );
+    /// Notes how a call ended whose answer, if there is one, could be used or not.
+    fn note_answer(&mut self, pool: &LivePool, body: host::Answer<'_>, is_good: bool, now: Millis) {
+        let unread;
+        let result = match body {
+            Ok(_) if is_good => Ok(()),
+            Ok(_) => {
+                unread = host::Failure::unread();
+                Err(&unread)
             }
-        } else {
-            let was_open = self.breaker.is_open();
-            let random = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
-            // Once, not again with each probe.
-            if self.breaker.failed(now, random) && !was_open {
-                log::warn!(
-                    "berth: pool {}: the state cluster {} does not answer, or Envoy has none of that name with a \
-                     healthy host; the ring decides",
-                    self.pool,
-                    self.state.cluster
-                );
+            Err(failure) => Err(failure),
+        };
+        self.note_call(pool, result, now);
+    }
+
+    fn note_call(&mut self, pool: &LivePool, result: Result<(), &host::Failure>, now: Millis) {
+        let counted = result.map_or_else(|failure| failure.result, |()| CallResult::Ok);
+        pool.metrics.count(Counter::StateCalls(counted));
+        match result {
+            Ok(()) => {
+                if self.breaker.succeeded() {
+                    let Self { pool, state, .. } = self;
+                    log::info!("berth: pool {pool}: the state cluster {} answers again", state.cluster);
+                }
+            }
+            // A worker that has just started asks again until its time is up.
+            Err(failure) if self.flights.is_starting() => self.trouble.clone_from(&failure.told),
+            Err(failure) => {
+                let was_open = self.breaker.is_open();
+                // Once, not again with each probe.
+                if self.breaker.failed(now, random()) && !was_open {
+                    self.tell_of_trouble(&failure.told);
+                }
             }
         }
     }
+
+    /// The start ended without any answer while requests waited for one: what follows need not find that out again.
+    fn start_failed(&mut self, now: Millis) {
+        if self.breaker.trip(now, random()) {
+            let trouble = std::mem::take(&mut self.trouble);
+            self.tell_of_trouble(if trouble.is_empty() { "no answer in time" } else { &trouble });
+        }
+    }
+
+    fn tell_of_trouble(&self, told: &str) {
+        let Self { pool, state, .. } = self;
+        let cluster = &state.cluster;
+        log::warn!("berth: pool {pool}: calls to the state cluster {cluster} fail, the ring decides: {told}");
+    }
 }
 
-/// How a call ended whose answer, if there is one, could be used or not.
-fn result_of(body: host::Answer<'_>, is_good: bool) -> CallResult {
-    match body {
-        Ok(_) if is_good => CallResult::Ok,
-        Ok(_) => CallResult::Failed,
-        Err(failure) => failure,
-    }
+fn random() -> u64 {
+    host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64)
 }
 
 /// Where a request goes whose session's node has vanished and may be back soon. Its pin stays as it is.

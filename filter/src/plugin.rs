@@ -113,7 +113,13 @@ impl Plugin {
 
     /// Has the request that is being decided wait for what it needs, if it may.
     pub(crate) fn wait(&self, home: Home, need: Need) -> Option<Ticket> {
-        let ticket = self.waiting.borrow_mut().enter(home, need, host::now())?;
+        let now = host::now();
+        let ticket = self.waiting.borrow_mut().enter(home, need, now)?;
+        if let Need::Snapshot(pool) = need
+            && let Some(pinned) = self.pools.get(pool).and_then(|pool| pool.pinned.as_ref())
+        {
+            pinned.borrow_mut().begin_start(now);
+        }
         self.hurry();
         Some(ticket)
     }

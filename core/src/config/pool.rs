@@ -34,6 +34,17 @@ pub struct Pool {
     pub on_panic: OnPanic,
     /// What it means for a request that its session's node vanished together with many others.
     pub on_vanish: OnVanish,
+    /// Which requests take their session id along for Envoy's own hash.
+    pub hash_key: HashKey,
+}
+
+/// Which requests take their session id along for Envoy's own hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashKey {
+    /// Those that Berth could not place: Envoy's ring does.
+    Unplaced,
+    /// All that name a session: the route draws one of its weighted clusters by the hash.
+    Always,
 }
 
 /// Where a pool's members come from.
@@ -106,16 +117,11 @@ impl Pool {
             check_points(members, algorithm, &fields.path_of("members"), faults);
         }
         let (health, on_panic, on_vanish) = read_health(&mut fields, faults);
+        let choices = [("unplaced", HashKey::Unplaced), ("always", HashKey::Always)];
+        let hash_key = fields.choice("hash_key", &choices, faults).unwrap_or(HashKey::Unplaced);
         fields.finish(faults);
-        Some(Self {
-            name: name?.to_owned(),
-            membership: membership?,
-            session,
-            algorithm,
-            health,
-            on_panic,
-            on_vanish,
-        })
+        let (name, membership) = (name?.to_owned(), membership?);
+        Some(Self { name, membership, session, algorithm, health, on_panic, on_vanish, hash_key })
     }
 }
 

@@ -16,7 +16,7 @@ use berth_core::time::Millis;
 use berth_core::wire::{self, NodeId, ResolveReply};
 
 use super::ask::Ask;
-use super::{Home, Parked, Pinned, as_seen, result_of, set_notice, stand_in_for_vanished};
+use super::{Home, Parked, Pinned, as_seen, set_notice, stand_in_for_vanished};
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
 use crate::verdict::Verdict;
@@ -57,18 +57,19 @@ impl Pinned {
         home: Home,
     ) -> bool {
         let now = host::now();
-        let released = self.flights.ended(token);
-        if released.is_empty() {
+        let Some(mut asked) = self.flights.asked(token) else {
             return self.renewal_answered(pool, token, body, now)
                 || self.upkeep_answered(pool, token, body, now);
-        }
+        };
         let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
         // One that leaves sessions out is as good as none to those.
-        let is_complete = reply.as_ref().is_some_and(|reply| {
-            let answers = |ask: &Ask| reply.pins.iter().any(|pin| pin.key == ask.session.key);
-            released.iter().all(|released| answers(&released.request))
-        });
-        self.note_call(pool, result_of(body, is_complete), now);
+        let is_complete = reply
+            .as_ref()
+            .is_some_and(|reply| asked.all(|ask| reply.pins.iter().any(|pin| pin.key == ask.session.key)));
+        drop(asked);
+        self.note_answer(pool, body, is_complete, now);
+        let released =
+            if is_complete { self.flights.answered(token) } else { self.flights.failed(token, now) };
         self.release(plugin, pool, released, reply.as_ref(), home, now);
         // A request that was just let go may be over before an answer to its call, and the call would be made again:
         // then the root's next tick sends what is queued.

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use berth_core::decision;
-use berth_core::event::CallResult;
 use berth_core::pins::{Lookup, PinKey};
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
@@ -109,11 +108,12 @@ impl Pinned {
                 sessions: asks.iter().map(|ask| ask.session.clone()).collect(),
             };
             let body = serde_json::to_vec(&request).unwrap_or_default();
-            match host::call(&self.state, "POST", "/v1/resolve", &body, self.state.timeout) {
-                Some(token) => self.flights.sent(batch, token, home.stream, now),
-                None => {
-                    self.note_call(pool, CallResult::Failed, now);
-                    let released = self.flights.not_sent(batch);
+            let timeout = self.flights.call_timeout(now);
+            match host::call(&self.state, "POST", "/v1/resolve", &body, timeout) {
+                Ok(token) => self.flights.sent(batch, token, home.stream, now),
+                Err(failure) => {
+                    self.note_call(pool, Err(&failure), now);
+                    let released = self.flights.not_sent(batch, now);
                     self.release(plugin, pool, released, None, home, now);
                 }
             }
