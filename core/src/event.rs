@@ -94,6 +94,8 @@ pub enum Reason {
     Pin,
     /// The state cluster gave no answer, so the ring did; where affinity is strict, nobody.
     StateAway,
+    /// The session's node vanished together with many others and may be back soon: the node that would be next serves it.
+    Vanished,
     /// Affinity is strict, and the session's node may not serve it now.
     PinUnavailable,
     /// The rule leaves its sessions to Envoy.
@@ -128,6 +130,7 @@ impl Reason {
             Self::NoUsableNode => "no_usable_node",
             Self::Pin => "pin",
             Self::StateAway => "state_away",
+            Self::Vanished => "vanished",
             Self::PinUnavailable => "pin_unavailable",
             Self::AffinityOff => "affinity_off",
             Self::NotRolledOut => "not_rolled_out",
@@ -165,6 +168,8 @@ pub enum Counter {
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,
+    /// `berth_returned_total`: sessions that are served again by their node, which had vanished and is back.
+    Returned,
     /// `berth_dropped_total{reason}`: what a bound of this VM's memory did not let it keep.
     Dropped(Dropped),
 }
@@ -287,7 +292,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -312,6 +317,7 @@ impl Counter {
         Self::Restored,
         Self::Resyncs,
         Self::Ended,
+        Self::Returned,
         Self::Dropped(Dropped::Pin),
         Self::Dropped(Dropped::End),
     ];
@@ -331,7 +337,8 @@ impl Counter {
             Self::Restored => 21,
             Self::Resyncs => 22,
             Self::Ended => 23,
-            Self::Dropped(what) => 24 + what as usize,
+            Self::Returned => 24,
+            Self::Dropped(what) => 25 + what as usize,
         }
     }
 
@@ -353,6 +360,7 @@ impl Counter {
             Self::Restored => ("restored", String::new()),
             Self::Resyncs => ("resyncs", String::new()),
             Self::Ended => ("ended", String::new()),
+            Self::Returned => ("returned", String::new()),
             Self::Dropped(Dropped::Pin) => ("dropped", ".reason.pin".to_owned()),
             Self::Dropped(Dropped::End) => ("dropped", ".reason.end".to_owned()),
         };
@@ -370,6 +378,12 @@ pub fn nodes_gauge(pool: &str, state: &str) -> String {
 #[must_use]
 pub fn panic_gauge(pool: &str) -> String {
     format!("berth_panic.pool.{pool}")
+}
+
+/// The gauge of how long ago Envoy was last seen to name a pool's members: `berth_membership_age_seconds{pool}`.
+#[must_use]
+pub fn membership_age_gauge(pool: &str) -> String {
+    format!("berth_membership_age_seconds.pool.{pool}")
 }
 
 /// The gauge of how many pins are remembered: `berth_pins{pool}`.

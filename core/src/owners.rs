@@ -27,6 +27,8 @@ const MAX_NAMED_BYTES: usize = MAX_UNUSABLE * 51;
 pub enum Standing {
     /// Send the session there: its place in the snapshot.
     Usable(usize),
+    /// It vanished together with many others and may be back soon: nothing it owns is given away until then.
+    Held,
     /// Not here and now. Another proxy may know better: ask again soon.
     Unknown,
     /// It is out, or gone: ask again and say so.
@@ -104,10 +106,13 @@ impl Owners {
     pub fn judge(&self, owner: &NodeId, owned: Option<Millis>, snapshot: &Snapshot, now: Millis) -> Standing {
         let is_recent = |time: Millis| time < GRACE;
         let Some(place) = self.places.get(owner).copied() else {
+            if snapshot.is_held(owner.as_str()) {
+                return Standing::Held;
+            }
             let is_news =
                 owned.is_some_and(is_recent) || self.since.is_none_or(|since| is_recent(now.since(since)));
             // In panic no pin is rewritten, so there is nothing to say of it.
-            return if snapshot.panic || is_news && !self.gone.contains(owner) {
+            return if snapshot.has_panic() || is_news && !self.gone.contains(owner) {
                 Standing::Unknown
             } else {
                 Standing::Unusable
@@ -124,7 +129,7 @@ impl Owners {
     /// named in a second question. None in panic, when health is not believed.
     #[must_use]
     pub fn unusable(&self, last: &[NodeId], snapshot: &Snapshot, now: Millis) -> Vec<NodeId> {
-        if snapshot.panic {
+        if snapshot.has_panic() {
             return Vec::new();
         }
         let is_out = |id: &&NodeId| self.judge(id, None, snapshot, now) == Standing::Unusable;
@@ -174,7 +179,7 @@ mod tests {
             flags,
             ..Observation::default()
         };
-        let policy = HealthPolicy { warm_up: Millis(0), ..HealthPolicy::default() };
+        let policy = HealthPolicy { warm_up: Millis(0), vanish_grace: Millis(0), ..HealthPolicy::default() };
         roster.observe(members.iter().map(host).collect(), &policy, now);
         let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(3));
         Snapshot::build(roster, algorithm, &policy, now, None).unwrap()
@@ -210,7 +215,7 @@ mod tests {
         owners.adopt(&snapshot, at(0));
         let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (3, BAD)], at(20));
         owners.adopt(&snapshot, at(20));
-        assert!(snapshot.panic);
+        assert!(snapshot.has_panic());
 
         assert_eq!(owners.judge(&node(2), LONG, &snapshot, at(20)), Standing::Usable(1));
         assert_eq!(owners.judge(&node(4), LONG, &snapshot, at(20)), Standing::Unknown);
@@ -403,7 +408,7 @@ mod tests {
                 snapshot = look(&mut roster, &members(turn * replaced), at(10 + turn as u64));
                 owners.adopt(&snapshot, at(10 + turn as u64));
             }
-            assert!(!snapshot.panic && owners.gone.len() <= MAX_GONE && owners.pending.is_empty());
+            assert!(!snapshot.has_panic() && owners.gone.len() <= MAX_GONE && owners.pending.is_empty());
 
             let now = at(10 + turns as u64);
             for (session, (pin, known)) in pins.iter_mut().zip(&mut known).enumerate() {

@@ -72,6 +72,8 @@ pub enum Kind {
     Provisional,
     /// The state cluster's, and the node has yet to be told to load the session's state: see [`Pins::settle`].
     Restored,
+    /// The state cluster's, but the node vanished and another one served the session meanwhile: see [`Pins::return_home`].
+    Away,
 }
 
 /// What the cache knows of a session.
@@ -229,6 +231,20 @@ impl Pins {
     pub fn unsettle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
             (pin.kind == Kind::Settled).then_some(Pin { kind: Kind::Restored, ..pin })
+        })
+    }
+
+    /// The node has vanished for now, and another one serves the session.
+    pub fn send_away(&mut self, key: PinKey) {
+        self.change(self.find(key), |pin| {
+            (pin.kind == Kind::Settled).then_some(Pin { kind: Kind::Away, ..pin })
+        });
+    }
+
+    /// The node is back and serves the session. True if another one had served it meanwhile.
+    pub fn return_home(&mut self, key: PinKey) -> bool {
+        self.change(self.find(key), |pin| {
+            (pin.kind == Kind::Away).then_some(Pin { kind: Kind::Settled, ..pin })
         })
     }
 

@@ -57,7 +57,7 @@ pub struct ResolveRequest {
     /// Where the asking proxy stands. Reserved: pins of all regions are one set today.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<PoolName>,
-    /// The proxy has lost trust in what health says: no pin is rewritten.
+    /// The proxy has lost trust in what health says of some priority's nodes: no pin is rewritten.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub panic: bool,
     /// The `x-request-id` of the request that asked; change events repeat it.

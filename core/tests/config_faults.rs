@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use berth_core::config::{
-    Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, RemoteKeys, StateCluster,
-    Superseded, Verification,
+    Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, OnVanish, RemoteKeys,
+    StateCluster, Superseded, Verification,
 };
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
@@ -102,6 +102,8 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(pool.health.passive_failures, 3);
     assert_eq!(pool.health.panic_threshold, 50);
     assert_eq!(pool.health.panic_hold, Millis(5000));
+    assert_eq!(pool.health.vanish_grace, Millis(10_000));
+    assert_eq!(pool.on_vanish, OnVanish::Reroute);
 }
 
 #[test]
@@ -144,6 +146,8 @@ fn what_is_said_is_what_is_read() {
     assert_eq!(pool.health.panic_threshold, 40);
     assert_eq!(pool.health.panic_hold, Millis(2500));
     assert_eq!(pool.on_panic, OnPanic::Reject);
+    assert_eq!(pool.health.vanish_grace, Millis(20_000));
+    assert_eq!(pool.on_vanish, OnVanish::Reject);
 }
 
 #[test]

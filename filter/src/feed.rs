@@ -194,15 +194,10 @@ impl Feed {
         }
     }
 
-    /// Tells of one node that failed, or is out for notably longer than was told. Not in panic: then it is more likely
-    /// that this proxy sees wrongly than that they all failed.
+    /// Tells of one node that failed, or is out for notably longer than was told.
     fn tell_cooldown(&mut self, pool: &LivePool, now: Millis) {
         self.told.retain(|_, until| now < *until);
-        let (panic, cooldowns) = pool.cooldowns(now);
-        if panic {
-            return;
-        }
-        for (node, until) in cooldowns {
+        for (node, until) in pool.cooldowns(now) {
             let Ok(name) = node.parse::<NodeId>() else { continue };
             let until = until.min(now + LONGEST_COOLDOWN);
             let told = self.told.get(&node).copied().unwrap_or_default();

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use berth_core::breaker::{Breaker, BreakerPolicy, Permit};
-use berth_core::config::{OnPanic, Session, StateCluster, Superseded};
+use berth_core::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
 use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{CallResult, Counter, Outcome, Reason, SESSION_HEADER};
 use berth_core::flight::{FlightLimits, Flights, Join, Released};
@@ -180,7 +180,7 @@ impl Pinned {
         let verdict = match self.hit(pool, snapshot, id, key, terms, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
             // It would be asked about to be turned away.
-            None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
+            None if snapshot.is_all_panic() && pool.config.on_panic == OnPanic::Reject => {
                 Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
             }
             None => {
@@ -225,6 +225,10 @@ impl Pinned {
             return None;
         }
         let Some(place) = self.usable(&pin, snapshot) else {
+            if self.is_held(&pin, snapshot) {
+                self.pins.send_away(key);
+                return Some(stand_in_for_vanished(pool, snapshot, id, terms.is_strict));
+            }
             // One that left may have been ended or moved by an operator: that is worth a question. So is one that is not
             // known here yet: another proxy has seen it well.
             let state = self.pins.member(pin.node).and_then(|place| Some(snapshot.nodes.get(place)?.state));
@@ -235,9 +239,13 @@ impl Pinned {
             set_notice(&answer::restore(pin.version));
             pool.metrics.count(Counter::Restored);
         }
-        let mut placement = decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, Outcome::Hit));
+        if pin.kind == Kind::Away && self.pins.return_home(key) {
+            pool.metrics.count(Counter::Returned);
+        }
+        let mut placement =
+            decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, place, Outcome::Hit));
         if pin.kind == Kind::Provisional {
-            placement.outcome = as_seen(snapshot, Outcome::Ring);
+            placement.outcome = as_seen(snapshot, place, Outcome::Ring);
             placement.reason = Reason::StateAway;
         }
         Some(Ok(if terms.is_strict { placement.strictly() } else { placement }))
@@ -252,6 +260,11 @@ impl Pinned {
     /// The place of a pin's node, if it is a member that may serve.
     fn usable(&self, pin: &Pin, snapshot: &Snapshot) -> Option<usize> {
         self.pins.member(pin.node).filter(|place| snapshot.may_serve(*place))
+    }
+
+    /// True if the pin's node vanished together with many others and may be back soon.
+    fn is_held(&self, pin: &Pin, snapshot: &Snapshot) -> bool {
+        !snapshot.held.is_empty() && self.pins.name(pin.node).is_some_and(|name| snapshot.is_held(name))
     }
 
     /// Has the state cluster asked, or goes on without it.
@@ -320,11 +333,27 @@ fn result_of(body: host::Answer<'_>, is_good: bool) -> CallResult {
     }
 }
 
+/// Where a request goes whose session's node has vanished and may be back soon. Its pin stays as it is.
+fn stand_in_for_vanished(
+    pool: &LivePool,
+    snapshot: &Snapshot,
+    id: &SessionId,
+    is_strict: bool,
+) -> Result<Placement, NoPlacement> {
+    if is_strict {
+        return Err(NoPlacement::Withheld(Reason::PinUnavailable));
+    }
+    match pool.config.on_vanish {
+        OnVanish::Reroute => decision::standing_in(snapshot, id.hash()),
+        OnVanish::Reject => Err(NoPlacement::Withheld(Reason::Vanished)),
+    }
+}
+
 fn set_notice(notice: &str) {
     host::set_request_header(SESSION_HEADER, notice.as_bytes());
 }
 
-/// What happened, unless health was ignored for it: that is what an operator has to see.
-fn as_seen(snapshot: &Snapshot, outcome: Outcome) -> Outcome {
-    if snapshot.panic { Outcome::Panic } else { outcome }
+/// What happened, unless the health of the node at this place is ignored: that is what an operator has to see.
+fn as_seen(snapshot: &Snapshot, place: usize, outcome: Outcome) -> Outcome {
+    if snapshot.is_panic_at(place) { Outcome::Panic } else { outcome }
 }

@@ -34,6 +34,9 @@ const LONGEST_TICK_WITH_PINS: u64 = 100;
 const FIRST_TICKS: Millis = Millis(5);
 /// A pool without a snapshot after this time has a fault that no haste cures.
 const HASTE: Millis = Millis(2000);
+/// After so long without a look at the members what Envoy last said of their health is not believed any longer. At least
+/// three polls.
+const BLIND_AFTER: Millis = Millis(30_000);
 /// An admin that has not answered by then is stuck; the next interval asks again.
 const POLL_TIMEOUT: Millis = Millis(5000);
 
@@ -236,7 +239,8 @@ impl Live {
                 if let Some(roster) = roster {
                     pool.adopt(roster, now);
                 }
-                self.show(pool);
+                pool.key.note_look(now);
+                self.show(pool, now);
             }
         }
     }
@@ -256,20 +260,30 @@ impl Live {
                 Some(Some(_)) => PollResult::Ok,
             };
             pool.metrics.count(Counter::Polls(result));
-            let roster = pool.key.update(|roster| match observed.flatten() {
-                Some(hosts) => roster.observe(hosts.clone(), policy, now),
-                None => roster.reassess(policy, now),
+            let seen = pool.key.head().1;
+            let is_blind = now.since(seen) > BLIND_AFTER.max(Millis(self.interval().0.saturating_mul(3)));
+            let roster = pool.key.update(|roster| {
+                let lost = is_blind && roster.lose_sight(seen, policy, now);
+                let changed = match observed.flatten() {
+                    Some(hosts) => roster.observe(hosts.clone(), policy, now),
+                    None => roster.reassess(policy, now),
+                };
+                lost || changed
             });
             if let Some(roster) = roster {
                 pool.adopt(roster, now);
             }
-            self.show(pool);
+            if observed.flatten().is_some() {
+                pool.key.note_look(now);
+            }
+            self.show(pool, now);
         }
     }
 
-    fn show(&self, pool: &LivePool) {
+    fn show(&self, pool: &LivePool, now: Millis) {
         if let Some(snapshot) = pool.snapshot() {
             pool.metrics.show(&snapshot);
+            pool.metrics.show_membership_age(now.since(pool.key.head().1));
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Pool {
     pub health: HealthPolicy,
     /// What panic means for a request.
     pub on_panic: OnPanic,
+    /// What it means for a request that its session's node vanished together with many others.
+    pub on_vanish: OnVanish,
 }
 
 /// Where a pool's members come from.
@@ -49,6 +51,15 @@ pub enum OnPanic {
     /// It goes where it would if all nodes were healthy.
     IgnoreHealth,
     /// It is answered with 503.
+    Reject,
+}
+
+/// What a request gets whose session's node vanished and may be back soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnVanish {
+    /// The node that would be next, until then.
+    Reroute,
+    /// 503: its session is nowhere else.
     Reject,
 }
 
@@ -94,9 +105,17 @@ impl Pool {
         if let Some(Membership::Static(members)) = &membership {
             check_points(members, algorithm, &fields.path_of("members"), faults);
         }
-        let (health, on_panic) = read_health(&mut fields, faults);
+        let (health, on_panic, on_vanish) = read_health(&mut fields, faults);
         fields.finish(faults);
-        Some(Self { name: name?.to_owned(), membership: membership?, session, algorithm, health, on_panic })
+        Some(Self {
+            name: name?.to_owned(),
+            membership: membership?,
+            session,
+            algorithm,
+            health,
+            on_panic,
+            on_vanish,
+        })
     }
 }
 

@@ -104,7 +104,7 @@ impl Pinned {
             let request = ResolveRequest {
                 pool: self.pool.clone(),
                 region: None,
-                panic: snapshot.panic,
+                panic: snapshot.has_panic(),
                 correlation_id: asks.first().and_then(|ask| ask.correlation.clone()),
                 sessions: asks.iter().map(|ask| ask.session.clone()).collect(),
             };

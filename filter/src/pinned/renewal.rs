@@ -102,7 +102,7 @@ impl Pinned {
         let request = ResolveRequest {
             pool: self.pool.clone(),
             region: None,
-            panic: snapshot.panic,
+            panic: snapshot.has_panic(),
             correlation_id: None,
             sessions,
         };
