@@ -364,7 +364,8 @@ async fn assert_all_placed(world: &World, keys: &[String], living: &BTreeSet<Str
         for key in keys {
             let answer = of(&client, key).send().await;
             let outcome = told(&answer, "outcome");
-            assert!(round == 0 || outcome == "hit", "{key} is {outcome} in round {round}");
+            // An answer that the news of its own move overtook is asked for a second time.
+            assert!(round < 2 || outcome == "hit", "{key} is {outcome} in round {round}");
             assert!(
                 outcome != "ring" && living.contains(answer.node()),
                 "{key} is {outcome} in round {round}"
