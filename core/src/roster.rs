@@ -136,7 +136,13 @@ impl Roster {
                     None => Health::joined(now).unknown(),
                 },
             };
-            health.observe(seen.flags, policy, now);
+            let mut flags = seen.flags;
+            // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
+            flags.ejected &= self.check_period.is_none();
+            health.observe(flags, policy, now);
+            if let Some(period) = self.check_period {
+                health.contradict(period, now);
+            }
             self.nodes.push(Node {
                 address: seen.address,
                 name: seen.name,
@@ -194,8 +200,8 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
-    /// The members in a cooldown that was observed here, with its end as far as is known at `now`: what to share with
-    /// other proxies. Of a node that is still unhealthy the end moves on with `now`.
+    /// The members in a cooldown that an active check or EDS began here, with its end as far as is known at `now`: what to
+    /// share with other proxies, as requests alone are no proof. Of a node that is still unhealthy the end moves on with `now`.
     pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
         let end = move |node: &Node| node.health.own_cooldown_end(now);
         self.nodes.iter().filter_map(move |node| Some((node.name(), end(node)?)))

@@ -13,6 +13,12 @@ pub(super) struct Cooldown {
     last_unhealthy: Millis,
     /// Envoy has said so too: its next healthy-to-unhealthy change is another failure, not news of this one.
     confirmed: bool,
+    /// And not by what requests came to, which one client can cause: by an active check, or EDS.
+    #[serde(default)]
+    pub(super) is_checked: bool,
+    /// Until Envoy says so too: the cooldown before it, in case that its check contradicts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Box<Self>>,
 }
 
 impl Cooldown {
@@ -27,7 +33,15 @@ impl Cooldown {
             }
             Some(_) => policy.cooldown,
         };
-        Self { length, last_unhealthy: now, confirmed }
+        let before = if confirmed { None } else { last.cloned().map(Box::new) };
+        Self { length, last_unhealthy: now, confirmed, is_checked: false, before }
+    }
+
+    /// What is left of it after an active check that takes `period` at most has found the node well at `now`: nothing, if
+    /// only requests spoke against the node, and before that check began.
+    pub(super) fn unless_contradicted(self, period: Millis, now: Millis) -> Option<Self> {
+        let is_contradicted = !self.confirmed && now.since(self.last_unhealthy) > period;
+        if is_contradicted { self.before.map(|before| *before) } else { Some(self) }
     }
 
     pub(super) fn end(&self) -> Millis {

@@ -298,7 +298,7 @@ proptest! {
     #[test]
     fn one_client_puts_out_no_node_that_serves_another_session(moves in moves(), phase in 0..250_u64) {
         let mut vms = Vms::new(4);
-        let (mut now, mut served, mut ticked) = (10_000, 0, 0);
+        let (mut now, mut served, mut ticked) = (10_000, 0, 10_000);
         for (pause, fails, id, vm) in moves {
             for _ in 0..pause {
                 now += 1;
