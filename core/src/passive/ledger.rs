@@ -6,11 +6,11 @@ use super::{Answers, Failure, Kind, OBJECTION, Rules, WINDOW};
 
 /// As many failed sessions of a node as are told apart; two are needed.
 pub(super) const SESSIONS: usize = 3;
-/// More nodes than fail at once without a panic, in 7 KB. At the limit the first of a new node's failures are not
+/// More nodes than fail at once without a panic, in 8 KB. At the limit the first of a new node's failures are not
 /// counted, until another node answers, is put out, or has not failed for a [`WINDOW`].
 pub const MAX_ROWS: usize = 128;
-/// A row in bytes: seven numbers of eight.
-const ROW: usize = 56;
+/// A row in bytes: eight numbers of eight.
+const ROW: usize = 64;
 
 /// What all VMs of an Envoy share about a pool's failures. Nearly always empty.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ struct Row {
     last: Millis,
     /// The first of the resets.
     suspected: Millis,
+    /// Since when they would be enough; 0 if they are not.
+    ready: Millis,
     connects: u32,
     resets: u32,
     /// The first that failed, 0 where there are fewer.
@@ -86,7 +88,7 @@ impl Ledger {
         let row = known.map(|place| self.rows.swap_remove(place)).filter(|row| row.stands(answers, now));
         let mut row = row.unwrap_or_else(|| Row { node: failure.node, ..Row::default() });
         row.add(failure, now);
-        row.hear(answers, now);
+        row.hear(rules, answers, now);
         if row.is_enough(rules, now) {
             return Noted::Enough;
         }
@@ -109,7 +111,7 @@ impl Ledger {
     ) -> bool {
         let before = self.clone();
         self.rows.retain_mut(|row| {
-            row.hear(answers, now);
+            row.hear(rules, answers, now);
             let stands = !row.is_empty() && row.stands(answers, now) && is_member(row.node);
             let is_enough = stands && row.is_enough(rules, now);
             if is_enough {
@@ -154,10 +156,21 @@ impl Row {
         }
     }
 
-    /// Resets and timeouts count for nothing while the node serves other sessions.
-    fn hear(&mut self, answers: &Answers, now: Millis) {
-        if self.resets > 0 && answers.object(self.node, &self.sessions, self.suspected, now) {
+    /// Resets and timeouts count for nothing while the node serves sessions that have not failed. Which those are is known
+    /// once there are enough failures.
+    fn hear(&mut self, rules: Rules, answers: &Answers, now: Millis) {
+        let sessions = self.sessions.iter().filter(|session| **session != 0).count();
+        let is_ready = self.resets > 0
+            && sessions > 1
+            && self.connects.saturating_add(self.resets) >= rules.limit
+            && !rules.is_checked;
+        if !is_ready {
+            self.ready = Millis(0);
+        } else if answers.object(self.node, &self.sessions, self.suspected, now) {
             self.resets = 0;
+            self.ready = Millis(0);
+        } else if self.ready == Millis(0) {
+            self.ready = now;
         }
     }
 
@@ -166,27 +179,23 @@ impl Row {
     }
 
     fn is_enough(&self, rules: Rules, now: Millis) -> bool {
-        let is_suspect = || {
-            let sessions = self.sessions.iter().filter(|session| **session != 0).count();
-            self.resets > 0 && sessions > 1 && !rules.is_checked && now.since(self.suspected) >= OBJECTION
-        };
-        rules.limit > 0
-            && (self.connects >= rules.limit
-                || self.connects.saturating_add(self.resets) >= rules.limit && is_suspect())
+        let is_undisputed = self.ready > Millis(0) && now.since(self.ready) >= OBJECTION;
+        rules.limit > 0 && (self.connects >= rules.limit || is_undisputed)
     }
 
     fn encode(&self) -> [u64; ROW / 8] {
         let [first, second, third] = self.sessions;
         let counts = u64::from(self.connects) << 32 | u64::from(self.resets);
-        [self.node, self.last.0, self.suspected.0, counts, first, second, third]
+        [self.node, self.last.0, self.suspected.0, self.ready.0, counts, first, second, third]
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut numbers =
             bytes.chunks_exact(8).filter_map(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
         let mut next = || numbers.next();
-        let (node, last, suspected, counts) = (next()?, Millis(next()?), Millis(next()?), next()?);
+        let (node, last, suspected, ready) = (next()?, Millis(next()?), Millis(next()?), Millis(next()?));
+        let counts = next()?;
         let (connects, resets) = ((counts >> 32) as u32, counts as u32);
-        Some(Self { node, last, suspected, connects, resets, sessions: [next()?, next()?, next()?] })
+        Some(Self { node, last, suspected, ready, connects, resets, sessions: [next()?, next()?, next()?] })
     }
 }

@@ -1,8 +1,7 @@
 //! What a fake node says to one request. Some paths fail on any node that serves, as a handler with a fault does:
 //! `/fault/close` ends its connection instead of an answer (HTTP/2: resets the stream), `/fault/hang` never answers,
-//! `/fault/cut` breaks its connection after the beginning of a body; `/eof` has a body that ends with its connection.
+//! `/fault/cut` breaks its connection, or stream, after the beginning of a body; `/eof` has a body that ends with its connection.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Mode, Shared};
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+type Answer = Response<BoxBody<Bytes, Failure>>;
 /// A handler that fails has its connection closed, or its stream reset.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,7 +48,7 @@ pub(super) async fn answer(
         Mode::Fail(status) => plain(status, "told to fail\n"),
         _ if request.uri().path() == "/fault/close" => return Err("a handler with a fault".into()),
         _ if request.uri().path() == "/fault/hang" => std::future::pending().await,
-        _ if request.uri().path() == "/fault/cut" => cut(reset),
+        _ if request.uri().path() == "/fault/cut" => cut(request.version(), reset),
         _ if request.uri().path() == "/eof" => until_the_end(),
         _ if is(&request, header::UPGRADE, "websocket") => websocket(request, &shared),
         _ if is(&request, header::CONTENT_TYPE, "application/grpc") => grpc(request).await?,
@@ -65,12 +64,15 @@ pub(super) async fn answer(
     Ok(answer)
 }
 
-/// The beginning of an event stream; then the connection is reset.
-fn cut(reset: Arc<Notify>) -> Answer {
+/// The beginning of an event stream; then the connection, or in HTTP/2 the stream, is reset.
+fn cut(version: Version, reset: Arc<Notify>) -> Answer {
     let events = futures_util::stream::unfold(0, move |sent| {
         let reset = Arc::clone(&reset);
         async move {
             if sent == 1 {
+                if version == Version::HTTP_2 {
+                    return Some((Err(Failure::from("a stream with a fault")), sent));
+                }
                 reset.notify_one();
                 std::future::pending::<()>().await;
             }
@@ -123,7 +125,7 @@ async fn echo(request: Request<Incoming>, shared: &Shared) -> Result<Answer, hyp
 async fn grpc(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     let message = request.into_body().collect().await?.to_bytes();
     let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(0))]);
-    let body = Full::new(message).with_trailers(async { Some(Ok(trailers)) }).boxed();
+    let body = whole(message).with_trailers(async { Some(Ok(trailers)) }).boxed();
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     Ok(answer)
@@ -165,9 +167,13 @@ fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
 }
 
 fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()).boxed());
+    let mut answer = Response::new(whole(body.into()).boxed());
     *answer.status_mut() = status;
     answer
+}
+
+fn whole(body: Bytes) -> impl hyper::body::Body<Data = Bytes, Error = Failure> {
+    Full::new(body).map_err(|never| match never {})
 }
 
 fn is(request: &Request<Incoming>, name: HeaderName, start: &str) -> bool {
