@@ -17,8 +17,10 @@ pub(super) struct Cooldown {
     #[serde(default)]
     pub(super) is_checked: bool,
     /// Until Envoy says so too: the cooldown before it, in case that its check contradicts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    before: Option<Box<Self>>,
+    #[serde(default)]
+    before: Option<Millis>,
+    #[serde(default)]
+    before_length: Millis,
 }
 
 impl Cooldown {
@@ -33,15 +35,23 @@ impl Cooldown {
             }
             Some(_) => policy.cooldown,
         };
-        let before = if confirmed { None } else { last.cloned().map(Box::new) };
-        Self { length, last_unhealthy: now, confirmed, is_checked: false, before }
+        let (before, before_length) = match last.filter(|_| !confirmed) {
+            // One that Envoy has not confirmed either is part of the same suspicion.
+            Some(last) if !last.confirmed => (last.before, last.before_length),
+            Some(last) => (Some(last.last_unhealthy), last.length),
+            None => (None, Millis(0)),
+        };
+        Self { length, last_unhealthy: now, confirmed, is_checked: false, before, before_length }
     }
 
     /// What is left of it after an active check that takes `period` at most has found the node well at `now`: nothing, if
     /// only requests spoke against the node, and before that check began.
     pub(super) fn unless_contradicted(self, period: Millis, now: Millis) -> Option<Self> {
-        let is_contradicted = !self.confirmed && now.since(self.last_unhealthy) > period;
-        if is_contradicted { self.before.map(|before| *before) } else { Some(self) }
+        if self.confirmed || now.since(self.last_unhealthy) <= period {
+            return Some(self);
+        }
+        let (length, before) = (self.before_length, self.before?);
+        Some(Self { length, last_unhealthy: before, confirmed: true, before: None, ..self })
     }
 
     pub(super) fn end(&self) -> Millis {

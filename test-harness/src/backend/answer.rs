@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::combinators::BoxBody;
@@ -70,6 +71,8 @@ fn cut(version: Version, reset: Arc<Notify>) -> Answer {
         let reset = Arc::clone(&reset);
         async move {
             if sent == 1 {
+                // A reset takes what was not written yet with it.
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 if version == Version::HTTP_2 {
                     return Some((Err(Failure::from("a stream with a fault")), sent));
                 }
