@@ -17,8 +17,9 @@ pub use ledger::{Ledger, MAX_ROWS, Noted};
 
 /// How far back an answer counts for the node: a node that serves others is not sick.
 pub const WINDOW: Millis = Millis(10_000);
-/// How long a suspicion waits for answers that other VMs remember. Four of their longest ticks.
-pub const OBJECTION: Millis = Millis(1_000);
+/// How long a suspicion waits for answers that other VMs remember. Eight of their longest ticks: a worker that has more to do
+/// than it can is heard too.
+pub const OBJECTION: Millis = Millis(2_000);
 
 /// Upstream request timeout, remote reset, connection termination, upstream protocol error: the connection was up.
 const RESETS: u64 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 23;

@@ -6,7 +6,6 @@ use std::rc::{Rc, Weak};
 use berth_core::changelog::News;
 use berth_core::config::{Config, Membership, Pool, StateCluster};
 use berth_core::event::Counter;
-use berth_core::health::State;
 use berth_core::passive::{Failure, Failures, Ledger, Noted, Rules};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
@@ -172,6 +171,7 @@ impl LivePool {
     }
 
     fn succeed(&self, old: &Self) {
+        self.failures.swap(&old.failures);
         if let (Some(pinned), Some(feed)) = (&self.pinned, &self.feed)
             && let (Some(old_pinned), Some(old_feed)) = (&old.pinned, &old.feed)
             && pinned.borrow_mut().succeed(&old_pinned.borrow())
@@ -256,9 +256,8 @@ impl LivePool {
     /// A request of this session failed by the node's fault. If that is enough all VMs hear of it, this one at once.
     pub(crate) fn failed(&self, failure: &Failure) {
         let is_out = self.snapshot().is_some_and(|snapshot| {
-            let mut nodes = snapshot.nodes.iter();
-            !snapshot.panic
-                && nodes.any(|node| node.key_hash == failure.node && node.state == State::Cooldown)
+            let place = snapshot.nodes.iter().position(|node| node.key_hash == failure.node);
+            place.is_some_and(|place| !snapshot.may_serve(place))
         });
         // It was on its way before the node was put out.
         if is_out {

@@ -92,6 +92,32 @@ async fn node_is_not_put_out_by_one_session_whatever_url_it_asks_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn node_is_not_put_out_by_one_session_though_its_requests_are_tried_again() {
+    for retry_on in ["connect-failure,reset", "5xx"] {
+        let builder = unchecked().bootstrap(move |json| {
+            for route in routes(json) {
+                route["route"]["retry_policy"]["retry_on"] = retry_on.into();
+            }
+        });
+        let world = builder.concurrency(1).start().await;
+        let owner = owner(&world).await;
+        if retry_on == "5xx" {
+            world.nodes().iter().for_each(|node| node.fail(500));
+        }
+
+        for _ in 0..5 {
+            let path = if retry_on == "5xx" { "/" } else { "/fault/close" };
+            let response = world.get(path).header("x-session-id", "ada").send().await;
+            assert!(response.status.is_server_error());
+            assert_eq!(told(&response, "reason"), "retried", "{retry_on}");
+        }
+
+        world.nodes().iter().for_each(|node| node.serve());
+        still_owns(&world, &owner).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn node_that_resets_every_stream_is_put_out_by_two_sessions() {
     let world = unchecked().http2_nodes().concurrency(1).start().await;
     let owner = owner(&world).await;
@@ -108,32 +134,42 @@ async fn node_that_resets_every_stream_is_put_out_by_two_sessions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousand_invented_ids_on_a_url_that_closes_move_no_other_session() {
-    for (builder, workers) in [(unchecked(), 1), (unchecked(), 8), (pinned(), 1), (pinned(), 8)] {
-        let world = builder.concurrency(workers).start().await;
-        nodes_become(world.envoy(0), &[("active", 3)]).await;
-        let others = sessions(20);
-        let homes = world.nodes_of(&others).await;
-        assert!(world.nodes().iter().all(|node| homes.iter().any(|home| home == node.name())));
-
-        for round in 0..10 {
-            let invented: Vec<Request> = (0..100)
-                .map(|number| {
-                    // Some on connections of their own, so that every worker has some.
-                    let client =
-                        if number % 4 == 0 { Client::new(world.envoy(0).address()) } else { world.client() };
-                    client.get("/fault/close").header("x-session-id", format!("invented-{round}-{number}"))
-                })
-                .collect();
-            let answers = world.client().send_all(invented).await;
-            assert!(answers.iter().all(|answer| answer.status == 503));
-            // Longer than a suspicion waits.
-            caught_up(world.envoy(0)).await;
-            caught_up(world.envoy(0)).await;
-            assert_eq!(world.nodes_of(&others).await, homes, "{workers} workers, round {round}");
-        }
-
-        assert_eq!(ejections(&world).await, 0.0);
+    for workers in [1, 8] {
+        thousand_invented_ids(unchecked().concurrency(workers)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousand_invented_ids_on_a_url_that_closes_move_no_other_pin() {
+    for workers in [1, 8] {
+        thousand_invented_ids(pinned().concurrency(workers)).await;
+    }
+}
+
+async fn thousand_invented_ids(builder: Builder) {
+    let world = builder.start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let others = sessions(20);
+    let homes = world.nodes_of(&others).await;
+    assert!(world.nodes().iter().all(|node| homes.iter().any(|home| home == node.name())));
+
+    for round in 0..5 {
+        let invented = (0..200).map(|number| {
+            // Some on connections of their own, so that every worker has some.
+            let own = number % 4 == 0;
+            let client = if own { Client::new(world.envoy(0).address()) } else { world.client() };
+            client.get("/fault/close").header("x-session-id", format!("invented-{round}-{number}"))
+        });
+        let answers = world.client().send_all(invented.collect()).await;
+        assert!(answers.iter().all(|answer| answer.status == 503));
+        // Longer than a suspicion waits.
+        for _ in 0..4 {
+            caught_up(world.envoy(0)).await;
+        }
+        assert_eq!(world.nodes_of(&others).await, homes, "round {round}");
+    }
+
+    assert_eq!(ejections(&world).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
