@@ -173,6 +173,7 @@ impl Health {
 
     /// Takes in what Envoy says of the node at `now`.
     pub fn observe(&mut self, mut flags: HostFlags, policy: &HealthPolicy, now: Millis) {
+        let is_checked = flags.unhealthy;
         flags.unhealthy |= flags.ejected;
         self.forget_the_future(now);
         // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. Whoever
@@ -185,6 +186,9 @@ impl Health {
             // The last sight of it unhealthy: from here the cooldown runs.
             (true, false) => self.touch_cooldown(now),
             (true, true) | (false, false) => {}
+        }
+        if let Some(cooldown) = &mut self.cooldown {
+            cooldown.is_checked |= is_checked && flags.unhealthy;
         }
         self.unhealthy = flags.unhealthy;
         // A node is new from its first good word on, or its checks would eat its warm-up.
@@ -201,6 +205,15 @@ impl Health {
         if self.unhealthy {
             self.touch_cooldown(seen);
             self.unhealthy = false;
+        }
+    }
+
+    /// Envoy's active check, which comes to a result within `period`, finds the node well at `now`: what only requests said
+    /// against it before that counts as never said.
+    pub fn contradict(&mut self, period: Millis, now: Millis) {
+        if !self.unhealthy && !self.pending {
+            self.cooldown =
+                self.cooldown.take().and_then(|cooldown| cooldown.unless_contradicted(period, now));
         }
     }
 
@@ -274,11 +287,14 @@ impl Health {
         }
     }
 
-    /// When the cooldown ends that was observed here, as far as is known at `now`; `None` if it is in none, or only in
-    /// one that others share.
+    /// When the cooldown ends that an active check or EDS began here, as far as is known at `now`; `None` if it is in none,
+    /// or only in one that others share, or that only requests gave a reason for.
     #[must_use]
     pub fn own_cooldown_end(&self, now: Millis) -> Option<Millis> {
         let cooldown = self.cooldown.as_ref().filter(|_| self.in_own_cooldown(now))?;
+        if !cooldown.is_checked {
+            return None;
+        }
         Some(if self.unhealthy { now + cooldown.length } else { cooldown.end() })
     }
 

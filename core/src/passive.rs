@@ -1,90 +1,119 @@
-//! What one worker learns from its own requests: which failures are a node's fault, and how many came in a row.
+//! What requests say of a node: which of them blame it, and when that is enough to put it out.
+//!
+//! A request is evidence at the moment its response begins, and only then: how a response ends (a WebSocket, a stream, a
+//! body that ends with its connection) says nothing of the node. A *connect* failure cannot be caused by a request, so a
+//! few in a row are enough, even of one session. A *reset or timeout* can: it takes several sessions, and no answer to any
+//! other. Failures are counted in a small record that all VMs of an Envoy share ([`Ledger`]); answers are remembered in the
+//! VM that saw them ([`Answers`]), so that an answer costs no call. A suspicion waits until every VM has had time to
+//! compare it with the answers that it remembers. How the record is shared is not decided here.
 
-use std::collections::BTreeMap;
+mod answers;
+mod ledger;
 
-/// Envoy's `response.flags` bits that blame the node: upstream request timeout, remote reset, connection failure,
-/// connection termination. Not among them: a client that left (`DC`), a full circuit breaker (`UO`), no healthy
-/// host (`UH`), a local reset (`LR`).
-const BLAME_THE_NODE: u64 = TIMEOUT | REMOTE_RESET | CONNECTION_FAILURE | CONNECTION_TERMINATION;
-const TIMEOUT: u64 = 1 << 2;
-const REMOTE_RESET: u64 = 1 << 4;
-const CONNECTION_FAILURE: u64 = 1 << 5;
-const CONNECTION_TERMINATION: u64 = 1 << 6;
-/// The client ended the request: whatever else is flagged may be the consequence.
-const DOWNSTREAM_TERMINATION: u64 = 1 << 14;
+use crate::time::Millis;
 
-/// True if a request that ended with these flags says something bad of the node that had it.
-#[must_use]
-pub fn blames_node(flags: u64) -> bool {
-    flags & BLAME_THE_NODE != 0 && flags & DOWNSTREAM_TERMINATION == 0
+pub use answers::Answers;
+pub use ledger::{Ledger, MAX_ROWS, Noted};
+
+/// How far back an answer counts for the node: a node that serves others is not sick.
+pub const WINDOW: Millis = Millis(10_000);
+/// How long a suspicion waits for answers that other VMs remember. Eight of their longest ticks: a worker that has more to do
+/// than it can is heard too.
+pub const OBJECTION: Millis = Millis(2_000);
+
+/// Upstream request timeout, remote reset, connection termination, upstream protocol error: the connection was up.
+const RESETS: u64 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 23;
+/// Connection failure: refused, timed out, or no TLS.
+const CONNECT: u64 = 1 << 5;
+/// Retries are used up: said beside the failure, or alone of a bad answer.
+const RETRY_LIMIT: u64 = 1 << 15;
+/// The fault filter delayed the request, before it was sent.
+const DELAYED: u64 = 1 << 9;
+
+/// How a node failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// There was no connection to send the request on.
+    Connect,
+    /// The connection was up, and no response began.
+    Reset,
 }
 
-/// Consecutive failures by node. Nodes without any are not in it, so it is nearly always empty.
+/// What a request says of the node that had it last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// It answered, with whatever status.
+    Answered,
+    /// It did not.
+    Failed(Kind),
+    /// Nothing: the client left (`DC`), a circuit breaker was full (`UO`), no host was healthy (`UH`), and the like.
+    None,
+}
+
+/// Reads Envoy's `response.flags` as they are when the response's headers pass.
+#[must_use]
+pub fn evidence(flags: u64) -> Evidence {
+    if flags & !(RESETS | CONNECT | RETRY_LIMIT | DELAYED) != 0 {
+        Evidence::None
+    } else if flags & CONNECT != 0 {
+        Evidence::Failed(Kind::Connect)
+    } else if flags & RESETS != 0 {
+        Evidence::Failed(Kind::Reset)
+    } else {
+        Evidence::Answered
+    }
+}
+
+/// What the same flags say of the nodes that the request was sent to before, whose failures a retry hid.
+///
+/// The shipped policy retries only what was never sent. If the last attempt was reset, or ended in a bad answer and no
+/// retry was left, the earlier ones may have ended alike.
+#[must_use]
+pub fn hidden_failure(flags: u64) -> Option<Kind> {
+    match evidence(flags) {
+        Evidence::Answered if flags & RETRY_LIMIT != 0 => None,
+        Evidence::Answered => Some(Kind::Connect),
+        Evidence::Failed(kind) => Some(kind),
+        Evidence::None => None,
+    }
+}
+
+/// One failed request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// The hash of the node's name.
+    pub node: u64,
+    /// How it failed.
+    pub kind: Kind,
+    /// The hash of the session.
+    pub session: u64,
+}
+
+/// What a pool makes of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How many put a node out; 0 for never.
+    pub limit: u32,
+    /// Envoy checks the nodes itself: then resets and timeouts are its affair.
+    pub is_checked: bool,
+}
+
+/// What one VM knows of a pool's failures: the answers that it saw, and the shared record as it last read it.
 #[derive(Debug, Default)]
 pub struct Failures {
-    consecutive: BTreeMap<String, u32>,
+    /// The answers.
+    pub answers: Answers,
+    /// The record.
+    pub ledger: Ledger,
 }
 
 impl Failures {
-    /// The node answered: its count starts anew.
-    pub fn succeeded(&mut self, node: &str) {
-        if !self.consecutive.is_empty() {
-            self.consecutive.remove(node);
-        }
-    }
-
-    /// The node failed. True if that was the `limit`th time in a row (0: never); the count then starts anew.
-    pub fn failed(&mut self, node: &str, limit: u32) -> bool {
-        if limit == 0 {
-            return false;
-        }
-        let count = match self.consecutive.get_mut(node) {
-            Some(count) => count,
-            None => self.consecutive.entry(node.to_owned()).or_default(),
-        };
-        *count += 1;
-        let reached = *count >= limit;
-        if reached {
-            self.consecutive.remove(node);
-        }
-        reached
-    }
-
-    /// Forgets nodes that are no longer members.
-    pub fn retain(&mut self, is_member: impl Fn(&str) -> bool) {
-        self.consecutive.retain(|node, _| is_member(node));
+    /// The node at this place answered. True if it has failures on record, which that puts an end to.
+    pub fn answered(&mut self, place: usize, node: u64, session: u64, now: Millis) -> bool {
+        self.answers.note(place, node, session, now);
+        !self.ledger.is_empty() && self.ledger.has(node)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn client_disconnects_and_overflow_never_blame_the_node() {
-        assert!(blames_node(CONNECTION_FAILURE | 1 << 15));
-        assert!(blames_node(TIMEOUT));
-        assert!(!blames_node(DOWNSTREAM_TERMINATION));
-        assert!(!blames_node(DOWNSTREAM_TERMINATION | CONNECTION_TERMINATION));
-        assert!(!blames_node(1 << 7), "overflow");
-        assert!(!blames_node(0));
-    }
-
-    #[test]
-    fn only_failures_in_a_row_count() {
-        let mut failures = Failures::default();
-        assert!(!failures.failed("a", 3));
-        assert!(!failures.failed("a", 3));
-        failures.succeeded("a");
-        assert!(!failures.failed("a", 3));
-        assert!(!failures.failed("a", 3));
-        assert!(!failures.failed("b", 3));
-        assert!(failures.failed("a", 3));
-        assert!(!failures.failed("a", 3), "starts anew after it was reported");
-    }
-
-    #[test]
-    fn a_limit_of_zero_switches_it_off() {
-        assert!((0..10).all(|_| !Failures::default().failed("a", 0)));
-    }
-}
+mod tests;

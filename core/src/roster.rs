@@ -129,7 +129,13 @@ impl Roster {
                     }
                 },
             };
-            health.observe(seen.flags, policy, now);
+            let mut flags = seen.flags;
+            // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
+            flags.ejected &= self.check_period.is_none();
+            health.observe(flags, policy, now);
+            if let Some(period) = self.check_period {
+                health.contradict(period, now);
+            }
             // As a rule at the end: Envoy lists its hosts by priority.
             let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
             let node = Node {
@@ -198,8 +204,8 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
-    /// The members in a cooldown that was observed here, with its end as far as is known at `now`: what to share with
-    /// other proxies. Of a node that is still unhealthy the end moves on with `seen`, when Envoy last said so. None of a
+    /// The members in a cooldown that an active check or EDS began here, with its end as far as is known at `now`: what to
+    /// share with other proxies, as requests alone are no proof. Of a node that is still unhealthy the end moves on with `seen`, when Envoy last said so. None of a
     /// priority in panic: then it is more likely that this proxy sees wrongly than that its nodes all failed.
     pub fn cooldowns(&self, seen: Millis, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
         let end = move |node: &Node| node.health.own_cooldown_end(seen.min(now)).filter(|end| now < *end);

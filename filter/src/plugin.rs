@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use berth_core::changelog::News;
 use berth_core::config::{Config, Membership, Pool, StateCluster};
 use berth_core::event::Counter;
-use berth_core::passive::Failures;
+use berth_core::passive::{Failure, Failures, Ledger, Noted, Rules};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
@@ -17,7 +17,7 @@ use crate::metrics::PoolMetrics;
 use crate::pinned::{Home, Pinned, Share};
 use crate::request::Ticket;
 use crate::rules::LiveRule;
-use crate::shared::RosterKey;
+use crate::shared::{FailuresKey, RosterKey};
 use crate::tokens::Tokens;
 use crate::waiting::{Need, WaitingRoom};
 
@@ -53,6 +53,7 @@ pub(crate) struct LivePool {
     snapshot: RefCell<Option<Rc<Snapshot>>>,
     roster: RefCell<Roster>,
     failures: RefCell<Failures>,
+    failures_key: FailuresKey,
     /// With a state cluster.
     pub(crate) pinned: Option<RefCell<Pinned>>,
     pub(crate) feed: Option<RefCell<Feed>>,
@@ -164,6 +165,7 @@ impl LivePool {
         };
         Self {
             key: RosterKey::new(&config.name, &source),
+            failures_key: FailuresKey::new(&config.name, &source),
             metrics: PoolMetrics::define(&config.name),
             config,
             snapshot: RefCell::new(None),
@@ -175,6 +177,7 @@ impl LivePool {
     }
 
     fn succeed(&self, old: &Self) {
+        self.failures.swap(&old.failures);
         if let (Some(pinned), Some(feed)) = (&self.pinned, &self.feed)
             && let (Some(old_pinned), Some(old_feed)) = (&old.pinned, &old.feed)
             && pinned.borrow_mut().succeed(&old_pinned.borrow())
@@ -212,8 +215,7 @@ impl LivePool {
         let previous = self.snapshot();
         match Snapshot::build(&roster, self.config.algorithm, &self.config.health, now, previous.as_deref()) {
             Ok(snapshot) => {
-                let is_member = |node: &str| snapshot.nodes.iter().any(|member| member.name == node);
-                self.failures.borrow_mut().retain(is_member);
+                self.failures.borrow_mut().answers.adopt(snapshot.nodes.iter().map(|node| node.key_hash));
                 if let Some(pinned) = &self.pinned {
                     pinned.borrow_mut().adopt(&snapshot, now);
                 }
@@ -249,20 +251,75 @@ impl LivePool {
         roster.cooldowns(self.key.head().1, now).map(|(node, until)| (node.to_owned(), until)).collect()
     }
 
-    /// A request to `node` came to a good end.
-    pub(crate) fn succeeded(&self, node: &str) {
-        self.failures.borrow_mut().succeeded(node);
+    /// The node at `place` of a snapshot answered a request of this session. That costs no call, unless the node has
+    /// failures on record.
+    pub(crate) fn succeeded(&self, place: usize, node: u64, session: u64, now: Millis) {
+        if self.failures.borrow_mut().answered(place, node, session, now) {
+            self.keep_record(|ledger| ledger.answered(node));
+        }
     }
 
-    /// A request to `node` failed by the node's fault. At the limit all VMs hear of it, this one at once.
-    pub(crate) fn failed(&self, node: &str) {
-        let policy = &self.config.health;
-        if !self.failures.borrow_mut().failed(node, policy.passive_failures) {
+    /// A request of this session failed by the node's fault. If that is enough all VMs hear of it, this one at once.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        let is_out = self.snapshot().is_some_and(|snapshot| {
+            let place = snapshot.nodes.iter().position(|node| node.key_hash == failure.node);
+            place.is_some_and(|place| !snapshot.may_serve(place))
+        });
+        // It was on its way before the node was put out.
+        if is_out {
             return;
         }
-        let now = host::now();
+        let (now, rules) = (host::now(), self.rules());
+        let mut noted = Noted::Unchanged;
+        let is_kept = self.keep_record(|ledger| {
+            noted = ledger.failed(failure, rules, &self.failures.borrow().answers, now);
+            noted != Noted::Unchanged
+        });
+        if is_kept && noted == Noted::Enough {
+            self.put_out(failure.node, now);
+        }
+    }
+
+    /// Compares the failures on record with the answers that this VM remembers.
+    pub(crate) fn review_failures(&self, now: Millis) {
+        let record = self.failures_key.read();
+        let (is_empty, rules) = (record.is_empty(), self.rules());
+        self.failures.borrow_mut().ledger = record;
+        let Some(snapshot) = self.snapshot().filter(|_| !is_empty) else { return };
+        let is_member = |node| snapshot.nodes.iter().any(|member| member.key_hash == node);
+        let mut enough = Vec::new();
+        let is_kept = self.keep_record(|ledger| {
+            enough.clear();
+            ledger.review(rules, &self.failures.borrow().answers, is_member, &mut enough, now)
+        });
+        for node in enough.into_iter().filter(|_| is_kept) {
+            self.put_out(node, now);
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            limit: self.config.health.passive_failures,
+            is_checked: self.roster.borrow().check_period.is_some(),
+        }
+    }
+
+    /// Changes the record of failures. False if others kept getting in between.
+    fn keep_record(&self, change: impl FnMut(&mut Ledger) -> bool) -> bool {
+        let record = self.failures_key.update(change);
+        let is_kept = record.is_some();
+        if let Some(record) = record {
+            self.failures.borrow_mut().ledger = record;
+        }
+        is_kept
+    }
+
+    fn put_out(&self, node: u64, now: Millis) {
+        let Some(snapshot) = self.snapshot() else { return };
+        let Some(node) = snapshot.nodes.iter().find(|member| member.key_hash == node) else { return };
         self.metrics.count(Counter::PassiveEjections);
-        if let Some(roster) = self.key.update(|roster| roster.report_failure(node, policy, now)) {
+        let policy = &self.config.health;
+        if let Some(roster) = self.key.update(|roster| roster.report_failure(&node.name, policy, now)) {
             self.adopt(roster, now);
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Request {
     pub(crate) cookie: Option<Vec<u8>>,
     /// Which session it belongs to, where pins are kept.
     pub(crate) session: Option<SessionId>,
+    /// The hash of its session, where there is one.
+    pub(crate) session_hash: u64,
     /// As long as the request lasts its session is in use.
     pub(crate) seat: Option<Seat>,
     /// Its rule has counted it.
@@ -156,6 +158,7 @@ impl Request {
             return;
         }
         let Some((id, history)) = self.identify(plugin, rule, pool, asked, home) else { return };
+        self.session_hash = id.hash();
         match rollout.mode_for(&id) {
             Mode::Enforce => {}
             Mode::Observe => {

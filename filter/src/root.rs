@@ -123,6 +123,7 @@ impl RootContext for Root {
             live.refresh(now);
             live.lead(now);
             live.plugin.tokens.tick(now);
+            live.plugin.pools.iter().for_each(|pool| pool.review_failures(now));
             live.look_after_pins(self.id, now);
             // After it: what they begin to wait for now is younger than this tick, and would be taken for overdue.
             waiting::let_in(&live.plugin, self.id, now);

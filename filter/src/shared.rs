@@ -1,10 +1,11 @@
 //! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster and log of changes, and who polls.
 //!
-//! Shared data has neither delete nor expiry, so there is a fixed number of keys: five per pool, two per issuer of
+//! Shared data has neither delete nor expiry, so there is a fixed number of keys: six per pool, two per issuer of
 //! tokens and one lease. All writes compare and swap, but for what only grows or has one writer. Keys carry the wire
 //! version; a roster of another release is never read.
 
 use berth_core::changelog::{ChangeLog, Head};
+use berth_core::passive::Ledger;
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
 use berth_core::wire::Cursor;
@@ -77,6 +78,39 @@ impl RosterKey {
                 return;
             }
         }
+    }
+}
+
+/// Where one pool's failures in a row are counted.
+pub(crate) struct FailuresKey(String);
+
+impl FailuresKey {
+    /// Pools of the same name and source share them, also across a configuration reload.
+    pub(crate) fn new(pool: &str, source: &str) -> Self {
+        Self(format!("berth/1/failures/{pool}/{source}"))
+    }
+
+    pub(crate) fn read(&self) -> Ledger {
+        Self::decode(host::shared(&self.0).0)
+    }
+
+    /// Applies a change to the record; `change` says whether it changed anything, and may run again. Returns the record as
+    /// it then stands, or `None` if others kept getting in between.
+    pub(crate) fn update(&self, mut change: impl FnMut(&mut Ledger) -> bool) -> Option<Ledger> {
+        for _ in 0..ATTEMPTS {
+            let (bytes, token) = host::shared(&self.0);
+            let mut ledger = Self::decode(bytes);
+            if !change(&mut ledger)
+                || host::set_shared(&self.0, &ledger.encode(), Some(token.unwrap_or(ABSENT)))
+            {
+                return Some(ledger);
+            }
+        }
+        None
+    }
+
+    fn decode(bytes: Option<Vec<u8>>) -> Ledger {
+        bytes.and_then(|bytes| Ledger::decode(&bytes)).unwrap_or_default()
     }
 }
 

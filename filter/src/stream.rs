@@ -1,4 +1,4 @@
-//! Once per request: have it decided, then learn from how it ended.
+//! Once per request: have it decided, then learn from how its response begins.
 //!
 //! Request headers are read only until the request goes on: later they are gone. On every path the client's own
 //! destination header is overwritten or removed.
@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use berth_core::config::Membership;
 use berth_core::event::{Counter, DEBUG_HEADER, END_HEADER, Outcome, Reason, RuleResult};
-use berth_core::passive::blames_node;
+use berth_core::passive::{Evidence, Failure, evidence, hidden_failure};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
@@ -51,7 +51,11 @@ impl HttpContext for Stream {
         self.request.count(&plugin);
         if let Some((rule, pool)) = self.request.rule.and_then(|index| plugin.rule(index)) {
             self.heed_the_end(pool);
+            let flags = self.response_flags(pool);
             let node = self.learn_who_answered(&plugin, rule, pool);
+            if let Some(flags) = flags {
+                self.judge(&plugin, pool, flags);
+            }
             self.request.count_outcome(pool);
             if plugin.debug_header {
                 self.show(node.as_deref());
@@ -61,23 +65,6 @@ impl HttpContext for Stream {
             }
         }
         Action::Continue
-    }
-
-    /// The request is over, however it ended.
-    fn on_log(&mut self) {
-        self.request.catch_up();
-        let Some(pool) = self.live_pool().filter(|pool| pool.config.health.passive_failures > 0) else {
-            return;
-        };
-        let Verdict::Placed { snapshot, placement, answered: Some(place) } = &self.request.verdict else {
-            return;
-        };
-        let Some(node) = placement.nodes(snapshot).nth(*place) else { return };
-        match host::response_flags() {
-            Some(flags) if blames_node(flags) => pool.failed(&node.name),
-            Some(0) => pool.succeeded(&node.name),
-            _ => {}
-        }
     }
 }
 
@@ -136,10 +123,6 @@ impl Stream {
         let Verdict::Placed { snapshot, placement, answered } = &mut self.request.verdict else {
             return if plugin.debug_header { host::upstream_address() } else { None };
         };
-        // Envoy's own answer: the node could not be reached, and nobody else was to be tried.
-        if placement.is_strict && host::response_flags().is_some_and(|flags| flags != 0) {
-            host::set_response_header("retry-after", b"1");
-        }
         let address = host::upstream_address()?;
         *answered = placement.nodes(snapshot).position(|node| node.address.as_bytes() == address);
         if *answered == Some(0) {
@@ -155,17 +138,48 @@ impl Stream {
         } else {
             pool.metrics.count(Counter::Retried);
             placement.reason = Reason::Retried;
-            // Those before it had failed, unseen by anybody else. Unless Envoy passed over one that it does not know
-            // (any more, or yet): then there were fewer attempts, and nothing is said of anybody.
-            if let Some(place) = *answered
-                && host::upstream_attempts().is_some_and(|attempts| attempts > place as u64)
-            {
-                for node in placement.nodes(snapshot).take(place) {
-                    pool.failed(&node.name);
-                }
-            }
         }
         Some(address)
+    }
+
+    /// Envoy's flags for how the response came about, where they are of use.
+    fn response_flags(&self, pool: &LivePool) -> Option<u64> {
+        let Verdict::Placed { placement, .. } = &self.request.verdict else { return None };
+        if pool.config.health.passive_failures == 0 && !placement.is_strict {
+            return None;
+        }
+        let flags = host::response_flags()?;
+        // Envoy's own answer: the node could not be reached, and no other was to be tried.
+        if placement.is_strict && flags != 0 {
+            host::set_response_header("retry-after", b"1");
+        }
+        Some(flags)
+    }
+
+    /// Takes the beginning of the response for evidence of the nodes that had the request.
+    fn judge(&self, plugin: &Plugin, pool: &LivePool, flags: u64) {
+        let Verdict::Placed { snapshot, placement, answered: Some(place) } = &self.request.verdict else {
+            return;
+        };
+        let session = self.request.session_hash;
+        // Those before it failed, and a retry hid it. Unless Envoy passed over one that it does not know (any more, or
+        // yet): then there were fewer attempts, and nothing is said of any of them.
+        if *place > 0
+            && let Some(kind) = hidden_failure(flags)
+            && host::upstream_attempts().is_some_and(|attempts| attempts > *place as u64)
+            && is_routed_to(pool)
+        {
+            for node in placement.nodes(snapshot).take(*place) {
+                pool.failed(&Failure { node: node.key_hash, kind, session });
+            }
+        }
+        let Some(index) = placement.indexes().nth(*place) else { return };
+        let Some(node) = snapshot.nodes.get(index).map(|node| node.key_hash) else { return };
+        match evidence(flags) {
+            Evidence::Answered => pool.succeeded(index, node, session, plugin.now.get()),
+            Evidence::Failed(kind) => pool.failed(&Failure { node, kind, session }),
+            Evidence::None => {}
+        }
     }
 
     fn show(&self, node: Option<&[u8]>) {

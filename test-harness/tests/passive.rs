@@ -1,16 +1,16 @@
-//! Where Envoy itself checks nothing, a worker's own count of failures in a row puts a node out: refused connections,
-//! resets and timeouts count, what is the client's or the proxy's own doing never does.
+//! Where Envoy itself checks nothing, failures in a row put a node out: refused connections of any session, resets and
+//! timeouts of several. What is the client's or the proxy's own doing never does.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use berth_harness::{Backend, Builder, Client, Request, Response, World, eventually};
+use berth_harness::{Backend, Client, Request, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use support::patience::{
-    caught_up, cluster, destination, impatient, members_become_known, nodes_become, refuse,
+    caught_up, cluster, destination, fellow, members_become_known, nodes_become, refuse, unchecked,
 };
 use support::{SOON, pool, routes, sessions, told};
 
@@ -37,7 +37,7 @@ async fn third_refused_connection_in_a_row_puts_a_node_out_for_all_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn third_reset_in_a_row_puts_a_node_out() {
+async fn third_reset_in_a_row_of_two_sessions_puts_a_node_out() {
     let world = unchecked().start().await;
 
     third_failure_puts_it_out(&world, Backend::reset, 503).await;
@@ -69,7 +69,7 @@ async fn node_that_is_still_down_after_its_cooldown_is_out_for_twice_as_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn third_timeout_in_a_row_puts_a_node_out() {
+async fn third_timeout_in_a_row_of_two_sessions_puts_a_node_out() {
     let world = unchecked()
         .bootstrap(|json| {
             routes(json).iter_mut().for_each(|route| route["route"]["timeout"] = "0.3s".into());
@@ -86,11 +86,11 @@ async fn success_in_between_starts_the_count_anew() {
     let owner = owner(&world).await;
 
     for _ in 0..3 {
-        owner.reset();
+        refuse(&world, &owner).await;
         for _ in 0..2 {
-            assert_eq!(ask(&world).await.status, 503);
+            assert_eq!(told(&ask(&world).await, "reason"), "retried");
         }
-        owner.serve();
+        owner.restart().await;
         assert_eq!(ask(&world).await.node(), owner.name());
     }
 
@@ -218,17 +218,17 @@ async fn zero_passive_failures_switch_the_count_off() {
 
 async fn third_failure_puts_it_out(world: &World, fault: impl Fn(&Backend), status: u16) {
     let owner = owner(world).await;
+    let fellow = fellow(world, &owner).await;
     fault(&owner);
 
-    for _ in 0..3 {
-        let response = ask(world).await;
+    for session in ["ada", &fellow, "ada"] {
+        let response = world.get("/").header("x-session-id", session).send().await;
         assert_eq!((response.status.as_u16(), told(&response, "reason")), (status, "owner"));
     }
 
-    // The worker that counted knows at once.
+    nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
     let response = ask(world).await;
     assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "cooldown"));
-    nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
     assert_eq!(ejections(world).await, 1.0);
 }
 
@@ -239,21 +239,12 @@ async fn still_owns(world: &World, owner: &Backend) {
     assert_eq!(ejections(world).await, 0.0);
 }
 
-/// A world in which only the filter's own count tells of failures.
-fn unchecked() -> Builder {
-    let cooldown = |json: &mut _| pool(json)["health"]["cooldown"] = "30s".into();
-    impatient().configuration(cooldown).bootstrap(|json| {
-        let nodes = cluster(json, "nodes").as_object_mut().unwrap();
-        assert!(nodes.remove("health_checks").is_some() && nodes.remove("outlier_detection").is_some());
-    })
-}
-
 async fn owner(world: &World) -> std::sync::Arc<Backend> {
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     world.node_named(ask(world).await.node())
 }
 
-/// All by one HTTP/2 connection, so to one worker: each counts for itself.
+/// All by one HTTP/2 connection, so to one worker.
 async fn ask(world: &World) -> Response {
     from(&world.client()).send().await
 }

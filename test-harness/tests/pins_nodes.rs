@@ -9,9 +9,9 @@ use std::time::Duration;
 use berth_core::wire::NodeChange;
 use berth_harness::{Builder, Client, Endpoint, Envoy, Response, WebSocket, World, eventually};
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use support::patience::{cluster, impatient, nodes_become};
+use support::patience::{caught_up, cluster, impatient, nodes_become};
 use support::pinning::{
     agreed_nodes_of, all_see, from_each, moved, notices, of, patiently_pinned, shares, workers,
 };
@@ -282,8 +282,34 @@ async fn open_websocket_has_a_pin_again_after_the_state_cluster_was_away_or_lost
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn node_that_one_proxy_puts_into_cooldown_gets_no_new_sessions_from_another() {
-    // Nobody checks: only the first proxy's own traffic shows that the node is down.
+async fn node_that_one_proxy_checks_and_finds_down_gets_no_new_sessions_from_another() {
+    let cooldown = |json: &mut Value| pool(json)["health"]["cooldown"] = "60s".into();
+    let world = pinned().nodes(4).configuration(cooldown).start().await;
+    all_see(&world, &[("active", 4)]).await;
+    // The second proxy goes by a list, so it has the health of its members from nowhere else.
+    let members: Vec<String> = world.nodes().iter().map(|node| node.name().to_owned()).collect();
+    let by_list = |json: &mut Value| {
+        pool(json).as_object_mut().unwrap().remove("cluster");
+        pool(json)["members"] = json!(members);
+    };
+    world.envoy(1).reload(by_list).await.unwrap();
+    let down = world.node(0);
+
+    down.refuse().await;
+    nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 3)]).await;
+    // It would serve, so nothing that the second proxy does tells it.
+    down.restart().await;
+    let cooldown = "wasmcustom.berth_nodes.pool.nodes.state.cooldown";
+    eventually(async || world.envoy(1).stat(cooldown).await == 1, SOON).await;
+
+    let newcomers = new_sessions("newcomer", 200);
+    let placed = world.envoy(1).client().nodes_of(&newcomers).await;
+    assert!(!placed.iter().any(|node| node == down.name()), "{:?}", shares(&placed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_requests_say_of_a_node_is_not_told_to_other_proxies() {
+    // No check: only the first proxy's own traffic shows that the node is down.
     let world = pinned()
         .nodes(4)
         .health_interval(NEVER)
@@ -296,17 +322,23 @@ async fn node_that_one_proxy_puts_into_cooldown_gets_no_new_sessions_from_anothe
     let down = world.node(0);
 
     down.refuse().await;
-    for (key, _) in keys.iter().zip(&before).filter(|(_, home)| *home == down.name()) {
-        of(&world.envoy(0).client(), key).send().await;
-    }
+    let ask = async || {
+        for (key, _) in keys.iter().zip(&before).filter(|(_, home)| *home == down.name()) {
+            of(&world.envoy(0).client(), key).send().await;
+        }
+    };
+    ask().await;
     nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 3)]).await;
-    // It would serve, so nothing that the second proxy does tells it.
+    // Those of the first requests, which a retry served, are rehomed too.
+    ask().await;
     down.restart().await;
-    nodes_become(world.envoy(1), &[("cooldown", 1), ("active", 3)]).await;
+    caught_up(world.envoy(0)).await;
+    caught_up(world.envoy(1)).await;
 
+    nodes_become(world.envoy(1), &[("cooldown", 0), ("active", 4)]).await;
     let newcomers = new_sessions("newcomer", 200);
     let placed = world.envoy(1).client().nodes_of(&newcomers).await;
-    assert!(!placed.iter().any(|node| node == down.name()), "{:?}", shares(&placed));
+    assert!(placed.iter().any(|node| node == down.name()), "{:?}", shares(&placed));
     // Those that it had are somewhere else, in the same place for both.
     let after = agreed_nodes_of(&world, &keys).await;
     for ((key, before), after) in keys.iter().zip(&before).zip(&after) {

@@ -13,6 +13,14 @@ pub(super) struct Cooldown {
     last_unhealthy: Millis,
     /// Envoy has said so too: its next healthy-to-unhealthy change is another failure, not news of this one.
     confirmed: bool,
+    /// And not by what requests came to, which one client can cause: by an active check, or EDS.
+    #[serde(default)]
+    pub(super) is_checked: bool,
+    /// Until Envoy says so too: the cooldown before it, in case that its check contradicts.
+    #[serde(default)]
+    before: Option<Millis>,
+    #[serde(default)]
+    before_length: Millis,
 }
 
 impl Cooldown {
@@ -27,7 +35,23 @@ impl Cooldown {
             }
             Some(_) => policy.cooldown,
         };
-        Self { length, last_unhealthy: now, confirmed }
+        let (before, before_length) = match last.filter(|_| !confirmed) {
+            // One that Envoy has not confirmed either is part of the same suspicion.
+            Some(last) if !last.confirmed => (last.before, last.before_length),
+            Some(last) => (Some(last.last_unhealthy), last.length),
+            None => (None, Millis(0)),
+        };
+        Self { length, last_unhealthy: now, confirmed, is_checked: false, before, before_length }
+    }
+
+    /// What is left of it after an active check that takes `period` at most has found the node well at `now`: nothing, if
+    /// only requests spoke against the node, and before that check began.
+    pub(super) fn unless_contradicted(self, period: Millis, now: Millis) -> Option<Self> {
+        if self.confirmed || now.since(self.last_unhealthy) <= period {
+            return Some(self);
+        }
+        let (length, before) = (self.before_length, self.before?);
+        Some(Self { length, last_unhealthy: before, confirmed: true, before: None, ..self })
     }
 
     pub(super) fn end(&self) -> Millis {

@@ -218,8 +218,63 @@ fn a_failure_seen_in_a_shared_cooldown_is_the_nodes_first_here() {
 
     health.report_failure(&POLICY, at(10));
 
-    assert_eq!(health.own_cooldown_end(at(10)), Some(at(40)));
+    assert_eq!(health.own_cooldown_end(at(10)), None, "requests alone are no proof for others");
     assert_eq!(state(&health, 39), State::Cooldown);
+
+    health.observe(BAD, &POLICY, at(11));
+
+    assert_eq!(health.own_cooldown_end(at(11)), Some(at(41)));
+}
+
+#[test]
+fn a_check_that_passes_after_the_failures_ends_the_cooldown_as_if_it_had_not_been() {
+    let period = Millis(4_000);
+    let mut health = Health::established();
+    health.report_failure(&POLICY, at(0));
+    for (seconds, expected) in [(1, State::Cooldown), (4, State::Cooldown), (5, State::Active)] {
+        health.observe(GOOD, &POLICY, at(seconds));
+        health.contradict(period, at(seconds));
+        assert_eq!(state(&health, seconds), expected, "after {seconds} s");
+    }
+
+    // No relapse: the first failure counts as such.
+    health.observe(BAD, &POLICY, at(6));
+    health.observe(GOOD, &POLICY, at(6));
+    health.contradict(period, at(20));
+    assert_eq!(state(&health, 35), State::Cooldown, "what the check itself has seen stands");
+    assert_ne!(state(&health, 36), State::Cooldown);
+
+    // And one after it does not hide it.
+    health.report_failure(&POLICY, at(40));
+    health.contradict(period, at(50));
+    assert_ne!(state(&health, 50), State::Cooldown);
+    health.observe(BAD, &POLICY, at(51));
+    health.observe(GOOD, &POLICY, at(51));
+    assert_eq!(state(&health, 110), State::Cooldown, "twice as long");
+}
+
+#[test]
+fn a_check_that_fails_too_or_has_not_answered_yet_contradicts_nothing() {
+    for flags in [BAD, HostFlags { pending: true, ..GOOD }] {
+        let mut health = Health::established();
+        health.report_failure(&POLICY, at(0));
+
+        health.observe(flags, &POLICY, at(10));
+        health.contradict(Millis(4_000), at(10));
+
+        assert_eq!(state(&health, 10), State::Cooldown, "{flags:?}");
+    }
+}
+
+#[test]
+fn an_ejection_is_a_failure_but_no_proof_for_others() {
+    let mut health = Health::established();
+    health.observe(HostFlags { ejected: true, ..GOOD }, &POLICY, at(0));
+    assert_eq!((state(&health, 0), health.own_cooldown_end(at(0))), (State::Cooldown, None));
+
+    health.observe(HostFlags { ejected: true, ..BAD }, &POLICY, at(1));
+
+    assert_eq!(health.own_cooldown_end(at(1)), Some(at(31)));
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn a_node_that_leaves_and_returns_is_still_in_its_shared_cooldown_as_it_was_last
 }
 
 #[test]
-fn only_cooldowns_that_were_observed_here_are_shared() {
+fn only_cooldowns_that_a_check_or_eds_began_are_shared() {
     let mut roster = Roster::default();
     roster.observe(seen(&[false; 8]), &POLICY, at(0));
     let one = [false, true, false, false, false, false, false, false];
@@ -182,8 +182,33 @@ fn only_cooldowns_that_were_observed_here_are_shared() {
 
     let shared: Vec<_> = roster.cooldowns(at(5), at(5)).collect();
 
-    assert_eq!(shared, [("10.0.0.1:80", at(15)), ("10.0.0.2:80", at(11))]);
-    assert_eq!(roster.cooldowns(at(12), at(12)).count(), 1, "the other is over");
+    assert_eq!(shared, [("10.0.0.1:80", at(15))]);
+}
+
+#[test]
+fn where_envoy_checks_nodes_itself_its_check_decides() {
+    let ejected = || {
+        let mut hosts = seen(&[false; 4]);
+        hosts[3].flags.ejected = true;
+        hosts
+    };
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false; 4]), &POLICY, at(0));
+    roster.observe(ejected(), &POLICY, at(0));
+    assert_eq!(roster.nodes[3].health.state(&POLICY, at(0)), State::Cooldown, "nothing else tells");
+
+    let mut roster = Roster { check_period: Some(Millis(4_000)), ..Roster::default() };
+    roster.observe(seen(&[false; 4]), &POLICY, at(0));
+    roster.observe(ejected(), &POLICY, at(0));
+    roster.report_failure("10.0.0.1:80", &POLICY, at(1));
+    let states =
+        |roster: &Roster, seconds| [1, 3].map(|node| roster.nodes[node].health.state(&POLICY, at(seconds)));
+    assert_eq!(states(&roster, 1), [State::Cooldown, State::Active]);
+
+    assert!(roster.observe(ejected(), &POLICY, at(6)), "the check has passed since");
+
+    assert_eq!(states(&roster, 6), [State::Active; 2]);
+    assert_eq!(Roster::decode(&roster.encode()), Some(roster));
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! What a fake node says to one request.
+//! What a fake node says to one request. Some paths fail on any node that serves, as a handler with a fault does:
+//! `/fault/close` ends its connection instead of an answer (HTTP/2: resets the stream), `/fault/hang` never answers,
+//! `/fault/cut` breaks its connection, or stream, after the beginning of a body; `/eof` has a body that ends with its connection.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{Request, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio_tungstenite::WebSocketStream;
@@ -18,13 +20,15 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Mode, Shared};
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+type Answer = Response<BoxBody<Bytes, Failure>>;
+/// A handler that fails has its connection closed, or its stream reset.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
     reset: Arc<Notify>,
-) -> Result<Answer, hyper::Error> {
+) -> Result<Answer, Failure> {
     let health_check = request.uri().path() == "/healthz";
     let counter = if health_check { &shared.health_checks } else { &shared.requests };
     counter.fetch_add(1, Ordering::Relaxed);
@@ -43,6 +47,10 @@ pub(super) async fn answer(
     let mut answer = match mode {
         _ if health_check => health(&shared),
         Mode::Fail(status) => plain(status, "told to fail\n"),
+        _ if request.uri().path() == "/fault/close" => return Err("a handler with a fault".into()),
+        _ if request.uri().path() == "/fault/hang" => std::future::pending().await,
+        _ if request.uri().path() == "/fault/cut" => cut(request.version(), reset),
+        _ if request.uri().path() == "/eof" => until_the_end(),
         _ if is(&request, header::UPGRADE, "websocket") => websocket(request, &shared),
         _ if is(&request, header::CONTENT_TYPE, "application/grpc") => grpc(request).await?,
         _ => echo(request, &shared).await?,
@@ -55,6 +63,36 @@ pub(super) async fn answer(
         );
     }
     Ok(answer)
+}
+
+/// The beginning of an event stream; then the connection, or in HTTP/2 the stream, is reset.
+fn cut(version: Version, reset: Arc<Notify>) -> Answer {
+    let events = futures_util::stream::unfold(0, move |sent| {
+        let reset = Arc::clone(&reset);
+        async move {
+            if sent == 1 {
+                // A reset takes what was not written yet with it.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if version == Version::HTTP_2 {
+                    return Some((Err(Failure::from("a stream with a fault")), sent));
+                }
+                reset.notify_one();
+                std::future::pending::<()>().await;
+            }
+            Some((Ok(Frame::data(Bytes::from_static(b"data: 1\n\n"))), sent + 1))
+        }
+    });
+    let mut answer = Response::new(BodyExt::boxed(StreamBody::new(events)));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer
+}
+
+/// A body whose end is that of the connection.
+fn until_the_end() -> Answer {
+    let all = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"all of it\n")))]);
+    let mut answer = Response::new(BodyExt::boxed(StreamBody::new(all)));
+    *answer.version_mut() = Version::HTTP_10;
+    answer
 }
 
 fn health(shared: &Shared) -> Answer {
@@ -90,13 +128,14 @@ async fn echo(request: Request<Incoming>, shared: &Shared) -> Result<Answer, hyp
 async fn grpc(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     let message = request.into_body().collect().await?.to_bytes();
     let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(0))]);
-    let body = Full::new(message).with_trailers(async { Some(Ok(trailers)) }).boxed();
+    let body = whole(message).with_trailers(async { Some(Ok(trailers)) }).boxed();
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     Ok(answer)
 }
 
-/// Accepts the first subprotocol offered, says the node's name, then echoes.
+/// Accepts the first subprotocol offered, says the node's name, then echoes; at `close` it begins the closing handshake. The
+/// connection ends as RFC 6455 has it: the node closes it, after the handshake.
 fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
         return plain(StatusCode::BAD_REQUEST, "no sec-websocket-key\n");
@@ -119,7 +158,9 @@ fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
         // A connection that breaks ends the task; the client's end is what tests look at.
         let mut sent = socket.send(name.into()).await;
         while let (Ok(()), Some(Ok(message))) = (&sent, socket.next().await) {
-            if message.is_text() || message.is_binary() {
+            if message.to_text().is_ok_and(|text| text == "close") {
+                sent = socket.close(None).await;
+            } else if message.is_text() || message.is_binary() {
                 sent = socket.send(message).await;
             }
         }
@@ -129,9 +170,13 @@ fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
 }
 
 fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()).boxed());
+    let mut answer = Response::new(whole(body.into()).boxed());
     *answer.status_mut() = status;
     answer
+}
+
+fn whole(body: Bytes) -> impl hyper::body::Body<Data = Bytes, Error = Failure> {
+    Full::new(body).map_err(|never| match never {})
 }
 
 fn is(request: &Request<Incoming>, name: HeaderName, start: &str) -> bool {

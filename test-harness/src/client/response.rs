@@ -138,6 +138,22 @@ impl WebSocket {
         self.receive().await
     }
 
+    /// Closes it in the ordinary way (1000), and waits until the far end has closed the connection.
+    pub async fn close(mut self) {
+        // The far end may have begun.
+        let _ = self.stream.close(None).await;
+        self.closed().await;
+    }
+
+    /// Waits until the far end, which begins the closing handshake, has closed the connection.
+    ///
+    /// # Panics
+    /// If it has not within ten seconds (multiplied by `HARNESS_PATIENCE`).
+    pub async fn closed(mut self) {
+        let end = async { while let Some(Ok(_)) = self.stream.next().await {} };
+        timeout(patience(LIMIT), end).await.unwrap_or_else(|_| panic!("still open after {LIMIT:?}"));
+    }
+
     /// The next text; `None` when the connection has ended.
     ///
     /// # Panics

@@ -6,7 +6,7 @@ use berth_harness::{Backend, Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{SOON, pool, told};
+use super::{SOON, pool, sessions, told};
 
 /// A world that looks at its nodes five times a second, with short cooldowns and no ramps.
 pub(crate) fn impatient() -> Builder {
@@ -14,6 +14,25 @@ pub(crate) fn impatient() -> Builder {
         json["poll_interval"] = "200ms".into();
         pool(json)["health"] = json!({"cooldown": "2s", "warm_up": "0s"});
     })
+}
+
+/// One in which only the filter's own count tells of failures, and a node that is put out stays out.
+pub(crate) fn unchecked() -> Builder {
+    let cooldown = |json: &mut Value| pool(json)["health"]["cooldown"] = "30s".into();
+    impatient().configuration(cooldown).bootstrap(|json| {
+        let nodes = cluster(json, "nodes").as_object_mut().unwrap();
+        assert!(nodes.remove("health_checks").is_some() && nodes.remove("outlier_detection").is_some());
+    })
+}
+
+/// Another session of this node.
+pub(crate) async fn fellow(world: &World, owner: &Backend) -> String {
+    for session in sessions(100) {
+        if ask(world, &session).await.node() == owner.name() {
+            return session;
+        }
+    }
+    panic!("100 sessions, and none is at {}", owner.name());
 }
 
 /// A request of this session.

@@ -62,11 +62,10 @@ fn requests(arm: &Arm, count: usize) -> Vec<Request> {
     (0..count).map(|number| arm.world.get("/").header(HEADER, session(number))).collect()
 }
 
-/// Neither of the callbacks by which the filter learns from responses: what passive health costs.
+/// Without the callback by which the filter learns from responses: what passive health costs.
 fn without_response(json: &mut Value) {
     let filters = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/capability_restriction_config/allowed_capabilities";
     if let Some(capabilities) = json.pointer_mut(filters).and_then(Value::as_object_mut) {
         capabilities.remove("proxy_on_response_headers");
-        capabilities.remove("proxy_on_log");
     }
 }
