@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::ring::session_hash;
+
 /// One host of a cluster, as Envoy sees it at this moment.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Observation {
@@ -14,10 +16,14 @@ pub struct Observation {
     /// The name that the cluster hashes the host by instead of its address, if it does: the node is then this name,
     /// wherever it listens.
     pub name: Option<String>,
+    /// What Envoy calls it, empty if nothing; [`crate::cluster`] decides whether that is its name.
+    pub hostname: String,
     /// Envoy's load-balancing weight, at least 1.
     pub weight: u32,
     /// Where it stands: `region/zone/sub_zone`, empty if Envoy was told nothing.
     pub locality: String,
+    /// What all hosts of its locality share, if the cluster weighs localities.
+    pub locality_weight: Option<u32>,
     /// Envoy's priority; 0 is the first choice.
     pub priority: u32,
     /// What is wrong with it, if anything.
@@ -46,6 +52,8 @@ pub struct HostFlags {
 #[must_use]
 pub fn parse_clusters<'c>(text: &[u8], clusters: &[&'c str]) -> BTreeMap<&'c str, Vec<Observation>> {
     let mut hosts: BTreeMap<&'c str, Vec<Observation>> = BTreeMap::new();
+    // Each host's lines begin with the same key. Where one address is in two priorities, only that parts the two.
+    let mut first_key = "";
     for line in text.split(|&byte| byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { continue };
         // A cluster's name may itself hold "::"; ours are known, so the longest of them that fits is meant.
@@ -63,7 +71,8 @@ pub fn parse_clusters<'c>(text: &[u8], clusters: &[&'c str]) -> BTreeMap<&'c str
         if !is_address(address) {
             continue;
         }
-        if observed.last().is_none_or(|host| host.address != address) {
+        if observed.last().is_none_or(|host| host.address != address) || key == first_key {
+            first_key = key;
             observed.push(Observation { address: address.to_owned(), weight: 1, ..Observation::default() });
         }
         if let Some(host) = observed.last_mut() {
@@ -78,14 +87,32 @@ fn note(host: &mut Observation, key: &str, value: &str) {
         "weight" => host.weight = value.parse().unwrap_or(1).max(1),
         "priority" => host.priority = value.parse().unwrap_or(0),
         "health_flags" => host.flags = parse_flags(value),
-        "region" | "zone" | "sub_zone" if !value.is_empty() => {
-            if !host.locality.is_empty() {
-                host.locality.push('/');
-            }
-            host.locality.push_str(value);
-        }
+        "hostname" => host.hostname = value.to_owned(),
+        "region" | "zone" | "sub_zone" => join_locality(&mut host.locality, value),
         _ => {}
     }
+}
+
+/// Adds a region, zone or sub-zone to a locality's name.
+pub(crate) fn join_locality(locality: &mut String, part: &str) {
+    if !locality.is_empty() && !part.is_empty() {
+        locality.push('/');
+    }
+    locality.push_str(part);
+}
+
+/// Another number if other hosts are there, or in another order, locality or priority, or under another name.
+#[must_use]
+pub fn fingerprint(hosts: &[Observation]) -> u64 {
+    let mut text = Vec::new();
+    for host in hosts {
+        for part in [&host.address, &host.hostname, &host.locality] {
+            text.extend_from_slice(part.as_bytes());
+            text.push(b'\n');
+        }
+        text.extend_from_slice(&host.priority.to_le_bytes());
+    }
+    session_hash(&text)
 }
 
 /// `healthy`, or flags each led by a slash: `/failed_active_hc/pending_active_hc`.
@@ -170,6 +197,41 @@ nodes::x::127.0.0.1:7::weight::9
         assert!(draining[0].flags.draining && !draining[0].flags.unhealthy);
         let degraded = nodes("nodes::10.0.0.1:1::health_flags::/degraded_eds_health");
         assert!(degraded[0].flags.degraded);
+    }
+
+    #[test]
+    fn one_address_in_two_priorities_is_two_hosts_also_on_neighbouring_lines() {
+        // As STATIC and STRICT_DNS clusters are printed.
+        let host = |port: u16, priority: u32| {
+            format!(
+                "nodes::127.0.0.1:{port}::cx_active::0\nnodes::127.0.0.1:{port}::weight::1\n\
+                 nodes::127.0.0.1:{port}::priority::{priority}\n"
+            )
+        };
+
+        let hosts = nodes(&[host(1, 0), host(2, 0), host(2, 1), host(3, 1)].concat());
+
+        let seen: Vec<_> = hosts.iter().map(|host| (host.address.as_str(), host.priority)).collect();
+        let expected = [("127.0.0.1:1", 0), ("127.0.0.1:2", 0), ("127.0.0.1:2", 1), ("127.0.0.1:3", 1)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn hosts_that_come_go_swap_or_move_give_another_fingerprint() {
+        let host = |address: &str| Observation { address: address.into(), ..Observation::default() };
+        let two = [host("10.0.0.1:80"), host("10.0.0.2:80")];
+        let in_zone = Observation { locality: "eu".into(), ..two[0].clone() };
+        let second = Observation { priority: 1, ..two[0].clone() };
+        let named = Observation { hostname: "a".into(), ..two[0].clone() };
+        let ill =
+            Observation { flags: HostFlags { unhealthy: true, ..HostFlags::default() }, ..two[0].clone() };
+
+        for other in [in_zone, second, named] {
+            assert_ne!(fingerprint(&two), fingerprint(&[other, two[1].clone()]));
+        }
+        assert_ne!(fingerprint(&two), fingerprint(&[two[1].clone(), two[0].clone()]));
+        assert_ne!(fingerprint(&two), fingerprint(&two[..1]));
+        assert_eq!(fingerprint(&two), fingerprint(&[ill, two[1].clone()]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::health::{HealthPolicy, State};
-use crate::ring::{Algorithm, Member, Ring, RingError, session_hash};
+use crate::ring::{Algorithm, Locality, Member, Ring, RingError, session_hash};
 use crate::roster::Roster;
 use crate::time::Millis;
 
@@ -62,6 +62,7 @@ impl Snapshot {
             .map(|node| Member {
                 key: node.name().to_owned(),
                 weight: node.weight.saturating_mul(node.health.weight()),
+                locality: node.locality_weight.map(|weight| Locality { name: node.locality.clone(), weight }),
             })
             .collect();
         let (ring, members) = match previous {

@@ -86,7 +86,7 @@ fn member(text: &str) -> Result<Member, String> {
         Ok(weight) => Ok(weight),
     };
     match (socket_address(address), weight) {
-        (Ok(address), Ok(weight)) => Ok(Member { key: address.to_string(), weight }),
+        (Ok(address), Ok(weight)) => Ok(Member::new(address.to_string(), weight)),
         (Err(fault), Ok(_)) | (Ok(_), Err(fault)) => Err(fault),
         (Err(fault), Err(other)) => Err(format!("{fault}; {other}")),
     }

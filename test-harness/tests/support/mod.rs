@@ -101,7 +101,7 @@ pub(crate) fn raw_header(answer: &RawResponse, name: &str) -> Option<String> {
 /// The node that owns each session when all of these are well, by the ring alone.
 pub(crate) fn owners<K: AsRef<[u8]>>(world: &World, algorithm: Algorithm, sessions: &[K]) -> Vec<String> {
     let nodes = world.nodes();
-    let member = |name: &str| Member { key: name.to_owned(), weight: 1 };
+    let member = |name: &str| Member::new(name, 1);
     let members: Vec<Member> = nodes.iter().map(|node| member(node.name())).collect();
     let ring = Ring::build(&members, algorithm).unwrap();
     let owner = |session: &K| ring.candidates(session_hash(session.as_ref())).next().unwrap();
