@@ -10,11 +10,10 @@
 mod identity;
 mod skim;
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 
 use crate::membership::{Observation, join_locality};
+use crate::ring::session_hash;
 use crate::time::Millis;
 use skim::{Step, skim};
 
@@ -24,12 +23,15 @@ pub const CLUSTERS_QUERY: &str = "/config_dump?mask=static_clusters,dynamic_acti
 pub const ENDPOINTS_QUERY: &str =
     "/config_dump?include_eds&mask=static_endpoint_configs,dynamic_endpoint_configs&name_regex=";
 
+/// Hashes, or ranks, and the places in a list that they belong to; sorted, one that is found by binary search. The same
+/// type as a ring's points, and so the same code.
+type Index = Vec<(u64, u32)>;
+
 /// Until it has had traffic, Envoy checks a cluster once a minute unless it is configured otherwise.
 const NO_TRAFFIC_INTERVAL: Millis = Millis(60_000);
 
 /// A kind of cluster that cannot be steered: its own choice comes before or after that of `override_host`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsupported {
     /// The route's `metadata_match` chooses among the hosts.
     Subset,
@@ -41,47 +43,35 @@ pub enum Unsupported {
     DynamicForwardProxy,
 }
 
-impl Unsupported {
-    /// What it is, and what to do.
-    #[must_use]
-    pub fn advice(self) -> &'static str {
-        match self {
-            Self::Subset => {
-                "has a subset policy, which a destination would overrule: make a cluster of each subset, as Istio does"
-            }
-            Self::Aggregate => {
-                "is an aggregate: name the cluster inside it that has the nodes as the pool's cluster"
-            }
-            Self::OriginalDestination => {
-                "is of type ORIGINAL_DST, which goes where the client wanted: use EDS, DNS or STATIC"
-            }
-            Self::DynamicForwardProxy => {
-                "is a dynamic forward proxy, which goes where the request says: use EDS, DNS or STATIC"
-            }
-        }
-    }
-}
-
 /// What is known of one cluster.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct ClusterFacts {
+    name: String,
     /// Why its requests cannot be steered, if so.
     pub unsupported: Option<Unsupported>,
     /// Its policy, or one that it falls back to, reads the destination header.
-    pub is_steered: bool,
+    is_steered: bool,
     /// The time within which its active check of a host surely comes to a result.
     pub check_period: Option<Millis>,
     /// What its endpoints are called by.
     service: String,
     hashes_by_hostname: bool,
     weighs_localities: bool,
-    /// In the order of Envoy's rings, if it weighs them.
-    localities: Vec<Locality>,
-    /// `envoy.lb`'s `hash_key` by address.
-    hash_keys: BTreeMap<String, String>,
+    endpoints: Rc<Endpoints>,
 }
 
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+/// What is known of a cluster's endpoints.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Endpoints {
+    service: String,
+    /// In the order of Envoy's rings.
+    localities: Vec<Locality>,
+    /// `envoy.lb`'s `hash_key` of hosts by address, and where each stands.
+    hash_keys: Vec<(String, String)>,
+    index: Index,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Locality {
     priority: u32,
     name: String,
@@ -89,35 +79,74 @@ struct Locality {
 }
 
 impl ClusterFacts {
+    /// What keeps a pool from doing its work on this cluster, and what to do.
+    #[must_use]
+    pub fn complaint(&self) -> Option<&'static str> {
+        Some(match self.unsupported {
+            Some(Unsupported::Subset) => {
+                "has a subset policy, so its requests are left to Envoy: make a cluster of each subset, as Istio does"
+            }
+            Some(Unsupported::Aggregate) => {
+                "is an aggregate, so its requests are left to Envoy: name the cluster inside it that has the nodes"
+            }
+            Some(Unsupported::OriginalDestination) => {
+                "is of type ORIGINAL_DST, so its requests are left to Envoy: use EDS, DNS or STATIC"
+            }
+            Some(Unsupported::DynamicForwardProxy) => {
+                "is a dynamic forward proxy, so its requests are left to Envoy: use EDS, DNS or STATIC"
+            }
+            None if !self.is_steered => "has no override_host policy, so it does not go where Berth says",
+            None => return None,
+        })
+    }
+
     /// True if hosts without these facts would be other nodes, or stand elsewhere on the ring.
     #[must_use]
     pub fn matter(&self) -> bool {
-        self.hashes_by_hostname || self.weighs_localities || !self.hash_keys.is_empty()
+        self.hashes_by_hostname || self.weighs_localities || !self.endpoints.hash_keys.is_empty()
     }
 
-    /// Makes of each host the node that it is: once in the list, under the name that Envoy hashes, in the order of
-    /// Envoy's ring and with the weight of its locality. Returns the first name that cannot tell nodes apart; hosts with
+    /// Makes of each host the node that it is: under the name that Envoy hashes, in the order of Envoy's ring and with the
+    /// weight of its locality. Returns the first name that cannot tell nodes apart; hosts with
     /// such a name stay what they are without it.
     pub fn apply(&self, hosts: &mut Vec<Observation>) -> Option<String> {
-        identity::keep_first(hosts);
         for host in hosts.iter_mut() {
             let hostname = std::mem::take(&mut host.hostname);
-            host.name = match self.hash_keys.get(&host.address) {
-                Some(key) => Some(key.clone()),
+            host.name = match self.endpoints.hash_key(&host.address) {
+                Some(key) => Some(key.to_owned()),
                 None => self.hashes_by_hostname.then_some(hostname),
             };
         }
         if self.weighs_localities {
-            let place = |host: &Observation| self.localities.iter().position(|place| place.is_of(host));
-            // An unknown one has no weight and is last.
-            hosts.sort_by_cached_key(|host| (host.priority, place(host).unwrap_or(usize::MAX)));
-            for host in hosts.iter_mut() {
-                let weight =
-                    place(host).and_then(|place| self.localities.get(place)).map(|place| place.weight);
-                host.locality_weight = Some(weight.unwrap_or(0));
-            }
+            self.weigh(hosts);
         }
         identity::settle(hosts)
+    }
+
+    /// Orders hosts as Envoy's ring does when it weighs localities. One in a locality that is not known has no weight.
+    fn weigh(&self, hosts: &mut Vec<Observation>) {
+        let localities = &self.endpoints.localities;
+        let mut order = Index::default();
+        for (place, host) in (0_u32..).zip(hosts.iter_mut()) {
+            let found = localities.iter().position(|locality| locality.is_of(host));
+            let locality = found.and_then(|found| localities.get(found));
+            host.locality_weight = Some(locality.map_or(0, |locality| locality.weight));
+            let rank = found.map_or(u64::from(u32::MAX), |found| found as u64);
+            order.push((u64::from(host.priority) << 32 | rank, place));
+        }
+        order.sort_unstable();
+        let taken = order.iter().filter_map(|(_, place)| hosts.get_mut(*place as usize).map(std::mem::take));
+        *hosts = taken.collect();
+    }
+}
+
+impl Endpoints {
+    fn hash_key(&self, address: &str) -> Option<&str> {
+        let hash = session_hash(address.as_bytes());
+        let start = self.index.partition_point(|(other, _)| *other < hash);
+        let (_, place) = self.index.get(start)?;
+        let (known, key) = self.hash_keys.get(*place as usize)?;
+        (known == address).then_some(key)
     }
 }
 
@@ -128,36 +157,33 @@ impl Locality {
 }
 
 /// The facts of all clusters that a dump names.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Clusters(BTreeMap<String, ClusterFacts>);
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Clusters(Vec<ClusterFacts>);
 
 impl Clusters {
     /// Reads the answer to [`CLUSTERS_QUERY`]; `None` if it is none.
     #[must_use]
     pub fn read(dump: &[u8]) -> Option<Self> {
-        let mut clusters = BTreeMap::new();
-        let mut name = String::new();
+        let mut clusters = Vec::new();
         let mut facts = ClusterFacts::default();
         let mut check = Check::default();
-        let whole = skim(std::str::from_utf8(dump).ok()?, |path, step| {
-            let ["configs", _, _, _, "cluster", way @ ..] = path else { return };
+        let whole = skim(std::str::from_utf8(dump).ok()?, &mut |path, step| {
+            let Some((_, way)) = path.split_once("s[].cluster") else { return };
             match (way, step) {
-                ([], Step::End) => {
+                ("", Step::End) => {
                     if facts.service.is_empty() {
-                        facts.service.clone_from(&name);
+                        facts.service.clone_from(&facts.name);
                     }
-                    clusters.insert(std::mem::take(&mut name), std::mem::take(&mut facts));
+                    clusters.push(std::mem::take(&mut facts));
                 }
-                (["name"], Step::Text(text)) => name = unescape(text),
-                (["eds_cluster_config", "service_name"], Step::Text(text)) => facts.service = unescape(text),
-                (["health_checks", _], Step::End) => {
+                (".health_checks[]", _) => {
                     facts.check_period = facts.check_period.max(Some(std::mem::take(&mut check).period()));
                 }
-                (["health_checks", _, field], Step::Text(text)) => check.note(field, text),
-                (["health_checks", _, "interval_jitter_percent"], Step::Word(text)) => {
-                    check.jitter_percent = text.parse().unwrap_or(0);
-                }
-                _ => facts.note(way, step),
+                (_, Step::Text(text) | Step::Word(text)) => match way.strip_prefix(".health_checks[].") {
+                    Some(field) => check.note(field, text),
+                    None => facts.note(way, text),
+                },
+                (_, Step::End) => facts.note(way, ""),
             }
         });
         whole.then_some(Self(clusters))
@@ -166,16 +192,15 @@ impl Clusters {
     /// Adds the answer to [`ENDPOINTS_QUERY`]. False if it is none.
     pub fn read_endpoints(&mut self, dump: &[u8]) -> bool {
         let Ok(dump) = std::str::from_utf8(dump) else { return false };
-        let mut reader = Endpoints::default();
-        skim(dump, |path, step| {
-            let ["configs", _, _, _, "endpoint_config", way @ ..] = path else { return };
-            if let ([], Step::End) = (way, step) {
-                let Endpoints { service, localities, hash_keys, .. } = std::mem::take(&mut reader);
-                for facts in self.0.values_mut().filter(|facts| facts.service == service) {
-                    facts.hash_keys.extend(hash_keys.clone());
-                    if facts.weighs_localities {
-                        facts.localities.clone_from(&localities);
-                    }
+        let mut reader = Reader::default();
+        skim(dump, &mut |path, step| {
+            let Some((_, way)) = path.split_once(".endpoint_config") else { return };
+            if let ("", Step::End) = (way, step) {
+                let mut endpoints = std::mem::take(&mut reader.endpoints);
+                endpoints.index.sort_unstable();
+                let endpoints = Rc::new(endpoints);
+                for facts in self.0.iter_mut().filter(|facts| facts.service == endpoints.service) {
+                    facts.endpoints = Rc::clone(&endpoints);
                 }
             } else {
                 reader.note(way, step);
@@ -185,50 +210,46 @@ impl Clusters {
 
     /// What the endpoints are called by whose facts are still to be read.
     pub fn services(&self) -> impl Iterator<Item = &str> {
-        self.0.values().filter(|facts| facts.unsupported.is_none()).map(|facts| facts.service.as_str())
+        self.0.iter().filter(|facts| facts.unsupported.is_none()).map(|facts| facts.service.as_str())
     }
 
     /// What is known of the cluster of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&ClusterFacts> {
-        self.0.get(name)
+        self.0.iter().find(|facts| facts.name == name)
     }
 
     /// True if it matters for some cluster that its facts are up to date: see [`ClusterFacts::matter`].
     #[must_use]
     pub fn matter(&self) -> bool {
-        self.0.values().any(ClusterFacts::matter)
+        self.0.iter().any(ClusterFacts::matter)
     }
 }
 
 impl ClusterFacts {
-    /// Takes in what a cluster's configuration says at this place. Of its policies only the types count, wherever they
-    /// stand: `override_host` falls back to others, and a subset policy holds others.
-    fn note(&mut self, way: &[&str], step: Step<'_>) {
-        match (way, step) {
-            (["type"], Step::Text("ORIGINAL_DST")) => {
-                self.unsupported = Some(Unsupported::OriginalDestination);
-            }
-            (["cluster_type", "name"], Step::Text("envoy.clusters.aggregate")) => {
+    /// Takes in what a cluster's configuration says at this place, nothing at the end of a list or object. Of its policies
+    /// only the types count, wherever they stand: `override_host` falls back to others, and a subset policy holds others.
+    fn note(&mut self, way: &str, text: &str) {
+        match way {
+            ".name" => self.name = text.to_owned(),
+            ".eds_cluster_config.service_name" => self.service = text.to_owned(),
+            ".type" if text == "ORIGINAL_DST" => self.unsupported = Some(Unsupported::OriginalDestination),
+            ".cluster_type.name" if text == "envoy.clusters.aggregate" => {
                 self.unsupported = Some(Unsupported::Aggregate);
             }
-            (["cluster_type", "name"], Step::Text("envoy.clusters.dynamic_forward_proxy")) => {
+            ".cluster_type.name" if text == "envoy.clusters.dynamic_forward_proxy" => {
                 self.unsupported = Some(Unsupported::DynamicForwardProxy);
             }
-            (["lb_subset_config", "subset_selectors"], Step::End) => {
-                self.unsupported = Some(Unsupported::Subset);
-            }
-            (["load_balancing_policy", .., "@type"], Step::Text(kind)) => match kind.rsplit('.').next() {
-                Some("OverrideHost") => self.is_steered = true,
-                Some("Subset") => self.unsupported = Some(Unsupported::Subset),
+            ".lb_subset_config.subset_selectors" => self.unsupported = Some(Unsupported::Subset),
+            _ if way.starts_with(".load_balancing_policy.") => match way.rsplit('.').next() {
+                Some("@type") if text.ends_with(".OverrideHost") => self.is_steered = true,
+                Some("@type") if text.ends_with(".Subset") => {
+                    self.unsupported = Some(Unsupported::Subset);
+                }
+                Some("use_hostname_for_hashing") => self.hashes_by_hostname = text == "true",
+                Some("locality_weighted_lb_config") => self.weighs_localities = true,
                 _ => {}
             },
-            (["load_balancing_policy", .., "use_hostname_for_hashing"], Step::Word("true")) => {
-                self.hashes_by_hostname = true;
-            }
-            (["load_balancing_policy", .., "locality_weighted_lb_config"], Step::End) => {
-                self.weighs_localities = true;
-            }
             _ => {}
         }
     }
@@ -237,114 +258,114 @@ impl ClusterFacts {
 /// One active check.
 #[derive(Default)]
 struct Check {
-    longest_interval: Millis,
-    no_traffic_interval: Option<Millis>,
-    timeout: Millis,
-    jitter: Millis,
-    jitter_percent: u64,
+    /// The longest of its intervals.
+    interval: Millis,
+    has_no_traffic_interval: bool,
+    /// Its intervals may be longer by a percentage.
+    is_jittery: bool,
+    /// The timeout and a jitter.
+    more: Millis,
 }
 
 impl Check {
     fn note(&mut self, field: &str, text: &str) {
-        let Some(time) = duration(text) else { return };
         match field {
-            "timeout" => self.timeout = time,
-            "interval_jitter" => self.jitter = time,
-            "no_traffic_interval" => self.no_traffic_interval = Some(time),
-            _ if field.ends_with("interval") => self.longest_interval = self.longest_interval.max(time),
+            "timeout" | "interval_jitter" => self.more = self.more + duration(text),
+            "interval_jitter_percent" => self.is_jittery = true,
+            _ if field.ends_with("interval") => {
+                self.interval = self.interval.max(duration(text));
+                self.has_no_traffic_interval |= field == "no_traffic_interval";
+            }
             _ => {}
         }
     }
 
     fn period(self) -> Millis {
-        let interval = self.longest_interval.max(self.no_traffic_interval.unwrap_or(NO_TRAFFIC_INTERVAL));
-        Millis(interval.0 + interval.0 * self.jitter_percent.min(100) / 100) + self.jitter + self.timeout
+        let least = if self.has_no_traffic_interval { Millis(0) } else { NO_TRAFFIC_INTERVAL };
+        let interval = self.interval.max(least);
+        let jitter = if self.is_jittery { interval } else { Millis(0) };
+        interval + jitter + self.more
     }
 }
 
 /// The endpoints of one cluster, as far as they have been read.
 #[derive(Default)]
-struct Endpoints {
-    service: String,
-    localities: Vec<Locality>,
-    hash_keys: BTreeMap<String, String>,
+struct Reader {
+    endpoints: Endpoints,
     locality: Locality,
     address: String,
-    port: String,
-    hash_key: Option<String>,
+    hash_key: String,
 }
 
-impl Endpoints {
-    fn note(&mut self, way: &[&str], step: Step<'_>) {
-        match (way, step) {
-            (["cluster_name"], Step::Text(text)) => self.service = unescape(text),
-            (["endpoints", _, rest @ ..], step) => self.note_locality(rest, step),
+impl Reader {
+    /// Takes in what stands at this place. Keys come in the order of their fields' numbers: the address before the port,
+    /// a listener before the endpoint's id.
+    fn note(&mut self, way: &str, step: Step<'_>) {
+        let Some((key, text, is_text)) = (match step {
+            Step::End => None,
+            Step::Text(text) => Some((way.rsplit('.').next().unwrap_or_default(), text, true)),
+            Step::Word(text) => Some((way.rsplit('.').next().unwrap_or_default(), text, false)),
+        }) else {
+            match way {
+                ".endpoints[]" => self.endpoints.localities.push(std::mem::take(&mut self.locality)),
+                ".endpoints[].lb_endpoints[]" => self.end_host(),
+                _ => {}
+            }
+            return;
+        };
+        if let Some(way) = way.strip_prefix(".endpoints[].lb_endpoints[].") {
+            if way.starts_with("endpoint.address.") {
+                self.note_address(key, text);
+            } else if way == "metadata.filter_metadata.envoy.lb.hash_key" && is_text {
+                text.clone_into(&mut self.hash_key);
+            }
+            return;
+        }
+        match key {
+            "cluster_name" => text.clone_into(&mut self.endpoints.service),
+            "region" | "zone" | "sub_zone" => join_locality(&mut self.locality.name, text),
+            "load_balancing_weight" => self.locality.weight = text.parse().unwrap_or(0),
+            "priority" => self.locality.priority = text.parse().unwrap_or(0),
             _ => {}
         }
     }
 
-    fn note_locality(&mut self, way: &[&str], step: Step<'_>) {
-        match (way, step) {
-            ([], Step::End) => self.localities.push(std::mem::take(&mut self.locality)),
-            (["locality", "region" | "zone" | "sub_zone"], Step::Text(text)) => {
-                join_locality(&mut self.locality.name, &unescape(text));
-            }
-            (["load_balancing_weight"], Step::Word(text)) => {
-                self.locality.weight = text.parse().unwrap_or(0);
-            }
-            (["priority"], Step::Word(text)) => self.locality.priority = text.parse().unwrap_or(0),
-            (["lb_endpoints", _], Step::End) => {
-                let (address, port) = (std::mem::take(&mut self.address), std::mem::take(&mut self.port));
-                if let Some(key) = self.hash_key.take() {
-                    let address = match (port.as_str(), address.contains(':')) {
-                        ("", _) => address,
-                        (port, true) => format!("[{address}]:{port}"),
-                        (port, false) => format!("{address}:{port}"),
-                    };
-                    self.hash_keys.insert(address, key);
-                }
-            }
-            (["lb_endpoints", _, "endpoint", "address", way @ ..], step) => self.note_address(way, step),
-            (
-                ["lb_endpoints", _, "metadata", "filter_metadata", "envoy.lb", "hash_key"],
-                Step::Text(text),
-            ) if !text.is_empty() => {
-                self.hash_key = Some(unescape(text));
-            }
+    /// Puts an address together as `/clusters` writes it.
+    fn note_address(&mut self, key: &str, text: &str) {
+        match key {
+            "address" if text.contains(':') => self.address.extend(["[", text, "]"]),
+            "address" | "path" | "endpoint_id" => self.address.push_str(text),
+            "port_value" => self.address.extend([":", text]),
+            "server_listener_name" => self.address.extend(["envoy://", text, "/"]),
             _ => {}
         }
     }
 
-    /// As `/clusters` writes it.
-    fn note_address(&mut self, way: &[&str], step: Step<'_>) {
-        match (way, step) {
-            (["socket_address", "address"] | ["pipe", "path"], Step::Text(text)) => {
-                self.address = unescape(text);
-            }
-            (["socket_address", "port_value"], Step::Word(text)) => self.port = text.to_owned(),
-            (["envoy_internal_address", "server_listener_name"], Step::Text(text)) => {
-                self.address = format!("envoy://{}/", unescape(text));
-            }
-            (["envoy_internal_address", "endpoint_id"], Step::Text(text)) => {
-                self.address.push_str(&unescape(text));
-            }
-            _ => {}
+    fn end_host(&mut self) {
+        let (address, key) = (std::mem::take(&mut self.address), std::mem::take(&mut self.hash_key));
+        if !key.is_empty() {
+            let Endpoints { hash_keys, index, .. } = &mut self.endpoints;
+            index.push((session_hash(address.as_bytes()), hash_keys.len() as u32));
+            hash_keys.push((address, key));
         }
     }
 }
 
-/// `"3s"`, `"0.250s"`.
-fn duration(text: &str) -> Option<Millis> {
-    let seconds: f64 = text.strip_suffix('s')?.parse().ok()?;
-    Some(Millis((seconds * 1000.0).ceil() as u64))
-}
-
-/// What a JSON string says.
-fn unescape(text: &str) -> String {
-    if !text.contains('\\') {
-        return text.to_owned();
+/// `3s`, `0.250s`: digits of a fraction come in threes.
+fn duration(text: &str) -> Millis {
+    let mut millis: u64 = 0;
+    let mut after_point: Option<u32> = None;
+    for byte in text.bytes() {
+        match (byte, after_point) {
+            (b'.', _) => after_point = Some(0),
+            (b'0'..=b'9', None | Some(0..=2)) => {
+                millis = millis.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
+                after_point = after_point.map(|digits| digits + 1);
+            }
+            _ => {}
+        }
     }
-    serde_json::from_str(&format!("\"{text}\"")).unwrap_or_default()
+    Millis(if after_point.is_none() { millis.saturating_mul(1000) } else { millis })
 }
 
 #[cfg(test)]

@@ -4,8 +4,6 @@
 //! come in the order of the host set, which the ring needs. Lines of other clusters and unknown keys are skipped,
 //! because Envoy before 1.38 ignores `?filter=` and later versions add keys.
 
-use std::collections::BTreeMap;
-
 use crate::ring::session_hash;
 
 /// One host of a cluster, as Envoy sees it at this moment.
@@ -45,26 +43,30 @@ pub struct HostFlags {
     pub draining: bool,
 }
 
+/// What a look shows: the hosts of each cluster that was asked for, in that order.
+pub type Hosts = Vec<Option<Vec<Observation>>>;
+
 /// The hosts of each of `clusters` in an admin `/clusters` text, in host-set order.
 ///
-/// A cluster that the text does not name at all is absent from the result: Envoy does not know it (yet), which is
-/// something else than a cluster without hosts.
+/// A cluster that the text does not name at all has `None`: Envoy does not know it (yet), which is something else than a
+/// cluster without hosts.
 #[must_use]
-pub fn parse_clusters<'c>(text: &[u8], clusters: &[&'c str]) -> BTreeMap<&'c str, Vec<Observation>> {
-    let mut hosts: BTreeMap<&'c str, Vec<Observation>> = BTreeMap::new();
+pub fn parse_clusters(text: &[u8], clusters: &[String]) -> Hosts {
+    let mut hosts: Hosts = vec![None; clusters.len()];
     // Each host's lines begin with the same key. Where one address is in two priorities, only that parts the two.
     let mut first_key = "";
     for line in text.split(|&byte| byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { continue };
         // A cluster's name may itself hold "::"; ours are known, so the longest of them that fits is meant.
-        let Some((cluster, rest)) = clusters
+        let Some((observed, rest)) = clusters
             .iter()
-            .filter_map(|name| Some((*name, line.strip_prefix(name)?.strip_prefix("::")?)))
-            .max_by_key(|(name, _)| name.len())
+            .zip(&mut hosts)
+            .filter_map(|(name, hosts)| Some((hosts, line.strip_prefix(name.as_str())?.strip_prefix("::")?)))
+            .min_by_key(|(_, rest)| rest.len())
         else {
             continue;
         };
-        let observed = hosts.entry(cluster).or_default();
+        let observed = observed.get_or_insert_default();
         // From the right: an IPv6 address holds "::" too, keys and values do not.
         let Some((rest, value)) = rest.rsplit_once("::") else { continue };
         let Some((address, key)) = rest.rsplit_once("::") else { continue };
@@ -103,14 +105,17 @@ pub(crate) fn join_locality(locality: &mut String, part: &str) {
 
 /// Another number if other hosts are there, or in another order, locality or priority, or under another name.
 #[must_use]
-pub fn fingerprint(hosts: &[Observation]) -> u64 {
+pub fn fingerprint(hosts: &Hosts) -> u64 {
     let mut text = Vec::new();
-    for host in hosts {
-        for part in [&host.address, &host.hostname, &host.locality] {
-            text.extend_from_slice(part.as_bytes());
-            text.push(b'\n');
+    for hosts in hosts {
+        text.push(if hosts.is_some() { b'\n' } else { b'\0' });
+        for host in hosts.iter().flatten() {
+            for part in [&host.address, &host.hostname, &host.locality] {
+                text.extend_from_slice(part.as_bytes());
+                text.push(b'\n');
+            }
+            text.extend_from_slice(&host.priority.to_le_bytes());
         }
-        text.extend_from_slice(&host.priority.to_le_bytes());
     }
     session_hash(&text)
 }
@@ -170,7 +175,7 @@ nodes::x::127.0.0.1:7::weight::9
 ";
 
     fn nodes(text: &str) -> Vec<Observation> {
-        parse_clusters(text.as_bytes(), &["nodes"]).remove("nodes").unwrap_or_default()
+        parse_clusters(text.as_bytes(), &["nodes".into()]).remove(0).unwrap_or_default()
     }
 
     #[test]
@@ -226,27 +231,30 @@ nodes::x::127.0.0.1:7::weight::9
         let ill =
             Observation { flags: HostFlags { unhealthy: true, ..HostFlags::default() }, ..two[0].clone() };
 
+        let of = |hosts: &[Observation]| fingerprint(&vec![Some(hosts.to_vec())]);
         for other in [in_zone, second, named] {
-            assert_ne!(fingerprint(&two), fingerprint(&[other, two[1].clone()]));
+            assert_ne!(of(&two), of(&[other, two[1].clone()]));
         }
-        assert_ne!(fingerprint(&two), fingerprint(&[two[1].clone(), two[0].clone()]));
-        assert_ne!(fingerprint(&two), fingerprint(&two[..1]));
-        assert_eq!(fingerprint(&two), fingerprint(&[ill, two[1].clone()]));
+        assert_ne!(of(&two), of(&[two[1].clone(), two[0].clone()]));
+        assert_ne!(of(&two), of(&two[..1]));
+        assert_ne!(of(&[]), fingerprint(&vec![None]));
+        assert_eq!(of(&two), of(&[ill, two[1].clone()]));
     }
 
     #[test]
     fn a_cluster_named_like_the_start_of_another_keeps_its_own_hosts() {
-        let found = parse_clusters(TEXT.as_bytes(), &["nodes", "nodes::x"]);
+        let found = parse_clusters(TEXT.as_bytes(), &["nodes".into(), "nodes::x".into()]);
 
-        assert_eq!(found["nodes::x"].len(), 1);
-        assert_eq!(found["nodes"].len(), 3);
+        assert_eq!(
+            found.iter().map(|hosts| hosts.as_ref().map(Vec::len)).collect::<Vec<_>>(),
+            [Some(3), Some(1)]
+        );
     }
 
     #[test]
     fn an_unknown_cluster_is_absent_and_one_without_hosts_is_empty() {
-        let found = parse_clusters(b"nodes::added_via_api::false\n", &["nodes", "gone"]);
+        let found = parse_clusters(b"nodes::added_via_api::false\n", &["nodes".into(), "gone".into()]);
 
-        assert_eq!(found.get("nodes"), Some(&Vec::new()));
-        assert_eq!(found.get("gone"), None);
+        assert_eq!(found, [Some(Vec::new()), None]);
     }
 }

@@ -56,10 +56,10 @@ impl Member {
 }
 
 /// A locality with a weight of its own, as Envoy's `locality_weighted_lb_config` uses it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Locality {
-    /// `region/zone/sub_zone`.
-    pub name: String,
+    /// Another one than that of the members before.
+    pub number: u32,
     /// What its members share, relative to the other localities. Members of weight 0 are not on the ring.
     pub weight: u32,
 }
@@ -219,7 +219,7 @@ impl Ring {
 ///
 /// If no locality has a weight the members share as if there were none; Envoy's ring would be empty.
 fn normalised_weights(members: &[Member]) -> Vec<f64> {
-    let weight_of = |member: &Member| member.locality.as_ref().map_or(1, |locality| locality.weight);
+    let weight_of = |member: &Member| member.locality.map_or(1, |locality| locality.weight);
     let localities = || members.chunk_by(|one, next| one.locality == next.locality);
     let total: u64 = localities().filter_map(<[_]>::first).map(|member| u64::from(weight_of(member))).sum();
     let mut weights = Vec::with_capacity(members.len());

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{ClusterFacts, Unsupported};
+use crate::cluster::ClusterFacts;
 use crate::health::{Health, HealthPolicy};
 use crate::membership::{HostFlags, Observation};
 use crate::time::Millis;
@@ -80,9 +80,9 @@ pub struct Roster {
     /// checks, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_period: Option<Millis>,
-    /// Why Envoy's cluster cannot be steered: then its requests are Envoy's, and no pins are made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unsupported: Option<Unsupported>,
+    /// Envoy's cluster cannot be steered: its requests are Envoy's, and no pins are made.
+    #[serde(default)]
+    pub unsupported: bool,
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
@@ -187,13 +187,20 @@ impl Roster {
 
     /// Takes in what Envoy's configuration says of the cluster. True if that changed anything, and with it the version.
     pub fn learn(&mut self, facts: &ClusterFacts) -> bool {
-        let changed = (self.check_period, self.unsupported) != (facts.check_period, facts.unsupported);
-        (self.check_period, self.unsupported) = (facts.check_period, facts.unsupported);
+        let news = (facts.check_period, facts.unsupported.is_some());
+        let changed = (self.check_period, self.unsupported) != news;
+        (self.check_period, self.unsupported) = news;
         // Before the first look there is nothing to have another version of.
         if changed && self.version > 0 {
             self.version = self.version.wrapping_add(1).max(1);
         }
         changed && self.version > 0
+    }
+
+    /// True if the nodes would be others, or stand elsewhere on the ring, if nothing were known of the configuration.
+    #[must_use]
+    pub fn relies_on_facts(&self) -> bool {
+        self.nodes.iter().any(|node| node.name.is_some() || node.locality_weight.is_some())
     }
 
     /// Puts the node of that name into cooldown on a worker's word. True if that changed anything.

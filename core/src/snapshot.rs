@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub nodes: Vec<SnapshotNode>,
     /// Health is ignored.
     pub panic: bool,
+    /// Envoy's cluster cannot be steered: see [`crate::cluster::Unsupported`].
+    pub unsupported: bool,
     /// Some state changes by the passing of time alone: build again at the next tick.
     pub timed: bool,
     ring: Rc<Ring>,
@@ -56,13 +58,19 @@ impl Snapshot {
         now: Millis,
         previous: Option<&Self>,
     ) -> Result<Self, RingError> {
+        let mut former = "";
+        let mut number = 0;
         let members: Vec<Member> = roster
             .nodes
             .iter()
-            .map(|node| Member {
-                key: node.name().to_owned(),
-                weight: node.weight.saturating_mul(node.health.weight()),
-                locality: node.locality_weight.map(|weight| Locality { name: node.locality.clone(), weight }),
+            .map(|node| {
+                number += u32::from(former != node.locality);
+                former = &node.locality;
+                Member {
+                    key: node.name().to_owned(),
+                    weight: node.weight.saturating_mul(node.health.weight()),
+                    locality: node.locality_weight.map(|weight| Locality { number, weight }),
+                }
             })
             .collect();
         let (ring, members) = match previous {
@@ -88,6 +96,7 @@ impl Snapshot {
             version: roster.version,
             nodes,
             panic: roster.panic.is_on(),
+            unsupported: roster.unsupported,
             timed: roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
             ring,
             members,

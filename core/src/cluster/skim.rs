@@ -18,12 +18,12 @@ pub(super) enum Step<'j> {
     End,
 }
 
-/// Goes through `json`. A path has the key of each object on the way, and an empty one for each array; at the end of an
-/// object or array it is the way to that. False if the text is not one whole JSON value as far as that shows.
-pub(super) fn skim<'j>(json: &'j str, mut visit: impl FnMut(&[&'j str], Step<'j>)) -> bool {
-    let mut path: Vec<&str> = Vec::new();
-    // Of each open container, whether it is an object.
-    let mut open: Vec<bool> = Vec::new();
+/// Goes through `json`. A path is `.key` for each object on the way and `[]` for each array; at the end of an object or
+/// array it is the way to that. False if the text is not one whole JSON value as far as that shows.
+pub(super) fn skim<'j>(json: &'j str, visit: &mut dyn FnMut(&str, Step<'j>)) -> bool {
+    let mut path = String::new();
+    // Of each open container, how long the path to it is, and whether it is an object.
+    let mut open: Vec<(usize, bool)> = Vec::new();
     let mut rest = json;
     let mut is_key = false;
     loop {
@@ -36,30 +36,38 @@ pub(super) fn skim<'j>(json: &'j str, mut visit: impl FnMut(&[&'j str], Step<'j>
                     return false;
                 }
                 is_key = first == b'{';
-                open.push(is_key);
-                path.push("");
+                open.push((path.len(), is_key));
+                if !is_key {
+                    path.push_str("[]");
+                }
             }
             b'}' | b']' => {
-                if open.pop() != Some(first == b'}') {
+                let Some((length, is_object)) = open.pop() else { return false };
+                if is_object != (first == b'}') {
                     return false;
                 }
-                path.pop();
+                path.truncate(length);
                 visit(&path, Step::End);
             }
-            b',' => is_key = open.last() == Some(&true),
+            b',' => is_key = open.last().is_some_and(|(_, is_object)| *is_object),
             b':' => is_key = false,
             b'"' => {
                 let Some(length) = string_length(tail) else { return false };
                 let text = tail.get(..length).unwrap_or_default();
                 tail = tail.get(length + 1..).unwrap_or_default();
-                match path.last_mut() {
-                    Some(key) if is_key => *key = text,
+                match open.last() {
+                    Some((length, _)) if is_key => {
+                        path.truncate(*length);
+                        path.push('.');
+                        path.push_str(text);
+                    }
                     _ => visit(&path, Step::Text(text)),
                 }
             }
             _ => {
-                let length = rest.find([',', '}', ']', ' ', '\n', '\r', '\t']).unwrap_or(rest.len());
-                let (word, after) = rest.split_at_checked(length.max(1)).unwrap_or((rest, ""));
+                let is_end = |byte: u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+                let length = rest.bytes().position(is_end).unwrap_or(rest.len());
+                let (word, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
                 visit(&path, Step::Word(word));
                 tail = after;
             }
@@ -87,7 +95,7 @@ mod tests {
 
     fn steps(json: &str) -> Option<Vec<String>> {
         let mut steps = Vec::new();
-        let whole = skim(json, |path, step| steps.push(format!("{} {step:?}", path.join("."))));
+        let whole = skim(json, &mut |path, step| steps.push(format!("{path} {step:?}")));
         whole.then_some(steps)
     }
 
@@ -96,15 +104,15 @@ mod tests {
         let json = r#" {"a": [1, {"b": "x\"}", "c": {}}], "d" : true,"e":null,"":[[]]} "#;
 
         let expected = [
-            "a. Word(\"1\")",
-            "a..b Text(\"x\\\\\\\"}\")",
-            "a..c End",
-            "a. End",
-            "a End",
-            "d Word(\"true\")",
-            "e Word(\"null\")",
+            ".a[] Word(\"1\")",
+            ".a[].b Text(\"x\\\\\\\"}\")",
+            ".a[].c End",
+            ".a[] End",
+            ".a End",
+            ".d Word(\"true\")",
+            ".e Word(\"null\")",
+            ".[] End",
             ". End",
-            " End",
             " End",
         ];
         assert_eq!(steps(json).unwrap(), expected);

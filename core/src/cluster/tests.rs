@@ -49,6 +49,7 @@ fn kinds_that_cannot_be_steered_are_known_by_their_configuration() {
         let facts = clusters.get(name).unwrap();
         assert_eq!(facts.unsupported, unsupported, "{name}");
         assert_eq!(facts.is_steered, matches!(name, "nodes" | "dyn"), "{name}");
+        assert_eq!(facts.complaint().is_none(), name == "nodes", "{name}");
     }
     assert_eq!(clusters.get("svc"), None);
     // Of the others no endpoints are needed.
@@ -59,8 +60,8 @@ fn kinds_that_cannot_be_steered_are_known_by_their_configuration() {
 fn a_check_has_answered_after_its_longest_interval_jitter_and_timeout() {
     let clusters = clusters();
 
-    // max(1 s, 2 s unhealthy, 1 s without traffic) and half of it, 250 ms, and a timeout of 3 s.
-    assert_eq!(clusters.get("nodes").unwrap().check_period, Some(Millis(6250)));
+    // max(1 s, 2 s unhealthy, 1 s without traffic) and as much for a percentage, 250 ms, and a timeout of 3 s.
+    assert_eq!(clusters.get("nodes").unwrap().check_period, Some(Millis(7250)));
     // Without traffic once a minute, as nothing else is said.
     assert_eq!(clusters.get("mg").unwrap().check_period, Some(Millis(63_000)));
     assert_eq!(clusters.get("st").unwrap().check_period, None);
@@ -92,7 +93,7 @@ fn hosts_take_their_hash_key_hostname_place_and_weight_of_the_locality() {
         })
         .collect();
     let expected = [
-        ("a<\"é\\", "127.0.0.1:9001", 5),
+        ("", "127.0.0.1:9001", 5),
         // A number is no hash key.
         ("pod-1", "127.0.0.1:9002", 5),
         ("", "127.0.0.1:9003", 95),
@@ -102,10 +103,19 @@ fn hosts_take_their_hash_key_hostname_place_and_weight_of_the_locality() {
         ("inner", "envoy://x0/10.0.0.9:80", 1),
     ];
     assert_eq!(seen, expected);
-    assert_eq!(bad.as_deref(), Some(""), "of three the cluster would hash an empty name");
+    assert!(bad.is_some(), "three have no hostname, one has a key with quotes");
     let mut pipe = vec![host("/run/a.sock")];
     clusters.get("pipes").unwrap().apply(&mut pipe);
     assert_eq!(nodes(&pipe), [("p", "/run/a.sock")]);
+}
+
+#[test]
+fn durations_are_read_to_the_millisecond() {
+    for (text, millis) in
+        [("3s", 3000), ("0.250s", 250), ("1.000000001s", 1000), ("60.500s", 60_500), ("", 0)]
+    {
+        assert_eq!(duration(text), Millis(millis), "{text}");
+    }
 }
 
 #[test]
@@ -120,20 +130,23 @@ fn without_such_options_hosts_stay_what_clusters_says() {
 }
 
 #[test]
-fn of_one_address_in_two_priorities_the_first_choice_wins() {
-    let second = |address: &str| Observation { priority: 1, ..host(address) };
-    let mut hosts = vec![host("a:1"), host("b:1"), second("b:1"), second("c:1")];
+fn one_address_in_two_priorities_is_one_host_and_keeps_its_name() {
+    let second = |address: &str| Observation { priority: 1, ..named(address, address, WELL) };
+    let first = |address: &str| named(address, address, WELL);
+    let mut hosts = vec![first("a:1"), first("b:1"), second("b:1"), second("c:1")];
+    hosts.iter_mut().for_each(|host| host.hostname = format!("pod-{}", &host.address[..1]));
 
-    ClusterFacts::default().apply(&mut hosts);
+    assert_eq!(by_hostname().apply(&mut hosts), None);
 
-    let seen: Vec<_> = hosts.iter().map(|host| (host.address.as_str(), host.priority)).collect();
-    assert_eq!(seen, [("a:1", 0), ("b:1", 0), ("c:1", 1)]);
+    assert_eq!(nodes(&hosts), [("pod-a", "a:1"), ("pod-b", "b:1"), ("pod-c", "c:1")]);
+    assert_eq!(hosts[1].priority, 0);
 }
 
 #[test]
 fn a_name_that_cannot_tell_nodes_apart_is_none() {
     let long = "n".repeat(254);
-    for name in ["", "a|b", "a,b", "a;b", "a b", "a\tb", "a\u{7f}", "a\u{a0}b", long.as_str(), "10.0.0.9:80"]
+    for name in
+        ["", "a|b", "a,b", "a;b", "a b", "a\tb", "a\u{7f}", "a<b", "a\\u00e9", long.as_str(), "10.0.0.9:80"]
     {
         let mut hosts = vec![
             named("10.0.0.1:80", name, WELL),

@@ -43,7 +43,7 @@ impl Scores {
                 member: index,
                 key_hash: xxh64(member.key.as_bytes(), 0),
                 // Only how bids compare matters; whole numbers keep those of equal shares what they were.
-                weight: member.locality.as_ref().map_or(f64::from(member.weight), |_| weight),
+                weight: member.locality.map_or(f64::from(member.weight), |_| weight),
             })
             .collect();
         Self { bidders }
