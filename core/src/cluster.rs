@@ -110,6 +110,7 @@ impl ClusterFacts {
     /// weight of its locality. Returns the first name that cannot tell nodes apart; hosts with
     /// such a name stay what they are without it.
     pub fn apply(&self, hosts: &mut Vec<Observation>) -> Option<String> {
+        identity::keep_first(hosts);
         for host in hosts.iter_mut() {
             let hostname = std::mem::take(&mut host.hostname);
             host.name = match self.endpoints.hash_key(&host.address) {

@@ -168,6 +168,17 @@ pub enum Counter {
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,
+    /// `berth_dropped_total{reason}`: what a bound of this VM's memory did not let it keep.
+    Dropped(Dropped),
+}
+
+/// What did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// A pin that had not expired was pushed out by another, or could not be kept: its session is asked about again.
+    Pin,
+    /// The end of a session, which the state cluster was not told of: its pin lives on for its time to live.
+    End,
 }
 
 /// What a rule did with a request: `berth_rule_requests_total{rule,result}`.
@@ -281,7 +292,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -307,6 +318,8 @@ impl Counter {
         Self::Restored,
         Self::Resyncs,
         Self::Ended,
+        Self::Dropped(Dropped::Pin),
+        Self::Dropped(Dropped::End),
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -324,6 +337,7 @@ impl Counter {
             Self::Restored => 22,
             Self::Resyncs => 23,
             Self::Ended => 24,
+            Self::Dropped(what) => 25 + what as usize,
         }
     }
 
@@ -348,6 +362,8 @@ impl Counter {
             Self::Restored => ("restored", String::new()),
             Self::Resyncs => ("resyncs", String::new()),
             Self::Ended => ("ended", String::new()),
+            Self::Dropped(Dropped::Pin) => ("dropped", ".reason.pin".to_owned()),
+            Self::Dropped(Dropped::End) => ("dropped", ".reason.end".to_owned()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }

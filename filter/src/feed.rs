@@ -11,7 +11,7 @@ use berth_core::changelog::{ENDED, News, Reader, superseded_by};
 use berth_core::config::StateCluster;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeRecord, NodesReply, SessionKey,
+    ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeId, NodeRecord, NodesReply, SessionKey,
 };
 
 use crate::host;
@@ -203,13 +203,14 @@ impl Feed {
             return;
         }
         for (node, until) in cooldowns {
+            let Ok(name) = node.parse::<NodeId>() else { continue };
             let until = until.min(now + LONGEST_COOLDOWN);
             let told = self.told.get(&node).copied().unwrap_or_default();
             if until.since(told).0 < (until.since(now).0 / 4).max(1) {
                 continue;
             }
             let change = NodeChange { cooldown_until_ms: Some(until.0), ..NodeChange::default() };
-            let path = format!("/v1/nodes/{node}?pool={}", self.pool);
+            let path = format!("/v1/nodes/{}?pool={}", name.in_path(), self.pool);
             let body = serde_json::to_vec(&change).unwrap_or_default();
             let token = host::call(&self.state, "PUT", &path, &body, TIMEOUT);
             self.cooldown.made(token, now);

@@ -35,8 +35,12 @@ impl PoolMetrics {
     }
 
     pub(crate) fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    pub(crate) fn add(&self, counter: Counter, by: u64) {
         if let Some((value, _)) = self.counters.get(counter.index()) {
-            value.set(value.get() + 1);
+            value.set(value.get() + by);
         }
     }
 

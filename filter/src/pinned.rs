@@ -144,7 +144,17 @@ impl Pinned {
     /// Takes over the members of a new snapshot.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
-        for place in self.owners.adopt(snapshot, now) {
+        let had_unnamed = self.owners.unnamed().is_some();
+        let started = self.owners.adopt(snapshot, now);
+        let unnamed = self.owners.unnamed().and_then(|place| snapshot.nodes.get(place));
+        if let Some(node) = unnamed.filter(|_| !had_unnamed) {
+            log::warn!(
+                "berth: pool {}: no pin can name {}: only the ring sends sessions there",
+                self.pool,
+                node.name
+            );
+        }
+        for place in started {
             // Only the state cluster knows whom of its sessions it was not told of yet. An answer that is under way may
             // be from before.
             self.epoch = self.epoch.wrapping_add(1);

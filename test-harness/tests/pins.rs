@@ -93,7 +93,7 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
     assert_eq!(told(&moved, "outcome"), "rehomed");
     let pin = world.pin_of("nodes", "ada").await.unwrap();
     let event = pin.events.last().unwrap();
-    assert_eq!((pin.version, event.from.unwrap().to_string()), (2, owner));
+    assert_eq!((pin.version, event.from.clone().unwrap().to_string()), (2, owner));
     // Envoy gives each request an id of its own, unless it is told to keep the client's.
     let id = moved.received().header("x-request-id").map(|id| String::from_utf8_lossy(id).into_owned());
     assert_eq!(event.correlation_id, id);

@@ -3,9 +3,26 @@
 use super::Index;
 use crate::membership::Observation;
 use crate::ring::session_hash;
+use crate::wire::NodeId;
 
-/// As long as a DNS name may be.
-const LONGEST_NAME: usize = 253;
+/// One address is one host, in two priorities too. Envoy lists the first choice first; and a host that was given another name
+/// before its former self, which stays for as long as it passes its checks.
+pub(super) fn keep_first(hosts: &mut Vec<Observation>) {
+    let mut is_repeated = vec![false; hosts.len()];
+    for same in index(hosts, |host| Some(&host.address)).chunk_by(|(one, _), (other, _)| one == other) {
+        for (_, place) in same.iter().skip(1) {
+            if let Some(is_repeated) = is_repeated.get_mut(*place as usize) {
+                *is_repeated = true;
+            }
+        }
+    }
+    strike(hosts, &is_repeated);
+}
+
+fn strike(hosts: &mut Vec<Observation>, is_struck: &[bool]) {
+    let mut is_struck = is_struck.iter();
+    hosts.retain(|_| is_struck.next() != Some(&true));
+}
 
 /// Decides on the names that the hosts bear. Two hosts of one name are one node that moves while one of them leaves: the
 /// one that stays is the node, or the other until that one is well. If more than one stays the name tells nobody apart.
@@ -20,11 +37,8 @@ pub(super) fn settle(hosts: &mut Vec<Observation>) -> Option<String> {
     let mut bad_name = None;
     for bearers in names.chunk_by(|(one, _), (other, _)| one == other) {
         let mut found = Bearers::default();
-        let mut former = "";
         for (_, place) in bearers {
-            // One address in two priorities is one host, and Envoy lists the first choice first.
-            if let Some(host) = hosts.get(*place as usize).filter(|host| host.address != former) {
-                former = &host.address;
+            if let Some(host) = hosts.get(*place as usize) {
                 found.add(*place, host);
             }
         }
@@ -41,8 +55,7 @@ pub(super) fn settle(hosts: &mut Vec<Observation>) -> Option<String> {
             }
         }
     }
-    let mut dropped = dropped.iter();
-    hosts.retain(|_| dropped.next() != Some(&true));
+    strike(hosts, &dropped);
     bad_name
 }
 
@@ -101,9 +114,7 @@ fn is_others(addresses: &Index, name: &str, node: u32) -> bool {
     addresses.get(start).is_some_and(|(other, place)| *other == hash && *place != node)
 }
 
-/// A name goes into headers, keys and commands: printable, no separator of any of them, nothing that JSON has to escape, and
-/// not longer than a DNS name.
+/// True if pins, headers and commands can hold it: see [`NodeId`]. Of what Envoy escapes in a dump that leaves `<` and `>`.
 fn is_identity(name: &str) -> bool {
-    let is_plain = |byte: u8| byte > b' ' && byte != 0x7f && !b"|,;\"\\<>".contains(&byte);
-    !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(is_plain)
+    name.parse::<NodeId>().is_ok_and(|id| id.as_str() == name)
 }

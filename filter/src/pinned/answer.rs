@@ -101,7 +101,7 @@ impl Pinned {
                 };
                 let (placement, notice) = match (&mut settled, pin) {
                     (Some(settled), Some(pin)) => {
-                        if let Some(next) = own.next(pin.node, settled) {
+                        if let Some(next) = own.next(&pin.node, settled) {
                             again.push((key, waiter, next));
                             continue;
                         }
@@ -191,7 +191,7 @@ impl Pinned {
         expires: Millis,
         now: Millis,
     ) -> Settled {
-        let standing = self.owners.judge(pin.node, snapshot, now);
+        let standing = self.owners.judge(&pin.node, pin.owned_ms.map(Millis), snapshot, now);
         let place = match standing {
             Standing::Usable(place) => Some(place),
             Standing::Unknown | Standing::Unusable => None,
@@ -205,7 +205,7 @@ impl Pinned {
             pool.metrics.count(Counter::Rehomed);
         }
         let session_version = pin.session_version.unwrap_or(0).max(ask.session.session_version.unwrap_or(0));
-        let mut notice = match pin.from {
+        let mut notice = match &pin.from {
             Some(from) => Some(format!("rehomed; from={from}; version={}", pin.version)),
             None => pin.restore.then(|| restore(pin.version)),
         };
@@ -305,14 +305,14 @@ pub(super) fn believed_until(ttl: Millis, now: Millis) -> Millis {
 impl Ask {
     /// What this request has to ask after an answer that another one got: the state cluster has not heard of its token, or
     /// not that the node which it names cannot be used.
-    fn next(self: &Rc<Self>, node: NodeId, settled: &Settled) -> Option<Rc<Self>> {
+    fn next(self: &Rc<Self>, node: &NodeId, settled: &Settled) -> Option<Rc<Self>> {
         if self.version > settled.session_version {
             return Some(Rc::clone(self));
         }
-        let is_news = settled.is_out && !self.session.strict && !self.session.unusable.contains(&node);
+        let is_news = settled.is_out && !self.session.strict && !self.session.unusable.contains(node);
         is_news.then(|| {
             let mut ask = Self::clone(self);
-            ask.session.unusable.insert(0, node);
+            ask.session.unusable.insert(0, node.clone());
             ask.session.unusable.truncate(wire::MAX_UNUSABLE);
             Rc::new(ask)
         })

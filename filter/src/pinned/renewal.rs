@@ -154,9 +154,9 @@ impl Pinned {
                 continue;
             }
             let expires = told.ttl_ms.map_or(expires, |ttl| believed_until(Millis(ttl), now));
-            let (node, session_version) = (told.node.to_string(), told.session_version.unwrap_or(0));
+            let (node, session_version) = (told.node.as_str(), told.session_version.unwrap_or(0));
             let (version, kind) = (told.version, Kind::Settled);
-            let pin = Pin { node: node.as_str(), version, expires, kind, session_version };
+            let pin = Pin { node, version, expires, kind, session_version };
             if self.remember(*key, told.key.into(), pin) || told.restore {
                 self.pins.unsettle(*key);
             }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use berth_core::breaker::Permit;
 use berth_core::changelog::{News, superseding};
-use berth_core::event::{CallResult, Counter};
+use berth_core::event::{CallResult, Counter, Dropped};
 use berth_core::pins::WireKey;
 use berth_core::session::SessionId;
 use berth_core::time::Millis;
@@ -83,6 +83,7 @@ impl Pinned {
             self.end_next();
         }
         pool.metrics.show_pins(self.pins.len(), self.breaker.is_open());
+        pool.metrics.add(Counter::Dropped(Dropped::Pin), self.pins.take_dropped(now));
     }
 
     /// What other proxies did.
@@ -124,6 +125,7 @@ impl Pinned {
         self.upkeep.ending.push_back(Ending { key, tries: 0 });
         if self.upkeep.ending.len() > MAX_ENDING {
             self.upkeep.ending.pop_front();
+            pool.metrics.count(Counter::Dropped(Dropped::End));
         }
         pool.metrics.count(Counter::Ended);
     }
@@ -153,6 +155,8 @@ impl Pinned {
             self.upkeep.not_before = now + PAUSE;
             if ending.tries < TRIES {
                 self.upkeep.ending.push_back(Ending { tries: ending.tries + 1, ..ending });
+            } else {
+                pool.metrics.count(Counter::Dropped(Dropped::End));
             }
         }
         true
