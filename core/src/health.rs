@@ -171,6 +171,12 @@ impl Health {
         Self { cooldown, operator: self.operator, ..Self::joined(now) }
     }
 
+    /// The node goes on at another address: what was seen of the old one says nothing of it.
+    #[must_use]
+    pub fn moved(self) -> Self {
+        Self { operator: self.operator, ..Self::default() }
+    }
+
     /// Takes in what Envoy says of the node at `now`.
     pub fn observe(&mut self, mut flags: HostFlags, policy: &HealthPolicy, now: Millis) {
         let is_checked = flags.unhealthy;
