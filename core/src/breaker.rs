@@ -78,6 +78,14 @@ impl Breaker {
         was_open
     }
 
+    /// Calls failed for so long that one more failure would say nothing new: open, as after a series of failures.
+    pub fn trip(&mut self, now: Millis, random: u64) -> bool {
+        if self.policy.failures > 0 && !self.is_open() {
+            self.state = State::Closed { failures: self.policy.failures - 1 };
+        }
+        self.failed(now, random)
+    }
+
     /// A call failed. True if that opened the breaker, for the first time or again. `random` spreads the proxies' probes.
     pub fn failed(&mut self, now: Millis, random: u64) -> bool {
         let backoff = match self.state {
@@ -209,6 +217,18 @@ mod tests {
 
         assert_eq!(breaker.allow(Millis(5)), Permit::Probe);
         assert_eq!(breaker.allow(Millis(0)), Permit::Probe);
+    }
+
+    #[test]
+    fn tripped_it_is_open_at_once_and_tries_again_as_ever() {
+        let mut breaker = Breaker::new(BreakerPolicy::default());
+
+        assert!(breaker.trip(START, 0));
+
+        assert_eq!(breaker.allow(at(199)), Permit::Deny);
+        assert!(!breaker.trip(at(199), 0), "it is open already");
+        assert_eq!(breaker.allow(at(200)), Permit::Probe);
+        assert!(!Breaker::new(BreakerPolicy { failures: 0, ..BreakerPolicy::default() }).trip(START, 0));
     }
 
     #[test]

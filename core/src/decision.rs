@@ -1,4 +1,7 @@
-//! Where a session goes: a walk along the ring that asks each node's state.
+//! Where a session goes: a walk along the rings that asks each node's state.
+//!
+//! A session that has no node yet draws a priority, as Envoy has it draw one, and walks that priority's ring first, then those
+//! of the others. A session that has a node stays with it, whatever its priority.
 //!
 //! Without a state cluster the ring's answer *is* the placement, so an existing session and a new one look alike. The
 //! walk is kind to existing ones: a degraded, draining or standby node keeps the sessions the ring gives it, but inherits
@@ -47,16 +50,26 @@ impl Placement {
     /// If nobody can take it; what that means for the request is the pool's policy.
     pub fn of(snapshot: &Snapshot, hash: u64) -> Result<Self, NoPlacement> {
         let mut placement = Self::empty(Outcome::Ring, Reason::Owner);
-        if snapshot.panic {
-            placement.outcome = Outcome::Panic;
-            placement.ignore_health(snapshot, hash);
+        let level = snapshot.drawn_level(hash);
+        if snapshot.is_panic_level(level) {
+            placement.ignore_health(snapshot, hash, level);
         } else {
-            placement.walk(snapshot, hash);
+            placement.walk(snapshot, hash, level);
         }
-        if placement.len > 0 {
-            Ok(placement)
+        if let Some(owner) = placement.owner() {
+            if snapshot.is_panic_at(owner) {
+                placement.outcome = Outcome::Panic;
+            }
+            placement.spread(snapshot, hash);
+        }
+        placement.or_none(snapshot)
+    }
+
+    fn or_none(self, snapshot: &Snapshot) -> Result<Self, NoPlacement> {
+        if self.len > 0 {
+            Ok(self)
         } else if snapshot.nodes.iter().all(|node| node.state == State::Pending) {
-            // Nobody is known to be there, nobody is known to be ill.
+            // No node is known to be there, and none to be ill.
             Err(NoPlacement::NoMembers)
         } else {
             Err(NoPlacement::NoUsableNode)
@@ -69,6 +82,12 @@ impl Placement {
         self.len = self.len.min(1);
         self.is_strict = true;
         self
+    }
+
+    /// The owner as an index into the snapshot's nodes.
+    #[must_use]
+    pub fn owner(&self) -> Option<usize> {
+        self.indexes().next()
     }
 
     /// The nodes as indexes into the snapshot's, owner first.
@@ -84,7 +103,9 @@ impl Placement {
     /// True if the owner may be given a session that does not exist yet.
     #[must_use]
     pub fn takes_new(&self, snapshot: &Snapshot) -> bool {
-        snapshot.panic || self.nodes(snapshot).next().is_some_and(|owner| takes_strangers(owner.state))
+        let Some(owner) = self.owner() else { return false };
+        let state = snapshot.nodes.get(owner).map(|node| node.state);
+        snapshot.is_panic_at(owner) || matches!(state, Some(State::Active | State::Warming(_)))
     }
 
     /// Appends the destination header's value, `ip:port,ip:port,ip:port`.
@@ -101,13 +122,18 @@ impl Placement {
         Self { nodes: [0; MAX_CANDIDATES], len: 0, outcome, reason, is_strict: false }
     }
 
-    fn walk(&mut self, snapshot: &Snapshot, hash: u64) {
-        // A session that lost its node to cooldown is a stranger to all others, also while that node warms up again; one
-        // that a new node has not taken over yet is still at home with the next.
-        let mut stranger = false;
-        for index in snapshot.ring().candidates(hash) {
+    fn walk(&mut self, snapshot: &Snapshot, hash: u64, level: usize) {
+        // A session that lost its node to cooldown is a stranger to all others, also while that node warms up again; so is
+        // one that draws another priority than the best, which cannot take it. One that a new node has not taken over yet
+        // is still at home with the next.
+        let mut stranger = level > 0;
+        for index in snapshot.places(level, hash) {
             let Some(node) = snapshot.nodes.get(index) else { continue };
             let welcome = match node.state {
+                // Another level, as none of the drawn one welcomes it.
+                _ if snapshot.is_panic_at(index) => {
+                    node.state.serves() || self.len == 0 && node.state != State::Pending
+                }
                 State::Active | State::Warming(_) => takes_stranger(node, hash),
                 State::Degraded | State::Draining | State::Standby => !stranger,
                 State::Cooldown | State::Pending => false,
@@ -128,34 +154,62 @@ impl Placement {
             }
         }
         if self.len == 0 {
-            self.take_any(snapshot, hash);
+            // None was welcoming: rather a degraded, draining or barely warm node than none.
+            self.fill(snapshot, hash, level, &|place, _| snapshot.may_serve(place));
         }
     }
 
-    /// The owner is whom the ring names, whatever is said of it.
-    fn ignore_health(&mut self, snapshot: &Snapshot, hash: u64) {
-        let owner = in_ring_order(snapshot, hash, |node| node.state != State::Pending).next();
-        owner.into_iter().for_each(|owner| self.push(owner));
-        self.succeed_in_panic(snapshot, hash);
+    /// The owner is the node that the ring of a level in panic names, whatever is said of it.
+    fn ignore_health(&mut self, snapshot: &Snapshot, hash: u64, level: usize) {
+        let is_known =
+            |place: &usize| snapshot.nodes.get(*place).is_some_and(|node| node.state != State::Pending);
+        if let Some(owner) = snapshot.places(level, hash).find(is_known) {
+            self.push(owner);
+        }
+        self.succeed(snapshot, hash, level);
     }
 
-    /// Whom to try after the owner is a guess in any case, and those who look well are the better one.
-    fn succeed_in_panic(&mut self, snapshot: &Snapshot, hash: u64) {
-        let owner = self.indexes().next();
-        let serving = in_ring_order(snapshot, hash, |node| node.state.serves());
-        let others = in_ring_order(snapshot, hash, |node| !node.state.serves());
-        self.fill(serving.chain(others).filter(|&index| Some(index) != owner));
+    /// After the owner those that would take its session over. Which one to try after an owner in panic is a guess in any
+    /// case: those that look well are the better one, and then the others.
+    fn succeed(&mut self, snapshot: &Snapshot, hash: u64, level: usize) {
+        self.fill(snapshot, hash, level, &|place, node| takes_over(snapshot, place, node, hash));
+        if self.owner().is_none_or(|owner| snapshot.is_panic_at(owner)) {
+            self.fill(snapshot, hash, level, &|place, node| {
+                snapshot.is_panic_at(place) && !node.state.serves()
+            });
+        }
     }
 
-    /// Nobody was welcoming: rather a degraded, draining or barely warm node than none.
-    fn take_any(&mut self, snapshot: &Snapshot, hash: u64) {
-        self.fill(in_ring_order(snapshot, hash, |node| node.state.serves()));
+    /// The last of as many as there can be is of another priority, if one has a node that takes it: what fails two nodes of
+    /// one priority at once, such as the loss of a zone, may well have failed all of them, and not be known yet.
+    fn spread(&mut self, snapshot: &Snapshot, hash: u64) {
+        let Some(owner) = self.owner().filter(|_| snapshot.has_levels()) else { return };
+        let level = snapshot.level_of(owner);
+        if usize::from(self.len) < MAX_CANDIDATES
+            || self.indexes().any(|place| snapshot.level_of(place) != level)
+        {
+            return;
+        }
+        let is_taker = |place: &usize| {
+            snapshot.nodes.get(*place).is_some_and(|node| takes_over(snapshot, *place, node, hash))
+        };
+        if let Some(other) = snapshot.places(level, hash).elsewhere().find(is_taker) {
+            self.len -= 1;
+            self.push(other);
+        }
     }
 
-    /// Takes as many as there is room for.
-    fn fill(&mut self, indexes: impl Iterator<Item = usize>) {
-        let room = MAX_CANDIDATES - usize::from(self.len);
-        indexes.take(room).for_each(|index| self.push(index));
+    /// Takes as many as there is room for of the nodes that are such, in the order of [`Snapshot::places`].
+    fn fill(&mut self, snapshot: &Snapshot, hash: u64, level: usize, is_such: IsSuch<'_>) {
+        let owner = self.owner();
+        for place in snapshot.places(level, hash) {
+            if usize::from(self.len) == MAX_CANDIDATES {
+                return;
+            }
+            if Some(place) != owner && snapshot.nodes.get(place).is_some_and(|node| is_such(place, node)) {
+                self.push(place);
+            }
+        }
     }
 
     fn push(&mut self, index: usize) {
@@ -166,42 +220,55 @@ impl Placement {
     }
 }
 
-/// The placement of a session that `owner` holds: after it those who would take the session over, in ring order; in
-/// panic those who look well before the others.
+/// The placement of a session that `owner` holds: after it those who would take the session over, in the order of its
+/// priority's ring and then of the others; in panic those who look well before the others.
 #[must_use]
 pub fn pinned(snapshot: &Snapshot, hash: u64, owner: usize, outcome: Outcome) -> Placement {
     let mut placement = Placement::empty(outcome, Reason::Pin);
     placement.push(owner);
-    if snapshot.panic {
-        placement.succeed_in_panic(snapshot, hash);
-    } else {
-        let takers = in_ring_order(snapshot, hash, |node| takes_stranger(node, hash));
-        placement.fill(takers.filter(|&index| index != owner));
-    }
+    placement.succeed(snapshot, hash, snapshot.level_of(owner));
+    placement.spread(snapshot, hash);
     placement
 }
 
-/// Where a session without owner should live, best first and at most `most`: with those who take strangers, in panic
-/// with anybody whose first check has answered. Rather with a node that only serves than with none.
+/// Where a session goes while its owner has vanished and may be back soon: to the node that would be given it.
+///
+/// # Errors
+/// As for [`Placement::of`].
+pub fn standing_in(snapshot: &Snapshot, hash: u64) -> Result<Placement, NoPlacement> {
+    let mut placement = Placement::empty(Outcome::Ring, Reason::Vanished);
+    for_new(snapshot, hash, MAX_CANDIDATES).into_iter().for_each(|place| placement.push(place));
+    placement.or_none(snapshot)
+}
+
+/// Where a session without owner should live, best first and at most `most`: with those who take strangers, of the priority
+/// that it draws and then of the others; in panic with any whose first check has answered. Rather with a node that only
+/// serves than with none.
 #[must_use]
 pub fn for_new(snapshot: &Snapshot, hash: u64, most: usize) -> Vec<usize> {
-    let is_welcoming = |node: &SnapshotNode| {
-        if snapshot.panic { node.state != State::Pending } else { takes_stranger(node, hash) }
-    };
-    let takers: Vec<usize> = in_ring_order(snapshot, hash, is_welcoming).take(most).collect();
+    let level = snapshot.drawn_level(hash);
+    let takers = fitting(snapshot, hash, level, most, &|place, node| match snapshot.is_panic_at(place) {
+        true => node.state != State::Pending,
+        false => takes_stranger(node, hash),
+    });
     if takers.is_empty() {
-        return in_ring_order(snapshot, hash, |node| node.state.serves()).take(most).collect();
+        return fitting(snapshot, hash, level, most, &|_, node| node.state.serves());
     }
     takers
 }
 
-/// The nodes that are such, in ring order.
-fn in_ring_order(
-    snapshot: &Snapshot,
-    hash: u64,
-    is_such: impl Fn(&SnapshotNode) -> bool,
-) -> impl Iterator<Item = usize> {
-    snapshot.ring().candidates(hash).filter(move |&index| snapshot.nodes.get(index).is_some_and(&is_such))
+/// What is asked of a node and its place.
+type IsSuch<'s> = &'s dyn Fn(usize, &SnapshotNode) -> bool;
+
+/// The places of at most so many nodes that are such, in the order of [`Snapshot::places`].
+fn fitting(snapshot: &Snapshot, hash: u64, level: usize, most: usize, is_such: IsSuch<'_>) -> Vec<usize> {
+    let is_such = |&place: &usize| snapshot.nodes.get(place).is_some_and(|node| is_such(place, node));
+    snapshot.places(level, hash).filter(is_such).take(most).collect()
+}
+
+/// Whether a node would be tried after another one: in panic also if it only serves.
+fn takes_over(snapshot: &Snapshot, place: usize, node: &SnapshotNode, hash: u64) -> bool {
+    if snapshot.is_panic_at(place) { node.state.serves() } else { takes_stranger(node, hash) }
 }
 
 /// Whether a node takes this session from another, or as a new one.
@@ -211,10 +278,6 @@ fn takes_stranger(node: &SnapshotNode, hash: u64) -> bool {
         State::Warming(share) => is_admitted(hash, node.key_hash, share),
         _ => false,
     }
-}
-
-fn takes_strangers(state: State) -> bool {
-    matches!(state, State::Active | State::Warming(_))
 }
 
 /// Whether a warming node that takes `share` of [`State::WHOLE`] takes this session. As the share grows sessions are

@@ -80,6 +80,8 @@ pub enum Reason {
     Warming,
     /// Another node answered than was asked first.
     Retried,
+    /// The route led to another cluster than the pool's.
+    OtherCluster,
     /// The session began with this request: a cookie was issued.
     Issued,
     /// No session id in any of the sources.
@@ -94,6 +96,8 @@ pub enum Reason {
     Pin,
     /// The state cluster gave no answer, so the ring did; where affinity is strict, nobody.
     StateAway,
+    /// The session's node vanished together with many others and may be back soon: the node that would be next serves it.
+    Vanished,
     /// Affinity is strict, and the session's node may not serve it now.
     PinUnavailable,
     /// The rule leaves its sessions to Envoy.
@@ -121,6 +125,7 @@ impl Reason {
             Self::Cooldown => "cooldown",
             Self::Warming => "warming",
             Self::Retried => "retried",
+            Self::OtherCluster => "other_cluster",
             Self::Issued => "issued",
             Self::NoSession => "no_session",
             Self::NoSnapshot => "no_snapshot",
@@ -128,6 +133,7 @@ impl Reason {
             Self::NoUsableNode => "no_usable_node",
             Self::Pin => "pin",
             Self::StateAway => "state_away",
+            Self::Vanished => "vanished",
             Self::PinUnavailable => "pin_unavailable",
             Self::AffinityOff => "affinity_off",
             Self::NotRolledOut => "not_rolled_out",
@@ -165,6 +171,22 @@ pub enum Counter {
     Resyncs,
     /// `berth_ended_total`: sessions that their node ended with [`END_HEADER`].
     Ended,
+    /// `berth_returned_total`: sessions that are served again by their node, which had vanished and is back.
+    Returned,
+    /// `berth_reassignments_total{reason="other_cluster"}`: the route led to another cluster than the pool's, and so to
+    /// another node than the owner.
+    OtherCluster,
+    /// `berth_dropped_total{reason}`: what a bound of this VM's memory did not let it keep.
+    Dropped(Dropped),
+}
+
+/// What did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// A pin that had not expired was pushed out by another, or could not be kept: its session is asked about again.
+    Pin,
+    /// The end of a session, which the state cluster was not told of: its pin lives on for its time to live.
+    End,
 }
 
 /// What a rule did with a request: `berth_rule_requests_total{rule,result}`.
@@ -276,7 +298,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -301,6 +323,10 @@ impl Counter {
         Self::Restored,
         Self::Resyncs,
         Self::Ended,
+        Self::Returned,
+        Self::OtherCluster,
+        Self::Dropped(Dropped::Pin),
+        Self::Dropped(Dropped::End),
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -318,6 +344,9 @@ impl Counter {
             Self::Restored => 21,
             Self::Resyncs => 22,
             Self::Ended => 23,
+            Self::Returned => 24,
+            Self::OtherCluster => 25,
+            Self::Dropped(what) => 26 + what as usize,
         }
     }
 
@@ -339,6 +368,10 @@ impl Counter {
             Self::Restored => ("restored", String::new()),
             Self::Resyncs => ("resyncs", String::new()),
             Self::Ended => ("ended", String::new()),
+            Self::Returned => ("returned", String::new()),
+            Self::Dropped(Dropped::Pin) => ("dropped", ".reason.pin".to_owned()),
+            Self::Dropped(Dropped::End) => ("dropped", ".reason.end".to_owned()),
+            Self::OtherCluster => ("reassignments", ".reason.other_cluster".to_owned()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }
@@ -354,6 +387,12 @@ pub fn nodes_gauge(pool: &str, state: &str) -> String {
 #[must_use]
 pub fn panic_gauge(pool: &str) -> String {
     format!("berth_panic.pool.{pool}")
+}
+
+/// The gauge of how long ago Envoy was last seen to name a pool's members: `berth_membership_age_seconds{pool}`.
+#[must_use]
+pub fn membership_age_gauge(pool: &str) -> String {
+    format!("berth_membership_age_seconds.pool.{pool}")
 }
 
 /// The gauge of how many pins are remembered: `berth_pins{pool}`.

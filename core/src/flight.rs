@@ -10,6 +10,9 @@
 //! what finds no call free waits in the queue and goes out in batches, with the next request that leads, answer to the
 //! root, or tick.
 //!
+//! A worker that has just started knows nothing. During its start a call that fails, or cannot be made, releases none of
+//! its waiters: its lookups are asked again with the next tick, until the bound of the start is over.
+//!
 //! A lookup whose time is up stays under way without waiters: its answer is still good for the cache, and until then
 //! no second call asks for the same session.
 //!
@@ -26,14 +29,17 @@
 //! let batch = flights.take_batch(Millis(1), 64).unwrap();
 //! assert_eq!(flights.request(batch.keys()[0]), Some(&"candidates"));
 //! flights.sent(batch, 99, Some(11), Millis(1));
-//! assert_eq!(flights.ended(99)[0].waiters, [11, 12]);
-//! assert!(flights.ended(99).is_empty());
+//! assert_eq!(flights.answered(99)[0].waiters, [11, 12]);
+//! assert!(flights.answered(99).is_empty());
 //! ```
+
+mod start;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::pins::WireKey;
 use crate::time::Millis;
+use start::Start;
 
 /// How much may be under way in one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +50,14 @@ pub struct FlightLimits {
     pub calls: usize,
     /// How long a request waits for its answer.
     pub timeout: Millis,
+    /// How long requests wait in all while a worker has just started; zero if no longer than later.
+    pub start: Millis,
 }
 
 impl Default for FlightLimits {
     /// Sixteen VMs with so many calls stay below 1,024, Envoy's default.
     fn default() -> Self {
-        Self { sessions: 4_096, calls: 48, timeout: Millis(50) }
+        Self { sessions: 4_096, calls: 48, timeout: Millis(50), start: Millis(0) }
     }
 }
 
@@ -114,6 +122,13 @@ pub struct Flights<R> {
     /// So few that looking at each is quickest.
     calls: Vec<Call>,
     next_call: u64,
+    start: Start,
+    /// Requests wait, or waited, in the start; until it is said what came of it.
+    has_begun: bool,
+    /// Any call ever was.
+    is_answered: bool,
+    /// A call failed during the start: the next one is made after the next tick.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -122,6 +137,10 @@ struct Lookup<R> {
     waiters: Vec<u32>,
     /// When its first waiter came.
     since: Millis,
+    /// How long it is waited for.
+    patience: Millis,
+    /// It joined during the start: it is asked again until its time is up.
+    is_asked_again: bool,
     is_queued: bool,
 }
 
@@ -145,6 +164,48 @@ impl<R: Clone> Flights<R> {
             queue: VecDeque::new(),
             calls: Vec::new(),
             next_call: 0,
+            start: Start::new(limits.start),
+            has_begun: false,
+            is_answered: false,
+            is_held: false,
+        }
+    }
+
+    /// Goes on from where another root of the same worker was: a worker starts once.
+    pub fn succeed(&mut self, former: &Self) {
+        (self.start, self.is_answered) = (former.start, former.is_answered);
+    }
+
+    /// A request waits from `now` on for something else that a starting worker has to learn, within the same bound.
+    pub fn begin_start(&mut self, now: Millis) {
+        self.start.wait(self.limits.start, now);
+    }
+
+    /// When the first request began to wait, as long as the start lasts.
+    #[must_use]
+    pub fn starts_since(&self) -> Option<Millis> {
+        self.start.since()
+    }
+
+    /// The worker has just started: failures are no news yet.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.start != Start::Over
+    }
+
+    /// True once, after a start in which requests waited and no call was answered.
+    pub fn take_failed_start(&mut self) -> bool {
+        let is_over = self.has_begun && !self.is_starting();
+        self.has_begun &= !is_over;
+        is_over && !self.is_answered
+    }
+
+    /// How long a call that is made now may take: during the start as long as requests wait, since a state cluster that
+    /// has just started too may be slow with its first answers.
+    pub fn call_timeout(&mut self, now: Millis) -> Millis {
+        match self.start.since() {
+            Some(_) => self.start.wait(self.limits.start, now).max(self.limits.timeout),
+            None => self.limits.timeout,
         }
     }
 
@@ -153,9 +214,13 @@ impl<R: Clone> Flights<R> {
         if self.waiting.contains_key(&waiter) {
             return Join::Refused(Refusal::AlreadyWaiting);
         }
+        let rest = self.start.wait(self.limits.start, now);
+        let is_asked_again = rest > Millis(0);
+        self.has_begun |= is_asked_again;
+        let patience = self.limits.timeout.max(rest);
         if let Some(lookup) = self.lookups.get_mut(&key) {
             if lookup.waiters.is_empty() {
-                lookup.since = now;
+                (lookup.since, lookup.patience, lookup.is_asked_again) = (now, patience, is_asked_again);
             }
             lookup.waiters.push(waiter);
             self.waiting.insert(waiter, key);
@@ -164,7 +229,8 @@ impl<R: Clone> Flights<R> {
         if self.lookups.len() >= self.limits.sessions {
             return Join::Refused(Refusal::Full);
         }
-        let lookup = Lookup { request: request(), waiters: vec![waiter], since: now, is_queued: true };
+        let (request, waiters) = (request(), vec![waiter]);
+        let lookup = Lookup { request, waiters, since: now, patience, is_asked_again, is_queued: true };
         self.lookups.insert(key, lookup);
         self.waiting.insert(waiter, key);
         self.queue.push_back(key);
@@ -205,16 +271,28 @@ impl<R: Clone> Flights<R> {
         }
     }
 
-    /// The host refused the call: its waiters go on without an answer.
-    #[expect(clippy::needless_pass_by_value, reason = "a batch is sent once")]
-    pub fn not_sent(&mut self, batch: Batch) -> Vec<Released<R>> {
-        self.release(|call| call.number == batch.number)
+    /// What a call asked for; `None` if it is not, or no longer, known.
+    pub fn asked(&self, token: u32) -> Option<impl Iterator<Item = &R>> {
+        Some(self.call(token)?.keys.iter().filter_map(|key| self.request(*key)))
     }
 
-    /// A call came to its end, by an answer or without one: its lookups are over. Empty for a call that is not, or no
-    /// longer, known.
-    pub fn ended(&mut self, token: u32) -> Vec<Released<R>> {
-        self.release(|call| call.token == Some(token))
+    /// The host refused the call: its waiters go on without an answer, unless it is asked again.
+    #[expect(clippy::needless_pass_by_value, reason = "a batch is sent once")]
+    pub fn not_sent(&mut self, batch: Batch, now: Millis) -> Vec<Released<R>> {
+        self.fail(batch.number, now)
+    }
+
+    /// A call was answered: its lookups are over. Empty for a call that is not, or no longer, known.
+    pub fn answered(&mut self, token: u32) -> Vec<Released<R>> {
+        let Some(number) = self.call(token).map(|call| call.number) else { return Vec::new() };
+        (self.is_answered, self.is_held) = (true, false);
+        self.release(number)
+    }
+
+    /// A call ended without a proper answer: its waiters go on, unless it is asked again. Empty for a call that is not, or
+    /// no longer, known.
+    pub fn failed(&mut self, token: u32, now: Millis) -> Vec<Released<R>> {
+        self.call(token).map(|call| call.number).map_or_else(Vec::new, |number| self.fail(number, now))
     }
 
     /// A stream ended, whether it waited, called, both or neither.
@@ -231,12 +309,15 @@ impl<R: Clone> Flights<R> {
         self.requeue(|call| call.owner == Some(stream));
     }
 
-    /// Who has waited long enough, to go on without an answer.
+    /// The waiters that have waited long enough, to go on without an answer. To be called on each tick.
     pub fn overdue(&mut self, now: Millis) -> Vec<Released<R>> {
+        self.is_held = false;
+        if self.start.since().is_some() {
+            self.start.wait(self.limits.start, now);
+        }
         let mut released = Vec::new();
-        let timeout = self.limits.timeout;
         for (key, lookup) in &mut self.lookups {
-            if !lookup.waiters.is_empty() && timeout.is_over(lookup.since, now) {
+            if !lookup.waiters.is_empty() && lookup.patience.is_over(lookup.since, now) {
                 let waiters = std::mem::take(&mut lookup.waiters);
                 released.push(Released { key: *key, request: lookup.request.clone(), waiters });
             }
@@ -253,7 +334,7 @@ impl<R: Clone> Flights<R> {
             let lookups = &self.lookups;
             self.queue.retain(|queued| lookups.contains_key(queued));
         }
-        let lost = Millis(timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS));
+        let lost = Millis(self.limits.timeout.0.saturating_mul(LOST_AFTER_TIMEOUTS)) + self.limits.start;
         self.requeue(|call| lost.is_over(call.since, now));
         released
     }
@@ -283,11 +364,35 @@ impl<R: Clone> Flights<R> {
     }
 
     fn may_call(&self) -> bool {
-        self.calls.len() < self.limits.calls
+        !self.is_held && self.calls.len() < self.limits.calls
+    }
+
+    /// Ends a call without an answer. Lookups of the start go back into the queue for the next tick.
+    fn fail(&mut self, number: u64, now: Millis) -> Vec<Released<R>> {
+        let Self { calls, lookups, queue, is_held, .. } = self;
+        if let Some(call) = calls.iter_mut().find(|call| call.number == number) {
+            call.keys.retain(|key| {
+                let Some(lookup) = lookups.get_mut(key) else { return true };
+                let is_over = lookup.patience.is_over(lookup.since, now);
+                if !lookup.is_asked_again || lookup.waiters.is_empty() || is_over {
+                    return true;
+                }
+                lookup.is_queued = true;
+                queue.push_back(*key);
+                *is_held = true;
+                false
+            });
+        }
+        self.release(number)
+    }
+
+    fn call(&self, token: u32) -> Option<&Call> {
+        self.calls.iter().find(|call| call.token == Some(token))
     }
 
     /// Ends a call and its lookups.
-    fn release(&mut self, is_it: impl Fn(&Call) -> bool) -> Vec<Released<R>> {
+    fn release(&mut self, number: u64) -> Vec<Released<R>> {
+        let is_it = |call: &Call| call.number == number;
         let Some(place) = self.calls.iter().position(is_it) else { return Vec::new() };
         let call = self.calls.remove(place);
         let mut released = Vec::with_capacity(call.keys.len());

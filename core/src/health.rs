@@ -32,11 +32,14 @@ pub struct HealthPolicy {
     pub panic_threshold: u32,
     /// How long the share must be back at the threshold before panic ends.
     pub panic_hold: Millis,
+    /// How long the sessions of members that vanish together are kept for them; zero for not at all.
+    pub vanish_grace: Millis,
 }
 
 impl HealthPolicy {
     /// Cooldown and threshold are those that operators of game servers ask for; three failures in a row are no accident;
-    /// panic holds for longer than an active check and a poll take together.
+    /// panic holds for longer than an active check and a poll take together; a control plane that lost its endpoints has them
+    /// back within ten seconds or has another fault.
     pub const DEFAULT: Self = Self {
         cooldown: Millis(30_000),
         max_cooldown: Millis(300_000),
@@ -45,6 +48,7 @@ impl HealthPolicy {
         passive_failures: 3,
         panic_threshold: 50,
         panic_hold: Millis(5_000),
+        vanish_grace: Millis(10_000),
     };
 }
 
@@ -114,6 +118,12 @@ pub struct Health {
     /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
     joined: Option<Millis>,
     cooldown: Option<Cooldown>,
+    /// Its priority is in panic. All nodes of one say the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    panic: bool,
+    /// Enough nodes of its priority are usable again since then; the panic ends when that has held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enough_since: Option<Millis>,
     /// When the last panic ended. Up to then it had all its sessions, so there is nothing left to warm up.
     panic_ended: Option<Millis>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,6 +209,14 @@ impl Health {
         }
     }
 
+    /// Envoy was last seen at `seen`, and nothing since says that the node is still unhealthy: its cooldown runs from then.
+    pub fn lose_sight(&mut self, seen: Millis) {
+        if self.unhealthy {
+            self.touch_cooldown(seen);
+            self.unhealthy = false;
+        }
+    }
+
     /// Takes in what the state cluster has on record of the node, unless as much is known already.
     pub fn record(&mut self, record: &NodeRecord) {
         if Operator::is_news(record, self.operator.as_ref()) {
@@ -229,9 +247,26 @@ impl Health {
         }
     }
 
-    /// Health is believed again from `now` on.
-    pub fn end_panic(&mut self, now: Millis) {
-        self.panic_ended = Some(now);
+    /// Its priority is in panic at `now`, possibly with enough usable nodes since some time, or it is not.
+    pub fn set_panic(&mut self, is_panic: bool, enough_since: Option<Millis>, now: Millis) {
+        if self.panic && !is_panic {
+            // Without this all that failed at once would warm up at once, and nearly every session would move.
+            self.panic_ended = Some(now);
+        }
+        self.panic = is_panic;
+        self.enough_since = enough_since;
+    }
+
+    /// True if its priority is in panic.
+    #[must_use]
+    pub fn is_in_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// Since when its priority has enough usable nodes again, in a panic.
+    #[must_use]
+    pub fn enough_since(&self) -> Option<Millis> {
+        self.enough_since
     }
 
     /// The state at `now`.

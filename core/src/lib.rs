@@ -10,7 +10,8 @@
 //! 2. [`ring`]: session hash → nodes in order, as Envoy's own hash policies would.
 //! 3. [`membership`], [`health`], [`roster`]: what Envoy says of its hosts, the state that follows, and the shared
 //!    record of both.
-//! 4. [`snapshot`], [`decision`]: one immutable view of a pool, and the placement of a session in it.
+//! 4. [`levels`]: how Envoy's priorities share a pool's sessions. [`snapshot`], [`decision`]: one immutable view of a pool,
+//!    and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
 //! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
 //! 7. [`flight`]: the requests that wait for the state cluster, one question for all of a session.
@@ -28,6 +29,7 @@ pub mod decision;
 pub mod event;
 pub mod flight;
 pub mod health;
+pub mod levels;
 pub mod membership;
 pub mod owners;
 pub mod passive;

@@ -114,9 +114,12 @@ fn parse_flags(text: &str) -> HostFlags {
     flags
 }
 
-/// `1.2.3.4:80`, `[::1]:80` or a pipe's path; cluster-level lines have a word here, such as `observability_name`.
+/// `1.2.3.4:80`, `[::1]:80`, an internal listener's `envoy://listener/endpoint`, a pipe's path or its abstract name;
+/// cluster-level lines begin with a word, such as `observability_name`.
 fn is_address(text: &str) -> bool {
-    text.starts_with('/') || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    text.starts_with(['/', '@'])
+        || text.starts_with("envoy://")
+        || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -170,6 +173,37 @@ nodes::x::127.0.0.1:7::weight::9
         assert!(draining[0].flags.draining && !draining[0].flags.unhealthy);
         let degraded = nodes("nodes::10.0.0.1:1::health_flags::/degraded_eds_health");
         assert!(degraded[0].flags.degraded);
+    }
+
+    /// Lines as Envoy 1.40 prints them.
+    #[test]
+    fn internal_listeners_and_pipes_are_hosts_and_lines_about_the_cluster_are_none() {
+        let hosts = nodes(
+            "nodes::observability_name::nodes\n\
+             nodes::eds_service_name::envoy://x0/\n\
+             nodes::outlier::success_rate_average::-1\n\
+             nodes::default_priority::max_connections::1024\n\
+             nodes::high_priority::max_retries::3\n\
+             nodes::added_via_api::true\n\
+             nodes::envoy://x0/::weight::2\n\
+             nodes::envoy://connect_originate/10.0.0.9:8080::weight::3\n\
+             nodes::envoy://connect_originate/[fd00::9]:8080::health_flags::/failed_active_hc\n\
+             nodes::/run/node.sock::weight::4\n\
+             nodes::@/berth/node::weight::5\n",
+        );
+
+        let seen: Vec<_> = hosts.iter().map(|host| (host.address.as_str(), host.weight)).collect();
+        assert_eq!(
+            seen,
+            [
+                ("envoy://x0/", 2),
+                ("envoy://connect_originate/10.0.0.9:8080", 3),
+                ("envoy://connect_originate/[fd00::9]:8080", 1),
+                ("/run/node.sock", 4),
+                ("@/berth/node", 5),
+            ]
+        );
+        assert!(hosts[2].flags.unhealthy);
     }
 
     #[test]

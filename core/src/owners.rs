@@ -1,8 +1,9 @@
 //! Whether the owner that the state cluster names can be used here, and which nodes this proxy tells it cannot be.
 //!
-//! Two proxies do not see members come and go at the same moment. An owner that this one does not know, or has not seen
-//! well yet, may be a node that another one has just given a session to: it gets time to appear before the session is
-//! taken from it. A member that left is gone at once: Envoy could not reach it anyway. Nothing here looks at sessions.
+//! Two proxies do not see members come and go at the same moment. An owner that is not a member here may be a node that
+//! another proxy has just given the session to. So it counts as gone only if this VM saw it leave, or if the session has
+//! been there for longer than two views can be apart, which the state cluster says with each pin. Nothing is remembered
+//! for each owner, so any number of nodes may come and go. Nothing here looks at sessions.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,21 +12,23 @@ use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::wire::{MAX_UNUSABLE, NodeId};
 
-/// How long an owner may be unknown here. Longer than two proxies' views of a membership are apart (a poll of each, and
-/// the first health check), and short for a session whose owner is indeed no more.
+/// How far two proxies' views of a membership may be apart: a poll of each, and the first health check. Short for a
+/// session whose owner no longer exists.
 const GRACE: Millis = Millis(5_000);
-/// Nodes that left and are still named; more than leave together in one deploy of a rolling kind.
+/// Nodes that left and are named without being asked for, which saves their sessions a second question. One that is
+/// forgotten costs that question and nothing else.
 const MAX_GONE: usize = 32;
-/// Unknown owners under watch.
-const MAX_UNKNOWN: usize = 64;
-/// An unknown owner that nobody named for so long is forgotten.
-const FORGOTTEN_AFTER: Millis = Millis(600_000);
+/// The names of unusable nodes in one question, in bytes: as many as [`MAX_UNUSABLE`] addresses of IPv6 take, so that a
+/// batch stays below the longest body whatever nodes are called.
+const MAX_NAMED_BYTES: usize = MAX_UNUSABLE * 51;
 
 /// What can be done with an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Send the session there: its place in the snapshot.
     Usable(usize),
+    /// It vanished together with many others and may be back soon: nothing it owns is given away until then.
+    Held,
     /// Not here and now. Another proxy may know better: ask again soon.
     Unknown,
     /// It is out, or gone: ask again and say so.
@@ -35,35 +38,42 @@ pub enum Standing {
 /// What one VM knows of the nodes that may be named as owners.
 #[derive(Debug, Default)]
 pub struct Owners {
-    /// By place in the snapshot; `None` for an address that is not `ip:port`, which no pin can name.
+    /// By place in the snapshot; `None` for a name that no pin can have.
     ids: Vec<Option<NodeId>>,
     places: BTreeMap<NodeId, usize>,
-    /// Left, the latest last.
+    /// The last that left, the latest at the end.
     gone: VecDeque<NodeId>,
-    /// Named as owners while unknown or never seen well: since when.
-    unknown: BTreeMap<NodeId, Millis>,
-    /// Of members, and of those that left.
+    /// Members whose first check has not answered: since when this VM knows them so.
+    pending: BTreeMap<NodeId, Millis>,
+    /// When this VM first knew any members.
+    since: Option<Millis>,
+    /// Of members, and of those in `gone`.
     boots: BTreeMap<NodeId, u64>,
 }
 
 impl Owners {
-    /// Takes over the members of a new snapshot. Returns the places of those that were started anew, also if they say
-    /// so for the first time: the state cluster does not know yet with which start their sessions began.
+    /// Takes over the members of a new snapshot. Returns the places of those that were restarted, also if they say so for
+    /// the first time: the state cluster does not know yet with which start their sessions began.
     pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) -> Vec<usize> {
+        // A clock that was set back must not prolong anything.
+        let earlier = |since: Option<&Millis>| since.map_or(now, |since| now.min(*since));
+        self.since = Some(earlier(self.since.as_ref()));
         self.ids = snapshot.nodes.iter().map(|node| node.name.parse().ok()).collect();
         let before = std::mem::take(&mut self.places);
-        self.places = self.ids.iter().enumerate().filter_map(|(place, id)| Some(((*id)?, place))).collect();
+        for (place, id) in self.ids.iter_mut().enumerate() {
+            // A question that names a node twice is refused, so a name belongs to the first that has it.
+            *id = id.take().filter(|id| !self.places.contains_key(id));
+            self.places.extend(id.clone().map(|id| (id, place)));
+        }
+        let is_pending =
+            |place: usize| snapshot.nodes.get(place).is_some_and(|node| node.state == State::Pending);
+        let pending = self.places.iter().filter(|(_, place)| is_pending(**place));
+        self.pending = pending.map(|(id, _)| (id.clone(), earlier(self.pending.get(id)))).collect();
         let (places, gone) = (&self.places, &mut self.gone);
         gone.retain(|id| !places.contains_key(id));
         gone.extend(before.into_keys().filter(|id| !places.contains_key(id)));
         let surplus = gone.len().saturating_sub(MAX_GONE);
         gone.drain(..surplus);
-        self.unknown.retain(|id, since| {
-            // One that serves needs no time, one that is out or gone has had it.
-            let is_pending =
-                |place: &usize| snapshot.nodes.get(*place).is_some_and(|node| node.state == State::Pending);
-            places.get(id).is_none_or(is_pending) && !gone.contains(id) && now.since(*since) < FORGOTTEN_AFTER
-        });
         self.boots.retain(|id, _| places.contains_key(id) || gone.contains(id));
         self.started(snapshot)
     }
@@ -72,8 +82,8 @@ impl Owners {
         let boots = &mut self.boots;
         let nodes = snapshot.nodes.iter().zip(&self.ids).enumerate();
         // One that has just come back is not on record yet, and is no other than before until it is.
-        let said = nodes.filter_map(|(place, (node, id))| Some((place, (*id)?, node.boot?)));
-        said.filter(|(_, id, boot)| boots.insert(*id, *boot) != Some(*boot))
+        let said = nodes.filter_map(|(place, (node, id))| Some((place, id.as_ref()?, node.boot?)));
+        said.filter(|(_, id, boot)| boots.insert(NodeId::clone(id), *boot) != Some(*boot))
             .map(|(place, ..)| place)
             .collect()
     }
@@ -81,51 +91,66 @@ impl Owners {
     /// The names of candidates on the wire, with their places.
     #[must_use]
     pub fn names(&self, places: &[usize]) -> Vec<NodeId> {
-        places.iter().filter_map(|place| self.ids.get(*place).copied().flatten()).collect()
+        places.iter().filter_map(|place| self.ids.get(*place).cloned().flatten()).collect()
     }
 
-    /// What can be done with `owner`; notes it if it is not known.
-    pub fn judge(&mut self, owner: NodeId, snapshot: &Snapshot, now: Millis) -> Standing {
-        let place = self.places.get(&owner).copied();
-        let state = place.and_then(|place| snapshot.nodes.get(place)).map(|node| node.state);
-        match (place, state) {
-            (Some(place), Some(state)) if snapshot.panic || state.serves() => Standing::Usable(place),
-            // The other proxy has seen it well, or it would own nothing.
-            (Some(place), Some(State::Pending)) => match self.has_had_its_time(owner, now) {
-                true => Standing::Unusable,
-                false => Standing::Usable(place),
-            },
-            (Some(_), _) => Standing::Unusable,
-            (None, _) if self.gone.contains(&owner) || self.has_had_its_time(owner, now) => {
-                Standing::Unusable
-            }
-            (None, _) => Standing::Unknown,
-        }
-    }
-
-    /// The nodes that may not serve a session now, each once. None in panic, when health is not believed.
+    /// A member that no pin can name, if there is one: only the ring sends sessions there.
     #[must_use]
-    pub fn unusable(&self, snapshot: &Snapshot, now: Millis) -> Vec<NodeId> {
-        if snapshot.panic {
+    pub fn unnamed(&self) -> Option<usize> {
+        self.ids.iter().position(Option::is_none)
+    }
+
+    /// What can be done with `owner`, which has had the session for `owned`. A state cluster that does not say for how long
+    /// counts as saying "for long".
+    #[must_use]
+    pub fn judge(&self, owner: &NodeId, owned: Option<Millis>, snapshot: &Snapshot, now: Millis) -> Standing {
+        let is_recent = |time: Millis| time < GRACE;
+        let Some(place) = self.places.get(owner).copied() else {
+            if snapshot.is_held(owner.as_str()) {
+                return Standing::Held;
+            }
+            let is_news =
+                owned.is_some_and(is_recent) || self.since.is_none_or(|since| is_recent(now.since(since)));
+            // In panic no pin is rewritten, so there is nothing to say of it.
+            return if snapshot.has_panic() || is_news && !self.gone.contains(owner) {
+                Standing::Unknown
+            } else {
+                Standing::Unusable
+            };
+        };
+        // The first check of a pending member has not answered here, but the other proxy has seen it well, or it would own
+        // nothing.
+        let is_new = self.pending.get(owner).is_some_and(|since| is_recent(now.since(*since)));
+        if is_new || snapshot.may_serve(place) { Standing::Usable(place) } else { Standing::Unusable }
+    }
+
+    /// The nodes that may not serve a session now, each once, as many as fit into a question. Those of `last` come first:
+    /// where the session was, as far as this VM knows. If its owner is missing here, the answer names it, and it can be
+    /// named in a second question. None in panic, when health is not believed.
+    #[must_use]
+    pub fn unusable(&self, last: &[NodeId], snapshot: &Snapshot, now: Millis) -> Vec<NodeId> {
+        if snapshot.has_panic() {
             return Vec::new();
         }
-        let out = snapshot.nodes.iter().zip(&self.ids).filter(|(node, _)| node.state == State::Cooldown);
-        let overdue = self.unknown.iter().filter(|(_, since)| now.since(**since) >= GRACE);
-        let mut named: Vec<NodeId> = out.filter_map(|(_, id)| *id).collect();
-        named.extend(self.gone.iter().rev().chain(overdue.map(|(id, _)| id)));
-        named.truncate(MAX_UNUSABLE);
-        named
-    }
-
-    fn has_had_its_time(&mut self, owner: NodeId, now: Millis) -> bool {
-        if self.unknown.len() >= MAX_UNKNOWN && !self.unknown.contains_key(&owner) {
-            let oldest = self.unknown.iter().min_by_key(|(_, since)| **since).map(|(id, _)| *id);
-            oldest.map(|id| self.unknown.remove(&id));
+        let is_out = |id: &&NodeId| self.judge(id, None, snapshot, now) == Standing::Unusable;
+        let in_cooldown = |(place, _): &(usize, &Option<NodeId>)| {
+            snapshot.nodes.get(*place).is_some_and(|node| node.state == State::Cooldown)
+        };
+        let cooling = self.ids.iter().enumerate().filter(in_cooldown).filter_map(|(_, id)| id.as_ref());
+        let others = cooling.chain(self.pending.keys()).chain(self.gone.iter().rev());
+        let mut named: Vec<NodeId> = Vec::new();
+        let mut bytes = 0;
+        for id in last.iter().chain(others).filter(is_out) {
+            bytes += id.as_str().len();
+            if named.len() == MAX_UNUSABLE || bytes > MAX_NAMED_BYTES {
+                break;
+            }
+            // Only those of `last` can be among the others again.
+            if !named.iter().take(last.len()).any(|other| other == id) {
+                named.push(id.clone());
+            }
         }
-        let since = self.unknown.entry(owner).or_insert(now);
-        // A clock that was set back must not prolong it.
-        *since = now.min(*since);
-        now.since(*since) >= GRACE
+        named
     }
 }
 
@@ -143,7 +168,7 @@ mod tests {
     }
 
     fn node(number: usize) -> NodeId {
-        format!("10.0.0.{number}:80").parse().unwrap()
+        format!("10.0.{}.{}:80", number / 256, number % 256).parse().unwrap()
     }
 
     /// The nodes with these numbers, the second value of each saying what Envoy says of it.
@@ -154,11 +179,15 @@ mod tests {
             flags,
             ..Observation::default()
         };
-        let policy = HealthPolicy { warm_up: Millis(0), ..HealthPolicy::default() };
+        let policy = HealthPolicy { warm_up: Millis(0), vanish_grace: Millis(0), ..HealthPolicy::default() };
         roster.observe(members.iter().map(host).collect(), &policy, now);
         let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(3));
         Snapshot::build(roster, algorithm, &policy, now, None).unwrap()
     }
+
+    /// How long a session has been with its owner.
+    const LONG: Option<Millis> = Some(Millis(3_600_000));
+    const SHORT: Option<Millis> = Some(Millis(100));
 
     const GOOD: HostFlags =
         HostFlags { unhealthy: false, ejected: false, pending: false, degraded: false, draining: false };
@@ -172,21 +201,25 @@ mod tests {
         let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (3, GOOD)], at(1));
         owners.adopt(&snapshot, at(1));
 
-        assert_eq!(owners.judge(node(1), &snapshot, at(1)), Standing::Usable(0));
-        assert_eq!(owners.judge(node(2), &snapshot, at(1)), Standing::Unusable);
-        assert_eq!(owners.unusable(&snapshot, at(1)), [node(2)]);
+        assert_eq!(owners.judge(&node(1), LONG, &snapshot, at(1)), Standing::Usable(0));
+        assert_eq!(owners.judge(&node(2), LONG, &snapshot, at(1)), Standing::Unusable);
+        assert_eq!(owners.unusable(&[], &snapshot, at(1)), [node(2)]);
         assert_eq!(owners.names(&[2, 0]), [node(3), node(1)]);
     }
 
     #[test]
-    fn in_panic_everybody_is_usable_and_nobody_is_named() {
+    fn in_panic_every_member_is_usable_and_no_node_is_named() {
         let (mut roster, mut owners) = (Roster::default(), Owners::default());
-        look(&mut roster, &[(1, GOOD), (2, GOOD), (3, GOOD)], at(0));
-        let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (3, BAD)], at(1));
-        owners.adopt(&snapshot, at(1));
+        look(&mut roster, &[(1, GOOD), (2, GOOD), (3, GOOD), (4, GOOD)], at(0));
+        let snapshot = look(&mut roster, &[(1, GOOD), (2, GOOD), (3, GOOD), (4, GOOD)], at(0));
+        owners.adopt(&snapshot, at(0));
+        let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (3, BAD)], at(20));
+        owners.adopt(&snapshot, at(20));
+        assert!(snapshot.has_panic());
 
-        assert_eq!(owners.judge(node(2), &snapshot, at(1)), Standing::Usable(1));
-        assert!(owners.unusable(&snapshot, at(1)).is_empty());
+        assert_eq!(owners.judge(&node(2), LONG, &snapshot, at(20)), Standing::Usable(1));
+        assert_eq!(owners.judge(&node(4), LONG, &snapshot, at(20)), Standing::Unknown);
+        assert!(owners.unusable(&[node(2), node(4)], &snapshot, at(20)).is_empty());
     }
 
     #[test]
@@ -196,61 +229,109 @@ mod tests {
         owners.adopt(&snapshot, at(0));
         let snapshot = look(&mut roster, &[(1, GOOD)], at(1));
         owners.adopt(&snapshot, at(1));
-        assert_eq!(owners.judge(node(2), &snapshot, at(1)), Standing::Unusable);
-        assert_eq!(owners.unusable(&snapshot, at(1)), [node(2)]);
+        assert_eq!(owners.judge(&node(2), SHORT, &snapshot, at(1)), Standing::Unusable);
+        assert_eq!(owners.unusable(&[], &snapshot, at(1)), [node(2)]);
 
         let snapshot = look(&mut roster, &[(1, GOOD), (2, GOOD)], at(2));
         owners.adopt(&snapshot, at(2));
 
-        assert_eq!(owners.judge(node(2), &snapshot, at(2)), Standing::Usable(1));
-        assert!(owners.unusable(&snapshot, at(2)).is_empty());
+        assert_eq!(owners.judge(&node(2), LONG, &snapshot, at(2)), Standing::Usable(1));
+        assert!(owners.unusable(&[node(2)], &snapshot, at(2)).is_empty());
     }
 
     #[test]
-    fn an_owner_that_is_not_known_here_gets_time_to_appear() {
+    fn a_stranger_that_got_the_session_just_now_gets_time_to_appear_and_no_other_does() {
         let (mut roster, mut owners) = (Roster::default(), Owners::default());
         let snapshot = look(&mut roster, &[(1, GOOD)], at(0));
         owners.adopt(&snapshot, at(0));
 
-        assert_eq!(owners.judge(node(2), &snapshot, at(0)), Standing::Unknown);
-        assert_eq!(owners.judge(node(2), &snapshot, at(4)), Standing::Unknown);
-        assert!(owners.unusable(&snapshot, at(4)).is_empty());
-        assert_eq!(owners.judge(node(2), &snapshot, at(5)), Standing::Unusable);
-        assert_eq!(owners.unusable(&snapshot, at(5)), [node(2)]);
+        for (owned, standing) in [
+            (Some(Millis(0)), Standing::Unknown),
+            (Some(Millis(4_999)), Standing::Unknown),
+            (Some(Millis(5_000)), Standing::Unusable),
+            (Some(Millis(u64::MAX)), Standing::Unusable),
+            // A service that does not say.
+            (None, Standing::Unusable),
+        ] {
+            assert_eq!(owners.judge(&node(2), owned, &snapshot, at(10)), standing, "{owned:?}");
+        }
+        assert!(owners.unusable(&[], &snapshot, at(10)).is_empty());
+        assert_eq!(owners.unusable(&[node(2)], &snapshot, at(10)), [node(2)]);
 
-        let snapshot = look(&mut roster, &[(1, GOOD), (2, GOOD)], at(6));
-        owners.adopt(&snapshot, at(6));
-        assert_eq!(owners.judge(node(2), &snapshot, at(6)), Standing::Usable(1));
+        let snapshot = look(&mut roster, &[(1, GOOD), (2, GOOD)], at(11));
+        owners.adopt(&snapshot, at(11));
+        assert_eq!(owners.judge(&node(2), SHORT, &snapshot, at(11)), Standing::Usable(1));
     }
 
     #[test]
-    fn an_owner_whose_first_check_has_not_answered_here_is_believed_for_the_same_time() {
+    fn a_vm_that_has_just_started_calls_no_owner_gone() {
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        let snapshot = look(&mut roster, &[(1, GOOD)], at(10));
+        owners.adopt(&snapshot, at(10));
+
+        for (now, standing) in
+            [(at(10), Standing::Unknown), (at(14), Standing::Unknown), (at(15), Standing::Unusable)]
+        {
+            assert_eq!(owners.judge(&node(2), LONG, &snapshot, now), standing);
+            let named = owners.unusable(&[node(2)], &snapshot, now);
+            assert_eq!(named.is_empty(), standing == Standing::Unknown);
+        }
+        // The clock was set back by an hour, and the members are looked at again.
+        let mut set_back = Owners::default();
+        set_back.adopt(&snapshot, at(3_600));
+        set_back.adopt(&snapshot, at(10));
+        assert_eq!(set_back.judge(&node(2), LONG, &snapshot, at(15)), Standing::Unusable);
+    }
+
+    #[test]
+    fn an_owner_whose_first_check_has_not_answered_here_is_believed_for_a_while() {
         let (mut roster, mut owners) = (Roster::default(), Owners::default());
         look(&mut roster, &[(1, GOOD)], at(0));
         let snapshot = look(&mut roster, &[(1, GOOD), (2, PENDING)], at(1));
         owners.adopt(&snapshot, at(1));
 
-        assert_eq!(owners.judge(node(2), &snapshot, at(1)), Standing::Usable(1));
-        assert_eq!(owners.judge(node(2), &snapshot, at(6)), Standing::Unusable);
-        assert_eq!(owners.unusable(&snapshot, at(6)), [node(2)]);
+        assert_eq!(owners.judge(&node(2), SHORT, &snapshot, at(1)), Standing::Usable(1));
+        // Looking again does not begin the time again.
+        let snapshot = look(&mut roster, &[(1, GOOD), (2, PENDING), (3, GOOD)], at(4));
+        owners.adopt(&snapshot, at(4));
+        assert_eq!(owners.judge(&node(2), SHORT, &snapshot, at(5)), Standing::Usable(1));
+        assert!(owners.unusable(&[], &snapshot, at(5)).is_empty());
+        assert_eq!(owners.judge(&node(2), SHORT, &snapshot, at(6)), Standing::Unusable);
+        assert_eq!(owners.unusable(&[], &snapshot, at(6)), [node(2)]);
     }
 
     /// The service refuses a question that names a node twice, and so every question of a worker.
     #[test]
-    fn an_owner_that_was_unknown_and_then_failed_or_left_is_named_once() {
+    fn no_node_is_named_twice() {
         let (mut roster, mut owners) = (Roster::default(), Owners::default());
-        look(&mut roster, &[(1, GOOD), (4, GOOD)], at(0));
+        look(&mut roster, &[(1, GOOD), (4, GOOD), (5, GOOD)], at(0));
         let snapshot =
             look(&mut roster, &[(1, GOOD), (2, PENDING), (3, PENDING), (4, GOOD), (5, GOOD)], at(1));
         owners.adopt(&snapshot, at(1));
-        owners.judge(node(2), &snapshot, at(1));
-        owners.judge(node(3), &snapshot, at(1));
         look(&mut roster, &[(1, GOOD), (2, GOOD), (4, GOOD), (5, GOOD)], at(2));
 
         let snapshot = look(&mut roster, &[(1, GOOD), (2, BAD), (4, GOOD), (5, GOOD)], at(3));
         owners.adopt(&snapshot, at(3));
 
-        assert_eq!(owners.unusable(&snapshot, at(60)), [node(2), node(3)]);
+        assert_eq!(owners.unusable(&[], &snapshot, at(60)), [node(2), node(3)]);
+        let last = [node(3), node(2), node(1), node(3)];
+        assert_eq!(owners.unusable(&last, &snapshot, at(60)), [node(3), node(2)]);
+    }
+
+    #[test]
+    fn two_spellings_of_one_name_are_one_candidate() {
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        let policy = HealthPolicy::default();
+        let host =
+            |address: &str| Observation { address: address.to_owned(), weight: 1, ..Observation::default() };
+        roster.observe(["[::1]:80", "[0::1]:80", "a|b"].map(host).into(), &policy, at(0));
+        let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(3));
+        let snapshot = Snapshot::build(&roster, algorithm, &policy, at(0), None).unwrap();
+        owners.adopt(&snapshot, at(0));
+
+        assert_eq!(owners.names(&[0, 1, 2]), ["[::1]:80".parse().unwrap()]);
+        assert_eq!(owners.unnamed(), Some(1));
+        assert_eq!(owners.judge(&"[::1]:80".parse().unwrap(), LONG, &snapshot, at(0)), Standing::Usable(0));
     }
 
     #[test]
@@ -278,21 +359,95 @@ mod tests {
         assert_eq!(started(&mut roster, &[says(3, "b")], &[(1, GOOD), (2, GOOD)]), [1]);
     }
 
-    #[test]
-    fn what_is_kept_is_bounded_and_the_latest_stay() {
-        let (mut roster, mut owners) = (Roster::default(), Owners::default());
-        let all: Vec<(usize, HostFlags)> = (0..100).map(|number| (number, GOOD)).collect();
-        let snapshot = look(&mut roster, &all, at(0));
-        owners.adopt(&snapshot, at(0));
-        let snapshot = look(&mut roster, &[(0, GOOD)], at(1));
-        owners.adopt(&snapshot, at(1));
-        assert_eq!(owners.unusable(&snapshot, at(1)).len(), MAX_GONE);
-
-        for number in 100..250 {
-            assert_eq!(owners.judge(node(number), &snapshot, at(2)), Standing::Unknown, "{number}");
+    /// What a VM does with a session: it asks, believes the answer, asks a second time if that names a node that is out,
+    /// and remembers where the session is then. `pins` is the state cluster.
+    fn request(
+        owners: &Owners,
+        snapshot: &Snapshot,
+        known: &mut Option<NodeId>,
+        (pin, since): &mut (NodeId, Millis),
+        now: Millis,
+    ) -> (Option<usize>, usize) {
+        let usable = |id: &NodeId| match owners.judge(id, None, snapshot, now) {
+            Standing::Usable(place) => Some(place),
+            _ => None,
+        };
+        if let Some(place) = known.as_ref().and_then(usable) {
+            return (Some(place), 0);
         }
-        assert_eq!(owners.unknown.len(), MAX_UNKNOWN);
-        assert_eq!(owners.judge(node(249), &snapshot, at(7)), Standing::Unusable);
-        assert!(owners.unusable(&snapshot, at(7)).len() <= MAX_UNUSABLE);
+        let last: Vec<NodeId> = known.iter().cloned().collect();
+        let mut named = owners.unusable(&last, snapshot, now);
+        for calls in 1.. {
+            if named.contains(pin) {
+                (*pin, *since) = (owners.names(&[calls])[0].clone(), now);
+            }
+            match owners.judge(pin, Some(now.since(*since)), snapshot, now) {
+                Standing::Usable(place) => {
+                    *known = Some(pin.clone());
+                    return (Some(place), calls);
+                }
+                Standing::Unusable if !named.contains(pin) => named.insert(0, pin.clone()),
+                _ => return (None, calls),
+            }
+        }
+        unreachable!()
+    }
+
+    /// 300 nodes, ten replaced each second for 30 s; then ten times as many, and half of them at once.
+    #[test]
+    fn any_number_of_nodes_may_leave_and_each_session_finds_a_living_one() {
+        for (nodes, replaced, turns) in [(300, 10, 30), (3_000, 100, 30), (400, 200, 1), (700, 640, 1)] {
+            let (mut roster, mut owners) = (Roster::default(), Owners::default());
+            let members = |from: usize| -> Vec<_> { (from..from + nodes).map(|n| (n, GOOD)).collect() };
+            let mut snapshot = look(&mut roster, &members(0), at(0));
+            owners.adopt(&snapshot, at(0));
+            let mut pins: Vec<_> = (0..nodes).map(|n| (node(n), at(0))).collect();
+            // Half of the sessions were asked for through this worker, half through another.
+            let mut known: Vec<_> = (0..nodes).map(|n| (n % 2 == 0).then(|| node(n))).collect();
+            for turn in 1..=turns {
+                snapshot = look(&mut roster, &members(turn * replaced), at(10 + turn as u64));
+                owners.adopt(&snapshot, at(10 + turn as u64));
+            }
+            assert!(!snapshot.has_panic() && owners.gone.len() <= MAX_GONE && owners.pending.is_empty());
+
+            let now = at(10 + turns as u64);
+            for (session, (pin, known)) in pins.iter_mut().zip(&mut known).enumerate() {
+                let at_first = known.is_some();
+                let (place, calls) = request(&owners, &snapshot, known, pin, now);
+                assert!(place.is_some(), "{session} of {nodes} stays with {pin:?}");
+                assert!(calls <= if at_first { 1 } else { 2 }, "{calls} calls for {session} of {nodes}");
+                assert_eq!(request(&owners, &snapshot, known, pin, now), (place, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_names_no_more_nodes_than_fit_into_it() {
+        for length in [20, 51, 255] {
+            let name = |number: usize| format!("envoy://{number:0>width$}", width = length - 8);
+            let (mut roster, mut owners) = (Roster::default(), Owners::default());
+            let policy = HealthPolicy::default();
+            let mut see = |unhealthy: usize, now: Millis| {
+                let host = |number: usize| Observation {
+                    address: name(number),
+                    weight: 1,
+                    flags: if number < unhealthy { BAD } else { GOOD },
+                    ..Observation::default()
+                };
+                roster.observe((0..2_000).map(host).collect(), &policy, now);
+                let algorithm = Algorithm::Rendezvous;
+                Snapshot::build(&roster, algorithm, &policy, now, None).unwrap()
+            };
+            see(0, at(0));
+            let snapshot = see(640, at(1));
+            owners.adopt(&snapshot, at(1));
+            let last: NodeId = name(639).parse().unwrap();
+
+            let named = owners.unusable(std::slice::from_ref(&last), &snapshot, at(1));
+
+            let bytes: usize = named.iter().map(|id| id.as_str().len()).sum();
+            assert_eq!(named.len(), (MAX_NAMED_BYTES / length).min(MAX_UNUSABLE));
+            assert!(bytes <= MAX_NAMED_BYTES && named[0] == last);
+        }
     }
 }

@@ -72,6 +72,8 @@ pub enum Kind {
     Provisional,
     /// The state cluster's, and the node has yet to be told to load the session's state: see [`Pins::settle`].
     Restored,
+    /// The state cluster's, but the node vanished and another one served the session meanwhile: see [`Pins::return_home`].
+    Away,
 }
 
 /// What the cache knows of a session.
@@ -119,6 +121,8 @@ pub struct Pins {
     nodes: Nodes,
     seed: u64,
     hand: Hand,
+    dropped: u64,
+    looked: Millis,
 }
 
 impl Pins {
@@ -135,6 +139,8 @@ impl Pins {
             nodes: Nodes::new(for_nodes),
             seed,
             hand: Hand::new(limits.touch_interval),
+            dropped: 0,
+            looked: Millis(0),
         }
     }
 
@@ -161,6 +167,7 @@ impl Pins {
         let Some(node) = self.nodes.intern(pin.node) else {
             self.remove(key);
             self.remove_by_wire(wire);
+            self.dropped += 1;
             return None;
         };
         // Held before the old pin goes: that may be the node's only one.
@@ -227,6 +234,20 @@ impl Pins {
         })
     }
 
+    /// The node has vanished for now, and another one serves the session.
+    pub fn send_away(&mut self, key: PinKey) {
+        self.change(self.find(key), |pin| {
+            (pin.kind == Kind::Settled).then_some(Pin { kind: Kind::Away, ..pin })
+        });
+    }
+
+    /// The node is back and serves the session. True if another one had served it meanwhile.
+    pub fn return_home(&mut self, key: PinKey) -> bool {
+        self.change(self.find(key), |pin| {
+            (pin.kind == Kind::Away).then_some(Pin { kind: Kind::Settled, ..pin })
+        })
+    }
+
     /// Takes note of the members of a new snapshot, in its order. Pins of others stay: who asks for them sees that
     /// their node is no [`Self::member`].
     pub fn adopt<'m>(&mut self, members: impl Iterator<Item = &'m str> + Clone) {
@@ -257,6 +278,13 @@ impl Pins {
         self.len() == 0
     }
 
+    /// How many pins a limit cost since this was last asked: pushed out though they had not expired by then, or not kept at
+    /// all. To be asked on each tick.
+    pub fn take_dropped(&mut self, now: Millis) -> u64 {
+        self.looked = now;
+        std::mem::take(&mut self.dropped)
+    }
+
     /// How many sessions there is room for.
     #[must_use]
     pub fn capacity(&self) -> usize {
@@ -285,11 +313,15 @@ impl Pins {
     fn add(&mut self, entry: Entry) -> bool {
         if self.slab.used() == self.slab.capacity()
             && let Some(oldest) = self.slab.oldest()
+            && let Some(pin) = self.discard(oldest)
         {
-            self.discard(oldest);
+            self.dropped += u64::from(pin.expires > self.looked);
         }
         self.grow_indexes();
-        let Some(slot) = self.slab.add(entry) else { return false };
+        let Some(slot) = self.slab.add(entry) else {
+            self.dropped += 1;
+            return false;
+        };
         self.by_key.insert(entry.key().hash(), slot);
         self.by_wire.insert(entry.wire().hash(self.seed), slot);
         true

@@ -1,17 +1,22 @@
-//! What the VMs of one Envoy share about a pool: its members, their health, and whether there is panic.
+//! What the VMs of one Envoy share about a pool: its members, their health, and which priorities are in panic.
 //!
 //! The leader folds each poll into the roster, any worker adds its own reports, and whoever changed it publishes it;
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
+mod vanished;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Health, HealthPolicy};
+use crate::health::{Health, HealthPolicy, State};
+use crate::levels::{self, Level};
 use crate::membership::Observation;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
+
+use vanished::Vanished;
 
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,36 +47,13 @@ impl Node {
     }
 }
 
-/// Whether health is believed.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Panic {
-    /// It is.
-    #[default]
-    Calm,
-    /// Too few nodes are usable.
-    Panicking,
-    /// Enough are usable again since then; panic ends when that has held.
-    Recovering(Millis),
-}
-
-impl Panic {
-    /// True while health is ignored.
-    #[must_use]
-    pub fn is_on(&self) -> bool {
-        *self != Self::Calm
-    }
-}
-
 /// The members of one pool and what is known of them.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
     /// Another one after every change; 0 before the first look.
     pub version: u64,
-    /// In the order of Envoy's host set.
+    /// Of all priorities, the best first; within one in the order of Envoy's host set.
     pub nodes: Vec<Node>,
-    /// Whether health is believed.
-    pub panic: Panic,
     /// The time within which Envoy's active check of a member surely comes to a result; `None` if the cluster has no active
     /// checks, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,6 +61,12 @@ pub struct Roster {
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
+    /// Members that disappeared without an announcement.
+    #[serde(default, skip_serializing_if = "Vanished::is_empty")]
+    vanished: Vanished,
+    /// Envoy has not been seen for so long that what it last said of health is not believed any longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    blind: bool,
 }
 
 /// A node that is no member any more.
@@ -99,6 +87,7 @@ impl Roster {
         serde_json::from_slice::<Self>(bytes)
             .ok()
             .filter(|roster| roster.nodes.iter().all(|node| node.weight > 0))
+            .filter(|roster| roster.nodes.is_sorted_by_key(|node| node.priority))
             .filter(|roster| {
                 let mut names = BTreeSet::new();
                 roster.nodes.iter().all(|node| names.insert(node.name()))
@@ -113,16 +102,16 @@ impl Roster {
 
     /// Folds in what Envoy says at `now`. True if that changed anything, and with it the version.
     ///
-    /// Only the best priority that has hosts is used: Berth places sessions, it does not spill over. Whoever comes to an
-    /// empty pool does not warm up: there is nobody to take sessions from little by little.
+    /// A node that comes to an empty pool does not warm up: there is no other to take sessions from little by little.
     pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
         let before = self.clone();
-        let was_empty = self.nodes.is_empty();
-        let best = observations.iter().map(|observation| observation.priority).min();
+        // After a long time without sight the members of then say nothing about who is new.
+        let was_blind = std::mem::take(&mut self.blind);
+        let is_first_look = was_blind || self.nodes.is_empty();
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.name().cmp(b.name()));
         let mut names = BTreeSet::new();
-        for seen in observations.into_iter().filter(|seen| Some(seen.priority) == best) {
+        for seen in observations {
             let name = seen.name.as_deref().unwrap_or(&seen.address);
             // One name is one node, however often it is listed.
             if !names.insert(name.to_owned()) {
@@ -130,10 +119,14 @@ impl Roster {
             }
             let mut health = match known.binary_search_by(|node| node.name().cmp(name)) {
                 Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
-                Err(_) if was_empty => Health::established().unknown(),
+                Err(_) if let Some(health) = self.vanished.take(name, policy, now) => health,
+                Err(_) if is_first_look => Health::established().unknown(),
                 Err(_) => match self.departed.iter().position(|node| node.name == name) {
                     Some(index) => self.departed.swap_remove(index).health.rejoined(now),
-                    None => Health::joined(now).unknown(),
+                    None => {
+                        self.vanished.arrived(now);
+                        Health::joined(now).unknown()
+                    }
                 },
             };
             let mut flags = seen.flags;
@@ -143,16 +136,27 @@ impl Roster {
             if let Some(period) = self.check_period {
                 health.contradict(period, now);
             }
-            self.nodes.push(Node {
+            // As a rule at the end: Envoy lists its hosts by priority.
+            let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
+            let node = Node {
                 address: seen.address,
                 name: seen.name,
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
                 health,
-            });
+            };
+            self.nodes.insert(place, node);
         }
-        let left = known.into_iter().filter(|node| !names.contains(node.name()));
+        let left: Vec<Node> = known.into_iter().filter(|node| !names.contains(node.name())).collect();
+        for node in &left {
+            // One that is out, or was announced to leave, has not vanished.
+            if !matches!(node.health.state(policy, now), State::Cooldown | State::Pending | State::Draining) {
+                self.vanished.left(node.name().to_owned(), node.health.clone(), now);
+            }
+        }
+        self.vanished.judge(self.nodes.len(), policy, now);
+        let left = left.into_iter();
         self.remember(
             left.filter_map(|node| Some((node.name().to_owned(), node.health.departed(now)?))),
             policy,
@@ -192,7 +196,7 @@ impl Roster {
             self.nodes.iter_mut().map(|node| (node.name.as_ref().unwrap_or(&node.address), &mut node.health));
         // Whoever left may be back, and what was remembered would hold until the next record.
         let departed = self.departed.iter_mut().map(|node| (&node.name, &mut node.health));
-        for (name, health) in members.chain(departed) {
+        for (name, health) in members.chain(departed).chain(self.vanished.healths()) {
             if let Some(record) = latest.get(name) {
                 health.record(record);
             }
@@ -201,10 +205,29 @@ impl Roster {
     }
 
     /// The members in a cooldown that an active check or EDS began here, with its end as far as is known at `now`: what to
-    /// share with other proxies, as requests alone are no proof. Of a node that is still unhealthy the end moves on with `now`.
-    pub fn cooldowns(&self, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
-        let end = move |node: &Node| node.health.own_cooldown_end(now);
-        self.nodes.iter().filter_map(move |node| Some((node.name(), end(node)?)))
+    /// share with other proxies, as requests alone are no proof. Of a node that is still unhealthy the end moves on with `seen`, when Envoy last said so. None of a
+    /// priority in panic: then it is more likely that this proxy sees wrongly than that its nodes all failed.
+    pub fn cooldowns(&self, seen: Millis, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
+        let end = move |node: &Node| node.health.own_cooldown_end(seen.min(now)).filter(|end| now < *end);
+        let calm = self.nodes.iter().filter(|node| !node.health.is_in_panic());
+        calm.filter_map(move |node| Some((node.name(), end(node)?)))
+    }
+
+    /// Envoy was last seen at `seen`, too long ago: what it said of its hosts' health then is not believed any longer. True
+    /// if that changed anything. Its next word, in [`Self::observe`], counts again.
+    pub fn lose_sight(&mut self, seen: Millis, policy: &HealthPolicy, now: Millis) -> bool {
+        if self.version == 0 {
+            return false;
+        }
+        let before = self.clone();
+        self.blind = true;
+        self.nodes.iter_mut().for_each(|node| node.health.lose_sight(seen));
+        self.settle(&before, policy, now)
+    }
+
+    /// The members that vanished together and may be back soon: their sessions are not to be given away at `now`.
+    pub fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
+        self.vanished.held(policy, now)
     }
 
     /// Keeps the cooldowns of nodes that left, for as long as they can last.
@@ -224,33 +247,26 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
+    /// True if the health of some nodes is ignored.
+    #[must_use]
+    pub fn has_panic(&self) -> bool {
+        self.nodes.iter().any(|node| node.health.is_in_panic())
+    }
+
     fn settle(&mut self, before: &Self, policy: &HealthPolicy, now: Millis) -> bool {
-        self.panic = self.panic_at(policy, now);
-        if before.panic.is_on() && !self.panic.is_on() {
-            // Without this all that failed at once would warm up at once, and nearly every session would move.
-            self.nodes.iter_mut().for_each(|node| node.health.end_panic(now));
+        let mut levels = Level::of(&self.nodes, policy, now);
+        levels::find_panic(&mut levels, policy, now);
+        for level in levels {
+            for node in self.nodes.get_mut(level.start..level.end).unwrap_or_default() {
+                node.health.set_panic(level.is_panic, level.enough_since, now);
+            }
         }
-        // The first look counts as news even if it found nobody: "no members" is knowledge too.
+        // The first look counts as news even if it found no host: "no members" is knowledge too.
         let changed = before.version == 0 || self != before;
         if changed {
             self.version = before.version.wrapping_add(1).max(1);
         }
         changed
-    }
-
-    fn panic_at(&self, policy: &HealthPolicy, now: Millis) -> Panic {
-        let known = || self.nodes.iter().filter(|node| !node.health.is_pending());
-        let usable = known().filter(|node| node.health.state(policy, now).serves()).count() as u64;
-        let enough = usable * 100 >= u64::from(policy.panic_threshold) * known().count() as u64;
-        match (&self.panic, enough) {
-            (Panic::Calm, true) => Panic::Calm,
-            (_, false) => Panic::Panicking,
-            (Panic::Panicking, true) if policy.panic_hold == Millis(0) => Panic::Calm,
-            (Panic::Panicking, true) => Panic::Recovering(now),
-            (Panic::Recovering(since), true) if now.since(*since) >= policy.panic_hold => Panic::Calm,
-            // A clock that was set back must not prolong it.
-            (Panic::Recovering(since), true) => Panic::Recovering(now.min(*since)),
-        }
     }
 }
 

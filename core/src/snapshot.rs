@@ -1,13 +1,14 @@
-//! A pool's members, states, ring and panic as one immutable value: what a request is placed by.
+//! A pool's members, states, rings and panic as one immutable value: what a request is placed by.
 //!
 //! A VM holds one per pool and swaps it whole, so no request sees half of two views. Building one is cheap unless the
-//! members or weights changed; only then is the ring built again.
+//! members or weights changed; only then is the ring of their priority built again.
 
 use std::rc::Rc;
 
 use crate::health::{HealthPolicy, State};
-use crate::ring::{Algorithm, Member, Ring, RingError, session_hash};
-use crate::roster::Roster;
+use crate::levels::{self, Level};
+use crate::ring::{Algorithm, Candidates, Member, Ring, RingError, session_hash};
+use crate::roster::{Node, Roster};
 use crate::time::Millis;
 
 /// A node as a request sees it.
@@ -34,21 +35,32 @@ pub struct SnapshotNode {
 pub struct Snapshot {
     /// The version of the roster it was built from.
     pub version: u64,
-    /// The members; the ring speaks of them by index.
+    /// The members, those of one priority side by side; rings and pins speak of them by index.
     pub nodes: Vec<SnapshotNode>,
-    /// Health is ignored.
-    pub panic: bool,
+    /// Nodes that vanished together: their sessions are not given away yet. In the order of their names.
+    pub held: Vec<String>,
     /// Some state changes by the passing of time alone: build again at the next tick.
     pub timed: bool,
+    /// The best priority first.
+    levels: Vec<Level>,
+    /// Of each level, as in Envoy.
+    rings: Vec<LevelRing>,
+    /// Some level is in panic.
+    has_panic: bool,
+}
+
+/// A ring and what it was built from.
+#[derive(Debug, Clone)]
+struct LevelRing {
     ring: Rc<Ring>,
     members: Rc<Vec<Member>>,
 }
 
 impl Snapshot {
-    /// The view of `roster` at `now`. The ring of `previous` is kept if it would come out the same.
+    /// The view of `roster` at `now`. The rings of `previous` are kept if they would come out the same.
     ///
     /// # Errors
-    /// If the ring cannot be built, for example because it would have too many points.
+    /// If a ring cannot be built, for example because it would have too many points.
     pub fn build(
         roster: &Roster,
         algorithm: Algorithm,
@@ -56,20 +68,21 @@ impl Snapshot {
         now: Millis,
         previous: Option<&Self>,
     ) -> Result<Self, RingError> {
-        let members: Vec<Member> = roster
-            .nodes
-            .iter()
-            .map(|node| Member {
-                key: node.name().to_owned(),
-                weight: node.weight.saturating_mul(node.health.weight()),
-            })
-            .collect();
-        let (ring, members) = match previous {
-            Some(previous) if *previous.members == members => {
-                (Rc::clone(&previous.ring), Rc::clone(&previous.members))
-            }
-            _ => (Rc::new(Ring::build(&members, algorithm)?), Rc::new(members)),
-        };
+        let mut levels = Level::of(&roster.nodes, policy, now);
+        let mut rings = Vec::new();
+        for level in &levels {
+            let nodes = roster.nodes.get(level.start..level.end).unwrap_or_default();
+            let members: Vec<Member> = nodes.iter().map(member).collect();
+            let before =
+                previous.and_then(|previous| previous.rings.iter().find(|ring| *ring.members == members));
+            rings.push(match before {
+                Some(ring) => ring.clone(),
+                None => {
+                    LevelRing { ring: Rc::new(Ring::build(&members, algorithm)?), members: Rc::new(members) }
+                }
+            });
+        }
+        levels::share_out(&mut levels);
         let nodes = roster
             .nodes
             .iter()
@@ -83,20 +96,42 @@ impl Snapshot {
                 boot: node.health.boot(),
             })
             .collect();
+        let mut held: Vec<String> = roster.held(policy, now).map(str::to_owned).collect();
+        held.sort_unstable();
         Ok(Self {
             version: roster.version,
             nodes,
-            panic: roster.panic.is_on(),
-            timed: roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
-            ring,
-            members,
+            timed: !held.is_empty() || roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
+            held,
+            has_panic: levels.iter().any(|level| level.is_panic),
+            levels,
+            rings,
         })
+    }
+
+    /// True if the health of some nodes is ignored.
+    #[must_use]
+    pub fn has_panic(&self) -> bool {
+        self.has_panic
+    }
+
+    /// True if the health of all nodes is ignored.
+    #[must_use]
+    pub fn is_all_panic(&self) -> bool {
+        self.has_panic && self.levels.iter().all(|level| level.is_panic)
+    }
+
+    /// True if the health of this level's nodes is ignored.
+    #[must_use]
+    pub fn is_panic_level(&self, level: usize) -> bool {
+        self.has_panic && self.levels.get(level).is_some_and(|level| level.is_panic)
     }
 
     /// True if the health of the node at this place is ignored.
     #[must_use]
     pub fn is_panic_at(&self, place: usize) -> bool {
-        self.panic && place < self.nodes.len()
+        self.has_panic
+            && self.levels.iter().find(|level| place < level.end).is_some_and(|level| level.is_panic)
     }
 
     /// True if the node at this place may serve the sessions that it has.
@@ -105,10 +140,35 @@ impl Snapshot {
         self.nodes.get(place).is_some_and(|node| self.is_panic_at(place) || node.state.serves())
     }
 
-    /// The ring of the members.
+    /// True if the node of that name vanished together with many others, and may be back soon.
     #[must_use]
-    pub fn ring(&self) -> &Ring {
-        &self.ring
+    pub fn is_held(&self, name: &str) -> bool {
+        self.held.binary_search_by(|held| held.as_str().cmp(name)).is_ok()
+    }
+
+    /// All places, best first for the session with this hash: in the order of the ring of `level`, then in that of the
+    /// others' rings, the best priority first.
+    #[must_use]
+    pub fn places(&self, level: usize, hash: u64) -> Places<'_> {
+        Places { snapshot: self, first: level, hash, step: 0, current: None }
+    }
+
+    /// The level from which the session with this hash draws its node, unless it has one.
+    #[must_use]
+    pub fn drawn_level(&self, hash: u64) -> usize {
+        if self.levels.len() < 2 { 0 } else { levels::draw(&self.levels, hash) }
+    }
+
+    /// The level of the node at this place; the best one for a place that is none.
+    #[must_use]
+    pub fn level_of(&self, place: usize) -> usize {
+        self.levels.iter().position(|level| place < level.end).unwrap_or(0)
+    }
+
+    /// True if there are nodes of several priorities.
+    #[must_use]
+    pub fn has_levels(&self) -> bool {
+        self.levels.len() > 1
     }
 
     /// How many nodes are in each state, in the order of [`State::NAMES`].
@@ -121,6 +181,52 @@ impl Snapshot {
             }
         }
         counts
+    }
+}
+
+/// A node as its ring knows it.
+fn member(node: &Node) -> Member {
+    Member { key: node.name().to_owned(), weight: node.weight.saturating_mul(node.health.weight()) }
+}
+
+/// Places in the order of several rings; see [`Snapshot::places`].
+#[derive(Debug, Clone)]
+pub struct Places<'s> {
+    snapshot: &'s Snapshot,
+    first: usize,
+    hash: u64,
+    /// Levels that were begun, and the walk through the latest.
+    step: usize,
+    current: Option<(usize, Candidates<'s>)>,
+}
+
+impl Places<'_> {
+    /// Only those of the other levels.
+    #[must_use]
+    pub fn elsewhere(self) -> Self {
+        Self { step: 1, ..self }
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        loop {
+            if let Some((start, candidates)) = &mut self.current
+                && let Some(index) = candidates.next()
+            {
+                return Some(*start + index);
+            }
+            let level = match self.step.checked_sub(1) {
+                None => self.first,
+                Some(other) if other < self.first => other,
+                Some(_) => self.step,
+            };
+            self.step += 1;
+            let (ring, level) = (self.snapshot.rings.get(level)?, self.snapshot.levels.get(level)?);
+            self.current = Some((level.start, ring.ring.candidates(self.hash)));
+        }
     }
 }
 
@@ -149,7 +255,7 @@ mod tests {
         assert!(roster.record(&[heavier], &policy, Millis(2)));
         let after = Snapshot::build(&roster, algorithm, &policy, Millis(2), Some(&before)).unwrap();
 
-        let owner = |snapshot: &Snapshot, hash: u64| snapshot.ring().candidates(hash).next().unwrap();
+        let owner = |snapshot: &Snapshot, hash: u64| snapshot.places(0, hash).next().unwrap();
         let hashes: Vec<u64> = (0..6_000_u64).map(|number| session_hash(&number.to_le_bytes())).collect();
         let share = hashes.iter().filter(|hash| owner(&after, **hash) == 1).count();
         assert!((2_800..3_200).contains(&share), "3 of 6 parts: {share}");

@@ -17,11 +17,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
-pub use self::name::{NameError, NodeId, PoolName, SessionKey};
+pub use self::name::{MAX_NODE_NAME, NameError, NodeId, PoolName, SessionKey};
 pub use self::node::{ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
 pub use crate::config::Fault;
 
-/// The longest request body, in bytes: the largest valid resolve request, all IPv6 and all unusable, is 0.9 MB.
+/// The longest request body, in bytes: the largest valid resolve request whose nodes are all IPv6 addresses is 0.9 MB. With
+/// longer names fewer fit into one.
 pub const MAX_BODY: usize = 1 << 20;
 /// Sessions of one resolve request: what a busy worker gathers in one tick, and few enough not to hold up others.
 pub const MAX_SESSIONS: usize = 256;
@@ -56,7 +57,7 @@ pub struct ResolveRequest {
     /// Where the asking proxy stands. Reserved: pins of all regions are one set today.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<PoolName>,
-    /// The proxy has lost trust in what health says: no pin is rewritten.
+    /// The proxy has lost trust in what health says of some priority's nodes: no pin is rewritten.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub panic: bool,
     /// The `x-request-id` of the request that asked; change events repeat it.
@@ -154,6 +155,10 @@ pub struct Pin {
     /// The highest version of its session that anyone ever said; absent is 0. Who asks with a lower one has an old token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_version: Option<u32>,
+    /// Time since its owner last changed. An owner that a proxy does not know may be one that another proxy has just given
+    /// the session to; one that has had it for longer is gone. Absent from services of before, and counts as long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned_ms: Option<u64>,
 }
 
 /// How an owner was found.

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use berth_core::config::{
-    Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, RemoteKeys, StateCluster,
-    Superseded, Verification,
+    Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, OnVanish, RemoteKeys,
+    StateCluster, Superseded, Verification,
 };
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
@@ -102,6 +102,8 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(pool.health.passive_failures, 3);
     assert_eq!(pool.health.panic_threshold, 50);
     assert_eq!(pool.health.panic_hold, Millis(5000));
+    assert_eq!(pool.health.vanish_grace, Millis(10_000));
+    assert_eq!(pool.on_vanish, OnVanish::Reroute);
 }
 
 #[test]
@@ -114,6 +116,7 @@ fn what_is_said_is_what_is_read() {
     assert!(config.debug_header);
     let state = StateCluster {
         cluster: "berth_state".to_owned(),
+        host: "berth.example.com".to_owned(),
         timeout: Millis(80),
         max_calls: 16,
         token: Some("Zm9v.~!bar=".to_owned()),
@@ -144,6 +147,8 @@ fn what_is_said_is_what_is_read() {
     assert_eq!(pool.health.panic_threshold, 40);
     assert_eq!(pool.health.panic_hold, Millis(2500));
     assert_eq!(pool.on_panic, OnPanic::Reject);
+    assert_eq!(pool.health.vanish_grace, Millis(20_000));
+    assert_eq!(pool.on_vanish, OnVanish::Reject);
 }
 
 #[test]
@@ -202,6 +207,7 @@ fn a_state_cluster_needs_no_more_than_its_name() {
     let state = good("state-cluster").state.unwrap();
 
     assert_eq!((state.cluster.as_str(), state.timeout), ("berth_state", Millis(50)));
+    assert_eq!(state.host, "berth_state");
     assert_eq!((state.max_calls, state.token, state.pins), (96, None, Limits::default()));
 }
 

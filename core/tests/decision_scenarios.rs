@@ -111,7 +111,7 @@ impl Pool {
                 self.roster.record(&[record(rest, self.records)?], &policy, self.now);
             }
             "states" => return Ok(Some(self.look(&policy)?.states())),
-            "panic" => return Ok(Some(if self.roster.panic.is_on() { "on" } else { "off" }.to_owned())),
+            "panic" => return Ok(Some(self.panic())),
             "place" => return Ok(Some(self.look(&policy)?.place(rest))),
             "pinned" => {
                 let (session, owner) = rest.split_once(' ').ok_or("pinned needs a session and a node")?;
@@ -138,6 +138,24 @@ impl Pool {
             other => return Err(format!("{other:?} is no statement")),
         }
         Ok(None)
+    }
+
+    fn panic(&self) -> String {
+        let priorities: Vec<u32> = self
+            .roster
+            .nodes
+            .chunk_by(|a, b| a.priority == b.priority)
+            .map(|nodes| nodes[0].priority)
+            .collect();
+        let panicking = priorities.iter().filter(|priority| {
+            self.roster.nodes.iter().any(|node| node.priority == **priority && node.health.is_in_panic())
+        });
+        let panicking: Vec<String> = panicking.map(u32::to_string).collect();
+        match panicking.len() {
+            0 => "off".to_owned(),
+            some if some == priorities.len() => "on".to_owned(),
+            _ => format!("priority {}", panicking.join(",")),
+        }
     }
 
     fn look(&mut self, policy: &HealthPolicy) -> Result<&Snapshot, String> {

@@ -7,7 +7,10 @@ use berth_core::pins::WireKey;
 use berth_core::time::Millis;
 use proptest::prelude::*;
 
-const LIMITS: FlightLimits = FlightLimits { sessions: 5, calls: 3, timeout: Millis(50) };
+/// Of a worker whose start lasts up to so long; most have none.
+fn limits(start: u64) -> FlightLimits {
+    FlightLimits { sessions: 5, calls: 3, timeout: Millis(50), start: Millis(start) }
+}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -18,6 +21,7 @@ enum Step {
     SendFails(usize),
     DropBatch(usize),
     Ended(u32),
+    Fails(u32),
     Gone(u32),
     Overdue,
     Pass(u64),
@@ -32,7 +36,8 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(most, owner, token)| Step::Send(most, owner, token)),
         1 => most.clone().prop_map(Step::SendFails),
         1 => most.prop_map(Step::DropBatch),
-        4 => token.prop_map(Step::Ended),
+        4 => token.clone().prop_map(Step::Ended),
+        2 => token.prop_map(Step::Fails),
         3 => stream.prop_map(Step::Gone),
         2 => Just(Step::Overdue),
         3 => (0..40_u64).prop_map(Step::Pass),
@@ -71,10 +76,13 @@ fn wire(session: u8) -> WireKey {
     WireKey([session; 16])
 }
 
-fn check(steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut flights = Flights::new(LIMITS);
+fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
+    let limits = limits(start);
+    let mut flights = Flights::new(limits);
     let (mut world, mut now) = (World::default(), Millis(1_000_000));
     let mut latest = now;
+    // When the first request waited.
+    let mut first = None;
     for step in steps {
         latest = latest.max(now);
         match *step {
@@ -83,9 +91,10 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Join(session, stream) => match flights.join(wire(session), stream, now, || session) {
                 Join::Lead | Join::Wait => {
                     prop_assert_eq!(world.waiting.insert(stream, session), None);
+                    first = first.or(Some(now));
                 }
                 Join::Refused(Refusal::AlreadyWaiting) => prop_assert!(world.waiting.contains_key(&stream)),
-                Join::Refused(Refusal::Full) => prop_assert_eq!(flights.sessions(), LIMITS.sessions),
+                Join::Refused(Refusal::Full) => prop_assert_eq!(flights.sessions(), limits.sessions),
             },
             Step::Send(most, owner, token) => {
                 let Some(batch) = flights.take_batch(now, most) else { continue };
@@ -101,12 +110,24 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
             }
             Step::SendFails(most) => {
                 if let Some(batch) = flights.take_batch(now, most) {
-                    world.resume(&flights.not_sent(batch))?;
+                    let released = flights.not_sent(batch, now);
+                    let is_early = first.is_some_and(|first| now >= first && now.since(first).0 < start);
+                    let is_asked_again = is_early && !was_set_back(steps);
+                    prop_assert!(
+                        released.is_empty() || !is_asked_again,
+                        "released to the ring during the start"
+                    );
+                    world.resume(&released)?;
                 }
+            }
+            Step::Fails(token) => {
+                world.resume(&flights.failed(token, now))?;
+                world.calls.remove(&token);
+                prop_assert!(flights.failed(token, now).is_empty(), "failed twice");
             }
             Step::DropBatch(most) => drop(flights.take_batch(now, most)),
             Step::Ended(token) => {
-                let released = flights.ended(token);
+                let released = flights.answered(token);
                 let call = world.calls.remove(&token);
                 prop_assert!(call.is_some() || released.is_empty(), "an answer to no call");
                 if let Some(Call { keys, .. }) = call {
@@ -114,7 +135,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                     prop_assert!(released.iter().all(of_call));
                 }
                 world.resume(&released)?;
-                prop_assert!(flights.ended(token).is_empty(), "answered twice");
+                prop_assert!(flights.answered(token).is_empty(), "answered twice");
             }
             Step::Gone(stream) => {
                 flights.stream_gone(stream);
@@ -126,38 +147,46 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
                 prop_assert!(released.iter().all(|released| !released.waiters.is_empty()));
                 world.resume(&released)?;
                 // A call so old is given up, and may be made again.
-                let lost = LIMITS.timeout.0 * 8;
+                let lost = limits.timeout.0 * 8 + start;
                 world.calls.retain(|_, call| now >= call.since && now.since(call.since).0 < lost);
             }
         }
         prop_assert_eq!(flights.waiters(), world.waiting.len());
-        prop_assert!(flights.sessions() <= LIMITS.sessions && flights.calls() <= LIMITS.calls);
+        prop_assert!(flights.sessions() <= limits.sessions && flights.calls() <= limits.calls);
     }
 
     // Nobody depends on a timeout but those whose batch was lost.
     for token in std::mem::take(&mut world.calls).into_keys() {
-        world.resume(&flights.ended(token))?;
+        world.resume(&flights.answered(token))?;
     }
+    world.resume(&flights.overdue(now))?;
     while let Some(batch) = flights.take_batch(now, 2) {
         flights.sent(batch, 99, None, now);
-        world.resume(&flights.ended(99))?;
+        world.resume(&flights.answered(99))?;
     }
     let is_lost = |step: &Step| matches!(step, Step::DropBatch(_));
     prop_assert!(world.waiting.is_empty() || steps.iter().any(is_lost), "forgotten");
 
-    // Whatever happened, after their timeout all have been released, and after a while nothing is left.
-    world.resume(&flights.overdue(latest.max(now) + LIMITS.timeout))?;
+    // Whatever happened, after their time all have been released, and after a while nothing is left.
+    world.resume(&flights.overdue(latest.max(now) + limits.timeout.max(limits.start)))?;
     prop_assert!(world.waiting.is_empty() && flights.waiters() == 0);
-    flights.overdue(latest.max(now) + Millis(LIMITS.timeout.0 * 8));
+    flights.overdue(latest.max(now) + Millis(limits.timeout.0 * 8 + start));
     prop_assert!(flights.is_idle() && flights.calls() == 0);
     Ok(())
+}
+
+fn was_set_back(steps: &[Step]) -> bool {
+    steps.iter().any(|step| matches!(step, Step::SetBack(_)))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn releases_each_waiter_exactly_once(steps in prop::collection::vec(any_step(), 1..150)) {
-        check(&steps)?;
+    fn releases_each_waiter_exactly_once(
+        start in prop_oneof![Just(0_u64), 1..600_u64],
+        steps in prop::collection::vec(any_step(), 1..150),
+    ) {
+        check(start, &steps)?;
     }
 }

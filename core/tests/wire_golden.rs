@@ -102,6 +102,7 @@ fn pin(id: &str, outcome: Outcome) -> Pin {
         durable: None,
         ttl_ms: None,
         session_version: None,
+        owned_ms: None,
     }
 }
 
@@ -111,9 +112,15 @@ fn resolve_reply() {
         version: 2,
         from: Some(node("10.0.0.3:8080")),
         durable: Some(true),
+        owned_ms: Some(0),
         ..pin("alice", Outcome::Rehomed)
     };
-    let restored = Pin { restore: true, ..pin("carol", Outcome::Found) };
+    let restored = Pin {
+        restore: true,
+        owned_ms: Some(61_000),
+        node: node("envoy://nodes/3"),
+        ..pin("carol", Outcome::Found)
+    };
     let pins = vec![rehomed, pin("bob", Outcome::Claimed), restored];
     reply(
         "resolve-reply.json",
@@ -307,7 +314,7 @@ fn paths(result: Result<ResolveRequest, Vec<Fault>>) -> Vec<String> {
 #[test]
 fn every_fault_of_a_request_is_named() {
     let text = r#"{"pool": "a b", "regoin": "eu", "panic": 1, "sessions": [
-        {"key": "00", "candidates": [], "unusable": ["x"]},
+        {"key": "00", "candidates": [], "unusable": ["x|y"]},
         {"candidates": ["10.0.0.1:1", "10.0.0.1:1", 7], "more": 1},
         {"key": "00000000000000000000000000000000", "candidates": ["10.0.0.1:1"], "ttl_ms": 999, "ends_ms": -1,
          "created_ms": "now", "session_version": 4294967296, "alias_of": "00000000000000000000000000000000"},

@@ -11,7 +11,7 @@ use berth_core::changelog::{ENDED, News, Reader, superseded_by};
 use berth_core::config::StateCluster;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeRecord, NodesReply, SessionKey,
+    ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeId, NodeRecord, NodesReply, SessionKey,
 };
 
 use crate::host;
@@ -61,9 +61,9 @@ impl Call {
         self.token.is_none() && (now >= self.next || self.next.since(now) > NODES_INTERVAL)
     }
 
-    fn made(&mut self, token: Option<u32>, now: Millis) {
-        self.token = token;
-        if token.is_none() {
+    fn made(&mut self, token: Result<u32, host::Failure>, now: Millis) {
+        self.token = token.ok();
+        if self.token.is_none() {
             self.next = now + PAUSE;
         }
     }
@@ -194,22 +194,18 @@ impl Feed {
         }
     }
 
-    /// Tells of one node that failed, or is out for notably longer than was told. Not in panic: then it is more likely
-    /// that this proxy sees wrongly than that they all failed.
+    /// Tells of one node that failed, or is out for notably longer than was told.
     fn tell_cooldown(&mut self, pool: &LivePool, now: Millis) {
         self.told.retain(|_, until| now < *until);
-        let (panic, cooldowns) = pool.cooldowns(now);
-        if panic {
-            return;
-        }
-        for (node, until) in cooldowns {
+        for (node, until) in pool.cooldowns(now) {
+            let Ok(name) = node.parse::<NodeId>() else { continue };
             let until = until.min(now + LONGEST_COOLDOWN);
             let told = self.told.get(&node).copied().unwrap_or_default();
             if until.since(told).0 < (until.since(now).0 / 4).max(1) {
                 continue;
             }
             let change = NodeChange { cooldown_until_ms: Some(until.0), ..NodeChange::default() };
-            let path = format!("/v1/nodes/{node}?pool={}", self.pool);
+            let path = format!("/v1/nodes/{}?pool={}", name.in_path(), self.pool);
             let body = serde_json::to_vec(&change).unwrap_or_default();
             let token = host::call(&self.state, "PUT", &path, &body, TIMEOUT);
             self.cooldown.made(token, now);

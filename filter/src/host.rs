@@ -13,6 +13,8 @@ use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
 /// Envoy's admin writes 250 bytes a host; what is larger than this would not be an answer but an attack on memory.
 const LARGEST_ANSWER: usize = 16 << 20;
+/// So much of the body of an answer that is no 200 gets into the log.
+const TOLD: usize = 160;
 
 /// The wall clock. A clock that cannot be read stands at zero.
 pub(crate) fn now() -> Millis {
@@ -110,27 +112,53 @@ pub(crate) fn set_shared(key: &str, value: &[u8], token: Option<u32>) -> bool {
     hostcalls::set_shared_data(key, Some(value), token).is_ok()
 }
 
-/// Sends a GET; `None` if it was refused at once, as when the cluster is unknown.
-pub(crate) fn get(cluster: &str, path: &str, timeout: Millis) -> Option<u32> {
-    get_from(cluster, cluster, path, timeout)
+/// How a call failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// As it is counted.
+    pub(crate) result: CallResult,
+    /// The answer was 404.
+    pub(crate) is_missing: bool,
+    /// What happened, for the log: the answer's status and the beginning of its body, or why there was no answer.
+    pub(crate) told: String,
 }
 
-/// As [`get`], from a host with a name of its own.
-pub(crate) fn get_from(cluster: &str, host: &str, path: &str, timeout: Millis) -> Option<u32> {
+impl Failure {
+    fn new(told: &str) -> Self {
+        Self { result: CallResult::Failed, is_missing: false, told: told.to_owned() }
+    }
+
+    /// An answer that means nothing.
+    pub(crate) fn unread() -> Self {
+        Self::new("200, whose body is no answer to what was asked")
+    }
+
+    /// Envoy refused the call at once.
+    fn refused(status: Status) -> Self {
+        Self::new(match status {
+            Status::BadArgument => "Envoy has no cluster of that name",
+            _ => "Envoy has no healthy host for it",
+        })
+    }
+}
+
+/// Sends a GET of `path` from this host; a failure if Envoy refused it at once.
+pub(crate) fn get(cluster: &str, host: &str, path: &str, timeout: Millis) -> Result<u32, Failure> {
     let headers = vec![(":method", "GET"), (":path", path), (":authority", host)];
-    hostcalls::dispatch_http_call(cluster, headers, None, vec![], Duration::from_millis(timeout.0)).ok()
+    let timeout = Duration::from_millis(timeout.0);
+    hostcalls::dispatch_http_call(cluster, headers, None, vec![], timeout).map_err(Failure::refused)
 }
 
-/// Sends a call to the state cluster; `None` if it was refused at once.
+/// Sends a call to the state cluster; a failure if Envoy refused it at once.
 pub(crate) fn call(
     state: &StateCluster,
     method: &str,
     path: &str,
     body: &[u8],
     timeout: Millis,
-) -> Option<u32> {
+) -> Result<u32, Failure> {
     let authorization = state.token.as_ref().map(|token| format!("Bearer {token}"));
-    let mut headers = vec![(":method", method), (":path", path), (":authority", &state.cluster)];
+    let mut headers = vec![(":method", method), (":path", path), (":authority", &state.host)];
     if !body.is_empty() {
         headers.push(("content-type", "application/json"));
     }
@@ -139,37 +167,34 @@ pub(crate) fn call(
     }
     let body = (!body.is_empty()).then_some(body);
     let timeout = Duration::from_millis(timeout.0);
-    hostcalls::dispatch_http_call(&state.cluster, headers, body, vec![], timeout).ok()
+    hostcalls::dispatch_http_call(&state.cluster, headers, body, vec![], timeout).map_err(Failure::refused)
 }
 
 /// The body of an answer, or how the call failed.
-pub(crate) type Answer<'a> = Result<&'a [u8], CallResult>;
+pub(crate) type Answer<'a> = Result<&'a [u8], &'a Failure>;
 
-/// The body of the answer that is being delivered, if it is a 200 that can be meant; else how the call failed. `headers`
-/// is their number: none means that the call broke down, and asking for one would then trap.
-pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallResult> {
-    body_of(headers, size, &[b"200"])
-}
-
-/// As [`answer_body`], of a state service: its 404 is an answer too, namely that what was to end is no more.
-pub(crate) fn state_answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallResult> {
-    body_of(headers, size, &[b"200", b"404"])
-}
-
-fn body_of(headers: usize, size: usize, good: &[&[u8]]) -> Result<Vec<u8>, CallResult> {
-    if headers == 0 || size > LARGEST_ANSWER {
-        return Err(CallResult::Failed);
+/// The body of the answer that is being delivered, if it is a 200; else how the call failed. `headers` is their number:
+/// none means that the call broke down, and asking for one would then trap.
+pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, Failure> {
+    if headers == 0 {
+        return Err(Failure::new("the call broke down without an answer"));
     }
+    let body = |most| hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, most).ok().flatten();
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
-    match status.as_deref() {
-        Some(status) if good.contains(&status) => {
-            let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten();
-            body.ok_or(CallResult::Failed)
-        }
-        // Envoy's own answer when a call's time is up.
-        Some(b"504") => Err(CallResult::TimedOut),
-        _ => Err(CallResult::Failed),
+    let status = status.unwrap_or_default();
+    if status == b"200" && size <= LARGEST_ANSWER {
+        return body(size).ok_or_else(|| Failure::new("200, whose body cannot be read"));
     }
+    // Envoy's own answers say in their body why there is none: that the connection was reset, or the time was up.
+    let mut told = [&status[..], b" "].concat();
+    told.extend(body(size.min(TOLD)).unwrap_or_default());
+    told.iter_mut().filter(|byte| !matches!(byte, b' '..=b'~')).for_each(|byte| *byte = b'?');
+    Err(Failure {
+        // Envoy's own answer when a call's time is up.
+        result: if status == b"504" { CallResult::TimedOut } else { CallResult::Failed },
+        is_missing: status == b"404",
+        told: String::from_utf8(told).unwrap_or_default(),
+    })
 }
 
 /// From here on hostcalls are about that stream, or the root. False if it is no more: then they would still be about

@@ -62,10 +62,10 @@ impl Issuer {
         if !self.key.set_head(claimed, token) {
             return;
         }
-        self.call =
-            host::get_from(&self.remote.cluster, &self.remote.host, &self.remote.path, self.remote.timeout);
-        if self.call.is_none() {
-            self.end(Err("the cluster is not there, or cannot be called"), now);
+        let RemoteKeys { cluster, host, path, timeout, .. } = &self.remote;
+        match host::get(cluster, host, path, *timeout) {
+            Ok(call) => self.call = Some(call),
+            Err(failure) => self.end(Err(&failure.told), now),
         }
     }
 
@@ -75,7 +75,7 @@ impl Issuer {
             return false;
         }
         self.call = None;
-        let body = body.map_err(|_| "no answer, or not 200");
+        let body = body.map_err(|failure| failure.told.as_str());
         let set = body.and_then(|body| match Keys::from_jwks(body) {
             Ok(_) => Ok(body),
             Err(_) => Err("the answer is no key set with keys to verify by"),

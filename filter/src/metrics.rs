@@ -5,6 +5,7 @@ use std::cell::Cell;
 use berth_core::event::{self, Counter};
 use berth_core::health::State;
 use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
 
 use crate::host;
 
@@ -13,6 +14,7 @@ pub(crate) struct PoolMetrics {
     counters: [(Cell<u64>, Option<u32>); Counter::ALL.len()],
     nodes: [Option<u32>; State::NAMES.len()],
     panic: Option<u32>,
+    membership_age: Option<u32>,
     pins: Share,
     open_breakers: Share,
 }
@@ -29,14 +31,19 @@ impl PoolMetrics {
             counters: Counter::ALL.map(|counter| (Cell::new(0), host::define_counter(&counter.stat(pool)))),
             nodes: State::NAMES.map(|state| host::define_gauge(&event::nodes_gauge(pool, state))),
             panic: host::define_gauge(&event::panic_gauge(pool)),
+            membership_age: host::define_gauge(&event::membership_age_gauge(pool)),
             pins: Share::define(&event::pins_gauge(pool)),
             open_breakers: Share::define(&event::breaker_gauge(pool)),
         }
     }
 
     pub(crate) fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    pub(crate) fn add(&self, counter: Counter, by: u64) {
         if let Some((value, _)) = self.counters.get(counter.index()) {
-            value.set(value.get() + 1);
+            value.set(value.get() + by);
         }
     }
 
@@ -55,7 +62,12 @@ impl PoolMetrics {
         for (metric, count) in self.nodes.iter().zip(snapshot.count_states()) {
             host::set_gauge(*metric, count);
         }
-        host::set_gauge(self.panic, u64::from(snapshot.panic));
+        host::set_gauge(self.panic, u64::from(snapshot.has_panic()));
+    }
+
+    /// Shows how long ago Envoy was last seen; also only the leader.
+    pub(crate) fn show_membership_age(&self, age: Millis) {
+        host::set_gauge(self.membership_age, age.0 / 1000);
     }
 
     /// Adds this VM's pins, and whether its breaker is open, to those of the others.

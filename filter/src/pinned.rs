@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use berth_core::breaker::{Breaker, BreakerPolicy, Permit};
-use berth_core::config::{OnPanic, Session, StateCluster, Superseded};
+use berth_core::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
 use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{CallResult, Counter, Outcome, Reason, SESSION_HEADER};
 use berth_core::flight::{FlightLimits, Flights, Join, Released};
@@ -35,6 +35,10 @@ use ask::Ask;
 use renewal::{Held, Renewal};
 use upkeep::Upkeep;
 
+/// How long requests wait in all while a worker has just started, for the first members and for the first answer of the
+/// state cluster: ten times what either takes on a busy machine, and still no client's timeout.
+pub(crate) const START: Millis = Millis(500);
+
 /// One pool's sessions.
 pub(crate) struct Pinned {
     state: Rc<StateCluster>,
@@ -47,6 +51,8 @@ pub(crate) struct Pinned {
     breaker: Breaker,
     upkeep: Upkeep,
     renewal: Renewal,
+    /// How the latest call of the start failed.
+    trouble: String,
     /// Grows when changes were missed: an answer that was asked for before is remembered as a hint and no more.
     epoch: u32,
 }
@@ -106,7 +112,7 @@ pub(crate) struct Share {
 impl Pinned {
     /// `None` if the pool's name is none that the state cluster could know.
     pub(crate) fn new(pool: &str, state: &Rc<StateCluster>, share: Share) -> Option<Self> {
-        let seed = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
+        let seed = random();
         // Between half the first backoff, and all of it, a probe must have had its time.
         let default = BreakerPolicy::default();
         let breaker = BreakerPolicy {
@@ -115,7 +121,12 @@ impl Pinned {
             probe_timeout: state.timeout.doubled(),
             ..default
         };
-        let limits = FlightLimits { calls: share.calls, timeout: state.timeout, ..FlightLimits::default() };
+        let limits = FlightLimits {
+            calls: share.calls,
+            timeout: state.timeout,
+            start: START,
+            ..FlightLimits::default()
+        };
         Some(Self {
             pool: pool.parse().ok()?,
             pins: Pins::new(state.pins, seed),
@@ -127,6 +138,7 @@ impl Pinned {
             upkeep: Upkeep::new(share.shortest_ttl),
             renewal: Renewal::default(),
             epoch: 0,
+            trouble: String::new(),
             state: Rc::clone(state),
         })
     }
@@ -135,6 +147,7 @@ impl Pinned {
     pub(crate) fn succeed(&mut self, old: &Self) -> bool {
         let fits = self.state.cluster == old.state.cluster && self.state.pins == old.state.pins;
         if fits {
+            self.flights.succeed(&old.flights);
             self.pins = old.pins.clone();
             self.pins.expire_provisional();
         }
@@ -144,7 +157,17 @@ impl Pinned {
     /// Takes over the members of a new snapshot.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
-        for place in self.owners.adopt(snapshot, now) {
+        let had_unnamed = self.owners.unnamed().is_some();
+        let started = self.owners.adopt(snapshot, now);
+        let unnamed = self.owners.unnamed().and_then(|place| snapshot.nodes.get(place));
+        if let Some(node) = unnamed.filter(|_| !had_unnamed) {
+            log::warn!(
+                "berth: pool {}: no pin can name {}: only the ring sends sessions there",
+                self.pool,
+                node.name
+            );
+        }
+        for place in started {
             // Only the state cluster knows whom of its sessions it was not told of yet. An answer that is under way may
             // be from before.
             self.epoch = self.epoch.wrapping_add(1);
@@ -170,7 +193,7 @@ impl Pinned {
         let verdict = match self.hit(pool, snapshot, id, key, terms, plugin.now.get()) {
             Some(placement) => Verdict::of(plugin, pool, id, snapshot, placement),
             // It would be asked about to be turned away.
-            None if snapshot.panic && pool.config.on_panic == OnPanic::Reject => {
+            None if snapshot.is_all_panic() && pool.config.on_panic == OnPanic::Reject => {
                 Verdict::of(plugin, pool, id, snapshot, Placement::of(snapshot, id.hash()))
             }
             None => {
@@ -179,6 +202,11 @@ impl Pinned {
             }
         };
         (verdict, seat)
+    }
+
+    /// A request waits for the first members: the time that a starting worker may take runs from then on.
+    pub(crate) fn begin_start(&mut self, now: Millis) {
+        self.flights.begin_start(now);
     }
 
     /// Requests wait for the state cluster.
@@ -215,6 +243,10 @@ impl Pinned {
             return None;
         }
         let Some(place) = self.usable(&pin, snapshot) else {
+            if self.is_held(&pin, snapshot) {
+                self.pins.send_away(key);
+                return Some(stand_in_for_vanished(pool, snapshot, id, terms.is_strict));
+            }
             // One that left may have been ended or moved by an operator: that is worth a question. So is one that is not
             // known here yet: another proxy has seen it well.
             let state = self.pins.member(pin.node).and_then(|place| Some(snapshot.nodes.get(place)?.state));
@@ -225,9 +257,13 @@ impl Pinned {
             set_notice(&answer::restore(pin.version));
             pool.metrics.count(Counter::Restored);
         }
-        let mut placement = decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, Outcome::Hit));
+        if pin.kind == Kind::Away && self.pins.return_home(key) {
+            pool.metrics.count(Counter::Returned);
+        }
+        let mut placement =
+            decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, place, Outcome::Hit));
         if pin.kind == Kind::Provisional {
-            placement.outcome = as_seen(snapshot, Outcome::Ring);
+            placement.outcome = as_seen(snapshot, place, Outcome::Ring);
             placement.reason = Reason::StateAway;
         }
         Some(Ok(if terms.is_strict { placement.strictly() } else { placement }))
@@ -244,6 +280,11 @@ impl Pinned {
         self.pins.member(pin.node).filter(|place| snapshot.may_serve(*place))
     }
 
+    /// True if the pin's node vanished together with many others and may be back soon.
+    fn is_held(&self, pin: &Pin, snapshot: &Snapshot) -> bool {
+        !snapshot.held.is_empty() && self.pins.name(pin.node).is_some_and(|name| snapshot.is_held(name))
+    }
+
     /// Has the state cluster asked, or goes on without it.
     fn miss(&mut self, plugin: &Plugin, pool: &LivePool, ask: &Rc<Ask>, home: Home) -> Verdict {
         host::remove_request_header(SESSION_HEADER);
@@ -255,7 +296,10 @@ impl Pinned {
         let slot = Slot::default();
         let stream = home.context;
         self.parked.insert(stream, Parked { slot: Rc::clone(&slot), ask: Rc::clone(ask), since: now });
-        match may_ask.then(|| self.flights.join(wire, stream, now, || Rc::clone(ask))) {
+        // A request that is decided on the root's account has waited already: in a start for as long as any.
+        let has_waited = home.deciding && home.stream.is_none();
+        let since = self.flights.starts_since().filter(|_| has_waited).unwrap_or(now);
+        match may_ask.then(|| self.flights.join(wire, stream, since, || Rc::clone(ask))) {
             Some(Join::Lead) => self.send(plugin, pool, home, now),
             Some(Join::Wait) => {}
             Some(Join::Refused(_)) | None => {
@@ -275,38 +319,74 @@ impl Pinned {
         }
     }
 
-    fn note_call(&mut self, pool: &LivePool, result: CallResult, now: Millis) {
-        pool.metrics.count(Counter::StateCalls(result));
-        if result == CallResult::Ok {
-            if self.breaker.succeeded() {
-                log::info!(
-                    "berth: pool {}: the state cluster {} answers again",
-                    self.pool,
-                    self.state.cluster
-                );
+    /// Notes how a call ended whose answer, if there is one, could be used or not.
+    fn note_answer(&mut self, pool: &LivePool, body: host::Answer<'_>, is_good: bool, now: Millis) {
+        let unread;
+        let result = match body {
+            Ok(_) if is_good => Ok(()),
+            Ok(_) => {
+                unread = host::Failure::unread();
+                Err(&unread)
             }
-        } else {
-            let was_open = self.breaker.is_open();
-            let random = host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64);
-            // Once, not again with each probe.
-            if self.breaker.failed(now, random) && !was_open {
-                log::warn!(
-                    "berth: pool {}: the state cluster {} does not answer, or Envoy has none of that name with a \
-                     healthy host; the ring decides",
-                    self.pool,
-                    self.state.cluster
-                );
+            Err(failure) => Err(failure),
+        };
+        self.note_call(pool, result, now);
+    }
+
+    fn note_call(&mut self, pool: &LivePool, result: Result<(), &host::Failure>, now: Millis) {
+        let counted = result.map_or_else(|failure| failure.result, |()| CallResult::Ok);
+        pool.metrics.count(Counter::StateCalls(counted));
+        match result {
+            Ok(()) => {
+                if self.breaker.succeeded() {
+                    let Self { pool, state, .. } = self;
+                    log::info!("berth: pool {pool}: the state cluster {} answers again", state.cluster);
+                }
+            }
+            // A worker that has just started asks again until its time is up.
+            Err(failure) if self.flights.is_starting() => self.trouble.clone_from(&failure.told),
+            Err(failure) => {
+                let was_open = self.breaker.is_open();
+                // Once, not again with each probe.
+                if self.breaker.failed(now, random()) && !was_open {
+                    self.tell_of_trouble(&failure.told);
+                }
             }
         }
     }
+
+    /// The start ended without any answer while requests waited for one: what follows need not find that out again.
+    fn start_failed(&mut self, now: Millis) {
+        if self.breaker.trip(now, random()) {
+            let trouble = std::mem::take(&mut self.trouble);
+            self.tell_of_trouble(if trouble.is_empty() { "no answer in time" } else { &trouble });
+        }
+    }
+
+    fn tell_of_trouble(&self, told: &str) {
+        let Self { pool, state, .. } = self;
+        let cluster = &state.cluster;
+        log::warn!("berth: pool {pool}: calls to the state cluster {cluster} fail, the ring decides: {told}");
+    }
 }
 
-/// How a call ended whose answer, if there is one, could be used or not.
-fn result_of(body: host::Answer<'_>, is_good: bool) -> CallResult {
-    match body {
-        Ok(_) if is_good => CallResult::Ok,
-        Ok(_) => CallResult::Failed,
-        Err(failure) => failure,
+fn random() -> u64 {
+    host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64)
+}
+
+/// Where a request goes whose session's node has vanished and may be back soon. Its pin stays as it is.
+fn stand_in_for_vanished(
+    pool: &LivePool,
+    snapshot: &Snapshot,
+    id: &SessionId,
+    is_strict: bool,
+) -> Result<Placement, NoPlacement> {
+    if is_strict {
+        return Err(NoPlacement::Withheld(Reason::PinUnavailable));
+    }
+    match pool.config.on_vanish {
+        OnVanish::Reroute => decision::standing_in(snapshot, id.hash()),
+        OnVanish::Reject => Err(NoPlacement::Withheld(Reason::Vanished)),
     }
 }
 
@@ -314,7 +394,7 @@ fn set_notice(notice: &str) {
     host::set_request_header(SESSION_HEADER, notice.as_bytes());
 }
 
-/// What happened, unless health was ignored for it: that is what an operator has to see.
-fn as_seen(snapshot: &Snapshot, outcome: Outcome) -> Outcome {
-    if snapshot.panic { Outcome::Panic } else { outcome }
+/// What happened, unless the health of the node at this place is ignored: that is what an operator has to see.
+fn as_seen(snapshot: &Snapshot, place: usize, outcome: Outcome) -> Outcome {
+    if snapshot.is_panic_at(place) { Outcome::Panic } else { outcome }
 }

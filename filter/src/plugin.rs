@@ -114,7 +114,13 @@ impl Plugin {
 
     /// Has the request that is being decided wait for what it needs, if it may.
     pub(crate) fn wait(&self, home: Home, need: Need) -> Option<Ticket> {
-        let ticket = self.waiting.borrow_mut().enter(home, need, host::now())?;
+        let now = host::now();
+        let ticket = self.waiting.borrow_mut().enter(home, need, now)?;
+        if let Need::Snapshot(pool) = need
+            && let Some(pinned) = self.pools.get(pool).and_then(|pool| pool.pinned.as_ref())
+        {
+            pinned.borrow_mut().begin_start(now);
+        }
         self.hurry();
         Some(ticket)
     }
@@ -191,7 +197,7 @@ impl LivePool {
         }
         let timed = self.snapshot.borrow().as_ref().is_some_and(|snapshot| snapshot.timed);
         let version = self.roster.borrow().version;
-        if self.key.version() != version {
+        if self.key.head().0 != version {
             if let Some(roster) = self.key.read() {
                 self.adopt(roster, now);
             }
@@ -238,11 +244,11 @@ impl LivePool {
                 .is_some_and(|pinned| pinned.borrow_mut().answered(plugin, self, token, body, home))
     }
 
-    /// Whether there is panic, and which nodes are in a cooldown that was seen here, until when.
-    pub(crate) fn cooldowns(&self, now: Millis) -> (bool, Vec<(String, Millis)>) {
+    /// Which nodes are in a cooldown that was seen here, until when; none of a priority in panic.
+    pub(crate) fn cooldowns(&self, now: Millis) -> Vec<(String, Millis)> {
         let roster = self.roster.borrow();
-        let cooldowns = roster.cooldowns(now).map(|(node, until)| (node.to_owned(), until)).collect();
-        (roster.panic.is_on(), cooldowns)
+        // Old knowledge does not renew itself: of a node that is still unhealthy the cooldown runs from the last look.
+        roster.cooldowns(self.key.head().1, now).map(|(node, until)| (node.to_owned(), until)).collect()
     }
 
     /// The node at `place` of a snapshot answered a request of this session. That costs no call, unless the node has

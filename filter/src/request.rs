@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use berth_core::config::{Affinity, Missing, OnInvalid, Rule};
 use berth_core::decision::Placement;
-use berth_core::event::{Outcome, Reason, RuleResult, Unplaced};
+use berth_core::event::{Counter, Outcome, Reason, RuleResult, Unplaced};
 use berth_core::pins::Seat;
 use berth_core::rollout::Mode;
 use berth_core::session::{self, Found, History, SessionId, Source};
@@ -43,6 +43,8 @@ pub(crate) struct Request {
     pub(crate) seat: Option<Seat>,
     /// Its rule has counted it.
     is_counted: bool,
+    /// Its pool has counted what became of it.
+    is_outcome_counted: bool,
 }
 
 /// Where a request that waits to be decided again will find itself; `Verdict::None` until then.
@@ -107,6 +109,15 @@ impl Request {
         };
         rule.count(result);
         self.is_counted = true;
+    }
+
+    /// Counts what became of a placed request, once it is known which node answered, or that none did.
+    pub(crate) fn count_outcome(&mut self, pool: &LivePool) {
+        if let Verdict::Placed { placement, .. } = &self.verdict
+            && !std::mem::replace(&mut self.is_outcome_counted, true)
+        {
+            pool.metrics.count(Counter::Requests(placement.outcome));
+        }
     }
 
     /// Whoever let this request go on has left its verdict.

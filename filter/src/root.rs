@@ -34,6 +34,11 @@ const LONGEST_TICK_WITH_PINS: u64 = 100;
 const FIRST_TICKS: Millis = Millis(5);
 /// A pool without a snapshot after this time has a fault that no haste cures.
 const HASTE: Millis = Millis(2000);
+/// After so long without a look at the members what Envoy last said of their health is not believed any longer. At least
+/// three polls.
+const BLIND_AFTER: Millis = Millis(30_000);
+/// The admin interface answers whatever host it is asked for, if that is a valid one; a cluster's name may not be.
+const ADMIN_HOST: &str = "localhost";
 /// An admin that has not answered by then is stuck; the next interval asks again.
 const POLL_TIMEOUT: Millis = Millis(5000);
 
@@ -58,6 +63,7 @@ struct Live {
     lease: Lease,
     /// The call under way.
     poll: Option<u32>,
+    polls_fail: bool,
     next_poll: Millis,
     since: Millis,
     /// Every pool has had a snapshot, or time enough for it.
@@ -72,12 +78,14 @@ impl Context for Root {
         if live.poll == Some(token) {
             live.poll = None;
             let now = host::now();
-            live.learn(host::answer_body(headers, body_size).as_deref().ok(), now);
+            let body = host::answer_body(headers, body_size);
+            live.note_poll(body.as_ref().err());
+            live.learn(body.as_deref().ok(), now);
             waiting::let_in(&live.plugin, self.id, now);
             return;
         }
-        let body = host::state_answer_body(headers, body_size);
-        let body = body.as_deref().map_err(|failure| *failure);
+        let body = host::answer_body(headers, body_size);
+        let body = body.as_deref();
         let home = Home { context: self.id, stream: None, deciding: false, waited: 0 };
         let plugin = &live.plugin;
         if plugin.tokens.answered(token, body, host::now()) {
@@ -154,6 +162,7 @@ impl Live {
             poll_path,
             plugin: Rc::new(Plugin::new(config)),
             poll: None,
+            polls_fail: false,
             next_poll: Millis(0),
             since: host::now(),
             settled: false,
@@ -206,10 +215,23 @@ impl Live {
         self.next_poll = now + interval;
         self.look_at_static(now);
         if self.plugin.pools.iter().any(|pool| polled(&pool.config.membership).is_some()) {
-            self.poll = host::get(&self.admin_cluster, &self.poll_path, POLL_TIMEOUT);
-            if self.poll.is_none() {
-                self.learn(None, now);
+            match host::get(&self.admin_cluster, ADMIN_HOST, &self.poll_path, POLL_TIMEOUT) {
+                Ok(token) => self.poll = Some(token),
+                Err(failure) => {
+                    self.note_poll(Some(&failure));
+                    self.learn(None, now);
+                }
             }
+        }
+    }
+
+    /// Says once when polls begin to fail, and once when they work again.
+    fn note_poll(&mut self, failure: Option<&host::Failure>) {
+        let was_failing = std::mem::replace(&mut self.polls_fail, failure.is_some());
+        let cluster = &self.admin_cluster;
+        if was_failing != failure.is_some() {
+            let told = failure.map_or("they work again", |failure| &failure.told);
+            log::warn!("berth: looks at the members through the cluster {cluster}: {told}");
         }
     }
 
@@ -237,7 +259,8 @@ impl Live {
                 if let Some(roster) = roster {
                     pool.adopt(roster, now);
                 }
-                self.show(pool);
+                pool.key.note_look(now);
+                self.show(pool, now);
             }
         }
     }
@@ -257,20 +280,30 @@ impl Live {
                 Some(Some(_)) => PollResult::Ok,
             };
             pool.metrics.count(Counter::Polls(result));
-            let roster = pool.key.update(|roster| match observed.flatten() {
-                Some(hosts) => roster.observe(hosts.clone(), policy, now),
-                None => roster.reassess(policy, now),
+            let seen = pool.key.head().1;
+            let is_blind = now.since(seen) > BLIND_AFTER.max(Millis(self.interval().0.saturating_mul(3)));
+            let roster = pool.key.update(|roster| {
+                let lost = is_blind && roster.lose_sight(seen, policy, now);
+                let changed = match observed.flatten() {
+                    Some(hosts) => roster.observe(hosts.clone(), policy, now),
+                    None => roster.reassess(policy, now),
+                };
+                lost || changed
             });
             if let Some(roster) = roster {
                 pool.adopt(roster, now);
             }
-            self.show(pool);
+            if observed.flatten().is_some() {
+                pool.key.note_look(now);
+            }
+            self.show(pool, now);
         }
     }
 
-    fn show(&self, pool: &LivePool) {
+    fn show(&self, pool: &LivePool, now: Millis) {
         if let Some(snapshot) = pool.snapshot() {
             pool.metrics.show(&snapshot);
+            pool.metrics.show_membership_age(now.since(pool.key.head().1));
         }
     }
 

@@ -21,20 +21,20 @@ const ATTEMPTS: usize = 16;
 /// Where one pool's roster is published.
 pub(crate) struct RosterKey {
     roster: String,
-    /// Beside it, only its version: so that a tick without news copies a few bytes.
-    version: String,
+    /// Beside it, only its version and when Envoy was last seen: so that a tick without news copies a few bytes.
+    head: String,
 }
 
 impl RosterKey {
     /// Pools of the same name and source share a roster, also across a configuration reload.
     pub(crate) fn new(pool: &str, source: &str) -> Self {
         let roster = format!("berth/1/roster/{pool}/{source}");
-        Self { version: format!("{roster}/version"), roster }
+        Self { head: format!("{roster}/head"), roster }
     }
 
-    /// The published version, 0 if there is none.
-    pub(crate) fn version(&self) -> u64 {
-        host::shared(&self.version).0.and_then(|bytes| parse_number(&bytes)).unwrap_or(0)
+    /// The published version, 0 if there is none, and when Envoy was last seen to name the members.
+    pub(crate) fn head(&self) -> (u64, Millis) {
+        host::shared(&self.head).0.map_or_else(Default::default, |bytes| parse_roster_head(&bytes))
     }
 
     /// The published roster.
@@ -52,22 +52,28 @@ impl RosterKey {
                 return Some(roster);
             }
             if host::set_shared(&self.roster, &roster.encode(), Some(token.unwrap_or(ABSENT))) {
-                self.announce(roster.version);
+                self.announce(roster.version, Millis(0));
                 return Some(roster);
             }
         }
         None
     }
 
-    /// Raises the published version. Never lowers it: the writer of a later roster may have come first, and a VM that
-    /// saw the lower number would take its own older roster for the published one.
-    fn announce(&self, version: u64) {
+    /// Envoy named the members at `now`.
+    pub(crate) fn note_look(&self, now: Millis) {
+        self.announce(0, now);
+    }
+
+    /// Raises the published version, or says when Envoy was last seen. Never lowers the version: the writer of a later roster
+    /// may have come first, and a VM that saw the lower number would take its own older roster for the published one.
+    fn announce(&self, version: u64, seen: Millis) {
         for _ in 0..ATTEMPTS {
-            let (bytes, token) = host::shared(&self.version);
-            let known = bytes.as_deref().and_then(parse_number).unwrap_or(0);
-            let value = version.to_string();
-            if known >= version
-                || host::set_shared(&self.version, value.as_bytes(), Some(token.unwrap_or(ABSENT)))
+            let (bytes, token) = host::shared(&self.head);
+            let known = bytes.as_deref().map_or_else(Default::default, parse_roster_head);
+            let seen = if seen == Millis(0) { known.1 } else { seen };
+            let next = (known.0.max(version), seen);
+            let value = format!("{} {}", next.0, next.1.0);
+            if next == known || host::set_shared(&self.head, value.as_bytes(), Some(token.unwrap_or(ABSENT)))
             {
                 return;
             }
@@ -264,6 +270,11 @@ impl Lease {
 fn parse_lease(bytes: &[u8]) -> Option<(&[u8], Millis)> {
     let space = bytes.iter().position(|&byte| byte == b' ')?;
     Some((bytes.get(space + 1..)?, Millis(parse_number(bytes.get(..space)?)?)))
+}
+
+fn parse_roster_head(bytes: &[u8]) -> (u64, Millis) {
+    let mut numbers = bytes.split(|byte| *byte == b' ').map(|number| parse_number(number).unwrap_or(0));
+    (numbers.next().unwrap_or(0), Millis(numbers.next().unwrap_or(0)))
 }
 
 fn parse_number(bytes: &[u8]) -> Option<u64> {

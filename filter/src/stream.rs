@@ -28,9 +28,9 @@ pub(crate) struct Stream {
 impl Context for Stream {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
         let Some((plugin, pool)) = self.plugin.as_deref().zip(self.live_pool()) else { return };
-        let body = host::state_answer_body(headers, body_size);
+        let body = host::answer_body(headers, body_size);
         let home = Home { context: self.id, stream: Some(self.id), deciding: false, waited: 0 };
-        pool.answered(plugin, token, body.as_deref().map_err(Clone::clone), home);
+        pool.answered(plugin, token, body.as_deref(), home);
     }
 }
 
@@ -56,6 +56,7 @@ impl HttpContext for Stream {
             if let Some(flags) = flags {
                 self.judge(&plugin, pool, flags);
             }
+            self.request.count_outcome(pool);
             if plugin.debug_header {
                 self.show(node.as_deref());
             }
@@ -72,6 +73,9 @@ impl Drop for Stream {
         self.request.catch_up();
         if let Some(plugin) = &self.plugin {
             self.request.count(plugin);
+            if let Some((_, pool)) = self.request.rule.and_then(|rule| plugin.rule(rule)) {
+                self.request.count_outcome(pool);
+            }
         }
         if matches!(self.request.verdict, Verdict::Parked(_))
             && let Some(plugin) = &self.plugin
@@ -121,7 +125,17 @@ impl Stream {
         };
         let address = host::upstream_address()?;
         *answered = placement.nodes(snapshot).position(|node| node.address.as_bytes() == address);
-        if *answered != Some(0) && is_routed_to(pool) {
+        if *answered == Some(0) {
+            return Some(address);
+        }
+        // Its pin names another node.
+        if matches!(placement.outcome, Outcome::Hit | Outcome::Found) {
+            placement.outcome = Outcome::Ring;
+        }
+        if !is_routed_to(pool) {
+            pool.metrics.count(Counter::OtherCluster);
+            placement.reason = Reason::OtherCluster;
+        } else {
             pool.metrics.count(Counter::Retried);
             placement.reason = Reason::Retried;
         }
@@ -171,7 +185,8 @@ impl Stream {
     fn show(&self, node: Option<&[u8]>) {
         let (outcome, reason) = match &self.request.verdict {
             Verdict::Placed { placement, .. } => {
-                let issued = self.request.cookie.is_some() && placement.reason != Reason::Retried;
+                let is_elsewhere = matches!(placement.reason, Reason::Retried | Reason::OtherCluster);
+                let issued = self.request.cookie.is_some() && !is_elsewhere;
                 (placement.outcome, if issued { Reason::Issued } else { placement.reason })
             }
             Verdict::Elsewhere(outcome, reason) => (*outcome, *reason),

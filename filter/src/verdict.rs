@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use berth_core::config::OnPanic;
+use berth_core::config::{HashKey, OnPanic};
 use berth_core::decision::{NoPlacement, Placement};
 use berth_core::event::{
     Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, RETRIES_HEADER, Reason,
@@ -75,7 +75,9 @@ impl Verdict {
                 if placement.is_strict {
                     host::set_request_header(RETRIES_HEADER, b"0");
                 }
-                pool.metrics.count(Counter::Requests(placement.outcome));
+                if pool.config.hash_key == HashKey::Always {
+                    host::set_request_header(HASH_KEY_HEADER, id.as_bytes());
+                }
                 Self::Placed { snapshot: Rc::clone(snapshot), placement, answered: None }
             }
             Err(NoPlacement::NoMembers) => {

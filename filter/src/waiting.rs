@@ -10,7 +10,7 @@ use std::rc::Rc;
 use berth_core::time::Millis;
 
 use crate::host;
-use crate::pinned::Home;
+use crate::pinned::{Home, START};
 use crate::plugin::Plugin;
 use crate::request::{Request, Ticket};
 
@@ -31,8 +31,7 @@ impl Need {
     /// How long it is waited for, from the first request that does.
     fn patience(self, plugin: &Plugin) -> Millis {
         match self {
-            // Ten times what the first look at the members takes on a busy machine, and still no client's timeout.
-            Self::Snapshot(_) => Millis(500),
+            Self::Snapshot(_) => START,
             Self::Keys(provider) => plugin.tokens.patience(provider),
         }
     }

@@ -201,10 +201,10 @@ async fn node(
     let node: NodeId = name_in_path("node", &node)?;
     let nodes = service.store.nodes(&pool?).await?;
     let record = nodes.into_iter().find(|record| record.node == node && !record.forgotten);
-    json(&record.ok_or_else(|| nothing_recorded(node))?)
+    json(&record.ok_or_else(|| nothing_recorded(&node))?)
 }
 
-fn nothing_recorded(node: NodeId) -> Failure {
+fn nothing_recorded(node: &NodeId) -> Failure {
     Failure::NotFound(format!("nothing is recorded of node {node}"))
 }
 
@@ -228,7 +228,7 @@ async fn change_node(
     }
 
     let pool = pool?;
-    let record = service.store.change_node(&pool, node, &change).await?;
+    let record = service.store.change_node(&pool, node.clone(), &change).await?;
     tracing::info!(
         pool = pool.as_str(), %node, state = record.state.name(), version = record.version,
         correlation_id = change.correlation_id, subject = caller.subject, "node changed"
@@ -246,8 +246,8 @@ async fn forget_node(
     let pool = Query::new(query.as_deref()).only_pool();
     let node: NodeId = name_in_path("node", &node)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
-    if !service.store.forget_node(&pool, node, correlation_id.as_deref()).await? {
-        return Err(nothing_recorded(node));
+    if !service.store.forget_node(&pool, node.clone(), correlation_id.as_deref()).await? {
+        return Err(nothing_recorded(&node));
     }
     let subject = caller.subject;
     tracing::info!(pool = pool.as_str(), %node, correlation_id, subject, "node forgotten");

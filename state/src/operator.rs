@@ -8,6 +8,7 @@ mod show;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub(crate) enum Command {
     },
     /// Let a node keep its sessions but get no new ones, because it will leave
     Drain {
-        /// ip:port
+        /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
         node: String,
         /// Why
         #[arg(long)]
@@ -61,14 +62,14 @@ pub(crate) enum Command {
     },
     /// Forget what is recorded of a node that is gone for good, so that the next one at its address begins with nothing
     Forget {
-        /// ip:port
+        /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
         node: String,
         #[command(flatten)]
         server: Server,
     },
     /// Set a node's state: active, degraded, draining or standby
     SetState {
-        /// ip:port
+        /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
         node: String,
         /// active, degraded, draining or standby
         state: String,
@@ -172,7 +173,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         Command::Forget { node, server } => {
             let (asked, node) = (Asked::new(server, &mut faults), named(node, &mut faults));
             let (Some(asked), Some(node)) = (asked, node) else { return Err(Failure::Usage(faults)) };
-            let answer = asked.client.ask("DELETE", &asked.path_of(node), &[]).await;
+            let answer = asked.client.ask("DELETE", &asked.path_of(&node), &[]).await;
             let reply: ForgetReply = answer.and_then(|body| read(&body))?;
             asked.print(&reply, |_| format!("forgot {node}\n"))
         }
@@ -205,7 +206,7 @@ async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Serv
     let change = NodeChange { state: known, note: note.clone(), ..NodeChange::default() };
     let body = serde_json::to_vec(&change).map_err(|error| Failure::Refused(error.to_string()))?;
     let record: NodeRecord =
-        asked.client.ask("PUT", &asked.path_of(node), &body).await.and_then(|body| read(&body))?;
+        asked.client.ask("PUT", &asked.path_of(&node), &body).await.and_then(|body| read(&body))?;
     // Any pool may be written to: one that no proxy uses takes a drain in silence.
     if record.version == 1 && given("--pool", &server.pool).is_none() {
         let pool = &asked.pool;
@@ -215,7 +216,18 @@ async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Serv
     asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
 }
 
+/// Any name is a node's, and the service records what it is told of one that does not exist. So what was meant to be an
+/// address must be one.
 fn named(node: &str, faults: &mut Vec<String>) -> Option<NodeId> {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_like_ipv4 = node.contains('.') && digits(node.rsplit_once(':').map_or(node, |(host, _)| host));
+    let is_like_ipv6 = node.starts_with('[')
+        || node.matches(':').count() > 1
+            && node.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:".contains(&byte));
+    if (is_like_ipv4 || is_like_ipv6) && node.parse::<SocketAddr>().is_err() {
+        faults.push(format!("{node}: must be ip:port or [ipv6]:port"));
+        return None;
+    }
     node.parse().map_err(|error| faults.push(format!("{node}: {error}"))).ok()
 }
 
@@ -276,8 +288,8 @@ impl Asked {
         Some(Self { client: client?, pool: pool?, json: json? })
     }
 
-    fn path_of(&self, node: NodeId) -> String {
-        format!("/v1/nodes/{}?pool={}", client::in_path(&node.to_string()), self.pool)
+    fn path_of(&self, node: &NodeId) -> String {
+        format!("/v1/nodes/{}?pool={}", node.in_path(), self.pool)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

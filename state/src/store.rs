@@ -119,7 +119,7 @@ pub trait Store: Send + Sync + 'static {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError>;
 
-    /// All nodes of which anything is recorded, by address; those that were forgotten are among them for a while
+    /// All nodes of which anything is recorded, by name; those that were forgotten are among them for a while
     /// ([`NodeRecord::is_spent`]).
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError>;
 

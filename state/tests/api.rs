@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_core::wire::{ResolveReply, SessionKey};
+use berth_core::wire::{NodeId, ResolveReply, SessionKey};
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory};
 use berth_state::{Access, Limits};
@@ -52,9 +52,13 @@ fn a_session_is_resolved_inspected_touched_and_ended() {
     let service = Service::in_memory();
 
     let pins = resolve(&service, "alice", &[A, B], &[]).json();
-    assert_eq!(pins["pins"][0], json!({"key": key("alice"), "node": A, "version": 1, "outcome": "claimed"}));
+    assert_eq!(
+        pins["pins"][0],
+        json!({"key": key("alice"), "node": A, "version": 1, "outcome": "claimed", "owned_ms": 0})
+    );
     let pins = resolve(&service, "alice", &[B, A], &[A]).json();
-    let expected = json!({"key": key("alice"), "node": B, "version": 2, "outcome": "rehomed", "from": A});
+    let expected =
+        json!({"key": key("alice"), "node": B, "version": 2, "outcome": "rehomed", "from": A, "owned_ms": 0});
     assert_eq!(pins["pins"][0], expected);
 
     let path = format!("/v1/sessions/{}?pool=nodes", key("alice"));
@@ -91,6 +95,20 @@ fn nodes_are_changed_in_part() {
 }
 
 #[test]
+fn a_node_in_a_path_may_have_any_name_that_envoy_has_for_a_host() {
+    let service = Service::in_memory();
+    for name in
+        ["envoy://x0/[::1]:80", "envoy://x0/", "/run/node.sock", "@node", "db-0", "a%2Fb?c#d", "[::1]:80"]
+    {
+        let node: NodeId = name.parse().unwrap();
+        let path = format!("/v1/nodes/{}?pool=nodes", node.in_path());
+        assert_eq!(service.ask("PUT", &path, "{}").json()["node"], name);
+        assert_eq!(service.ask("GET", &path, "").json()["node"], name);
+        assert_eq!(service.ask("DELETE", &path, "").json(), json!({"forgotten": true}));
+    }
+}
+
+#[test]
 fn every_fault_is_named() {
     let service = Service::in_memory();
     let body = json!({"pool": "a/b", "more": 1, "sessions": [{"key": "x"}]}).to_string();
@@ -103,7 +121,11 @@ fn every_fault_is_named() {
         ("GET", "/v1/changes?pool=a&wait=soon", "", vec!["wait"]),
         ("GET", "/v1/nodes", "", vec!["pool"]),
         ("GET", "/v1/nodes?pool=a&pool=b", "", vec!["pool"]),
-        ("PUT", "/v1/nodes/host:80?pool=a", "{}", vec!["node"]),
+        ("PUT", "/v1/nodes/a%7Cb?pool=a", "{}", vec!["node"]),
+        ("PUT", "/v1/nodes/a%2Cb?pool=a", "{}", vec!["node"]),
+        ("PUT", "/v1/nodes/a%20b?pool=a", "{}", vec!["node"]),
+        ("PUT", "/v1/nodes/a%00?pool=a", "{}", vec!["node"]),
+        ("PUT", "/v1/nodes/10.0.0.1:0?pool=a", "{}", vec!["node"]),
         ("PUT", "/v1/nodes/1.1.1.1:80?pool=a", r#"{"state": "up", "weight": 0}"#, vec!["state", "weight"]),
         // Standby is the operator's to say.
         ("PUT", "/v1/nodes/1.1.1.1:80?pool=a", r#"{"self_state": "standby"}"#, vec!["self_state"]),

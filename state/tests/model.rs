@@ -134,7 +134,11 @@ async fn play(
             Step::Resolve(request) => {
                 let mut pins = store.resolve(request).await.unwrap();
                 law.resolved(request, &pins);
-                pins.iter_mut().for_each(|pin| pin.ttl_ms = pin.ttl_ms.map(|life| life / HOUR));
+                for pin in &mut pins {
+                    let owned = pin.owned_ms.take().unwrap();
+                    assert!(owned <= HALF && (owned == 0 || pin.outcome == Outcome::Found));
+                    pin.ttl_ms = pin.ttl_ms.map(|life| life / HOUR);
+                }
                 format!("{pins:?}")
             }
             Step::Touch(keys) if keys.is_empty() => String::new(),
@@ -157,14 +161,14 @@ async fn play(
                 ended.to_string()
             }
             Step::Node(node, change) => {
-                let mut record = store.change_node(pool, *node, change).await.unwrap();
+                let mut record = store.change_node(pool, node.clone(), change).await.unwrap();
                 record.updated_ms = 0;
-                law.cooling.extend((record.cooldown_until_ms == Some(FAR)).then_some(*node));
+                law.cooling.extend((record.cooldown_until_ms == Some(FAR)).then_some(node.clone()));
                 format!("{record:?}")
             }
             Step::Forget(node) => {
                 law.cooling.remove(node);
-                store.forget_node(pool, *node, None).await.unwrap().to_string()
+                store.forget_node(pool, node.clone(), None).await.unwrap().to_string()
             }
         });
     }
@@ -174,7 +178,7 @@ async fn play(
     for number in 0..SESSIONS {
         let pin = store.session(pool, key(number)).await.unwrap();
         let known = pin.as_ref().map(|pin| Known {
-            node: pin.node,
+            node: pin.node.clone(),
             version: pin.version,
             session_version: pin.session_version.unwrap_or(0),
             ttl: pin.idle_ttl_ms.unwrap(),
@@ -217,8 +221,8 @@ impl Known {
 }
 
 impl Law {
-    fn cools(&self, node: NodeId) -> bool {
-        self.cooling.contains(&node)
+    fn cools(&self, node: &NodeId) -> bool {
+        self.cooling.contains(node)
     }
 
     fn resolved(&mut self, request: &ResolveRequest, pins: &[Pin]) {
@@ -238,29 +242,38 @@ impl Law {
                 }
                 (None, Outcome::Found) => {
                     let former = former.as_ref().expect("found, but neither was there");
-                    assert_eq!((pin.node, pin.version), (former.node, former.version.max(next)));
+                    assert_eq!(
+                        (pin.node.clone(), pin.version),
+                        (former.node.clone(), former.version.max(next))
+                    );
                     let fit = |node: &NodeId| *node != pin.node && !ask.unusable.contains(node);
                     let may_stay = request.panic || ask.strict || !ask.unusable.contains(&pin.node);
                     // It stays also where it may not, if it cannot go elsewhere.
-                    let stuck = ask.candidates.iter().filter(|node| fit(node)).all(|node| self.cools(*node));
+                    let stuck = ask.candidates.iter().filter(|node| fit(node)).all(|node| self.cools(node));
                     assert!(may_stay || stuck);
                     alias_of = ask.alias_of;
                 }
                 (Some(before), Outcome::Found) => {
-                    assert_eq!((pin.node, pin.version), (before.node, before.version));
+                    assert_eq!((pin.node.clone(), pin.version), (before.node.clone(), before.version));
                 }
                 (None, Outcome::Rehomed) => {
                     let former = former.as_ref().expect("rehomed, but neither was there");
                     assert!(!request.panic && !ask.strict);
-                    assert_eq!((pin.from, pin.version), (Some(former.node), former.version.max(next) + 1));
+                    assert_eq!(
+                        (pin.from.clone(), pin.version),
+                        (Some(former.node.clone()), former.version.max(next) + 1)
+                    );
                     assert!(pin.node != former.node && ask.candidates.contains(&pin.node));
                     assert!(!ask.unusable.contains(&pin.node));
-                    assert!(ask.unusable.contains(&former.node) || self.cools(former.node));
+                    assert!(ask.unusable.contains(&former.node) || self.cools(&former.node));
                     alias_of = ask.alias_of;
                 }
                 (Some(before), Outcome::Rehomed) => {
                     assert!(!request.panic && !ask.strict, "a pin was rewritten");
-                    assert_eq!((pin.from, pin.version), (Some(before.node), before.version + 1));
+                    assert_eq!(
+                        (pin.from.clone(), pin.version),
+                        (Some(before.node.clone()), before.version + 1)
+                    );
                     let inherits = former.as_ref().is_some_and(|former| former.node == pin.node);
                     assert!(pin.node != before.node && (inherits || ask.candidates.contains(&pin.node)));
                     assert!(!ask.unusable.contains(&pin.node));
@@ -274,7 +287,7 @@ impl Law {
             let seen =
                 [before.as_ref(), former.as_ref()].into_iter().flatten().map(|pin| pin.session_version);
             let known = Known {
-                node: pin.node,
+                node: pin.node.clone(),
                 version: pin.version,
                 session_version: seen.chain(ask.session_version).max().unwrap_or(0),
                 ttl: ask.ttl_ms.or(before.as_ref().map(|before| before.ttl)).unwrap_or(KEEPING.ttl.0),

@@ -152,6 +152,25 @@ fn forget_ends_what_was_said_of_a_node() {
 }
 
 #[test]
+fn nodes_are_named_as_envoy_names_hosts_and_addresses_have_one_spelling() {
+    let service = Service::in_memory();
+    for (typed, name) in [
+        ("10.0.0.1:080", "10.0.0.1:80"),
+        ("[0::1]:80", "[::1]:80"),
+        ("envoy://connect_originate/10.0.0.9:8080", "envoy://connect_originate/10.0.0.9:8080"),
+        ("envoy://x0/", "envoy://x0/"),
+        ("/run/node.sock", "/run/node.sock"),
+        ("@node", "@node"),
+        ("db-0.db.svc:5432", "db-0.db.svc:5432"),
+    ] {
+        assert!(stdout(&run(&service, &["drain", typed])).contains(&format!("\n{name} ")));
+        let records = json_lines(&run(&service, &["nodes", "--format", "json"]));
+        assert_eq!((records.len(), &records[0]["node"]), (1, &json!(name)));
+        assert_eq!(stdout(&run(&service, &["forget", name])), format!("forgot {name}\n"));
+    }
+}
+
+#[test]
 fn the_pool_may_be_a_variable() {
     let service = Service::in_memory();
     let with_pool = |pool: &str, arguments: &[&str]| {
@@ -292,8 +311,14 @@ fn exit_codes_say_what_went_wrong() {
     for (arguments, code, says) in [
         (&["inspect", "nobody"][..], 1, "this session has no pin in pool nodes"),
         (&["set-state", "10.0.0.1:80", "up"], 2, "take one of active, degraded"),
-        (&["drain", "localhost:80"], 2, "must be ip:port"),
-        (&["forget", "localhost:80"], 2, "must be ip:port"),
+        (&["drain", "10.0.0.1"], 2, "must be ip:port"),
+        (&["drain", "10.0.0.1:0"], 2, "must be ip:port"),
+        (&["drain", "10.0.0.300:80"], 2, "must be ip:port"),
+        (&["drain", "10.0.0.1:80000"], 2, "must be ip:port"),
+        (&["drain", "10.0.0.1:"], 2, "must be ip:port"),
+        (&["drain", "::1:80"], 2, "must be ip:port"),
+        (&["forget", "[::1]"], 2, "must be ip:port"),
+        (&["forget", "10.0.0.1:80,10.0.0.2:80"], 2, "must be ip:port"),
         (&["forget", "10.0.0.1:80"], 1, "nothing is recorded of node"),
         (&["watch", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
         (&["inspect", "--key", "abc"], 2, "32 lower-case hex digits"),

@@ -125,7 +125,7 @@ async fn records_that_say_nothing_any_more_are_dropped_after_a_day_in_memory() {
     store.forget_node(&pool(), node(1), None).await.unwrap();
     let listed = async || {
         let records = store.nodes(&pool()).await.unwrap();
-        records.iter().map(|record| record.node).collect::<Vec<_>>()
+        records.iter().map(|record| record.node.clone()).collect::<Vec<_>>()
     };
 
     for (time, numbers) in [
@@ -168,7 +168,7 @@ async fn records_that_say_nothing_any_more_are_dropped_after_a_day_in_redis() {
     }
 
     let left = store.nodes(&pool()).await.unwrap();
-    assert_eq!(left.iter().map(|record| record.node).collect::<Vec<_>>(), [node(2)]);
+    assert_eq!(left.iter().map(|record| record.node.clone()).collect::<Vec<_>>(), [node(2)]);
     assert_eq!(fields(hash), BTreeSet::from([node(2).to_string()]));
     for shard in 0..16 {
         let mut copies = fields(&format!("berth:{{nodes/{shard:x}}}:nodes"));

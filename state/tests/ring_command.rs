@@ -257,3 +257,18 @@ fn is_quiet_when_its_reader_goes_away() {
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     }
 }
+
+#[test]
+fn members_may_be_internal_listeners_and_pipes() {
+    let answer = |key: &str| {
+        let members = ["--member", "envoy://x0/[::1]:80=2", "--member", "/run/a.sock", "--member", "@b"];
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_berth")).arg("ring").args(members).arg(key).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all: String = ["a", "b", "c", "d", "e"].map(answer).concat();
+    for name in ["envoy://x0/[::1]:80", "/run/a.sock", "@b"] {
+        assert!(all.contains(name), "{all}");
+    }
+}

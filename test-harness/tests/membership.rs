@@ -4,10 +4,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use berth_harness::{World, eventually, free_address};
-use serde_json::json;
+use berth_harness::hyper::Method;
+use berth_harness::{State, World, eventually, free_address};
+use serde_json::{Value, json};
 use support::fake_admin::{Answer, FakeAdmin};
 use support::{SOON, owners, places, plugin, pool, quick, sessions, told};
 
@@ -213,4 +215,59 @@ async fn cluster_without_nodes_answers_503_until_some_appear() {
     let answer = world.get("/?sid=ada").send().await;
     assert_eq!((answer.node(), told(&answer, "reason")), (node.name(), "owner"));
     assert_eq!(world.get("/").send().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_was_last_seen_unhealthy_is_not_kept_out_by_a_proxy_that_cannot_see() {
+    let admin = FakeAdmin::start(Answer::HangUp).await;
+    let builder = quick(World::builder().state(State::memory()));
+    let builder = builder.cluster_address("berth_admin", admin.address()).configuration(|json| {
+        json["poll_interval"] = "200ms".into();
+        pool(json)["health"] = json!({"cooldown": "2s", "warm_up": "0s", "passive_failures": 0});
+    });
+    let world = builder.start().await;
+    let well = truth(&world).await;
+    admin.tell(&well);
+    places(world.envoy(0)).await;
+    let node = world.node(0).name().to_owned();
+    let failing = well.replace(
+        &format!("nodes::{node}::health_flags::healthy"),
+        &format!("nodes::{node}::health_flags::/failed_active_hc"),
+    );
+    assert_ne!(failing, well);
+    admin.tell(&failing);
+    eventually(async || cooldown_of(&world, &node).await.is_some(), SOON).await;
+    assert!(age(&world).await <= 2);
+
+    // From now on the proxy does not see that the node is well.
+    admin.set(Answer::HangUp);
+    let is_over = async || cooldown_of(&world, &node).await.is_none();
+    eventually(is_over, SOON).await;
+    // What it last saw must not begin the cooldown again, for as long as it cannot see.
+    let round = AtomicUsize::new(0);
+    let is_used = async || {
+        assert_eq!(cooldown_of(&world, &node).await, None, "old knowledge renews itself");
+        let round = round.fetch_add(1, Ordering::Relaxed);
+        let new: Vec<String> = (0..20).map(|number| format!("new-{round}-{number}")).collect();
+        world.nodes_of(&new).await.contains(&node)
+    };
+    eventually(is_used, Duration::from_secs(60)).await;
+    assert!(age(&world).await >= 30, "health is believed for that long");
+
+    // What Envoy says when it is seen again counts at once.
+    admin.tell(&failing);
+    eventually(async || cooldown_of(&world, &node).await.is_some(), SOON).await;
+}
+
+/// Until when other proxies are told to keep away from a node, if that is still to come.
+async fn cooldown_of(world: &World, node: &str) -> Option<u64> {
+    let reply = world.state(0).request(Method::GET, "/v1/nodes?pool=nodes").send().await;
+    let reply: Value = serde_json::from_slice(&reply.body).unwrap();
+    let record = reply["nodes"].as_array().unwrap().iter().find(|record| record["node"] == node)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    record["cooldown_until_ms"].as_u64().filter(|until| u128::from(*until) > now)
+}
+
+async fn age(world: &World) -> u64 {
+    world.envoy(0).stat("wasmcustom.berth_membership_age_seconds.pool.nodes").await
 }

@@ -93,7 +93,7 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
     assert_eq!(told(&moved, "outcome"), "rehomed");
     let pin = world.pin_of("nodes", "ada").await.unwrap();
     let event = pin.events.last().unwrap();
-    assert_eq!((pin.version, event.from.unwrap().to_string()), (2, owner));
+    assert_eq!((pin.version, event.from.clone().unwrap().to_string()), (2, owner));
     // Envoy gives each request an id of its own, unless it is told to keep the client's.
     let id = moved.received().header("x-request-id").map(|id| String::from_utf8_lossy(id).into_owned());
     assert_eq!(event.correlation_id, id);
@@ -101,19 +101,24 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
-    let small = placing(
-        patient(World::builder(), State::memory())
-            .configuration(|json| json["state"]["max_pins"] = 10.into()),
-    );
-    let world = small.await;
-    let keys = sessions(100);
-    let before = world.nodes_of(&keys).await;
+    // One for the probe that tells whether the members are known. At the bound, and at a tenth of what would be needed.
+    for (max_pins, dropped) in [(101, 0), (10, 91 + 100)] {
+        let builder = patient(World::builder().concurrency(1), State::memory());
+        let world =
+            placing(builder.configuration(move |json| json["state"]["max_pins"] = max_pins.into())).await;
+        let keys = sessions(100);
+        let before = world.nodes_of(&keys).await;
 
-    assert_eq!(world.nodes_of(&keys).await, before);
+        assert_eq!(world.nodes_of(&keys).await, before);
 
-    let pins = async || world.envoy(0).stat("wasmcustom.berth_pins.pool.nodes").await;
-    // Two workers, and the main thread, which has none.
-    eventually(async || (10..=20).contains(&pins().await), SOON).await;
+        let said = async |name: &str| world.envoy(0).stat(&format!("wasmcustom.berth_{name}")).await;
+        let counted =
+            async || (said("pins.pool.nodes").await, said("dropped_total.pool.nodes.reason.pin").await);
+        eventually(async || counted().await == (max_pins, dropped), SOON).await;
+        let labels = [("pool", "nodes"), ("reason", "pin")];
+        let shown = world.envoy(0).metric("berth_dropped_total", &labels).await;
+        assert_eq!(shown, dropped as f64);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,14 +3,15 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use berth_core::wire::NodeChange;
-use berth_harness::{Builder, Client, Response, WebSocket, World, eventually};
+use berth_harness::{Builder, Client, Endpoint, Envoy, Response, WebSocket, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use support::patience::{caught_up, impatient, nodes_become};
+use support::patience::{caught_up, cluster, impatient, nodes_become};
 use support::pinning::{
     agreed_nodes_of, all_see, from_each, moved, notices, of, patiently_pinned, shares, workers,
 };
@@ -243,7 +244,7 @@ async fn keeps_alive(builder: Builder) {
 
     let is_old = async || {
         let now = world.pin_of("nodes", "ada").await.expect("its pin is there all the time");
-        assert_eq!((now.node, now.version), (pin.node, pin.version));
+        assert_eq!((&now.node, now.version), (&pin.node, pin.version));
         assert!(now.age_ms >= pin.age_ms, "it is another pin");
         now.age_ms > 3 * 4_000
     };
@@ -343,6 +344,74 @@ async fn what_only_requests_say_of_a_node_is_not_told_to_other_proxies() {
     for ((key, before), after) in keys.iter().zip(&before).zip(&after) {
         assert_eq!(before != after, before == down.name(), "{key}: {before} → {after}");
     }
+}
+
+/// As many nodes are replaced as ten of the lists that once held those that left, and then 40 % of the rest are removed at
+/// once: a session whose node is gone moves with its first request, also at a proxy that never had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_any_number_of_nodes_that_left_are_rehomed_with_their_next_request() {
+    const WINDOW: usize = 100;
+    const TURNS: usize = 16;
+    let step = WINDOW / 5;
+    let builder = pinned().nodes(WINDOW + TURNS * step).concurrency(1).configuration(|json| {
+        pool(json)["ring"] = json!({"virtual_nodes": 32});
+    });
+    // Without checks a node that leaves EDS is gone at once.
+    let world = builder.bootstrap(|json| drop(cluster(json, "nodes")["health_checks"].take())).start().await;
+    let all: Vec<Endpoint> = world.nodes().iter().map(|node| Endpoint::new(node.address())).collect();
+    let now_has = async |from: usize, to: usize| {
+        world.edit_endpoints(|set| *set = all[from..to].to_vec()).await;
+        all_see(&world, &[("active", (to - from) as u64)]).await;
+        let names = all[from..to].iter().map(|endpoint| endpoint.address.to_string());
+        names.collect::<BTreeSet<String>>()
+    };
+    now_has(0, WINDOW).await;
+    let keys = sessions(1500);
+    // Every third session is used through one proxy only, and then comes to the other.
+    let clients = [world.envoy(0).client(), world.envoy(1).client()];
+    for (number, key) in keys.iter().enumerate() {
+        join_all(clients.iter().skip(usize::from(number % 3 == 0)).map(|client| of(client, key).send()))
+            .await;
+    }
+
+    for turn in 1..TURNS {
+        world.edit_endpoints(|set| *set = all[turn * step..turn * step + WINDOW].to_vec()).await;
+    }
+    let first = TURNS * step;
+    let living = now_has(first, first + WINDOW).await;
+    assert_all_placed(&world, &keys, &living).await;
+
+    let living = now_has(first, first + WINDOW * 3 / 5).await;
+    assert_all_placed(&world, &keys, &living).await;
+}
+
+/// Every session is where its pin says, on a node that is there, within two requests, and asks no more after that.
+async fn assert_all_placed(world: &World, keys: &[String], living: &BTreeSet<String>) {
+    // All have been with their nodes for longer than a proxy may be behind.
+    let pin = async || world.pin_of("nodes", &keys[keys.len() - 1]).await.unwrap().owned_ms;
+    eventually(async || pin().await > 5_000, SOON * 2).await;
+    let client = world.envoy(0).client();
+    for round in 0..3 {
+        let calls = state_calls(world.envoy(0)).await;
+        for key in keys {
+            let answer = of(&client, key).send().await;
+            let outcome = told(&answer, "outcome");
+            // An answer that the news of its own move overtook is asked for a second time.
+            assert!(round < 2 || outcome == "hit", "{key} is {outcome} in round {round}");
+            assert!(
+                outcome != "ring" && living.contains(answer.node()),
+                "{key} is {outcome} in round {round}"
+            );
+        }
+        if round == 2 {
+            let more = state_calls(world.envoy(0)).await - calls;
+            assert!(more < 50, "{more} calls for {} sessions that are known", keys.len());
+        }
+    }
+}
+
+async fn state_calls(envoy: &Envoy) -> u64 {
+    envoy.stat("wasmcustom.berth_state_calls_total.pool.nodes.result.ok").await
 }
 
 /// Two Envoys over a Redis, which look at their nodes five times a second.

@@ -486,7 +486,7 @@ async fn rehome(world: &World, session: &str, owner: &str, nodes: &[String]) -> 
     let body = serde_json::to_vec(&request).unwrap();
     let answer = world.state(0).request(Method::POST, "/v1/resolve").body(body).send().await;
     let reply: ResolveReply = serde_json::from_slice(&answer.body).unwrap();
-    assert_eq!(reply.pins[0].from.unwrap().to_string(), owner);
+    assert_eq!(reply.pins[0].from.clone().unwrap().to_string(), owner);
     reply.pins[0].node.to_string()
 }
 

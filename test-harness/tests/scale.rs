@@ -1,4 +1,4 @@
-//! Scaling moves as few sessions as consistent hashing can, and a large ring is built without anybody noticing.
+//! Scaling Berth's own ring moves as few sessions as consistent hashing can, and a large ring is built without anybody noticing.
 
 mod support;
 
@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use berth_harness::eventually;
 use futures_util::future::join_all;
 use support::patience::{ask, caught_up, impatient, nodes_become};
-use support::{SOON, sessions};
+use support::{SOON, own_ring, sessions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixth_node_takes_a_sixth_of_the_sessions_and_none_move_between_the_others() {
-    let world = impatient().nodes(5).start().await;
+    let world = impatient().nodes(5).configuration(own_ring).start().await;
     nodes_become(world.envoy(0), &[("active", 5)]).await;
     let keys = sessions(5000);
     let before = world.nodes_of(&keys).await;
@@ -34,7 +34,7 @@ async fn sixth_node_takes_a_sixth_of_the_sessions_and_none_move_between_the_othe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_node_loses_its_sessions_and_no_others_move() {
-    let world = impatient().nodes(6).start().await;
+    let world = impatient().nodes(6).configuration(own_ring).start().await;
     nodes_become(world.envoy(0), &[("active", 6)]).await;
     let keys = sessions(5000);
     let before = world.nodes_of(&keys).await;

@@ -92,6 +92,91 @@ fn state_wiring_adds_its_cluster_and_nothing_else() {
     assert_eq!(state, reference);
 }
 
+#[test]
+fn weighted_wiring_has_a_canary_and_is_as_state_wiring_otherwise() {
+    let (mut weighted, mut state) =
+        (read(&"envoy/envoy-weighted.yaml".into()), read(&"envoy/envoy-state.yaml".into()));
+    for bootstrap in [&mut weighted, &mut state] {
+        manager(bootstrap)["route_config"].take();
+        let plugin = plugin(listener(bootstrap));
+        let text = plugin["configuration"]["value"].take();
+        plugin["configuration"]["value"] = serde_json::from_str(text.as_str().unwrap()).unwrap();
+    }
+    let mut pools = plugin(listener(&mut weighted))["configuration"]["value"]["pools"].take();
+    let pool = plugin(listener(&mut state))["configuration"]["value"]["pools"].take();
+    // Each pool is that of the other file, with a cluster of its own.
+    for (pool, cluster) in pools.as_array_mut().unwrap().iter_mut().zip(["nodes", "nodes_canary"]) {
+        let matched = pool.as_object_mut().unwrap().remove("match");
+        assert_eq!((matched, &pool["cluster"]), (Some(json!({"clusters": [cluster]})), &json!(cluster)));
+    }
+    pools[1]["cluster"] = "nodes".into();
+    pools[1]["name"] = "nodes".into();
+    assert_eq!(pools[0], pool[0]);
+    assert_eq!(pools[1], pool[0]);
+
+    let weighted = weighted["static_resources"]["clusters"].take();
+    let state = state["static_resources"]["clusters"].take();
+    let others: Vec<&Value> = [0, 2, 3].iter().map(|place| &weighted[place]).collect();
+    assert_eq!(others, [&state[0], &state[2], &state[3]]);
+    let mut canary = weighted[1].clone();
+    for field in ["name", "type"] {
+        canary[field] = state[0][field].clone();
+    }
+    canary.as_object_mut().unwrap().remove("load_assignment");
+    canary["eds_cluster_config"] = state[0]["eds_cluster_config"].clone();
+    assert_eq!(canary, state[0]);
+}
+
+/// What Envoy does by itself where the filter is switched off: one route, whose ring gets the same session id.
+fn without_filter(listener: &mut Value) {
+    let manager = listener.pointer_mut("/filter_chains/0/filters/0/typed_config").unwrap();
+    manager["http_filters"].as_array_mut().unwrap().retain(|filter| filter["name"] != "berth");
+    let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
+    routes.truncate(1);
+    routes[0]["match"].as_object_mut().unwrap().remove("headers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_rings_agree_as_shipped_at_any_number_of_nodes() {
+    for (file, nodes) in [
+        ("envoy.yaml", 3),
+        ("envoy.yaml", 4),
+        ("envoy.yaml", 8),
+        ("envoy-metadata.yaml", 5),
+        ("envoy-state.yaml", 4),
+    ] {
+        let builder = World::builder().nodes(nodes).concurrency(1);
+        let builder =
+            if file == "envoy-state.yaml" { builder.state(State::memory()) } else { builder.file(file) };
+        let world = placing(builder).await;
+        let keys = sessions(300);
+        let with = world.nodes_of(&keys).await;
+
+        world.envoy(0).reload_listener(without_filter).await.unwrap();
+        let without = world.nodes_of(&keys).await;
+
+        let differ = with.iter().zip(&without).filter(|(with, without)| with != without).count();
+        assert_eq!(differ, 0, "{file}, {nodes} nodes");
+    }
+}
+
+#[test]
+fn rings_of_pools_are_those_of_their_clusters() {
+    for file in bootstraps() {
+        let mut bootstrap = read(&file);
+        let text = plugin(listener(&mut bootstrap))["configuration"]["value"].take();
+        let configuration: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+        let clusters = bootstrap["static_resources"]["clusters"].as_array().unwrap();
+        for pool in configuration["pools"].as_array().unwrap() {
+            let cluster = clusters.iter().find(|cluster| cluster["name"] == pool["cluster"]).unwrap();
+            let policy = "/load_balancing_policy/policies/0/typed_extension_config/typed_config";
+            let fallback = format!("{policy}/fallback_policy/policies/0/typed_extension_config/typed_config");
+            let size = &cluster.pointer(&fallback).unwrap()["minimum_ring_size"];
+            assert_eq!(pool["ring"], json!({"minimum_ring_size": size}), "{}", file.display());
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_shows_metrics_with_their_labels() {
     let world = placing(World::builder()).await;
@@ -144,6 +229,12 @@ async fn every_bootstrap_serves_on_the_oldest_envoy_too() {
         let builder = World::builder().nodes(4).envoy_version("1.36.2");
         let builder = match file {
             "envoy-state.yaml" => builder.state(State::memory()),
+            // All its sessions in the cluster whose nodes the world has.
+            "envoy-weighted.yaml" => builder.state(State::memory()).file(file).bootstrap(|json| {
+                for route in support::routes(json) {
+                    route["route"]["weighted_clusters"]["clusters"][1]["weight"] = 0.into();
+                }
+            }),
             _ => builder.file(file),
         };
         let world = placing(builder).await;

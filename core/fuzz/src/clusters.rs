@@ -25,6 +25,7 @@ const POLICIES: [HealthPolicy; 2] = [
         passive_failures: 0,
         panic_threshold: 0,
         panic_hold: Millis(0),
+        vanish_grace: Millis(0),
     },
 ];
 

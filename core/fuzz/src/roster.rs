@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use berth_core::decision::Placement;
 use berth_core::health::HealthPolicy;
 use berth_core::ring::{Algorithm, RingSize};
-use berth_core::roster::Roster;
+use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 
@@ -40,8 +40,12 @@ pub fn check(input: &[u8]) {
 
 /// What holds for the placements of any roster.
 pub fn check_placements(roster: &Roster, policy: &HealthPolicy, now: Millis) {
-    let weights = || roster.nodes.iter().map(|node| u64::from(node.weight));
-    let virtual_nodes = u64::from(VIRTUAL_NODES) * weights().sum::<u64>() / weights().min().unwrap_or(1);
+    // Each priority has a ring of its own.
+    let points = |nodes: &[Node]| {
+        let weights = || nodes.iter().map(|node| u64::from(node.weight));
+        u64::from(VIRTUAL_NODES) * weights().sum::<u64>() / weights().min().unwrap_or(1)
+    };
+    let virtual_nodes = roster.nodes.chunk_by(|a, b| a.priority == b.priority).map(points).max().unwrap_or(0);
     let by_weight = Algorithm::RingHash(RingSize::VirtualNodes(VIRTUAL_NODES));
     if virtual_nodes > FEW_POINTS {
         let refused = virtual_nodes > berth_core::ring::MAXIMUM_POINTS + u64::from(VIRTUAL_NODES);
@@ -67,7 +71,7 @@ fn check_snapshot(snapshot: &Snapshot) {
         assert!((1..=3).contains(&nodes.len()), "{nodes:?}");
         assert_eq!(nodes.len(), placement.indexes().count(), "a placement names members only");
         assert_eq!(nodes.len(), addresses.len(), "a placement names each node once: {nodes:?}");
-        assert!(snapshot.panic || nodes.iter().all(|node| node.state.serves()), "{nodes:?}");
+        assert!(placement.indexes().all(|place| snapshot.may_serve(place)), "{nodes:?}");
 
         let mut destination = Vec::new();
         placement.write_destination(snapshot, &mut destination);

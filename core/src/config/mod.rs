@@ -27,7 +27,7 @@ use self::document::Document;
 pub use self::fields::Fault;
 use self::fields::{Faults, Fields, is_number, shown};
 pub use self::matching::{ClaimMatch, HeaderMatch, Match};
-pub use self::pool::{Membership, OnPanic, Pool};
+pub use self::pool::{HashKey, Membership, OnPanic, OnVanish, Pool};
 pub use self::rule::{Affinity, Rule};
 pub use self::session::{Missing, Session, Superseded};
 pub use self::state::StateCluster;

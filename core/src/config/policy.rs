@@ -1,7 +1,7 @@
 //! How a pool's ring is built, and how patient it is with its nodes.
 
 use super::fields::{Faults, Fields, show_duration};
-use super::pool::OnPanic;
+use super::pool::{OnPanic, OnVanish};
 use crate::health::HealthPolicy;
 use crate::ring::{
     Algorithm, DEFAULT_MINIMUM_RING_SIZE, DEFAULT_TABLE_SIZE, DEFAULT_VIRTUAL_NODES, MAXIMUM_TABLE_SIZE,
@@ -111,15 +111,19 @@ fn refuse(fields: &mut Fields<'_>, names: &[&'static str], beside: &str, faults:
     }
 }
 
-pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (HealthPolicy, OnPanic) {
+pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (HealthPolicy, OnPanic, OnVanish) {
     let panic_threshold = fields.number("panic_threshold", 0..=100, faults);
     let panic_hold = fields.duration("panic_hold", Millis(0)..=LONGEST, faults);
     let choices = [("ignore_health", OnPanic::IgnoreHealth), ("reject", OnPanic::Reject)];
     let on_panic = fields.choice("on_panic", &choices, faults).unwrap_or(OnPanic::IgnoreHealth);
+    let vanish_grace = fields.duration("vanish_grace", Millis(0)..=LONGEST, faults);
+    let choices = [("reroute", OnVanish::Reroute), ("reject", OnVanish::Reject)];
+    let on_vanish = fields.choice("on_vanish", &choices, faults).unwrap_or(OnVanish::Reroute);
     let default = HealthPolicy::default();
     let mut policy = HealthPolicy {
         panic_threshold: panic_threshold.unwrap_or(default.panic_threshold),
         panic_hold: panic_hold.unwrap_or(default.panic_hold),
+        vanish_grace: vanish_grace.unwrap_or(default.vanish_grace),
         ..default
     };
     if let Some(value) = fields.value("health") {
@@ -133,7 +137,7 @@ pub(super) fn read_health(fields: &mut Fields<'_>, faults: &mut Faults) -> (Heal
         policy.passive_failures = passive_failures.unwrap_or(policy.passive_failures);
         fields.finish(faults);
     }
-    (policy, on_panic)
+    (policy, on_panic, on_vanish)
 }
 
 fn read_cooldown(fields: &mut Fields<'_>, policy: &mut HealthPolicy, faults: &mut Faults) {

@@ -32,6 +32,19 @@ pub struct Pool {
     pub health: HealthPolicy,
     /// What panic means for a request.
     pub on_panic: OnPanic,
+    /// What it means for a request that its session's node vanished together with many others.
+    pub on_vanish: OnVanish,
+    /// Which requests take their session id along for Envoy's own hash.
+    pub hash_key: HashKey,
+}
+
+/// Which requests take their session id along for Envoy's own hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashKey {
+    /// Those that Berth could not place: Envoy's ring does.
+    Unplaced,
+    /// All that name a session: the route draws one of its weighted clusters by the hash.
+    Always,
 }
 
 /// Where a pool's members come from.
@@ -49,6 +62,15 @@ pub enum OnPanic {
     /// It goes where it would if all nodes were healthy.
     IgnoreHealth,
     /// It is answered with 503.
+    Reject,
+}
+
+/// What a request gets whose session's node vanished and may be back soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnVanish {
+    /// The node that would be next, until then.
+    Reroute,
+    /// 503: its session is nowhere else.
     Reject,
 }
 
@@ -94,9 +116,12 @@ impl Pool {
         if let Some(Membership::Static(members)) = &membership {
             check_points(members, algorithm, &fields.path_of("members"), faults);
         }
-        let (health, on_panic) = read_health(&mut fields, faults);
+        let (health, on_panic, on_vanish) = read_health(&mut fields, faults);
+        let choices = [("unplaced", HashKey::Unplaced), ("always", HashKey::Always)];
+        let hash_key = fields.choice("hash_key", &choices, faults).unwrap_or(HashKey::Unplaced);
         fields.finish(faults);
-        Some(Self { name: name?.to_owned(), membership: membership?, session, algorithm, health, on_panic })
+        let (name, membership) = (name?.to_owned(), membership?);
+        Some(Self { name, membership, session, algorithm, health, on_panic, on_vanish, hash_key })
     }
 }
 

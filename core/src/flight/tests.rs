@@ -1,6 +1,6 @@
 use super::*;
 
-const LIMITS: FlightLimits = FlightLimits { sessions: 3, calls: 2, timeout: Millis(50) };
+const LIMITS: FlightLimits = FlightLimits { sessions: 3, calls: 2, timeout: Millis(50), start: Millis(0) };
 
 fn key(number: u8) -> WireKey {
     WireKey([number; 16])
@@ -37,7 +37,7 @@ fn two_hundred_first_requests_of_one_session_make_one_call() {
     }
 
     assert!(flights.take_batch(Millis(2), 64).is_none());
-    assert_eq!(flights.ended(7), [released(1, &(0..200).collect::<Vec<_>>())]);
+    assert_eq!(flights.answered(7), [released(1, &(0..200).collect::<Vec<_>>())]);
     assert!(flights.is_idle() && flights.waiters() == 0 && flights.calls() == 0);
 }
 
@@ -50,7 +50,7 @@ fn what_finds_no_call_free_goes_out_together_when_one_ends() {
     assert_eq!(join(&mut flights, 3, 3, 0), Join::Wait);
     assert!(flights.take_batch(Millis(0), 64).is_none());
 
-    flights.ended(7);
+    flights.answered(7);
 
     assert_eq!(send(&mut flights, 8, None, 1), [key(2), key(3)]);
 }
@@ -78,9 +78,9 @@ fn a_leader_that_goes_leaves_its_lookups_to_the_root() {
 
     flights.stream_gone(10);
 
-    assert!(flights.ended(7).is_empty());
+    assert!(flights.answered(7).is_empty());
     assert_eq!(send(&mut flights, 8, None, 2), [key(1), key(2), key(3)], "the oldest first");
-    assert_eq!(flights.ended(8), [released(1, &[11]), released(2, &[20]), released(3, &[30])]);
+    assert_eq!(flights.answered(8), [released(1, &[11]), released(2, &[20]), released(3, &[30])]);
 }
 
 #[test]
@@ -107,12 +107,12 @@ fn who_waits_too_long_goes_on_and_the_answer_is_still_good_for_the_cache() {
 
     assert_eq!(join(&mut flights, 1, 11, 60), Join::Wait, "one call at a time");
     assert!(flights.overdue(Millis(109)).is_empty());
-    assert_eq!(flights.ended(7), [released(1, &[11])]);
+    assert_eq!(flights.answered(7), [released(1, &[11])]);
 
     join(&mut flights, 1, 12, 120);
     send(&mut flights, 8, Some(12), 120);
     flights.overdue(Millis(170));
-    assert_eq!(flights.ended(8), [released(1, &[])]);
+    assert_eq!(flights.answered(8), [released(1, &[])]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_call_that_is_never_heard_of_again_holds_its_place_only_for_a_while() {
     flights.overdue(Millis(400));
 
     assert_eq!((flights.calls(), flights.sessions()), (0, 1));
-    assert!(flights.ended(7).is_empty());
+    assert!(flights.answered(7).is_empty());
     assert_eq!(send(&mut flights, 8, None, 401), [key(1)]);
 }
 
@@ -139,7 +139,7 @@ fn a_call_that_cannot_be_made_releases_its_waiters() {
     join(&mut flights, 1, 10, 0);
     let batch = flights.take_batch(Millis(0), 64).unwrap();
 
-    assert_eq!(flights.not_sent(batch), [released(1, &[10])]);
+    assert_eq!(flights.not_sent(batch, Millis(1)), [released(1, &[10])]);
 
     assert!(flights.is_idle() && flights.calls() == 0);
 }
@@ -150,4 +150,96 @@ fn a_clock_set_back_keeps_nobody_waiting() {
     join(&mut flights, 1, 10, 1_000_000);
 
     assert_eq!(flights.overdue(Millis(5)), [released(1, &[10])]);
+}
+
+const START: FlightLimits = FlightLimits { start: Millis(500), ..LIMITS };
+
+#[test]
+fn a_starting_worker_asks_again_with_each_tick_until_its_time_is_up() {
+    let mut flights = Flights::new(START);
+    assert_eq!(join(&mut flights, 1, 10, 0), Join::Lead);
+    for tick in 0..49 {
+        let batch = flights.take_batch(Millis(tick * 10), 64).unwrap();
+        assert!(flights.not_sent(batch, Millis(tick * 10)).is_empty());
+        assert!(flights.take_batch(Millis(tick * 10), 64).is_none(), "not before the next tick");
+        assert!(flights.overdue(Millis(tick * 10 + 10)).is_empty());
+    }
+
+    assert_eq!(flights.overdue(Millis(500)), [released(1, &[10])]);
+
+    assert!(!flights.is_starting() && flights.is_idle());
+    assert!(flights.take_failed_start() && !flights.take_failed_start(), "once");
+    join(&mut flights, 1, 11, 501);
+    let batch = flights.take_batch(Millis(501), 64).unwrap();
+    assert_eq!(flights.not_sent(batch, Millis(501)), [released(1, &[11])], "no request waits after that");
+}
+
+#[test]
+fn the_time_of_a_start_counts_from_its_first_request() {
+    let mut flights = Flights::new(START);
+    flights.begin_start(Millis(0));
+    join(&mut flights, 1, 10, 300);
+    join(&mut flights, 2, 20, 490);
+    assert_eq!(flights.starts_since(), Some(Millis(0)));
+    assert_eq!(flights.call_timeout(Millis(300)), Millis(200));
+    assert_eq!(flights.call_timeout(Millis(490)), Millis(50), "never less than without a start");
+
+    assert!(flights.overdue(Millis(499)).is_empty() && !flights.take_failed_start());
+    // A request that comes before the next tick changes nothing of that.
+    assert_eq!(join(&mut flights, 3, 30, 500), Join::Lead);
+    assert_eq!(flights.overdue(Millis(501)), [released(1, &[10])]);
+    assert!(flights.take_failed_start());
+    assert_eq!(flights.overdue(Millis(540)), [released(2, &[20])]);
+}
+
+#[test]
+fn a_call_of_a_start_that_fails_is_made_again_until_the_start_is_over() {
+    let mut flights = Flights::new(START);
+    join(&mut flights, 1, 10, 0);
+    send(&mut flights, 7, Some(10), 0);
+    join(&mut flights, 2, 20, 1);
+    send(&mut flights, 8, Some(20), 1);
+
+    assert!(flights.failed(7, Millis(50)).is_empty());
+    assert_eq!(join(&mut flights, 3, 30, 51), Join::Wait, "the next tick asks for all");
+    assert!(flights.overdue(Millis(60)).is_empty());
+    send(&mut flights, 9, None, 60);
+    assert_eq!(flights.answered(8), [released(2, &[20])]);
+
+    // One answer is none to the others: they keep their time, and what still comes has it too.
+    assert!(flights.is_starting() && flights.is_answered && flights.overdue(Millis(200)).is_empty());
+    assert!(flights.failed(9, Millis(200)).is_empty());
+    assert!(flights.overdue(Millis(210)).is_empty());
+    send(&mut flights, 10, None, 210);
+    assert_eq!(flights.answered(10), [released(1, &[10]), released(3, &[30])]);
+    assert!(flights.overdue(Millis(500)).is_empty() && !flights.is_starting());
+    assert!(!flights.take_failed_start());
+    join(&mut flights, 3, 31, 501);
+    send(&mut flights, 11, None, 501);
+    assert_eq!(flights.failed(11, Millis(510)), [released(3, &[31])]);
+}
+
+#[test]
+fn a_new_root_goes_on_where_the_former_was() {
+    let mut former = Flights::new(START);
+    join(&mut former, 1, 10, 0);
+    send(&mut former, 7, Some(10), 0);
+    former.answered(7);
+    former.overdue(Millis(500));
+
+    let mut flights = Flights::new(START);
+    flights.succeed(&former);
+
+    join(&mut flights, 1, 11, 1_000);
+    let batch = flights.take_batch(Millis(1_000), 64).unwrap();
+    assert_eq!(flights.not_sent(batch, Millis(1_000)), [released(1, &[11])]);
+}
+
+#[test]
+fn a_clock_set_back_ends_a_start() {
+    let mut flights = Flights::new(START);
+    join(&mut flights, 1, 10, 1_000_000);
+
+    assert_eq!(flights.overdue(Millis(5)), [released(1, &[10])]);
+    assert!(!flights.is_starting());
 }

@@ -3,12 +3,12 @@
 //! A name is kept while the node is a member or some pin names it, so nodes that come and go leave nothing behind.
 //! Members know their place in the snapshot: from a pin to its node is one step, with no name compared.
 
+use crate::wire::MAX_NODE_NAME;
+
 /// A node's number in one cache. It stays good as long as a pin bears it or the node is a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeRef(pub(super) u16);
 
-/// A longer name is no node's: `ip:port` has at most 51 bytes, a DNS name with a port 259.
-const MAX_NAME: usize = 260;
 const NOT_A_MEMBER: u32 = u32::MAX;
 
 /// Without a name its number is free.
@@ -122,7 +122,7 @@ impl Nodes {
     }
 
     fn add(&mut self, name: &str, place: usize) -> Option<NodeRef> {
-        if name.is_empty() || name.len() > MAX_NAME || !self.has_room(name.len()) {
+        if name.is_empty() || name.len() > MAX_NODE_NAME || !self.has_room(name.len()) {
             return None;
         }
         let node = self.number(Node { name: name.into(), pins: 0, member: NOT_A_MEMBER })?;
@@ -226,7 +226,7 @@ mod tests {
 
         assert!((20..50).contains(&taken) && nodes.memory_bytes() <= 2_000, "{taken}");
         assert_eq!(nodes.intern(""), None);
-        assert_eq!(Nodes::new(1 << 20).intern(&"x".repeat(MAX_NAME + 1)), None);
+        assert_eq!(Nodes::new(1 << 20).intern(&"x".repeat(MAX_NODE_NAME + 1)), None);
     }
 
     #[test]

@@ -29,13 +29,13 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 56);
 
-/// Node (16 bits), used since the last touch (1), kind (2, none of them 0), expiry (45: until the year 3084).
+/// Node (16 bits), used since the last touch (1), kind (3, none of them 0), expiry (44: until the year 2527).
 #[derive(Debug, Clone, Copy)]
 struct Word(u64);
 
 impl Word {
-    const EXPIRES: u64 = (1 << 45) - 1;
-    const KIND_SHIFT: u32 = 45;
+    const EXPIRES: u64 = (1 << 44) - 1;
+    const KIND_SHIFT: u32 = 44;
     const USED: u64 = 1 << 47;
     const NODE_SHIFT: u32 = 48;
     const FREE: Self = Self(0);
@@ -44,17 +44,19 @@ impl Word {
         let kind = match kind {
             Kind::Settled => 1,
             Kind::Provisional => 2,
-            Kind::Restored => 3_u64,
+            Kind::Restored => 3,
+            Kind::Away => 4_u64,
         };
         Self(u64::from(node.0) << Self::NODE_SHIFT | kind << Self::KIND_SHIFT | expires.0.min(Self::EXPIRES))
     }
 
     fn kind(self) -> Option<Kind> {
-        match self.0 >> Self::KIND_SHIFT & 3 {
+        match self.0 >> Self::KIND_SHIFT & 7 {
             0 => None,
             1 => Some(Kind::Settled),
             2 => Some(Kind::Provisional),
-            _ => Some(Kind::Restored),
+            3 => Some(Kind::Restored),
+            _ => Some(Kind::Away),
         }
     }
 }

@@ -27,6 +27,46 @@ fn known(pins: &mut Pins, number: u8) -> bool {
     pins.get(pins.key(&[number]), at(0)) != Lookup::Absent
 }
 
+/// At the bound nothing is lost, one more costs one pin, and ten times as many sessions cost one pin for each that comes.
+#[test]
+fn what_a_full_cache_gives_up_is_counted_unless_it_had_expired() {
+    let mut pins = small(100);
+    let put = |pins: &mut Pins, number: u64, expires: Millis| {
+        let (key, mut id) = (pins.key(&number.to_le_bytes()), [0; 16]);
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        pins.insert(key, WireKey(id), Pin { expires, ..pin(NODE, 1) })
+    };
+    for number in 0..100 {
+        put(&mut pins, number, at(1_000));
+    }
+    assert_eq!((pins.take_dropped(at(1)), pins.len()), (0, 100));
+    put(&mut pins, 0, at(1_000));
+    assert_eq!(pins.take_dropped(at(1)), 0, "a pin that is told again takes no room");
+    put(&mut pins, 100, at(1_000));
+    assert_eq!((pins.take_dropped(at(2)), pins.take_dropped(at(2)), pins.len()), (1, 0, 100));
+
+    // Ten times as many, each in use again and again: every one of them pushes out another.
+    for round in 0..3 {
+        for number in 1_000..2_000 {
+            put(&mut pins, number, at(1_000));
+        }
+        assert_eq!((round, pins.take_dropped(at(3)), pins.len()), (round, 1_000, 100));
+    }
+    // What expired meanwhile is no loss.
+    assert_eq!(pins.take_dropped(at(1_000)), 0);
+    for number in 5_000..5_100 {
+        put(&mut pins, number, at(2_000));
+    }
+    assert_eq!((pins.take_dropped(at(1_000)), pins.len()), (0, 100));
+
+    // A session that cannot be kept at all, for want of room for its node's name.
+    let mut none = small(0);
+    put(&mut none, 1, at(1_000));
+    let mut nameless = Pins::new(Limits { bytes: 2_000, ..Limits::default() }, 42);
+    nameless.insert(nameless.key(&[1]), wire(1), pin(&"x".repeat(200), 1));
+    assert_eq!((none.take_dropped(at(0)), nameless.take_dropped(at(0))), (1, 1));
+}
+
 #[test]
 fn a_full_cache_gives_up_the_session_longest_unused() {
     let mut pins = small(3);

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+/// The longest name of a node. `ip:port` has at most 51 bytes, a DNS name with a port 259.
+pub const MAX_NODE_NAME: usize = 260;
 /// As in the plugin configuration, whose pools these are.
 const MAX_POOL_NAME: usize = 128;
 
@@ -92,27 +95,49 @@ impl FromStr for SessionKey {
     }
 }
 
-/// A node, named by its address: textual `ip:port` as Envoy writes it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(SocketAddr);
+/// A node, named as its Envoy cluster hashes it: `ip:port`, another address such as `envoy://listener/endpoint` or
+/// `/run/node.sock`, or a host name.
+///
+/// An `ip:port` has one spelling, whatever was typed. All other text is taken as it is, unless it could not stand in a
+/// header, a list, a stored pin or JSON without being quoted: 1 to [`MAX_NODE_NAME`] visible ASCII characters, none of
+/// `,`, `;`, `|`, `"` and `\`. A clone shares the text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Arc<str>);
 
 impl NodeId {
-    /// Where it listens.
+    /// The name.
     #[must_use]
-    pub fn address(self) -> SocketAddr {
-        self.0
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as one segment of a URL's path: all but letters, digits and `-._~:@` percent-encoded (RFC 3986, section
+    /// 3.3).
+    #[must_use]
+    pub fn in_path(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+        let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).map_or('0', |digit| char::from(*digit));
+        let mut path = String::with_capacity(self.0.len());
+        for byte in self.0.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte) {
+                path.push(char::from(byte));
+            } else {
+                path.extend(['%', digit(byte >> 4), digit(byte & 0x0f)]);
+            }
+        }
+        path
     }
 }
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0)
     }
 }
 
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0)
     }
 }
 
@@ -120,8 +145,15 @@ impl FromStr for NodeId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let address: SocketAddr = text.parse().map_err(|_| NameError::Node)?;
-        if address.port() == 0 { Err(NameError::Node) } else { Ok(Self(address)) }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 => Err(NameError::Node),
+            Ok(address) => Ok(Self(address.to_string().into())),
+            Err(_) => {
+                let fits = |byte: u8| byte.is_ascii_graphic() && !b",;|\"\\".contains(&byte);
+                let is_name = (1..=MAX_NODE_NAME).contains(&text.len()) && text.bytes().all(fits);
+                if is_name { Ok(Self(text.into())) } else { Err(NameError::Node) }
+            }
+        }
     }
 }
 
@@ -171,7 +203,10 @@ impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Key => "must be 32 lower-case hex digits",
-            Self::Node => "must be ip:port or [ipv6]:port",
+            Self::Node => {
+                "must be ip:port or another name that Envoy has for a host: at most 260 visible ASCII characters, none \
+                 of , ; | \" and \\"
+            }
             Self::Pool => "must be 1 to 128 letters, digits, - or _",
         })
     }
@@ -233,10 +268,74 @@ mod tests {
     }
 
     #[test]
-    fn nodes_have_one_spelling() {
-        assert_eq!("[0:0::1]:80".parse::<NodeId>().unwrap().to_string(), "[::1]:80");
-        for text in ["localhost:80", "10.0.0.1", "10.0.0.1:0", "::1:80", "unix:/x"] {
-            assert_eq!(text.parse::<NodeId>(), Err(NameError::Node), "{text}");
+    fn addresses_have_one_spelling() {
+        for (text, name) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("10.0.0.1:080", "10.0.0.1:80"),
+            ("[0:0::1]:80", "[::1]:80"),
+            ("[FE80::A]:65535", "[fe80::a]:65535"),
+        ] {
+            assert_eq!(text.parse::<NodeId>().unwrap().as_str(), name);
+        }
+        assert_eq!("10.0.0.1:0".parse::<NodeId>(), Err(NameError::Node));
+    }
+
+    #[test]
+    fn a_node_may_be_called_whatever_envoy_calls_a_host() {
+        let longest = "x".repeat(MAX_NODE_NAME);
+        for text in [
+            "envoy://connect_originate/10.0.0.9:8080",
+            "envoy://connect_originate/[fd00::9]:8080",
+            "envoy://x0/",
+            "/run/node.sock",
+            "@berth/node",
+            "db-0.db.default.svc.cluster.local:5432",
+            "db-0",
+            "10.0.0.1",
+            longest.as_str(),
+        ] {
+            let node: NodeId = text.parse().unwrap();
+            assert_eq!((node.as_str(), node.to_string().as_str()), (text, text));
+            // It needs no escape in JSON, so bounds of bodies hold for any name.
+            assert_eq!(serde_json::to_string(&node).unwrap(), format!("\"{text}\""));
+        }
+    }
+
+    #[test]
+    fn a_name_in_a_path_is_one_segment() {
+        for (text, path) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::1]:80", "%5B::1%5D:80"),
+            ("envoy://x0/[::1]:80", "envoy:%2F%2Fx0%2F%5B::1%5D:80"),
+            ("/run/n.sock", "%2Frun%2Fn.sock"),
+            ("@a?b#c%2F", "@a%3Fb%23c%252F"),
+        ] {
+            assert_eq!(text.parse::<NodeId>().unwrap().in_path(), path);
+        }
+    }
+
+    #[test]
+    fn what_would_break_a_list_a_header_or_a_stored_pin_is_no_name() {
+        let too_long = "x".repeat(MAX_NODE_NAME + 1);
+        for text in [
+            "",
+            " ",
+            "a b",
+            "a,b",
+            "a|b",
+            "a;b",
+            "a\"b",
+            "a\\b",
+            "a\tb",
+            "a\r\nb",
+            "a\0",
+            "\u{7f}",
+            "\u{9b}",
+            "nœud:80",
+            "/run/my node.sock",
+            too_long.as_str(),
+        ] {
+            assert_eq!(text.parse::<NodeId>(), Err(NameError::Node), "{text:?}");
         }
     }
 

@@ -185,7 +185,7 @@ impl NodeRecord {
             version: self.version + 1,
             updated_ms: now_ms,
             forgotten: true,
-            ..Self::unknown(self.node)
+            ..Self::unknown(self.node.clone())
         };
         (self.version > 0 && !self.forgotten).then_some(left)
     }
@@ -220,7 +220,7 @@ pub struct NodeChange {
 /// `GET /v1/nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodesReply {
-    /// All that anything is recorded of, and for a day those that were forgotten, in order of their address.
+    /// All that anything is recorded of, and for a day those that were forgotten, in order of their names.
     pub nodes: Vec<NodeRecord>,
 }
 

@@ -16,7 +16,7 @@ use berth_core::time::Millis;
 use berth_core::wire::{self, NodeId, ResolveReply};
 
 use super::ask::Ask;
-use super::{Home, Parked, Pinned, as_seen, result_of, set_notice};
+use super::{Home, Parked, Pinned, as_seen, set_notice, stand_in_for_vanished};
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
 use crate::verdict::Verdict;
@@ -32,8 +32,8 @@ const RESTORE: &str = "restore";
 struct Settled {
     /// The place of the session's node, if it may serve here.
     place: Option<usize>,
-    /// It may not, and that is not for want of news.
-    is_out: bool,
+    /// What can be done with that node.
+    standing: Standing,
     outcome: Outcome,
     /// For the node, with the first request that goes there.
     notice: Option<String>,
@@ -57,18 +57,19 @@ impl Pinned {
         home: Home,
     ) -> bool {
         let now = host::now();
-        let released = self.flights.ended(token);
-        if released.is_empty() {
+        let Some(mut asked) = self.flights.asked(token) else {
             return self.renewal_answered(pool, token, body, now)
                 || self.upkeep_answered(pool, token, body, now);
-        }
+        };
         let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
         // One that leaves sessions out is as good as none to those.
-        let is_complete = reply.as_ref().is_some_and(|reply| {
-            let answers = |ask: &Ask| reply.pins.iter().any(|pin| pin.key == ask.session.key);
-            released.iter().all(|released| answers(&released.request))
-        });
-        self.note_call(pool, result_of(body, is_complete), now);
+        let is_complete = reply
+            .as_ref()
+            .is_some_and(|reply| asked.all(|ask| reply.pins.iter().any(|pin| pin.key == ask.session.key)));
+        drop(asked);
+        self.note_answer(pool, body, is_complete, now);
+        let released =
+            if is_complete { self.flights.answered(token) } else { self.flights.failed(token, now) };
         self.release(plugin, pool, released, reply.as_ref(), home, now);
         // A request that was just let go may be over before an answer to its call, and the call would be made again:
         // then the root's next tick sends what is queued.
@@ -101,11 +102,11 @@ impl Pinned {
                 };
                 let (placement, notice) = match (&mut settled, pin) {
                     (Some(settled), Some(pin)) => {
-                        if let Some(next) = own.next(pin.node, settled) {
+                        if let Some(next) = own.next(&pin.node, settled) {
                             again.push((key, waiter, next));
                             continue;
                         }
-                        self.by_word(&snapshot, &own, settled, now)
+                        self.by_word(pool, &snapshot, &own, settled, now)
                     }
                     _ => self.stand_in(&snapshot, &own, PROVISIONAL, now),
                 };
@@ -191,10 +192,10 @@ impl Pinned {
         expires: Millis,
         now: Millis,
     ) -> Settled {
-        let standing = self.owners.judge(pin.node, snapshot, now);
+        let standing = self.owners.judge(&pin.node, pin.owned_ms.map(Millis), snapshot, now);
         let place = match standing {
             Standing::Usable(place) => Some(place),
-            Standing::Unknown | Standing::Unusable => None,
+            Standing::Held | Standing::Unknown | Standing::Unusable => None,
         };
         let outcome = match pin.outcome {
             wire::Outcome::Found => Outcome::Found,
@@ -205,23 +206,28 @@ impl Pinned {
             pool.metrics.count(Counter::Rehomed);
         }
         let session_version = pin.session_version.unwrap_or(0).max(ask.session.session_version.unwrap_or(0));
-        let mut notice = match pin.from {
+        let mut notice = match &pin.from {
             Some(from) => Some(format!("rehomed; from={from}; version={}", pin.version)),
             None => pin.restore.then(|| restore(pin.version)),
         };
-        let kept_at = place.and_then(|place| snapshot.nodes.get(place));
-        if let Some(node) = kept_at {
+        let name = match standing {
+            // Another node serves it meanwhile, and the pin stays where it is.
+            Standing::Held => Some(pin.node.to_string()),
+            _ => place.and_then(|place| snapshot.nodes.get(place)).map(|node| node.name.clone()),
+        };
+        if let Some(node) = &name {
             let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
             // An answer from before a change that may be its own is a hint: better than none while nobody answers.
             let expires = if ask.epoch == self.epoch { expires } else { Millis(0) };
-            let (node, version, kind) = (node.name.as_str(), pin.version, Kind::Settled);
+            let kind = if standing == Standing::Held { Kind::Away } else { Kind::Settled };
+            let (node, version) = (node.as_str(), pin.version);
             let kept = Pin { node, version, expires, kind, session_version };
             if self.remember(ask.key, ask.session.key.into(), kept) {
                 notice = notice.or_else(|| Some(restore(pin.version)));
             }
         }
-        let (is_out, is_kept) = (standing == Standing::Unusable, kept_at.is_some());
-        Settled { place, is_out, outcome, notice, session_version, is_kept }
+        let is_kept = name.is_some();
+        Settled { place, standing, outcome, notice, session_version, is_kept }
     }
 
     /// Remembers what the state cluster said. True if the node has yet to be told that the session was elsewhere.
@@ -230,27 +236,43 @@ impl Pinned {
             self.pins.insert(key, wire, pin);
             return false;
         };
-        let is_untold = before.kind == Kind::Restored && self.pins.name(before.node) == Some(pin.node);
+        let is_same = self.pins.name(before.node) == Some(pin.node);
+        let is_untold = before.kind == Kind::Restored && is_same;
+        // That another node serves it meanwhile is not over with a new answer, but with its node's return.
+        let kind = if before.kind == Kind::Away && is_same { Kind::Away } else { pin.kind };
         let session_version = pin.session_version.max(before.session_version);
-        self.pins.insert(key, wire, Pin { session_version, ..pin });
+        self.pins.insert(key, wire, Pin { session_version, kind, ..pin });
         is_untold
     }
 
     /// Where the state cluster's word leads one of those who waited for it.
-    fn by_word(&mut self, snapshot: &Snapshot, own: &Ask, settled: &mut Settled, now: Millis) -> Placed {
+    fn by_word(
+        &mut self,
+        pool: &LivePool,
+        snapshot: &Snapshot,
+        own: &Ask,
+        settled: &mut Settled,
+        now: Millis,
+    ) -> Placed {
         if own.is_latest_only && own.version < settled.session_version {
             return (Err(NoPlacement::Superseded), None);
         }
         let Some(place) = settled.place else {
+            if settled.standing == Standing::Held {
+                return (stand_in_for_vanished(pool, snapshot, &own.id, own.session.strict), None);
+            }
             if own.session.strict {
                 return (Err(NoPlacement::Withheld(Reason::PinUnavailable)), None);
             }
             return self.stand_in(snapshot, own, DISPUTED, now);
         };
+        if self.pins.return_home(own.key) {
+            pool.metrics.count(Counter::Returned);
+        }
         let outcome = settled.outcome;
         // The others of a session that was claimed or rehomed find it so.
         settled.outcome = Outcome::Found;
-        let placement = decision::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, outcome));
+        let placement = decision::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, place, outcome));
         let placement = if own.session.strict { placement.strictly() } else { placement };
         (Ok(placement), settled.notice.take())
     }
@@ -272,9 +294,10 @@ impl Pinned {
             .filter(|pin| !own.session.strict || pin.kind != Kind::Provisional || pin.version > 0)
             .and_then(|pin| Some((self.usable(&pin, snapshot)?, pin)));
         let hash = own.id.hash();
-        let outcome = as_seen(snapshot, Outcome::Ring);
         let placement = match last {
-            Some((place, _)) => Ok(decision::pinned(snapshot, hash, place, outcome)),
+            Some((place, _)) => {
+                Ok(decision::pinned(snapshot, hash, place, as_seen(snapshot, place, Outcome::Ring)))
+            }
             None if own.session.strict => Err(NoPlacement::Withheld(Reason::StateAway)),
             None => Placement::of(snapshot, hash),
         };
@@ -305,14 +328,16 @@ pub(super) fn believed_until(ttl: Millis, now: Millis) -> Millis {
 impl Ask {
     /// What this request has to ask after an answer that another one got: the state cluster has not heard of its token, or
     /// not that the node which it names cannot be used.
-    fn next(self: &Rc<Self>, node: NodeId, settled: &Settled) -> Option<Rc<Self>> {
+    fn next(self: &Rc<Self>, node: &NodeId, settled: &Settled) -> Option<Rc<Self>> {
         if self.version > settled.session_version {
             return Some(Rc::clone(self));
         }
-        let is_news = settled.is_out && !self.session.strict && !self.session.unusable.contains(&node);
+        let is_news = settled.standing == Standing::Unusable
+            && !self.session.strict
+            && !self.session.unusable.contains(node);
         is_news.then(|| {
             let mut ask = Self::clone(self);
-            ask.session.unusable.insert(0, node);
+            ask.session.unusable.insert(0, node.clone());
             ask.session.unusable.truncate(wire::MAX_UNUSABLE);
             Rc::new(ask)
         })

@@ -3,12 +3,11 @@
 use std::rc::Rc;
 
 use berth_core::decision;
-use berth_core::event::CallResult;
 use berth_core::pins::{Lookup, PinKey};
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
-use berth_core::wire::{MAX_CANDIDATES, MAX_CORRELATION_ID, ResolveRequest, SessionAsk, SessionKey};
+use berth_core::wire::{MAX_CANDIDATES, MAX_CORRELATION_ID, NodeId, ResolveRequest, SessionAsk, SessionKey};
 
 use super::{Home, Pinned, Terms};
 use crate::host;
@@ -53,17 +52,20 @@ impl Pinned {
             Lookup::Absent => None,
         });
         let known_version = known.first().copied().flatten().map_or(0, |pin| pin.session_version);
-        let last = known.into_iter().flatten().find_map(|pin| self.usable(&pin, snapshot));
-        if let Some(last) = last {
+        let usable = known.into_iter().flatten().find_map(|pin| self.usable(&pin, snapshot));
+        if let Some(last) = usable {
             places.retain(|place| *place != last);
             places.insert(0, last);
             places.truncate(MAX_CANDIDATES);
         }
+        // Where it was, if that is known: a session of a node that is gone is moved with its first question.
+        let names = known.iter().flatten().filter_map(|pin| self.pins.name(pin.node)?.parse().ok());
+        let last: Vec<NodeId> = names.collect();
         let ask = SessionAsk::new(
             SessionKey::new(self.pool.as_str(), id.as_bytes()),
             self.owners.names(&places),
-            // What nobody calls unusable stays.
-            if terms.is_strict { Vec::new() } else { self.owners.unusable(snapshot, now) },
+            // What no proxy calls unusable stays.
+            if terms.is_strict { Vec::new() } else { self.owners.unusable(&last, snapshot, now) },
         );
         let session = SessionAsk {
             strict: terms.is_strict,
@@ -101,16 +103,17 @@ impl Pinned {
             let request = ResolveRequest {
                 pool: self.pool.clone(),
                 region: None,
-                panic: snapshot.panic,
+                panic: snapshot.has_panic(),
                 correlation_id: asks.first().and_then(|ask| ask.correlation.clone()),
                 sessions: asks.iter().map(|ask| ask.session.clone()).collect(),
             };
             let body = serde_json::to_vec(&request).unwrap_or_default();
-            match host::call(&self.state, "POST", "/v1/resolve", &body, self.state.timeout) {
-                Some(token) => self.flights.sent(batch, token, home.stream, now),
-                None => {
-                    self.note_call(pool, CallResult::Failed, now);
-                    let released = self.flights.not_sent(batch);
+            let timeout = self.flights.call_timeout(now);
+            match host::call(&self.state, "POST", "/v1/resolve", &body, timeout) {
+                Ok(token) => self.flights.sent(batch, token, home.stream, now),
+                Err(failure) => {
+                    self.note_call(pool, Err(&failure), now);
+                    let released = self.flights.not_sent(batch, now);
                     self.release(plugin, pool, released, None, home, now);
                 }
             }

@@ -6,16 +6,15 @@
 //! nothing.
 
 use berth_core::breaker::Permit;
-use berth_core::event::CallResult;
 use berth_core::pins::{Kind, Lookup, Pin, PinKey};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 
+use super::Pinned;
 use super::answer::believed_until;
 use super::ask::BATCH;
 use super::upkeep::PAUSE;
-use super::{Pinned, result_of};
 use crate::host;
 use crate::plugin::LivePool;
 
@@ -102,16 +101,16 @@ impl Pinned {
         let request = ResolveRequest {
             pool: self.pool.clone(),
             region: None,
-            panic: snapshot.panic,
+            panic: snapshot.has_panic(),
             correlation_id: None,
             sessions,
         };
         let body = serde_json::to_vec(&request).unwrap_or_default();
         match host::call(&self.state, "POST", "/v1/resolve", &body, TIMEOUT) {
-            Some(token) => self.renewal.call = Some(Call { token, asked, epoch: self.epoch }),
+            Ok(token) => self.renewal.call = Some(Call { token, asked, epoch: self.epoch }),
             // Whoever is not asked about now has the next turn.
-            None => {
-                self.note_call(pool, CallResult::Failed, now);
+            Err(failure) => {
+                self.note_call(pool, Err(&failure), now);
                 self.upkeep.not_before = now + PAUSE;
             }
         }
@@ -143,7 +142,7 @@ impl Pinned {
     ) -> bool {
         let Some(call) = self.renewal.call.take_if(|call| call.token == token) else { return false };
         let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
-        self.note_call(pool, result_of(body, reply.is_some()), now);
+        self.note_answer(pool, body, reply.is_some(), now);
         // What changed meanwhile is known better by now; whoever is still in doubt has the next turn.
         let Some(reply) = reply.filter(|_| call.epoch == self.epoch) else { return true };
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
@@ -154,9 +153,9 @@ impl Pinned {
                 continue;
             }
             let expires = told.ttl_ms.map_or(expires, |ttl| believed_until(Millis(ttl), now));
-            let (node, session_version) = (told.node.to_string(), told.session_version.unwrap_or(0));
+            let (node, session_version) = (told.node.as_str(), told.session_version.unwrap_or(0));
             let (version, kind) = (told.version, Kind::Settled);
-            let pin = Pin { node: node.as_str(), version, expires, kind, session_version };
+            let pin = Pin { node, version, expires, kind, session_version };
             if self.remember(*key, told.key.into(), pin) || told.restore {
                 self.pins.unsettle(*key);
             }

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 
 use berth_core::breaker::Permit;
 use berth_core::changelog::{News, superseding};
-use berth_core::event::{CallResult, Counter};
+use berth_core::event::{CallResult, Counter, Dropped};
 use berth_core::pins::WireKey;
 use berth_core::session::SessionId;
 use berth_core::time::Millis;
 use berth_core::wire::{MAX_TOUCHED, SessionKey, TouchReply, TouchRequest};
 
 use super::answer::believed_until;
-use super::{Home, Pinned, result_of};
+use super::{Home, Pinned};
 use crate::host;
 use crate::plugin::{LivePool, Plugin};
 
@@ -70,6 +70,9 @@ impl Pinned {
     pub(crate) fn tick(&mut self, plugin: &Plugin, pool: &LivePool, root: u32, now: Millis) {
         let home = Home { context: root, stream: None, deciding: false, waited: 0 };
         let overdue = self.flights.overdue(now);
+        if self.flights.take_failed_start() {
+            self.start_failed(now);
+        }
         if !overdue.is_empty() {
             overdue.iter().for_each(|_| pool.metrics.count(Counter::StateCalls(CallResult::TimedOut)));
             self.release(plugin, pool, overdue, None, home, now);
@@ -83,6 +86,7 @@ impl Pinned {
             self.end_next();
         }
         pool.metrics.show_pins(self.pins.len(), self.breaker.is_open());
+        pool.metrics.add(Counter::Dropped(Dropped::Pin), self.pins.take_dropped(now));
     }
 
     /// What other proxies did.
@@ -124,6 +128,7 @@ impl Pinned {
         self.upkeep.ending.push_back(Ending { key, tries: 0 });
         if self.upkeep.ending.len() > MAX_ENDING {
             self.upkeep.ending.pop_front();
+            pool.metrics.count(Counter::Dropped(Dropped::End));
         }
         pool.metrics.count(Counter::Ended);
     }
@@ -139,7 +144,7 @@ impl Pinned {
         if self.upkeep.touch == Some(token) {
             self.upkeep.touch = None;
             let reply = body.ok().and_then(|json| serde_json::from_slice::<TouchReply>(json).ok());
-            self.note_call(pool, result_of(body, reply.is_some()), now);
+            self.note_answer(pool, body, reply.is_some(), now);
             match reply {
                 Some(reply) => self.touched(&reply, now),
                 None => self.upkeep.not_before = now + PAUSE,
@@ -148,11 +153,15 @@ impl Pinned {
         }
         let Some(place) = self.upkeep.ends.iter().position(|(call, _)| *call == token) else { return false };
         let (_, ending) = self.upkeep.ends.swap_remove(place);
-        self.note_call(pool, result_of(body, true), now);
+        // 404 is an answer too: what was to end is no more.
+        let body = if body.is_err_and(|failure| failure.is_missing) { Ok(&[][..]) } else { body };
+        self.note_answer(pool, body, true, now);
         if body.is_err() {
             self.upkeep.not_before = now + PAUSE;
             if ending.tries < TRIES {
                 self.upkeep.ending.push_back(Ending { tries: ending.tries + 1, ..ending });
+            } else {
+                pool.metrics.count(Counter::Dropped(Dropped::End));
             }
         }
         true
@@ -183,7 +192,7 @@ impl Pinned {
         let keys = self.upkeep.touched.iter().map(|key| SessionKey::from(*key)).collect();
         let request = TouchRequest { pool: self.pool.clone(), keys };
         let body = serde_json::to_vec(&request).unwrap_or_default();
-        self.upkeep.touch = host::call(&self.state, "POST", "/v1/touch", &body, TIMEOUT);
+        self.upkeep.touch = host::call(&self.state, "POST", "/v1/touch", &body, TIMEOUT).ok();
         if self.upkeep.touch.is_none() {
             self.upkeep.not_before = now + PAUSE;
         }
@@ -195,8 +204,8 @@ impl Pinned {
         {
             let path = format!("/v1/sessions/{}?pool={}", ending.key, self.pool);
             match host::call(&self.state, "DELETE", &path, &[], TIMEOUT) {
-                Some(token) => self.upkeep.ends.push((token, ending)),
-                None => return self.upkeep.ending.push_front(ending),
+                Ok(token) => self.upkeep.ends.push((token, ending)),
+                Err(_) => return self.upkeep.ending.push_front(ending),
             }
         }
     }

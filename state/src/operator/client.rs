@@ -233,8 +233,3 @@ fn tls_advice(error: &std::io::Error) -> String {
     };
     format!("TLS: {error}: {advice}")
 }
-
-/// The brackets of IPv6 may not stand in a path.
-pub(super) fn in_path(text: &str) -> String {
-    text.replace('[', "%5B").replace(']', "%5D")
-}

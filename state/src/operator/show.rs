@@ -75,8 +75,8 @@ pub(super) fn event(event: &Event) -> String {
         }
     };
     word("key", event.key.map(|key| key.to_string()));
-    word("node", event.node.map(|node| node.to_string()));
-    word("from", event.from.map(|node| node.to_string()));
+    word("node", event.node.as_ref().map(|node| node.to_string()));
+    word("from", event.from.as_ref().map(|node| node.to_string()));
     word("state", event.record.as_ref().map(|record| record.state.name().to_owned()));
     word("version", event.version.map(|version| version.to_string()));
     word("session_version", event.session_version.map(|version| version.to_string()));

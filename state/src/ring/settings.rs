@@ -9,6 +9,7 @@ use berth_core::ring::{
     Algorithm, DEFAULT_MINIMUM_RING_SIZE, DEFAULT_TABLE_SIZE, DEFAULT_VIRTUAL_NODES, MAXIMUM_POINTS, Member,
     Ring, RingSize,
 };
+use berth_core::wire::NodeId;
 
 use super::Arguments;
 
@@ -75,7 +76,8 @@ fn members(texts: &[String], faults: &mut Vec<String>) -> Vec<Member> {
     members
 }
 
-/// The key is the address as Envoy writes it, whatever spelling was given.
+/// The key is the address as Envoy writes it, whatever spelling was given. Addresses of internal listeners and pipes are
+/// taken as they are.
 fn member(text: &str) -> Result<Member, String> {
     let (address, weight) = match text.rsplit_once('=') {
         Some((address, weight)) => (address, weight),
@@ -85,17 +87,20 @@ fn member(text: &str) -> Result<Member, String> {
         Ok(0) | Err(_) => Err(format!("weight `{weight}` is not a whole number from 1 to {}", u32::MAX)),
         Ok(weight) => Ok(weight),
     };
-    match (socket_address(address), weight) {
-        (Ok(address), Ok(weight)) => Ok(Member { key: address.to_string(), weight }),
+    match (key(address), weight) {
+        (Ok(key), Ok(weight)) => Ok(Member { key, weight }),
         (Err(fault), Ok(_)) | (Ok(_), Err(fault)) => Err(fault),
         (Err(fault), Err(other)) => Err(format!("{fault}; {other}")),
     }
 }
 
-fn socket_address(text: &str) -> Result<SocketAddr, String> {
+fn key(text: &str) -> Result<String, String> {
+    if text.starts_with("envoy://") || text.starts_with(['/', '@']) {
+        return text.parse().map(|node: NodeId| node.to_string()).map_err(|error| error.to_string());
+    }
     match SocketAddr::from_str(text) {
         Ok(address) if address.port() == 0 => Err("port 0 is none, take one from 1 to 65535".to_owned()),
-        Ok(address) => Ok(address),
+        Ok(address) => Ok(address.to_string()),
         Err(_) if Ipv6Addr::from_str(text).is_ok() => {
             Err("IPv6 needs brackets and a port, write for example [::1]:8080".to_owned())
         }

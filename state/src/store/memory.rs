@@ -114,8 +114,8 @@ impl Pool {
         }
     }
 
-    fn boot_id(&self, node: NodeId) -> Option<String> {
-        self.nodes.get(&node).and_then(|record| record.boot_id.clone())
+    fn boot_id(&self, node: &NodeId) -> Option<String> {
+        self.nodes.get(node).and_then(|record| record.boot_id.clone())
     }
 
     fn log(&mut self, life: u64, keeping: &Keeping, now: Millis, fill: impl FnOnce(&mut Event)) {
@@ -150,10 +150,10 @@ impl Pool {
         now: Millis,
         life: u64,
     ) {
-        self.nodes.insert(next.node, next.clone());
+        self.nodes.insert(next.node.clone(), next.clone());
         self.log(life, keeping, now, |event| {
             event.kind = ChangeKind::Node;
-            event.node = Some(next.node);
+            event.node = Some(next.node.clone());
             event.version = Some(next.version);
             event.reason = reason;
             event.correlation_id = correlation_id.map(str::to_owned);
@@ -227,7 +227,7 @@ impl Store for Memory {
         Ok(Some(SessionReply {
             pool: name.clone(),
             key,
-            node: pin.node,
+            node: pin.node.clone(),
             version: pin.version,
             age_ms: now.since(pin.claimed).0,
             owned_ms: now.since(pin.owned).0,
@@ -237,7 +237,11 @@ impl Store for Memory {
             created_ms: pin.claims.created.map(|created| created.0),
             session_version: Some(pin.claims.session_version).filter(|version| *version > 0),
             alias_of: pin.claims.alias_of,
-            owner: pool.nodes.get(&pin.node).cloned().unwrap_or_else(|| NodeRecord::unknown(pin.node)),
+            owner: pool
+                .nodes
+                .get(&pin.node)
+                .cloned()
+                .unwrap_or_else(|| NodeRecord::unknown(pin.node.clone())),
             events: events.cloned().collect(),
         }))
     }
@@ -251,7 +255,7 @@ impl Store for Memory {
         let now = (self.clock)();
         let mut pools = self.pools();
         let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
-        let Some((node, version)) = pool.live(key, now).map(|pin| (pin.node, pin.version)) else {
+        let Some((node, version)) = pool.live(key, now).map(|pin| (pin.node.clone(), pin.version)) else {
             return Ok(false);
         };
         pool.pins.insert(key, Entry::Ended(version, now + self.keeping.ended));
@@ -283,7 +287,7 @@ impl Store for Memory {
         let now = (self.clock)();
         let mut pools = self.pools();
         let pool = pools.entry(pool.clone()).or_default();
-        let record = pool.nodes.entry(node).or_insert_with(|| NodeRecord::unknown(node));
+        let record = pool.nodes.entry(node.clone()).or_insert_with(|| NodeRecord::unknown(node));
         let Some(next) = record.with(change, now.0) else { return Ok(record.clone()) };
         let correlation_id = change.correlation_id.as_deref();
         pool.record(next.clone(), Reason::Updated, correlation_id, &self.keeping, now, self.life);

@@ -16,7 +16,7 @@
 use berth_core::wire::{NodeId, NodeRecord, Reason, SessionAsk};
 
 /// What to do about one session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placing {
     /// Make a pin.
     Claim(NodeId),
@@ -30,41 +30,40 @@ pub enum Placing {
 
 /// Decides about one session; `former` is the node of its former key's pin, `record` says what is recorded of a node.
 pub fn place<'r>(
-    owner: Option<NodeId>,
-    former: Option<NodeId>,
+    owner: Option<&NodeId>,
+    former: Option<&NodeId>,
     ask: &SessionAsk,
     panic: bool,
     now_ms: u64,
-    record: impl Fn(NodeId) -> Option<&'r NodeRecord>,
+    record: impl Fn(&NodeId) -> Option<&'r NodeRecord>,
 ) -> Placing {
-    let cooling = |node| record(node).is_some_and(|record| record.is_in_cooldown(now_ms));
-    let takes = |node| record(node).is_none_or(|record| record.takes_new_sessions(now_ms));
-    let out = |node| {
+    let cooling = |node: &NodeId| record(node).is_some_and(|record| record.is_in_cooldown(now_ms));
+    let takes = |node: &NodeId| record(node).is_none_or(|record| record.takes_new_sessions(now_ms));
+    let out = |node: &NodeId| {
         if panic {
             None
-        } else if ask.unusable.contains(&node) {
+        } else if ask.unusable.contains(node) {
             Some(Reason::Unusable)
         } else {
             cooling(node).then_some(Reason::Cooldown)
         }
     };
-    let fit = |owner: Option<NodeId>| {
-        let usable = || {
-            ask.candidates.iter().copied().filter(|node| Some(*node) != owner && !ask.unusable.contains(node))
-        };
-        usable().find(|node| takes(*node)).or_else(|| usable().find(|node| !cooling(*node)))
+    let fit = |owner: Option<&NodeId>| {
+        let usable =
+            || ask.candidates.iter().filter(|node| Some(*node) != owner && !ask.unusable.contains(node));
+        usable().find(|node| takes(node)).or_else(|| usable().find(|node| !cooling(node))).cloned()
     };
 
     let Some(home) = owner.or(former) else {
-        let first = ask.candidates.first().copied();
+        let first = ask.candidates.first().cloned();
         let target = if panic { first } else { fit(None).or(first) };
         return target.map_or(Placing::Keep, Placing::Claim);
     };
-    let elsewhere = former.filter(|node| *node != home && out(*node).is_none());
+    let elsewhere = former.filter(|node| *node != home && out(node).is_none()).cloned();
     let reason = out(home).filter(|_| !ask.strict);
     match (reason, elsewhere.or_else(|| fit(Some(home)))) {
         (Some(reason), Some(target)) => Placing::Rehome(target, reason),
         _ if owner.is_some() => Placing::Keep,
-        _ => Placing::Inherit(home),
+        _ => Placing::Inherit(home.clone()),
     }
 }

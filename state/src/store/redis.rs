@@ -159,7 +159,7 @@ impl Store for Redis {
         session.events = reading::events(&shard, events)?;
         session.events.retain(|event| event.key == Some(key));
         session.events.reverse();
-        if let Some((_, owner)) = self.record_of(pool, session.node).await? {
+        if let Some((_, owner)) = self.record_of(pool, &session.node).await? {
             session.owner = owner;
         }
         Ok(Some(session))

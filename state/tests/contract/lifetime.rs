@@ -40,7 +40,7 @@ pub(crate) async fn idle_times_and_ends_are_remembered(store: &dyn Store) {
     }
     let rehomed =
         resolve_one(store, "lives", SessionAsk { unusable: nodes(&[1]), ..lasting(None, None) }).await;
-    assert_eq!((rehomed.outcome, rehomed.node), (Outcome::Rehomed, node(2)));
+    assert_eq!((rehomed.outcome, &rehomed.node), (Outcome::Rehomed, &node(2)));
     assert!(rehomed.ttl_ms.is_some_and(|life| life <= 30_000), "{rehomed:?}");
     let touched = touch_one(store, "lives", "a").await;
     assert!(touched.ttls_ms[&key("a")] <= 30_000);

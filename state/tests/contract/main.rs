@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, Cursor, Event, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason, ResolveRequest,
-    SessionAsk, SessionKey, TouchReply, TouchRequest,
+    ChangeKind, Cursor, Event, MAX_NODE_NAME, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason,
+    ResolveRequest, SessionAsk, SessionKey, TouchReply, TouchRequest,
 };
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
@@ -86,6 +86,8 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     placing::panic_rewrites_nothing(store).await;
     placing::answers_in_order_and_pools_are_apart(store).await;
     placing::touches(store).await;
+    placing::nodes_of_any_name_are_nodes_like_others(store).await;
+    placing::a_pin_says_since_when_its_owner_has_it(store).await;
     placing::ends_and_continues_versions(store).await;
     placing::restores_once_after_a_restart(store).await;
     nodes::node_records_change_in_part_and_cooldown_only_grows(store).await;
@@ -143,7 +145,16 @@ fn request(name: &str, sessions: Vec<SessionAsk>) -> ResolveRequest {
 async fn resolve(store: &dyn Store, name: &str, id: &str, candidates: &[u16], unusable: &[u16]) -> Pin {
     let pins = store.resolve(&request(name, vec![ask(id, candidates, unusable)])).await.unwrap();
     assert_eq!(pins.len(), 1);
-    pins.into_iter().next().unwrap()
+    untimed(pins).remove(0)
+}
+
+/// Without the time that an owner has had its session, so that pins can be compared.
+fn untimed(mut pins: Vec<Pin>) -> Vec<Pin> {
+    for pin in &mut pins {
+        let owned = pin.owned_ms.take().expect("each pin says for how long its owner has had it");
+        assert!(owned == 0 || pin.outcome == Outcome::Found, "{owned} ms: {pin:?}");
+    }
+    pins
 }
 
 fn pin(id: &str, outcome: Outcome, owner: u16, version: u64) -> Pin {
@@ -157,6 +168,7 @@ fn pin(id: &str, outcome: Outcome, owner: u16, version: u64) -> Pin {
         durable: None,
         ttl_ms: None,
         session_version: None,
+        owned_ms: None,
     }
 }
 
@@ -177,7 +189,7 @@ async fn events_of(store: &dyn Store, name: &str, id: &str) -> Vec<Event> {
 }
 
 async fn resolve_one(store: &dyn Store, name: &str, ask: SessionAsk) -> Pin {
-    store.resolve(&request(name, vec![ask])).await.unwrap().remove(0)
+    untimed(store.resolve(&request(name, vec![ask])).await.unwrap()).remove(0)
 }
 
 async fn news(store: &dyn Store, name: &str, start: &Cursor) -> Vec<Event> {

@@ -21,12 +21,13 @@ pub(crate) async fn node_records_change_in_part_and_cooldown_only_grows(store: &
     assert_eq!(change(store, "records", 1, NodeChange::default()).await, 1);
 
     let records = store.nodes(&name).await.unwrap();
-    assert_eq!(records.iter().map(|record| record.node).collect::<Vec<_>>(), nodes(&[1, 2]));
+    assert_eq!(records.iter().map(|record| record.node.clone()).collect::<Vec<_>>(), nodes(&[1, 2]));
     let record = &records[1];
     assert_eq!((record.state, record.weight, record.version), (NodeState::Active, Some(3), 3));
     assert_eq!((record.note.as_deref(), record.cooldown_until_ms), (Some("new kernel"), Some(5000)));
     let events = store.changes(&name, &before, 100).await.unwrap().events;
-    let versions: Vec<_> = events.iter().map(|event| (event.node.unwrap(), event.version.unwrap())).collect();
+    let versions: Vec<_> =
+        events.iter().map(|event| (event.node.clone().unwrap(), event.version.unwrap())).collect();
     assert_eq!(versions, [(node(2), 1), (node(2), 2), (node(2), 3), (node(1), 1)]);
     assert_eq!(events[2].record.as_ref(), Some(record));
     assert_eq!((events[0].kind, events[0].correlation_id.as_deref()), (ChangeKind::Node, Some("cid-3")));
@@ -47,7 +48,7 @@ async fn owners_of_new(store: &dyn Store, name: &str, turn: &str, candidates: &[
     let shards: BTreeSet<u8> = ids.iter().map(|id| key(id).as_bytes()[0] >> 4).collect();
     assert_eq!(shards.len(), 16);
     let sessions = ids.iter().map(|id| ask(id, candidates, &[])).collect();
-    store.resolve(&request(name, sessions)).await.unwrap().iter().map(|pin| pin.node).collect()
+    store.resolve(&request(name, sessions)).await.unwrap().iter().map(|pin| pin.node.clone()).collect()
 }
 
 pub(crate) async fn neither_the_operator_nor_the_node_undoes_the_others_word(store: &dyn Store) {

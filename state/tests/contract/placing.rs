@@ -25,7 +25,10 @@ pub(crate) async fn racing_claimers_agree(services: &[Arc<dyn Store>]) {
 
     for session in 0..ids.len() {
         let of_all: Vec<&Pin> = answers.iter().map(|pins| &pins[session]).collect();
-        assert!(of_all.iter().all(|pin| (pin.node, pin.version) == (of_all[0].node, 1)), "{of_all:?}");
+        assert!(
+            of_all.iter().all(|pin| (pin.node.clone(), pin.version) == (of_all[0].node.clone(), 1)),
+            "{of_all:?}"
+        );
         assert_eq!(of_all.iter().filter(|pin| pin.outcome == Outcome::Claimed).count(), 1);
     }
 }
@@ -44,7 +47,10 @@ pub(crate) async fn rehomes_once(store: &dyn Store) {
     assert_eq!(events.len(), 1);
     let event = &events[0];
     assert_eq!((event.kind, event.reason), (ChangeKind::Rehomed, Reason::Unusable));
-    assert_eq!((event.node, event.from, event.version), (Some(node(2)), Some(node(1)), Some(2)));
+    assert_eq!(
+        (event.node.clone(), event.from.clone(), event.version),
+        (Some(node(2)), Some(node(1)), Some(2))
+    );
     assert_eq!(event.correlation_id.as_deref(), Some("cid-1"));
     assert!(now_ms().abs_diff(event.time_ms) < 30_000);
 }
@@ -113,11 +119,11 @@ pub(crate) async fn panic_rewrites_nothing(store: &dyn Store) {
         ..request("panic", vec![ask(id, candidates, unusable)])
     };
 
-    let found = store.resolve(&panic("a", &[2, 3], &[1])).await.unwrap();
+    let found = untimed(store.resolve(&panic("a", &[2, 3], &[1])).await.unwrap());
     assert_eq!(found, [pin("a", Outcome::Found, 1, 1)]);
     assert_eq!(events_of(store, "panic", "a").await, []);
     // One without a pin gets the ring's choice.
-    let claimed = store.resolve(&panic("b", &[1, 2], &[1])).await.unwrap();
+    let claimed = untimed(store.resolve(&panic("b", &[1, 2], &[1])).await.unwrap());
     assert_eq!(claimed, [pin("b", Outcome::Claimed, 1, 1)]);
 }
 
@@ -133,7 +139,7 @@ pub(crate) async fn answers_in_order_and_pools_are_apart(store: &dyn Store) {
 
         let shift = usize::from(name == "disorder");
         for (i, (pin, id)) in pins.iter().zip(&ids).enumerate() {
-            assert_eq!((pin.key, pin.node), (key(id), node(1 + ((i + shift) % 7) as u16)));
+            assert_eq!((pin.key, pin.node.clone()), (key(id), node(1 + ((i + shift) % 7) as u16)));
         }
     }
 }
@@ -146,6 +152,77 @@ pub(crate) async fn touches(store: &dyn Store) {
     let mut expected = vec![key("b"), key("c")];
     expected.sort();
     assert_eq!(missing, expected);
+}
+
+pub(crate) async fn a_pin_says_since_when_its_owner_has_it(store: &dyn Store) {
+    let owned = async |candidates: &[u16], unusable: &[u16]| {
+        let request = request("owned", vec![ask("a", candidates, unusable)]);
+        store.resolve(&request).await.unwrap()[0].owned_ms.unwrap()
+    };
+    assert_eq!(owned(&[1], &[]).await, 0);
+    // Neither a resolve nor a touch begins the time again.
+    let touch = TouchRequest { pool: pool("owned"), keys: vec![key("a")] };
+    let is_long = async || {
+        store.touch(&touch).await.unwrap();
+        owned(&[2], &[]).await >= 50
+    };
+    eventually_async("the time to go on", is_long).await;
+    let session = store.session(&pool("owned"), key("a")).await.unwrap().unwrap();
+    assert!((50..30_000).contains(&session.owned_ms) && session.owned_ms <= owned(&[2], &[]).await);
+
+    assert_eq!(owned(&[2], &[1]).await, 0);
+}
+
+/// What Envoy calls its hosts beside `ip:port`: internal listeners, pipes, host names.
+pub(crate) async fn nodes_of_any_name_are_nodes_like_others(store: &dyn Store) {
+    let longest = format!("envoy://{}/", "x".repeat(MAX_NODE_NAME - 9));
+    let names = [
+        "envoy://x0/127.0.0.1:80",
+        "envoy://x0/[::1]:80",
+        "/run/node.sock",
+        "@node",
+        "db-0.db:80",
+        "%d-",
+        &longest,
+    ];
+    let all: Vec<NodeId> = names.iter().map(|name| name.parse().unwrap()).collect();
+    for (at, (node, next)) in all.iter().zip(all.iter().cycle().skip(1)).enumerate() {
+        let (name, id) = ("named", format!("session-{at}"));
+        let start = store.head(&pool(name)).await.unwrap();
+        let asked = async |unusable: Vec<NodeId>| {
+            let candidates = vec![node.clone(), next.clone()];
+            resolve_one(store, name, SessionAsk::new(key(&id), candidates, unusable)).await
+        };
+        let claimed = asked(vec![]).await;
+        assert_eq!((&claimed.node, claimed.outcome), (node, Outcome::Claimed));
+        assert_eq!(
+            (asked(vec![]).await.node, asked(vec![next.clone()]).await.node),
+            (node.clone(), node.clone())
+        );
+        let rehomed = asked(vec![node.clone()]).await;
+        assert_eq!((&rehomed.node, &rehomed.from, rehomed.version), (next, &Some(node.clone()), 2));
+
+        let record = store.change_node(&pool(name), next.clone(), &cooling(now_ms() + 60_000)).await.unwrap();
+        assert_eq!(&record.node, next);
+        let session = store.session(&pool(name), key(&id)).await.unwrap().unwrap();
+        assert_eq!((&session.node, &session.owner), (next, &record));
+        assert_eq!(session.events.last().unwrap().from.as_ref(), Some(node));
+        assert_eq!(&asked(vec![]).await.node, node);
+        assert!(store.forget_node(&pool(name), next.clone(), None).await.unwrap());
+        assert!(store.end(&pool(name), key(&id), None).await.unwrap());
+
+        let events = store.changes(&pool(name), &start, 100).await.unwrap().events;
+        let ended = events.iter().find(|event| event.kind == ChangeKind::Ended).unwrap();
+        assert_eq!((ended.node.as_ref(), ended.version), (Some(node), Some(3)));
+        let of_node = events.iter().find(|event| event.kind == ChangeKind::Node).unwrap();
+        assert_eq!((of_node.node.as_ref(), of_node.record.as_ref()), (Some(next), Some(&record)));
+    }
+    let records = store.nodes(&pool("named")).await.unwrap();
+    assert_eq!(records.len(), all.len());
+    assert!(
+        records.is_sorted_by_key(|record| record.node.clone())
+            && records.iter().all(|record| record.forgotten)
+    );
 }
 
 pub(crate) async fn ends_and_continues_versions(store: &dyn Store) {

@@ -30,7 +30,7 @@ pub(crate) async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
     let claimed = resolve_one(store, "heirs", rotated("b", "old", &[3], &[])).await;
     assert_eq!(claimed, pin("b", Outcome::Claimed, 3, 1));
     let both = vec![ask("c", &[4], &[]), rotated("d", "c", &[5], &[])];
-    let pins = store.resolve(&request("heirs", both)).await.unwrap();
+    let pins = untimed(store.resolve(&request("heirs", both)).await.unwrap());
     assert_eq!(pins, [pin("c", Outcome::Claimed, 4, 1), pin("d", Outcome::Claimed, 5, 1)]);
     let session = store.session(&pool("heirs"), key("d")).await.unwrap().unwrap();
     assert_eq!(session.alias_of, None);
@@ -57,7 +57,10 @@ pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn 
         let of_it: Vec<_> = events.iter().filter(|event| event.key == Some(key(id))).collect();
         assert_eq!(of_it.len(), 1, "{of_it:?}");
         assert_eq!((of_it[0].kind, of_it[0].reason), (ChangeKind::Rehomed, reason));
-        assert_eq!((of_it[0].node, of_it[0].from, of_it[0].version), (Some(node(2)), Some(node(1)), Some(2)));
+        assert_eq!(
+            (of_it[0].node.clone(), of_it[0].from.clone(), of_it[0].version),
+            (Some(node(2)), Some(node(1)), Some(2))
+        );
     }
     assert_eq!(events.len(), 2, "{events:?}");
 
@@ -66,7 +69,7 @@ pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn 
     assert_eq!(stays, pin("c", Outcome::Found, 1, 1));
     // In panic nobody believes that it is down.
     let panic = request("out", vec![rotated("d", "old", &[2], &[1])]);
-    let pins = store.resolve(&ResolveRequest { panic: true, ..panic }).await.unwrap();
+    let pins = untimed(store.resolve(&ResolveRequest { panic: true, ..panic }).await.unwrap());
     assert_eq!(pins, [pin("d", Outcome::Found, 1, 1)]);
 }
 
@@ -133,7 +136,7 @@ pub(crate) async fn racing_heirs_agree(services: &[Arc<dyn Store>]) {
 
     for pins in answers {
         for (pin, old) in pins.iter().zip(&old) {
-            assert_eq!((pin.node, pin.version, pin.outcome), (old.node, 1, Outcome::Found));
+            assert_eq!((pin.node.clone(), pin.version, pin.outcome), (old.node.clone(), 1, Outcome::Found));
         }
     }
     for id in &ids {
@@ -164,7 +167,7 @@ pub(crate) async fn session_versions_grow_and_say_so(store: &dyn Store) {
     assert_eq!(events.len(), 1);
     let event = &events[0];
     assert_eq!((event.kind, event.reason), (ChangeKind::Superseded, Reason::Raised));
-    assert_eq!((event.key, event.node, event.version), (Some(key("a")), Some(node(1)), Some(1)));
+    assert_eq!((event.key, event.node.clone(), event.version), (Some(key("a")), Some(node(1)), Some(1)));
     assert_eq!((event.session_version, event.correlation_id.as_deref()), (Some(u32::MAX), Some("cid-1")));
     // A rehome is news enough.
     resolve_one(store, "versions", with(ask("b", &[1], &[]), 1)).await;

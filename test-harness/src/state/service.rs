@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_core::wire::{EndReply, NodeChange, NodeRecord, SessionKey, SessionReply};
+use berth_core::wire::{EndReply, NodeChange, NodeId, NodeRecord, SessionKey, SessionReply};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpSocket;
@@ -123,7 +123,8 @@ impl StateService {
     /// Changes what is recorded of a node, and returns the record.
     pub async fn change_node(&self, pool: &str, node: &str, change: &NodeChange) -> NodeRecord {
         let body = serde_json::to_vec(change).expect("a change is JSON");
-        let path = format!("/v1/nodes/{node}?pool={pool}");
+        let node: NodeId = node.parse().expect("a node's name");
+        let path = format!("/v1/nodes/{}?pool={pool}", node.in_path());
         read(&self.request(Method::PUT, &path).body(body).send().await)
     }
 

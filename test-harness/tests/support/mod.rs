@@ -13,7 +13,7 @@ pub(crate) mod tokens;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use berth_core::ring::{Algorithm, Member, Ring, session_hash};
+use berth_core::ring::{Algorithm, MAXIMUM_POINTS, Member, Ring, RingSize, session_hash};
 use berth_harness::{Builder, Client, Envoy, RawResponse, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -98,11 +98,22 @@ pub(crate) fn raw_header(answer: &RawResponse, name: &str) -> Option<String> {
     headers.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
 }
 
-/// The node that owns each session when all of these are well, by the ring alone.
+/// The ring that the files in envoy/ configure.
+pub(crate) const SHIPPED_RING: Algorithm =
+    Algorithm::RingHash(RingSize::Envoy { minimum: 3072, maximum: MAXIMUM_POINTS });
+
+/// Berth's own ring, whose points of one node do not depend on the number of nodes, in place of the shipped one.
+pub(crate) fn own_ring(json: &mut Value) {
+    pool(json)["ring"] = serde_json::json!({"virtual_nodes": 512});
+}
+
+/// The node that owns each session when all of these are well, by the ring alone; [`Algorithm::default`] stands for the
+/// ring as shipped.
 pub(crate) fn owners<K: AsRef<[u8]>>(world: &World, algorithm: Algorithm, sessions: &[K]) -> Vec<String> {
     let nodes = world.nodes();
     let member = |name: &str| Member { key: name.to_owned(), weight: 1 };
     let members: Vec<Member> = nodes.iter().map(|node| member(node.name())).collect();
+    let algorithm = if algorithm == Algorithm::default() { SHIPPED_RING } else { algorithm };
     let ring = Ring::build(&members, algorithm).unwrap();
     let owner = |session: &K| ring.candidates(session_hash(session.as_ref())).next().unwrap();
     sessions.iter().map(|session| members[owner(session)].key.clone()).collect()

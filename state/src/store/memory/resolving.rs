@@ -15,7 +15,7 @@ impl Pool {
         let pin = self.live(key, now)?;
         Some(Former {
             key,
-            node: pin.node,
+            node: pin.node.clone(),
             version: pin.version,
             session_version: pin.claims.session_version,
             boot_id: pin.boot_id.clone(),
@@ -33,15 +33,19 @@ impl Pool {
     ) -> Pin {
         let key = ask.key;
         let there = self.live(key, now).cloned();
-        let owner = there.as_ref().map(|pin| pin.node);
-        let former_node = former.map(|former| former.node);
-        let placing = place(owner, former_node, ask, request.panic, now.0, |node| self.nodes.get(&node));
+        let owner = there.as_ref().map(|pin| pin.node.clone());
+        let former_node = former.map(|former| &former.node);
+        let placing =
+            place(owner.as_ref(), former_node, ask, request.panic, now.0, |node| self.nodes.get(node));
+        let mut moved = None;
         let (node, outcome, inherited) = match placing {
             Placing::Claim(node) => (node, Outcome::Claimed, None),
             Placing::Inherit(node) => (node, Outcome::Found, former),
-            // From the former key's node, or to it.
-            Placing::Rehome(node, _) => {
-                (node, Outcome::Rehomed, former.filter(|former| owner.is_none() || former.node == node))
+            Placing::Rehome(node, reason) => {
+                // From the former key's node, or to it.
+                let inherited = former.filter(|former| owner.is_none() || former.node == node);
+                moved = owner.or_else(|| former_node.cloned()).map(|from| (from, reason));
+                (node, Outcome::Rehomed, inherited)
             }
             Placing::Keep => {
                 let owner = owner.unwrap_or_else(|| unreachable!("a request has candidates"));
@@ -50,9 +54,9 @@ impl Pool {
         };
 
         let is_new = there.is_none();
-        let boot_id = self.boot_id(node);
+        let boot_id = self.boot_id(&node);
         let mut pin = there.unwrap_or_else(|| Live {
-            node,
+            node: node.clone(),
             version: self.next_version(key, now).max(inherited.map_or(1, |former| former.version)),
             claimed: now,
             owned: now,
@@ -65,15 +69,13 @@ impl Pool {
         pin.claims.alias_of = inherited.map(|former| former.key).or(known.alias_of);
         let lives = pin.claims.life(keeping.ttl, now);
         pin.expires = now + lives;
-        let mut from = None;
-        if let Placing::Rehome(_, reason) = placing {
-            from = owner.or(former_node);
-            (pin.node, pin.version, pin.owned) = (node, pin.version + 1, now);
+        if let Some((from, reason)) = &moved {
+            (pin.node, pin.version, pin.owned) = (node.clone(), pin.version + 1, now);
             pin.boot_id.clone_from(&boot_id);
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Rehomed;
-                event.from = from;
-                event.reason = reason;
+                event.from = Some(from.clone());
+                event.reason = *reason;
             });
         } else if !is_new && pin.claims.session_version > known.session_version {
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
@@ -90,11 +92,12 @@ impl Pool {
             node,
             version: pin.version,
             outcome,
-            from,
+            from: moved.map(|(from, _)| from),
             restore,
             durable: None,
             ttl_ms: other_than(keeping.ttl, lives),
             session_version: Some(pin.claims.session_version).filter(|version| *version > 0),
+            owned_ms: Some(now.since(pin.owned).0),
         };
         if lives > Millis(0) {
             if is_new {
@@ -149,7 +152,7 @@ impl Pool {
     ) {
         self.log(life, keeping, now, |event| {
             event.key = Some(key);
-            event.node = Some(pin.node);
+            event.node = Some(pin.node.clone());
             event.version = Some(pin.version);
             event.correlation_id.clone_from(&request.correlation_id);
             fill(event);

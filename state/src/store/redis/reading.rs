@@ -48,7 +48,7 @@ pub(super) fn time(value: &Value) -> Result<u64, StoreError> {
     }
 }
 
-/// What `resolve.lua` returns: `outcome|version|restore|from|life|session version|node`.
+/// What `resolve.lua` returns: `outcome|version|restore|from|life|session version|owned for|node`.
 pub(super) fn pin(key: SessionKey, ttl: Millis, text: &str) -> Result<Pin, StoreError> {
     let read = || {
         let mut parts = text.split('|');
@@ -63,9 +63,21 @@ pub(super) fn pin(key: SessionKey, ttl: Millis, text: &str) -> Result<Pin, Store
         let from = optional(parts.next()?)?;
         let life = Millis(parts.next()?.parse().ok()?);
         let session_version = optional(parts.next()?)?;
+        let owned_ms = Some(parts.next()?.parse().ok()?);
         let node = parts.next()?.parse().ok()?;
         let ttl_ms = other_than(ttl, life);
-        Some(Pin { key, node, version, outcome, from, restore, durable: None, ttl_ms, session_version })
+        Some(Pin {
+            key,
+            node,
+            version,
+            outcome,
+            from,
+            restore,
+            durable: None,
+            ttl_ms,
+            session_version,
+            owned_ms,
+        })
     };
     read().ok_or_else(|| misread("a pin"))
 }
@@ -114,7 +126,7 @@ impl Stored {
         SessionReply {
             pool: pool.clone(),
             key,
-            node: self.node,
+            node: self.node.clone(),
             version: self.version,
             age_ms: now_ms.saturating_sub(self.claimed),
             owned_ms: now_ms.saturating_sub(self.owned),
@@ -124,7 +136,7 @@ impl Stored {
             created_ms: self.claims.created.map(|created| created.0),
             session_version: Some(self.claims.session_version).filter(|version| *version > 0),
             alias_of: self.claims.alias_of,
-            owner: NodeRecord::unknown(self.node),
+            owner: NodeRecord::unknown(self.node.clone()),
             events: Vec::new(),
         }
     }
@@ -235,9 +247,15 @@ mod tests {
 
     #[test]
     fn what_is_no_pin_is_an_error() {
-        for text in
-            ["", "3", "3|1|2||x", "3|1|2||10.0.0.1:80|", "x|1|2||10.0.0.1:80", "3|1|2||10.0.0.1:80|||-1||"]
-        {
+        for text in [
+            "",
+            "3",
+            "3|1|2||",
+            "3|1|2||a b",
+            "3|1|2||10.0.0.1:80|",
+            "x|1|2||10.0.0.1:80",
+            "3|1|2||10.0.0.1:80|||-1||",
+        ] {
             assert!(Stored::read(text).is_err(), "{text}");
         }
     }

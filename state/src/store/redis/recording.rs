@@ -23,7 +23,7 @@ impl Redis {
     pub(super) async fn record_of(
         &self,
         pool: &PoolName,
-        node: NodeId,
+        node: &NodeId,
     ) -> Result<Option<(String, NodeRecord)>, StoreError> {
         let home = Shard::home(pool);
         let step = Step::command("HGET").arg(home.records()).arg(node.to_string());
@@ -36,7 +36,7 @@ impl Redis {
         }
     }
 
-    /// All records, by address. Those that say nothing any more are dropped by whoever comes across them.
+    /// All records, by name. Those that say nothing any more are dropped by whoever comes across them.
     pub(super) async fn records(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
         let since = Instant::now();
         let home = Shard::home(pool);
@@ -56,7 +56,7 @@ impl Redis {
             // In vain, it is for the next one to do.
             let _ = self.drop_records(pool, &spent, since).await;
         }
-        nodes.sort_by_key(|record| record.node);
+        nodes.sort_by(|one, other| one.node.cmp(&other.node));
         Ok(nodes)
     }
 
@@ -71,8 +71,9 @@ impl Redis {
         let home = Shard::home(pool);
         for _ in 0..ATTEMPTS {
             let now = reading::time(&self.link.one(&home, Step::command("TIME")).await?)?;
-            let there = self.record_of(pool, node).await?;
-            let (before, record) = there.unwrap_or_else(|| (String::new(), NodeRecord::unknown(node)));
+            let there = self.record_of(pool, &node).await?;
+            let (before, record) =
+                there.unwrap_or_else(|| (String::new(), NodeRecord::unknown(node.clone())));
             let Some(next) = change(&record, now) else {
                 if record.version > 0 {
                     // Perhaps an earlier attempt reached the first shard only.

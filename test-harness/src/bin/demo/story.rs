@@ -252,7 +252,7 @@ impl<'w> Story<'w> {
         stage
             .promise(stage.berth.failed() + first.failed() == 0, "no request failed, of old or new sessions");
         stage.promise(
-            first == guests.on_ring(&all, Default::default()),
+            first == guests.on_ring(&all, native::algorithm()),
             &format!("{} new sessions go where the ring says", guests.len()),
         );
         let berth =

@@ -11,8 +11,9 @@
 --      6 what is said: "idle time|end|creation|session version", each of which may be empty
 --      7 the pin of the former key: "key|version|session version|boot id|node", or ""
 --      8 number of candidates n        9 .. 8+n candidates       then the unusable nodes
--- Returns "outcome|version|restore|from|life|session version|node": outcome f, c or r; restore 0 or 1; life in ms, 0 if
--- nothing was stored as the session has ended; from and session version may be empty.
+-- Returns "outcome|version|restore|from|life|session version|owned for|node": outcome f, c or r; restore 0 or 1; life in ms,
+-- 0 if nothing was stored as the session has ended; how long the node has had the session, in ms; from and session version
+-- may be empty.
 --
 -- Not a transaction: MULTI cannot look at the pin before it decides. WATCH could, at two more round trips and a retry
 -- for each race, and races are what a death brings.
@@ -148,8 +149,9 @@ local function keep(version, claimed, owned, boot, node)
   end
 end
 
-local function answer(outcome, version, restore, from, node)
-  return outcome .. '|' .. version .. '|' .. restore .. '|' .. from .. '|' .. life .. '|' .. seen .. '|' .. node
+local function answer(outcome, version, restore, from, since, node)
+  local owned = string.format('%.0f', math.max(0, time() - tonumber(since)))
+  return table.concat({ outcome, version, restore, from, life, seen, owned, node }, '|')
 end
 
 -- A node that was restarted since the pin met it. The pin learns the boot id that it has now, so this is said once.
@@ -210,7 +212,7 @@ if not pin then
   if outcome == 'r' then
     log_rehome(from, node, version, reason)
   end
-  return answer(outcome, version, restore, from, node)
+  return answer(outcome, version, restore, from, at, node)
 end
 
 local reason, boot = out(owner)
@@ -221,9 +223,10 @@ if reason and not strict then
       alias = former_key
     end
     version = string.format('%.0f', tonumber(version) + 1)
-    keep(version, claimed, string.format('%.0f', time()), node_boot, node)
+    local at = string.format('%.0f', time())
+    keep(version, claimed, at, node_boot, node)
     log_rehome(owner, node, version, reason)
-    return answer('r', version, '0', owner, node)
+    return answer('r', version, '0', owner, at, node)
   end
 end
 
@@ -234,4 +237,4 @@ if seen ~= known_seen then
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
     'version', version, 'reason', 'raised', 'session_version', seen, 'correlation_id', ARGV[5])
 end
-return answer('f', version, restore, '', owner)
+return answer('f', version, restore, '', owned, owner)
