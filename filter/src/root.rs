@@ -200,10 +200,9 @@ impl Live {
         }
         self.next_poll = now + interval;
         self.look_at_static(now);
-        if self.plugin.pools.iter().any(|pool| polled(&pool.config.membership).is_some()) {
-            if !self.watch.look() {
-                self.learn(None, now);
-            }
+        let polls = self.plugin.pools.iter().any(|pool| polled(&pool.config.membership).is_some());
+        if polls && !self.watch.look() {
+            self.learn(None, now);
         }
     }
 
