@@ -169,7 +169,10 @@ impl Clusters {
         let mut facts = ClusterFacts::default();
         let mut check = Check::default();
         let whole = skim(std::str::from_utf8(dump).ok()?, &mut |path, step| {
-            let Some((_, way)) = path.split_once("s[].cluster") else { return };
+            let Some(way) = below(path, &["static_clusters[].cluster", "dynamic_active_clusters[].cluster"])
+            else {
+                return;
+            };
             match (way, step) {
                 ("", Step::End) => {
                     if facts.service.is_empty() {
@@ -195,7 +198,9 @@ impl Clusters {
         let Ok(dump) = std::str::from_utf8(dump) else { return false };
         let mut reader = Reader::default();
         skim(dump, &mut |path, step| {
-            let Some((_, way)) = path.split_once(".endpoint_config") else { return };
+            let kinds =
+                ["static_endpoint_configs[].endpoint_config", "dynamic_endpoint_configs[].endpoint_config"];
+            let Some(way) = below(path, &kinds) else { return };
             if let ("", Step::End) = (way, step) {
                 let mut endpoints = std::mem::take(&mut reader.endpoints);
                 endpoints.index.sort_unstable();
@@ -302,11 +307,7 @@ impl Reader {
     /// Takes in what stands at this place. Keys come in the order of their fields' numbers: the address before the port,
     /// a listener before the endpoint's id.
     fn note(&mut self, way: &str, step: Step<'_>) {
-        let Some((key, text, is_text)) = (match step {
-            Step::End => None,
-            Step::Text(text) => Some((way.rsplit('.').next().unwrap_or_default(), text, true)),
-            Step::Word(text) => Some((way.rsplit('.').next().unwrap_or_default(), text, false)),
-        }) else {
+        let (Step::Text(text) | Step::Word(text)) = step else {
             match way {
                 ".endpoints[]" => self.endpoints.localities.push(std::mem::take(&mut self.locality)),
                 ".endpoints[].lb_endpoints[]" => self.end_host(),
@@ -314,10 +315,11 @@ impl Reader {
             }
             return;
         };
+        let key = last_key(way);
         if let Some(way) = way.strip_prefix(".endpoints[].lb_endpoints[].") {
             if way.starts_with("endpoint.address.") {
                 self.note_address(key, text);
-            } else if way == "metadata.filter_metadata.envoy.lb.hash_key" && is_text {
+            } else if way == "metadata.filter_metadata.envoy.lb.hash_key" && matches!(step, Step::Text(_)) {
                 text.clone_into(&mut self.hash_key);
             }
             return;
@@ -334,12 +336,18 @@ impl Reader {
     /// Puts an address together as `/clusters` writes it.
     fn note_address(&mut self, key: &str, text: &str) {
         match key {
-            "address" if text.contains(':') => self.address.extend(["[", text, "]"]),
-            "address" | "path" | "endpoint_id" => self.address.push_str(text),
-            "port_value" => self.address.extend([":", text]),
-            "server_listener_name" => self.address.extend(["envoy://", text, "/"]),
+            "address" if text.contains(':') => self.add_address("[", text, "]"),
+            "address" | "path" | "endpoint_id" => self.add_address("", text, ""),
+            "port_value" => self.add_address(":", text, ""),
+            "server_listener_name" => self.add_address("envoy://", text, "/"),
             _ => {}
         }
+    }
+
+    fn add_address(&mut self, before: &str, text: &str, after: &str) {
+        self.address.push_str(before);
+        self.address.push_str(text);
+        self.address.push_str(after);
     }
 
     fn end_host(&mut self) {
@@ -350,6 +358,16 @@ impl Reader {
             hash_keys.push((address, key));
         }
     }
+}
+
+fn last_key(way: &str) -> &str {
+    way.rsplit_once('.').map_or(way, |(_, key)| key)
+}
+
+/// The rest of a path that begins with one of these in any of a dump's configurations.
+fn below<'p>(path: &'p str, places: &[&str]) -> Option<&'p str> {
+    let path = path.strip_prefix(".configs[].")?;
+    places.iter().find_map(|place| path.strip_prefix(place))
 }
 
 /// `3s`, `0.250s`: digits of a fraction come in threes.

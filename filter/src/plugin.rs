@@ -233,6 +233,8 @@ impl LivePool {
     /// Says once what keeps the pool's cluster from being what its pins need.
     pub(crate) fn warn(&self, cluster: &str, complaint: Option<&str>, bad_name: Option<&str>) {
         let [mut complained, mut misnamed] = self.warned.get();
+        // Another leader has said it.
+        complained |= self.roster.borrow().unsupported;
         let advice = complaint.filter(|_| !std::mem::replace(&mut complained, true));
         let names = "hashes hosts by name; those go by their address whose name tells no node apart, such as";
         let names = bad_name.filter(|_| !std::mem::replace(&mut misnamed, true)).map(|bad| (names, bad));

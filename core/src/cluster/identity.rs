@@ -60,7 +60,7 @@ pub(super) fn settle(hosts: &mut Vec<Observation>) -> Option<String> {
 }
 
 /// The hosts in the order of the hash of this text of theirs.
-fn index(hosts: &[Observation], text: impl Fn(&Observation) -> Option<&String>) -> Index {
+fn index(hosts: &[Observation], text: fn(&Observation) -> Option<&String>) -> Index {
     let places = (0_u32..).zip(hosts);
     let mut index: Index =
         places.filter_map(|(place, host)| Some((session_hash(text(host)?.as_bytes()), place))).collect();

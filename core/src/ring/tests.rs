@@ -103,3 +103,54 @@ fn counts_points_and_members_on_the_ring() {
     assert_eq!(Ring::build(&four, Algorithm::Maglev { table_size: 7 }).unwrap().point_count(), 7);
     assert_eq!(Ring::build(&four, Algorithm::Rendezvous).unwrap().point_count(), 4);
 }
+
+/// Members of localities with these weights, two of each.
+fn by_locality(weights: &[u32]) -> Vec<Member> {
+    let mut all = members(&vec![1; weights.len() * 2]);
+    for (number, pair) in (0..).zip(all.chunks_exact_mut(2)) {
+        let locality = Locality { number, weight: weights[number as usize] };
+        pair.iter_mut().for_each(|member| member.locality = Some(locality));
+    }
+    all
+}
+
+#[test]
+fn localities_share_by_their_weights_and_one_without_gets_nothing() {
+    for algorithm in [
+        Algorithm::default(),
+        Algorithm::RingHash(RingSize::ENVOY_DEFAULT),
+        Algorithm::Maglev { table_size: 65_537 },
+        Algorithm::Rendezvous,
+    ] {
+        let ring = Ring::build(&by_locality(&[0, 5, 95]), algorithm).unwrap();
+
+        let mut shares = [0; 3];
+        for number in 0..10_000_u64 {
+            let owner = ring.candidates(session_hash(&number.to_le_bytes())).next().unwrap();
+            shares[owner / 2] += 1;
+        }
+        assert_eq!(shares[0], 0, "{algorithm:?}");
+        assert!((350..650).contains(&shares[1]), "{algorithm:?}: {shares:?}");
+        assert_eq!(ring.len(), 4);
+        assert_eq!(ring.candidates(7).count(), 4);
+    }
+}
+
+#[test]
+fn weights_of_localities_that_differ_by_a_million_fit_a_ring() {
+    let ring = Ring::build(&by_locality(&[1, 1_000_000]), Algorithm::default()).unwrap();
+
+    assert_eq!(ring.len(), 4);
+    assert!(ring.point_count() as u64 <= MAXIMUM_POINTS);
+}
+
+#[test]
+fn where_no_locality_has_a_weight_all_members_share() {
+    let weighted = Ring::build(&by_locality(&[0, 0]), Algorithm::RingHash(RingSize::ENVOY_DEFAULT)).unwrap();
+    let plain = Ring::build(&members(&[1; 4]), Algorithm::RingHash(RingSize::ENVOY_DEFAULT)).unwrap();
+
+    for hash in (0..1000_u64).map(|number| session_hash(&number.to_le_bytes())) {
+        assert_eq!(weighted.candidates(hash).next(), plain.candidates(hash).next());
+    }
+    assert_eq!(weighted.len(), 4);
+}

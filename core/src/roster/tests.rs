@@ -481,3 +481,61 @@ fn after_a_long_time_without_sight_nodes_that_came_meanwhile_do_not_warm_up() {
 
     assert!(roster.nodes.iter().all(|node| node.health.state(&policy, at(600)) == State::Active));
 }
+
+fn named(addresses: &[&str], unhealthy: &[bool]) -> Vec<Observation> {
+    let hosts = seen(unhealthy).into_iter().zip(addresses).enumerate();
+    let host = |(index, (host, address)): (usize, (Observation, &&str))| Observation {
+        address: (*address).to_owned(),
+        name: Some(format!("pod-{index}")),
+        ..host
+    };
+    hosts.map(host).collect()
+}
+
+#[test]
+fn a_named_node_that_moves_serves_from_its_new_address_at_once() {
+    let mut roster = Roster::default();
+    roster.observe(named(&["a:1", "b:1", "c:1"], &[false; 3]), &POLICY, at(0));
+    roster.observe(named(&["a:1", "b:1", "c:1"], &[false, true, false]), &POLICY, at(1));
+    assert_eq!(roster.nodes[1].health.state(&POLICY, at(1)), State::Cooldown);
+
+    // Envoy shows it as failed until its first check.
+    roster.observe(named(&["a:1", "new:1", "c:1"], &[false, true, false]), &POLICY, at(2));
+
+    assert_eq!((roster.nodes[1].name(), roster.nodes[1].address.as_str()), ("pod-1", "new:1"));
+    assert_eq!(roster.nodes[1].health.state(&POLICY, at(2)), State::Active);
+    roster.observe(named(&["a:1", "new:1", "c:1"], &[false, true, false]), &POLICY, at(3));
+    assert_eq!(roster.nodes[1].health.state(&POLICY, at(3)), State::Cooldown, "then it has failed");
+}
+
+#[test]
+fn a_named_node_that_left_in_its_cooldown_has_none_at_another_address() {
+    for (address, state) in [("b:1", State::Cooldown), ("new:1", State::Active)] {
+        let mut roster = Roster::default();
+        roster.observe(named(&["a:1", "b:1"], &[false, true]), &POLICY, at(0));
+        roster.observe(named(&["a:1", "b:1"], &[false, false]), &POLICY, at(1));
+        roster.observe(named(&["a:1", "b:1"], &[false, true]), &POLICY, at(2));
+        roster.observe(named(&["a:1"], &[false]), &POLICY, at(3));
+
+        roster.observe(named(&["a:1", address], &[false, false]), &POLICY, at(4));
+
+        assert_eq!(roster.nodes[1].health.state(&POLICY, at(4)), state);
+    }
+}
+
+#[test]
+#[expect(clippy::field_reassign_with_default, reason = "other fields are private")]
+fn what_the_configuration_says_is_another_version_and_is_published() {
+    let mut roster = Roster::default();
+    let mut facts = ClusterFacts::default();
+    facts.check_period = Some(Millis(4000));
+    assert!(!roster.learn(&facts), "before the first look there is no version");
+    roster.observe(seen(&[false]), &POLICY, at(0));
+    assert!(!roster.learn(&facts));
+
+    assert!(roster.learn(&ClusterFacts::default()));
+
+    assert_eq!(roster.version, 2);
+    roster.learn(&facts);
+    assert_eq!(Roster::decode(&roster.encode()).unwrap().check_period, Some(Millis(4000)));
+}
