@@ -41,6 +41,15 @@ impl Node {
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.address)
     }
+
+    /// Its health as a node of this priority: it does not take the panic of its former one along.
+    fn as_of(&self, priority: u32, now: Millis) -> Health {
+        let mut health = self.health.clone();
+        if self.priority != priority {
+            health.set_panic(false, None, now);
+        }
+        health
+    }
 }
 
 /// The members of one pool and what is known of them.
@@ -106,7 +115,7 @@ impl Roster {
                 continue;
             }
             let mut health = match known.binary_search_by(|node| node.name().cmp(name)) {
-                Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
+                Ok(index) => known.get(index).map(|node| node.as_of(seen.priority, now)).unwrap_or_default(),
                 Err(_) if was_empty => Health::established().unknown(),
                 Err(_) => match self.departed.iter().position(|node| node.name == name) {
                     Some(index) => self.departed.swap_remove(index).health.rejoined(now),
