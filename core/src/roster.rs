@@ -49,6 +49,15 @@ impl Node {
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.address)
     }
+
+    /// Its health as a node of this priority: it does not take the panic of its former one along.
+    fn as_of(&self, priority: u32, now: Millis) -> Health {
+        let mut health = self.health.clone();
+        if self.priority != priority {
+            health.set_panic(false, None, now);
+        }
+        health
+    }
 }
 
 /// The members of one pool and what is known of them.
@@ -132,13 +141,13 @@ impl Roster {
             let mut health = match former {
                 // Its sessions go with it. That nothing good is known of its new place yet is no reason to move them.
                 Some(node) if node.address != seen.address => {
-                    let health = node.health.clone().moved();
+                    let health = node.as_of(seen.priority, now).moved();
                     if seen.flags.unhealthy || seen.flags.pending {
                         seen.flags = HostFlags::default();
                     }
                     health
                 }
-                Some(node) => node.health.clone(),
+                Some(node) => node.as_of(seen.priority, now),
                 None if let Some(health) = self.vanished.take(name, policy, now) => health,
                 None if is_first_look => Health::established().unknown(),
                 None => match self.departed.iter().position(|node| node.name == name) {

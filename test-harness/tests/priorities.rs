@@ -293,7 +293,14 @@ async fn agreed_on(world: &World, node: usize) -> u64 {
 
 /// How many nodes of each priority of two serve these sessions, which is for each the node of the native cluster.
 async fn agreed(world: &World, keys: &[String], failed: u64) -> [usize; 2] {
-    nodes_become(world.envoy(0), &[("cooldown", failed)]).await;
+    // The native cluster has checks of its own, whose first answers may come later.
+    let is_known = async || {
+        let hosts = world.envoy(0).clusters().await;
+        let out = hosts.iter().filter(|host| host.cluster == "native" && !host.is_healthy());
+        out.count() as u64 == failed
+    };
+    eventually(is_known, SOON).await;
+    nodes_become(world.envoy(0), &[("cooldown", failed), ("active", 4 - failed)]).await;
     let placed = world.nodes_of(keys).await;
     let native = native_nodes_of(&world.client(), keys).await;
     let differing = placed.iter().zip(&native).filter(|(placed, native)| placed != native).count();

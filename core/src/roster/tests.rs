@@ -296,6 +296,21 @@ fn a_priority_is_in_panic_only_if_all_together_fall_short_and_each_calms_down_by
 }
 
 #[test]
+fn a_node_that_changes_its_priority_does_not_take_its_panic_along() {
+    let mut roster = Roster::default();
+    let few = [true, true, true, true, false];
+    roster.observe(two_levels(&[false; 2], &[false; 5]), &POLICY, at(0));
+    roster.observe(two_levels(&[true, false], &few), &POLICY, at(1));
+    assert_eq!([0, 1].map(|priority| is_panic(&roster, priority)), [false, true]);
+
+    let mut hosts = two_levels(&[true, false], &few);
+    hosts[6].priority = 0;
+    roster.observe(hosts, &POLICY, at(2));
+
+    assert!(!is_panic(&roster, 0));
+}
+
+#[test]
 fn what_failed_in_panic_is_not_shared_and_what_failed_in_another_priority_is() {
     let mut roster = Roster::default();
     let few = [false, true, true, true, true];
