@@ -6,10 +6,15 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use berth_harness::{Endpoint, World, eventually};
+use berth_harness::{Builder, Endpoint, World, eventually};
 use serde_json::json;
-use support::patience::{ask, caught_up, cluster, destination, impatient, nodes_become};
+use support::patience::{ask, caught_up, cluster, destination, nodes_become};
 use support::{SOON, pool, sessions, told};
+
+/// On Berth's own ring no session moves between nodes that stay.
+fn impatient() -> Builder {
+    support::patience::impatient().configuration(support::own_ring)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_and_degraded_nodes_keep_their_sessions_and_inherit_none() {
