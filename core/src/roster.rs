@@ -39,7 +39,7 @@ pub struct Node {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality_weight: Option<u32>,
     /// What was observed of it.
-    #[serde(flatten)]
+    #[serde(default)]
     pub health: Health,
 }
 
