@@ -23,7 +23,7 @@ fn addresses(count: u32) -> Vec<SocketAddr> {
 }
 
 fn members(count: u32) -> Vec<Member> {
-    addresses(count).iter().map(|address| Member { key: address.to_string(), weight: 1 }).collect()
+    addresses(count).iter().map(|address| Member::new(address.to_string(), 1)).collect()
 }
 
 fn buckets(count: u32) -> Vec<Bucket> {

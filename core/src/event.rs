@@ -90,6 +90,8 @@ pub enum Reason {
     NoSnapshot,
     /// The pool has no members.
     NoMembers,
+    /// Envoy's cluster is of a kind that cannot be steered, so it is left to Envoy.
+    UnsupportedCluster,
     /// No member may serve.
     NoUsableNode,
     /// A pin names the node.
@@ -130,6 +132,7 @@ impl Reason {
             Self::NoSession => "no_session",
             Self::NoSnapshot => "no_snapshot",
             Self::NoMembers => "no_members",
+            Self::UnsupportedCluster => "unsupported_cluster",
             Self::NoUsableNode => "no_usable_node",
             Self::Pin => "pin",
             Self::StateAway => "state_away",
@@ -259,6 +262,8 @@ pub enum Unplaced {
     NoSnapshot,
     /// The pool has no members.
     NoMembers,
+    /// Its cluster cannot be steered.
+    UnsupportedCluster,
 }
 
 /// How a poll of the admin interface ended.
@@ -298,7 +303,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -309,6 +314,7 @@ impl Counter {
         Self::Requests(Outcome::Rehomed),
         Self::Unplaced(Unplaced::NoSnapshot),
         Self::Unplaced(Unplaced::NoMembers),
+        Self::Unplaced(Unplaced::UnsupportedCluster),
         Self::Retried,
         Self::PassiveEjections,
         Self::Polls(PollResult::Ok),
@@ -335,18 +341,18 @@ impl Counter {
         match self {
             Self::Requests(outcome) => outcome as usize,
             Self::Unplaced(reason) => 8 + reason as usize,
-            Self::Retried => 10,
-            Self::PassiveEjections => 11,
-            Self::Polls(result) => 12 + result as usize,
-            Self::LeaderChanges => 15,
-            Self::Rehomed => 16,
-            Self::StateCalls(result) => 17 + result as usize,
-            Self::Restored => 21,
-            Self::Resyncs => 22,
-            Self::Ended => 23,
-            Self::Returned => 24,
-            Self::OtherCluster => 25,
-            Self::Dropped(what) => 26 + what as usize,
+            Self::Retried => 11,
+            Self::PassiveEjections => 12,
+            Self::Polls(result) => 13 + result as usize,
+            Self::LeaderChanges => 16,
+            Self::Rehomed => 17,
+            Self::StateCalls(result) => 18 + result as usize,
+            Self::Restored => 22,
+            Self::Resyncs => 23,
+            Self::Ended => 24,
+            Self::Returned => 25,
+            Self::OtherCluster => 26,
+            Self::Dropped(what) => 27 + what as usize,
         }
     }
 
@@ -357,6 +363,9 @@ impl Counter {
             Self::Requests(outcome) => ("requests", format!(".outcome.{}", outcome.name())),
             Self::Unplaced(Unplaced::NoSnapshot) => ("unplaced", ".reason.no_snapshot".to_owned()),
             Self::Unplaced(Unplaced::NoMembers) => ("unplaced", ".reason.no_members".to_owned()),
+            Self::Unplaced(Unplaced::UnsupportedCluster) => {
+                ("unplaced", ".reason.unsupported_cluster".to_owned())
+            }
             Self::Retried => ("reassignments", ".reason.retried".to_owned()),
             Self::PassiveEjections => ("passive_ejections", String::new()),
             Self::Polls(PollResult::Ok) => ("polls", ".result.ok".to_owned()),

@@ -171,6 +171,12 @@ impl Health {
         Self { cooldown, operator: self.operator, ..Self::joined(now) }
     }
 
+    /// The node goes on at another address: what was seen of the old one says nothing of it.
+    #[must_use]
+    pub fn moved(self) -> Self {
+        Self { operator: self.operator, ..Self::default() }
+    }
+
     /// Takes in what Envoy says of the node at `now`.
     pub fn observe(&mut self, mut flags: HostFlags, policy: &HealthPolicy, now: Millis) {
         let is_checked = flags.unhealthy;
@@ -200,20 +206,20 @@ impl Health {
         self.draining = flags.draining;
     }
 
+    /// Envoy was last seen at `seen`, and nothing since says that the node is still unhealthy: its cooldown runs from then.
+    pub fn lose_sight(&mut self, seen: Millis) {
+        if self.unhealthy {
+            self.touch_cooldown(seen);
+            self.unhealthy = false;
+        }
+    }
+
     /// Envoy's active check, which comes to a result within `period`, finds the node well at `now`: what only requests said
     /// against it before that counts as never said.
     pub fn contradict(&mut self, period: Millis, now: Millis) {
         if !self.unhealthy && !self.pending {
             self.cooldown =
                 self.cooldown.take().and_then(|cooldown| cooldown.unless_contradicted(period, now));
-        }
-    }
-
-    /// Envoy was last seen at `seen`, and nothing since says that the node is still unhealthy: its cooldown runs from then.
-    pub fn lose_sight(&mut self, seen: Millis) {
-        if self.unhealthy {
-            self.touch_cooldown(seen);
-            self.unhealthy = false;
         }
     }
 

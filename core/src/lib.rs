@@ -8,8 +8,8 @@
 //! 1. [`session`]: which session a request belongs to, over bytes.
 //!    Where clients show tokens, [`token`] says whether they are true.
 //! 2. [`ring`]: session hash → nodes in order, as Envoy's own hash policies would.
-//! 3. [`membership`], [`health`], [`roster`]: what Envoy says of its hosts, the state that follows, and the shared
-//!    record of both.
+//! 3. [`membership`], [`cluster`], [`health`], [`roster`]: what Envoy says of its hosts and of their cluster, the state
+//!    that follows, and the shared record of all that.
 //! 4. [`levels`]: how Envoy's priorities share a pool's sessions. [`snapshot`], [`decision`]: one immutable view of a pool,
 //!    and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
@@ -24,6 +24,7 @@
 
 pub mod breaker;
 pub mod changelog;
+pub mod cluster;
 pub mod config;
 pub mod decision;
 pub mod event;

@@ -4,7 +4,7 @@
 //! come in the order of the host set, which the ring needs. Lines of other clusters and unknown keys are skipped,
 //! because Envoy before 1.38 ignores `?filter=` and later versions add keys.
 
-use std::collections::BTreeMap;
+use crate::ring::session_hash;
 
 /// One host of a cluster, as Envoy sees it at this moment.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -14,10 +14,14 @@ pub struct Observation {
     /// The name that the cluster hashes the host by instead of its address, if it does: the node is then this name,
     /// wherever it listens.
     pub name: Option<String>,
+    /// What Envoy calls it, empty if nothing; [`crate::cluster`] decides whether that is its name.
+    pub hostname: String,
     /// Envoy's load-balancing weight, at least 1.
     pub weight: u32,
     /// Where it stands: `region/zone/sub_zone`, empty if Envoy was told nothing.
     pub locality: String,
+    /// What all hosts of its locality share, if the cluster weighs localities.
+    pub locality_weight: Option<u32>,
     /// Envoy's priority; 0 is the first choice.
     pub priority: u32,
     /// What is wrong with it, if anything.
@@ -39,31 +43,38 @@ pub struct HostFlags {
     pub draining: bool,
 }
 
+/// What a look shows: the hosts of each cluster that was asked for, in that order.
+pub type Hosts = Vec<Option<Vec<Observation>>>;
+
 /// The hosts of each of `clusters` in an admin `/clusters` text, in host-set order.
 ///
-/// A cluster that the text does not name at all is absent from the result: Envoy does not know it (yet), which is
-/// something else than a cluster without hosts.
+/// A cluster that the text does not name at all has `None`: Envoy does not know it (yet), which is something else than a
+/// cluster without hosts.
 #[must_use]
-pub fn parse_clusters<'c>(text: &[u8], clusters: &[&'c str]) -> BTreeMap<&'c str, Vec<Observation>> {
-    let mut hosts: BTreeMap<&'c str, Vec<Observation>> = BTreeMap::new();
+pub fn parse_clusters(text: &[u8], clusters: &[String]) -> Hosts {
+    let mut hosts: Hosts = vec![None; clusters.len()];
+    // Each host's lines begin with the same key. Where one address is in two priorities, only that parts the two.
+    let mut first_key = "";
     for line in text.split(|&byte| byte == b'\n') {
         let Ok(line) = std::str::from_utf8(line) else { continue };
         // A cluster's name may itself hold "::"; ours are known, so the longest of them that fits is meant.
-        let Some((cluster, rest)) = clusters
+        let Some((observed, rest)) = clusters
             .iter()
-            .filter_map(|name| Some((*name, line.strip_prefix(name)?.strip_prefix("::")?)))
-            .max_by_key(|(name, _)| name.len())
+            .zip(&mut hosts)
+            .filter_map(|(name, hosts)| Some((hosts, line.strip_prefix(name.as_str())?.strip_prefix("::")?)))
+            .min_by_key(|(_, rest)| rest.len())
         else {
             continue;
         };
-        let observed = hosts.entry(cluster).or_default();
+        let observed = observed.get_or_insert_default();
         // From the right: an IPv6 address holds "::" too, keys and values do not.
         let Some((rest, value)) = rest.rsplit_once("::") else { continue };
         let Some((address, key)) = rest.rsplit_once("::") else { continue };
         if !is_address(address) {
             continue;
         }
-        if observed.last().is_none_or(|host| host.address != address) {
+        if observed.last().is_none_or(|host| host.address != address) || key == first_key {
+            first_key = key;
             observed.push(Observation { address: address.to_owned(), weight: 1, ..Observation::default() });
         }
         if let Some(host) = observed.last_mut() {
@@ -78,14 +89,35 @@ fn note(host: &mut Observation, key: &str, value: &str) {
         "weight" => host.weight = value.parse().unwrap_or(1).max(1),
         "priority" => host.priority = value.parse().unwrap_or(0),
         "health_flags" => host.flags = parse_flags(value),
-        "region" | "zone" | "sub_zone" if !value.is_empty() => {
-            if !host.locality.is_empty() {
-                host.locality.push('/');
-            }
-            host.locality.push_str(value);
-        }
+        "hostname" => host.hostname = value.to_owned(),
+        "region" | "zone" | "sub_zone" => join_locality(&mut host.locality, value),
         _ => {}
     }
+}
+
+/// Adds a region, zone or sub-zone to a locality's name.
+pub(crate) fn join_locality(locality: &mut String, part: &str) {
+    if !locality.is_empty() && !part.is_empty() {
+        locality.push('/');
+    }
+    locality.push_str(part);
+}
+
+/// Another number if other hosts are there, or in another order, locality or priority, or under another name.
+#[must_use]
+pub fn fingerprint(hosts: &Hosts) -> u64 {
+    let mut text = Vec::new();
+    for hosts in hosts {
+        text.push(if hosts.is_some() { b'\n' } else { b'\0' });
+        for host in hosts.iter().flatten() {
+            for part in [&host.address, &host.hostname, &host.locality] {
+                text.extend_from_slice(part.as_bytes());
+                text.push(b'\n');
+            }
+            text.extend_from_slice(&host.priority.to_le_bytes());
+        }
+    }
+    session_hash(&text)
 }
 
 /// `healthy`, or flags each led by a slash: `/failed_active_hc/pending_active_hc`.
@@ -146,7 +178,7 @@ nodes::x::127.0.0.1:7::weight::9
 ";
 
     fn nodes(text: &str) -> Vec<Observation> {
-        parse_clusters(text.as_bytes(), &["nodes"]).remove("nodes").unwrap_or_default()
+        parse_clusters(text.as_bytes(), &["nodes".into()]).remove(0).unwrap_or_default()
     }
 
     #[test]
@@ -207,18 +239,56 @@ nodes::x::127.0.0.1:7::weight::9
     }
 
     #[test]
-    fn a_cluster_named_like_the_start_of_another_keeps_its_own_hosts() {
-        let found = parse_clusters(TEXT.as_bytes(), &["nodes", "nodes::x"]);
+    fn one_address_in_two_priorities_is_two_hosts_also_on_neighbouring_lines() {
+        // As STATIC and STRICT_DNS clusters are printed.
+        let host = |port: u16, priority: u32| {
+            format!(
+                "nodes::127.0.0.1:{port}::cx_active::0\nnodes::127.0.0.1:{port}::weight::1\n\
+                 nodes::127.0.0.1:{port}::priority::{priority}\n"
+            )
+        };
 
-        assert_eq!(found["nodes::x"].len(), 1);
-        assert_eq!(found["nodes"].len(), 3);
+        let hosts = nodes(&[host(1, 0), host(2, 0), host(2, 1), host(3, 1)].concat());
+
+        let seen: Vec<_> = hosts.iter().map(|host| (host.address.as_str(), host.priority)).collect();
+        let expected = [("127.0.0.1:1", 0), ("127.0.0.1:2", 0), ("127.0.0.1:2", 1), ("127.0.0.1:3", 1)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn hosts_that_come_go_swap_or_move_give_another_fingerprint() {
+        let host = |address: &str| Observation { address: address.into(), ..Observation::default() };
+        let two = [host("10.0.0.1:80"), host("10.0.0.2:80")];
+        let in_zone = Observation { locality: "eu".into(), ..two[0].clone() };
+        let second = Observation { priority: 1, ..two[0].clone() };
+        let named = Observation { hostname: "a".into(), ..two[0].clone() };
+        let ill =
+            Observation { flags: HostFlags { unhealthy: true, ..HostFlags::default() }, ..two[0].clone() };
+
+        let of = |hosts: &[Observation]| fingerprint(&vec![Some(hosts.to_vec())]);
+        for other in [in_zone, second, named] {
+            assert_ne!(of(&two), of(&[other, two[1].clone()]));
+        }
+        assert_ne!(of(&two), of(&[two[1].clone(), two[0].clone()]));
+        assert_ne!(of(&two), of(&two[..1]));
+        assert_ne!(of(&[]), fingerprint(&vec![None]));
+        assert_eq!(of(&two), of(&[ill, two[1].clone()]));
+    }
+
+    #[test]
+    fn a_cluster_named_like_the_start_of_another_keeps_its_own_hosts() {
+        let found = parse_clusters(TEXT.as_bytes(), &["nodes".into(), "nodes::x".into()]);
+
+        assert_eq!(
+            found.iter().map(|hosts| hosts.as_ref().map(Vec::len)).collect::<Vec<_>>(),
+            [Some(3), Some(1)]
+        );
     }
 
     #[test]
     fn an_unknown_cluster_is_absent_and_one_without_hosts_is_empty() {
-        let found = parse_clusters(b"nodes::added_via_api::false\n", &["nodes", "gone"]);
+        let found = parse_clusters(b"nodes::added_via_api::false\n", &["nodes".into(), "gone".into()]);
 
-        assert_eq!(found.get("nodes"), Some(&Vec::new()));
-        assert_eq!(found.get("gone"), None);
+        assert_eq!(found, [Some(Vec::new()), None]);
     }
 }

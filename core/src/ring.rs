@@ -41,7 +41,26 @@ pub fn session_hash(bytes: &[u8]) -> u64 {
 pub struct Member {
     /// The ring key: `ip:port` by default, as Envoy writes addresses (`[::1]:90`).
     pub key: String,
-    /// The member's share relative to the others; at least 1.
+    /// The member's share relative to the others of its locality; at least 1.
+    pub weight: u32,
+    /// Where it stands, if localities have weights of their own. Members of one locality must be neighbours.
+    pub locality: Option<Locality>,
+}
+
+impl Member {
+    /// A member in a cluster that does not weigh its localities.
+    #[must_use]
+    pub fn new(key: impl Into<String>, weight: u32) -> Self {
+        Self { key: key.into(), weight, locality: None }
+    }
+}
+
+/// A locality with a weight of its own, as Envoy's `locality_weighted_lb_config` uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locality {
+    /// Another one than that of the members before.
+    pub number: u32,
+    /// What its members share, relative to the other localities. Members of weight 0 are not on the ring.
     pub weight: u32,
 }
 
@@ -163,7 +182,7 @@ impl Ring {
                 distinct(points.as_slice().iter().map(|(_, owner)| *owner), members.len())
             }
             Layout::Table(table) => distinct(table.owners().iter().copied(), members.len()),
-            Layout::Scores(_) => members.len(),
+            Layout::Scores(scores) => scores.len(),
         };
         Ok(Self { member_count: members.len(), placed, layout })
     }
@@ -194,10 +213,26 @@ impl Ring {
     }
 }
 
-/// Each member's share of the whole, as Envoy computes it: one division of exact integers.
-fn normalised_weights(members: &[Member]) -> impl Iterator<Item = f64> + Clone {
-    let sum = members.iter().map(|member| u64::from(member.weight)).sum::<u64>() as f64;
-    members.iter().map(move |member| f64::from(member.weight) / sum)
+/// Each member's share of the whole, in Envoy's order of operations: (weight × share of its locality) / sum of the
+/// weights there (`normalizeLocalityWeights` in thread_aware_lb_impl.cc of Envoy 1.40). Without weights of localities
+/// all members are one locality that has it all.
+///
+/// If no locality has a weight the members share as if there were none; Envoy's ring would be empty.
+fn normalised_weights(members: &[Member]) -> Vec<f64> {
+    let weight_of = |member: &Member| member.locality.map_or(1, |locality| locality.weight);
+    let localities = || members.chunk_by(|one, next| one.locality == next.locality);
+    let total: u64 = localities().filter_map(<[_]>::first).map(|member| u64::from(weight_of(member))).sum();
+    let mut weights = Vec::with_capacity(members.len());
+    for locality in localities() {
+        let share = match locality.first() {
+            Some(member) if total > 0 => f64::from(weight_of(member)) / total as f64,
+            _ => 1.0,
+        };
+        let peers = if total > 0 { locality } else { members };
+        let sum = peers.iter().map(|member| u64::from(member.weight)).sum::<u64>() as f64;
+        weights.extend(locality.iter().map(|member| f64::from(member.weight) * share / sum));
+    }
+    weights
 }
 
 fn fits(setting: &'static str, value: u64, limit: u64) -> Result<(), RingError> {

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterFacts;
 use crate::health::{Health, HealthPolicy, State};
 use crate::levels::{self, Level};
-use crate::membership::Observation;
+use crate::membership::{HostFlags, Observation};
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
@@ -34,6 +35,9 @@ pub struct Node {
     /// Envoy's locality, `region/zone/sub_zone`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub locality: String,
+    /// What all nodes of its locality share, if the cluster weighs localities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality_weight: Option<u32>,
     /// What was observed of it.
     #[serde(flatten)]
     pub health: Health,
@@ -58,6 +62,9 @@ pub struct Roster {
     /// checks, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_period: Option<Millis>,
+    /// Envoy's cluster cannot be steered: its requests are Envoy's, and no pins are made.
+    #[serde(default)]
+    pub unsupported: bool,
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
@@ -73,6 +80,9 @@ pub struct Roster {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Departed {
     name: String,
+    /// Where it was: under another address it is another process.
+    #[serde(default)]
+    address: String,
     left: Millis,
     health: Health,
 }
@@ -111,18 +121,33 @@ impl Roster {
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.name().cmp(b.name()));
         let mut names = BTreeSet::new();
-        for seen in observations {
+        for mut seen in observations {
             let name = seen.name.as_deref().unwrap_or(&seen.address);
             // One name is one node, however often it is listed.
             if !names.insert(name.to_owned()) {
                 continue;
             }
-            let mut health = match known.binary_search_by(|node| node.name().cmp(name)) {
-                Ok(index) => known.get(index).map(|node| node.health.clone()).unwrap_or_default(),
-                Err(_) if let Some(health) = self.vanished.take(name, policy, now) => health,
-                Err(_) if is_first_look => Health::established().unknown(),
-                Err(_) => match self.departed.iter().position(|node| node.name == name) {
-                    Some(index) => self.departed.swap_remove(index).health.rejoined(now),
+            let former = known.binary_search_by(|node| node.name().cmp(name)).ok();
+            let former = former.and_then(|index| known.get(index));
+            let mut health = match former {
+                // Its sessions go with it. That nothing good is known of its new place yet is no reason to move them.
+                Some(node) if node.address != seen.address => {
+                    let health = node.health.clone().moved();
+                    if seen.flags.unhealthy || seen.flags.pending {
+                        seen.flags = HostFlags::default();
+                    }
+                    health
+                }
+                Some(node) => node.health.clone(),
+                None if let Some(health) = self.vanished.take(name, policy, now) => health,
+                None if is_first_look => Health::established().unknown(),
+                None => match self.departed.iter().position(|node| node.name == name) {
+                    Some(index) => {
+                        let departed = self.departed.swap_remove(index);
+                        let stays = departed.address == seen.address;
+                        let health = if stays { departed.health } else { departed.health.moved() };
+                        health.rejoined(now)
+                    }
                     None => {
                         self.vanished.arrived(now);
                         Health::joined(now).unknown()
@@ -144,6 +169,7 @@ impl Roster {
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
+                locality_weight: seen.locality_weight,
                 health,
             };
             self.nodes.insert(place, node);
@@ -158,11 +184,33 @@ impl Roster {
         self.vanished.judge(self.nodes.len(), policy, now);
         let left = left.into_iter();
         self.remember(
-            left.filter_map(|node| Some((node.name().to_owned(), node.health.departed(now)?))),
+            left.filter_map(|node| {
+                let name = node.name().to_owned();
+                let health = node.health.departed(now)?;
+                Some(Departed { name, address: node.address, left: now, health })
+            }),
             policy,
             now,
         );
         self.settle(&before, policy, now)
+    }
+
+    /// Takes in what Envoy's configuration says of the cluster. True if that changed anything, and with it the version.
+    pub fn learn(&mut self, facts: &ClusterFacts) -> bool {
+        let news = (facts.check_period, facts.unsupported.is_some());
+        let changed = (self.check_period, self.unsupported) != news;
+        (self.check_period, self.unsupported) = news;
+        // Before the first look there is nothing to have another version of.
+        if changed && self.version > 0 {
+            self.version = self.version.wrapping_add(1).max(1);
+        }
+        changed && self.version > 0
+    }
+
+    /// True if the nodes would be others, or stand elsewhere on the ring, if nothing were known of the configuration.
+    #[must_use]
+    pub fn relies_on_facts(&self) -> bool {
+        self.nodes.iter().any(|node| node.name.is_some() || node.locality_weight.is_some())
     }
 
     /// Puts the node of that name into cooldown on a worker's word. True if that changed anything.
@@ -231,8 +279,8 @@ impl Roster {
     }
 
     /// Keeps the cooldowns of nodes that left, for as long as they can last.
-    fn remember(&mut self, left: impl Iterator<Item = (String, Health)>, policy: &HealthPolicy, now: Millis) {
-        self.departed.extend(left.map(|(name, health)| Departed { name, left: now, health }));
+    fn remember(&mut self, left: impl Iterator<Item = Departed>, policy: &HealthPolicy, now: Millis) {
+        self.departed.extend(left);
         self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown);
         let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
         self.departed.drain(..surplus);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::health::{HealthPolicy, State};
 use crate::levels::{self, Level};
-use crate::ring::{Algorithm, Candidates, Member, Ring, RingError, session_hash};
+use crate::ring::{Algorithm, Candidates, Locality, Member, Ring, RingError, session_hash};
 use crate::roster::{Node, Roster};
 use crate::time::Millis;
 
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub nodes: Vec<SnapshotNode>,
     /// Nodes that vanished together: their sessions are not given away yet. In the order of their names.
     pub held: Vec<String>,
+    /// Envoy's cluster cannot be steered: see [`crate::cluster::Unsupported`].
+    pub unsupported: bool,
     /// Some state changes by the passing of time alone: build again at the next tick.
     pub timed: bool,
     /// The best priority first.
@@ -72,7 +74,7 @@ impl Snapshot {
         let mut rings = Vec::new();
         for level in &levels {
             let nodes = roster.nodes.get(level.start..level.end).unwrap_or_default();
-            let members: Vec<Member> = nodes.iter().map(member).collect();
+            let members = members(nodes);
             let before =
                 previous.and_then(|previous| previous.rings.iter().find(|ring| *ring.members == members));
             rings.push(match before {
@@ -106,6 +108,7 @@ impl Snapshot {
             has_panic: levels.iter().any(|level| level.is_panic),
             levels,
             rings,
+            unsupported: roster.unsupported,
         })
     }
 
@@ -184,9 +187,19 @@ impl Snapshot {
     }
 }
 
-/// A node as its ring knows it.
-fn member(node: &Node) -> Member {
-    Member { key: node.name().to_owned(), weight: node.weight.saturating_mul(node.health.weight()) }
+/// The nodes of one level as their ring knows them.
+fn members(nodes: &[Node]) -> Vec<Member> {
+    let mut former = "";
+    let mut number = 0;
+    let mut members = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        number += u32::from(former != node.locality);
+        former = &node.locality;
+        let (key, weight) = (node.name().to_owned(), node.weight.saturating_mul(node.health.weight()));
+        let locality = node.locality_weight.map(|weight| Locality { number, weight });
+        members.push(Member { key, weight, locality });
+    }
+    members
 }
 
 /// Places in the order of several rings; see [`Snapshot::places`].

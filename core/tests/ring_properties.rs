@@ -6,7 +6,7 @@ use berth_core::ring::{Algorithm, Member, Ring, RingSize, session_hash};
 use proptest::prelude::*;
 
 fn member(index: usize, weight: u32) -> Member {
-    Member { key: format!("10.0.{}.{}:8080", index / 250, index % 250), weight }
+    Member::new(format!("10.0.{}.{}:8080", index / 250, index % 250), weight)
 }
 
 fn equal_members(count: usize) -> Vec<Member> {
@@ -207,8 +207,8 @@ fn balances_ten_members_within_twelve_percent() {
     const KEYS: u32 = 500_000;
     let sets = [
         equal_members(10),
-        (0..10).map(|i| Member { key: format!("127.0.0.1:{}", 9_001 + i), weight: 1 }).collect(),
-        (0..10).map(|i| Member { key: format!("[2001:db8::{i}]:443"), weight: 7 }).collect(),
+        (0..10).map(|i| Member::new(format!("127.0.0.1:{}", 9_001 + i), 1)).collect(),
+        (0..10).map(|i| Member::new(format!("[2001:db8::{i}]:443"), 7)).collect(),
     ];
 
     for members in sets {

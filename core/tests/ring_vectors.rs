@@ -7,18 +7,15 @@ use std::{env, fmt::Write as _, fs, path::Path};
 use berth_core::ring::{Algorithm, Member, Ring, RingSize, session_hash};
 
 fn addresses(ports: impl IntoIterator<Item = u32>) -> Vec<Member> {
-    ports.into_iter().map(|port| Member { key: format!("127.0.0.1:{port}"), weight: 1 }).collect()
+    ports.into_iter().map(|port| Member::new(format!("127.0.0.1:{port}"), 1)).collect()
 }
 
 fn hostnames(ports: impl IntoIterator<Item = u32>) -> Vec<Member> {
-    ports.into_iter().map(|port| Member { key: port.to_string(), weight: 1 }).collect()
+    ports.into_iter().map(|port| Member::new(port.to_string(), 1)).collect()
 }
 
 fn weighted(weights: &[(u32, u32)]) -> Vec<Member> {
-    weights
-        .iter()
-        .map(|(port, weight)| Member { key: format!("127.0.0.1:{port}"), weight: *weight })
-        .collect()
+    weights.iter().map(|(port, weight)| Member::new(format!("127.0.0.1:{port}"), *weight)).collect()
 }
 
 fn envoy(minimum: u64) -> Algorithm {
@@ -282,7 +279,7 @@ fn ring_v1() -> String {
     for (algorithm_name, algorithm) in algorithms {
         for (set_name, set) in &member_sets {
             let members: Vec<Member> =
-                set.iter().map(|(key, weight)| Member { key: key.clone(), weight: *weight }).collect();
+                set.iter().map(|(key, weight)| Member::new(key.clone(), *weight)).collect();
             let ring = Ring::build(&members, algorithm).unwrap();
             for i in 0..48 {
                 let key = format!("session-{i}");

@@ -54,6 +54,8 @@ pub(crate) struct LivePool {
     roster: RefCell<Roster>,
     failures: RefCell<Failures>,
     failures_key: FailuresKey,
+    /// What has been said of the cluster, and is not said again.
+    warned: Cell<[bool; 2]>,
     /// With a state cluster.
     pub(crate) pinned: Option<RefCell<Pinned>>,
     pub(crate) feed: Option<RefCell<Feed>>,
@@ -171,6 +173,7 @@ impl LivePool {
             snapshot: RefCell::new(None),
             roster: RefCell::default(),
             failures: RefCell::default(),
+            warned: Cell::default(),
             pinned: pinned.map(RefCell::new),
             feed: feed.map(RefCell::new),
         }
@@ -225,6 +228,18 @@ impl LivePool {
             Err(error) => log::error!("berth: pool {}: {error}; the previous ring stays", self.config.name),
         }
         *self.roster.borrow_mut() = roster;
+    }
+
+    /// Says once what keeps the pool's cluster from being what its pins need.
+    pub(crate) fn warn(&self, cluster: &str, complaint: Option<&str>, bad_name: Option<&str>) {
+        let [mut complained, mut misnamed] = self.warned.get();
+        let advice = complaint.filter(|_| !std::mem::replace(&mut complained, true));
+        let names = "hashes hosts by name; those go by their address whose name tells no node apart, such as";
+        let names = bad_name.filter(|_| !std::mem::replace(&mut misnamed, true)).map(|bad| (names, bad));
+        for (what, detail) in advice.map(|advice| (advice, "")).into_iter().chain(names) {
+            log::warn!("berth: pool {}: cluster {cluster} {what} {detail}", self.config.name);
+        }
+        self.warned.set([complained, misnamed]);
     }
 
     /// What other proxies did to this pool's pins.

@@ -191,6 +191,14 @@ impl Request {
             }
             (None, _) if terms.is_strict => Verdict::withhold(plugin, pool, Reason::NoSnapshot),
             (None, _) => Verdict::leave_to_envoy(pool, &id, Unplaced::NoSnapshot, Reason::NoSnapshot),
+            (Some(snapshot), _) if snapshot.unsupported => {
+                let reason = Reason::UnsupportedCluster;
+                if terms.is_strict {
+                    Verdict::withhold(plugin, pool, reason)
+                } else {
+                    Verdict::leave_to_envoy(pool, &id, Unplaced::UnsupportedCluster, reason)
+                }
+            }
             (Some(snapshot), Some(pinned)) => {
                 let (verdict, seat) = pinned.borrow_mut().decide(plugin, pool, snapshot, &id, home, &terms);
                 self.seat = Some(seat);

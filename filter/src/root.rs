@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use berth_core::cluster::ClusterFacts;
 use berth_core::config::{Config, Membership};
 use berth_core::event::{Counter, PollResult};
-use berth_core::membership::parse_clusters;
+use berth_core::membership::Hosts;
 use berth_core::ring::session_hash;
 use berth_core::time::Millis;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -22,6 +23,7 @@ use crate::plugin::{LivePool, Plugin};
 use crate::shared::{Leadership, Lease};
 use crate::stream::Stream;
 use crate::waiting;
+use crate::watch::{Sight, Watch};
 
 /// A look at the membership takes Envoy's main thread 9 µs a host; at 2 % of its time that is 0.45 ms a host.
 const MICROS_PER_HOST: u64 = 450;
@@ -37,10 +39,6 @@ const HASTE: Millis = Millis(2000);
 /// After so long without a look at the members what Envoy last said of their health is not believed any longer. At least
 /// three polls.
 const BLIND_AFTER: Millis = Millis(30_000);
-/// The admin interface answers whatever host it is asked for, if that is a valid one; a cluster's name may not be.
-const ADMIN_HOST: &str = "localhost";
-/// An admin that has not answered by then is stuck; the next interval asks again.
-const POLL_TIMEOUT: Millis = Millis(5000);
 
 /// The root context.
 pub(crate) struct Root {
@@ -57,13 +55,9 @@ impl Root {
 /// What there is once a configuration was accepted.
 struct Live {
     plugin: Rc<Plugin>,
-    admin_cluster: String,
     poll_interval: Millis,
-    poll_path: String,
+    watch: Watch,
     lease: Lease,
-    /// The call under way.
-    poll: Option<u32>,
-    polls_fail: bool,
     next_poll: Millis,
     since: Millis,
     /// Every pool has had a snapshot, or time enough for it.
@@ -75,13 +69,13 @@ struct Live {
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
         let Some(live) = &mut self.live else { return };
-        if live.poll == Some(token) {
-            live.poll = None;
+        if live.watch.is_asking(token) {
             let now = host::now();
-            let body = host::answer_body(headers, body_size);
-            live.note_poll(body.as_ref().err());
-            live.learn(body.as_deref().ok(), now);
-            waiting::let_in(&live.plugin, self.id, now);
+            let answer = host::answer_body(headers, body_size);
+            if let Sight::Look(hosts) = live.watch.answered(answer.as_deref(), now) {
+                live.learn(hosts.as_ref(), now);
+                waiting::let_in(&live.plugin, self.id, now);
+            }
             return;
         }
         let body = host::answer_body(headers, body_size);
@@ -146,23 +140,19 @@ impl Live {
     fn new(config: Config) -> Self {
         let clusters: BTreeSet<&str> =
             config.pools.iter().filter_map(|pool| polled(&pool.membership)).collect();
-        let names: Vec<String> = clusters.iter().map(|name| escape(name)).collect();
-        let poll_path = format!("/clusters?filter=%5E({})%24", names.join("%7C"));
+        let watch = Watch::new(&config.admin_cluster, clusters.into_iter().map(str::to_owned).collect());
         // Roots with the same sources share the polling, others do not: during a reload both poll.
         let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
-        let source = format!("{}/{}/{poll_path}", config.admin_cluster, pools.join(","));
+        let source = format!("{}/{}", watch.source(), pools.join(","));
         let holder =
             host::random().map_or_else(String::new, |id| format!("{:032x}", u128::from_le_bytes(id)));
         let longest = if config.state.is_some() { LONGEST_TICK_WITH_PINS } else { *TICK.end() };
         let tick = Millis((config.poll_interval.0 / 4).clamp(*TICK.start(), longest));
         Self {
             lease: Lease::new(&format!("{:x}", session_hash(source.as_bytes())), holder),
-            admin_cluster: config.admin_cluster.clone(),
             poll_interval: config.poll_interval,
-            poll_path,
+            watch,
             plugin: Rc::new(Plugin::new(config)),
-            poll: None,
-            polls_fail: false,
             next_poll: Millis(0),
             since: host::now(),
             settled: false,
@@ -209,29 +199,14 @@ impl Live {
         self.feeds().for_each(|(pool, feed)| feed.borrow_mut().lead(pool, now));
         // A clock that was set back would otherwise stop the polling.
         let due = now >= self.next_poll || self.next_poll.since(now) > interval;
-        if !due || self.poll.is_some() {
+        if !due || self.watch.is_under_way() {
             return;
         }
         self.next_poll = now + interval;
         self.look_at_static(now);
-        if self.plugin.pools.iter().any(|pool| polled(&pool.config.membership).is_some()) {
-            match host::get(&self.admin_cluster, ADMIN_HOST, &self.poll_path, POLL_TIMEOUT) {
-                Ok(token) => self.poll = Some(token),
-                Err(failure) => {
-                    self.note_poll(Some(&failure));
-                    self.learn(None, now);
-                }
-            }
-        }
-    }
-
-    /// Says once when polls begin to fail, and once when they work again.
-    fn note_poll(&mut self, failure: Option<&host::Failure>) {
-        let was_failing = std::mem::replace(&mut self.polls_fail, failure.is_some());
-        let cluster = &self.admin_cluster;
-        if was_failing != failure.is_some() {
-            let told = failure.map_or("they work again", |failure| &failure.told);
-            log::warn!("berth: looks at the members through the cluster {cluster}: {told}");
+        let is_polled = self.plugin.pools.iter().any(|pool| polled(&pool.config.membership).is_some());
+        if is_polled && !self.watch.look() {
+            self.learn(None, now);
         }
     }
 
@@ -265,35 +240,44 @@ impl Live {
         }
     }
 
-    /// Folds an answer of the admin into the rosters. What is not known stays as it was.
-    fn learn(&self, body: Option<&[u8]>, now: Millis) {
-        let clusters: Vec<&str> =
-            self.plugin.pools.iter().filter_map(|pool| polled(&pool.config.membership)).collect();
-        let hosts = body.map(|text| parse_clusters(text, &clusters));
+    /// Folds a look into the rosters. What is not known stays as it was.
+    fn learn(&self, look: Option<&Hosts>, now: Millis) {
+        let nothing_special = ClusterFacts::default();
         for pool in &self.plugin.pools {
             let Some(cluster) = polled(&pool.config.membership) else { continue };
-            let observed = hosts.as_ref().map(|hosts| hosts.get(cluster));
+            let clusters = self.watch.facts();
+            let facts = clusters.map(|clusters| clusters.get(cluster).unwrap_or(&nothing_special));
+            let mut observed = look.and_then(|look| look.get(self.watch.place(cluster)?).cloned().flatten());
             let policy = &pool.config.health;
-            let result = match observed {
-                None => PollResult::Failed,
-                Some(None) => PollResult::UnknownCluster,
-                Some(Some(_)) => PollResult::Ok,
+            let result = match (look, &observed) {
+                (None, _) => PollResult::Failed,
+                (Some(_), None) => PollResult::UnknownCluster,
+                (Some(_), Some(_)) => PollResult::Ok,
             };
             pool.metrics.count(Counter::Polls(result));
+            if let Some(hosts) = &mut observed {
+                let bad_name = facts.unwrap_or(&nothing_special).apply(hosts);
+                let complaint = clusters.and_then(|clusters| clusters.get(cluster)?.complaint());
+                pool.warn(cluster, complaint, bad_name.as_deref());
+            }
             let seen = pool.key.head().1;
             let is_blind = now.since(seen) > BLIND_AFTER.max(Millis(self.interval().0.saturating_mul(3)));
             let roster = pool.key.update(|roster| {
-                let lost = is_blind && roster.lose_sight(seen, policy, now);
-                let changed = match observed.flatten() {
-                    Some(hosts) => roster.observe(hosts.clone(), policy, now),
-                    None => roster.reassess(policy, now),
+                let is_lost = is_blind && roster.lose_sight(seen, policy, now);
+                let is_other = facts.is_some_and(|facts| roster.learn(facts));
+                let is_changed = match &observed {
+                    // Without them nodes would be others than they were.
+                    Some(hosts) if facts.is_some() || !roster.relies_on_facts() => {
+                        roster.observe(hosts.clone(), policy, now)
+                    }
+                    _ => roster.reassess(policy, now),
                 };
-                lost || changed
+                is_lost || is_other || is_changed
             });
             if let Some(roster) = roster {
                 pool.adopt(roster, now);
             }
-            if observed.flatten().is_some() {
+            if observed.is_some() {
                 pool.key.note_look(now);
             }
             self.show(pool, now);
@@ -319,19 +303,4 @@ fn polled(membership: &Membership) -> Option<&str> {
         Membership::Cluster(cluster) => Some(cluster),
         Membership::Static(_) => None,
     }
-}
-
-/// A cluster's name as a regular expression in a query: every byte that could mean something in either is escaped.
-fn escape(name: &str) -> String {
-    let mut escaped = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
-            escaped.push(char::from(byte));
-        } else if byte.is_ascii() {
-            escaped.push_str(&format!("%5C%{byte:02X}"));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
 }

@@ -108,7 +108,9 @@ impl Verdict {
     /// As if Berth were not there, but for the count of what it would have done.
     pub(crate) fn observe(pool: &LivePool, id: &SessionId, now: Millis) -> Self {
         let untouched = Self::leave_alone(pool, Reason::Observed);
-        let Some(snapshot) = pool.snapshot() else { return untouched };
+        let Some(snapshot) = pool.snapshot().filter(|snapshot| !snapshot.unsupported) else {
+            return untouched;
+        };
         let pinned = pool.pinned.as_ref();
         let pin = pinned.and_then(|pinned| pinned.borrow_mut().known_place(&snapshot, id, now));
         let place = pin.or_else(|| Placement::of(&snapshot, id.hash()).ok()?.indexes().next());

@@ -18,12 +18,24 @@ pub struct Endpoint {
     pub priority: u32,
     /// `metadata.filter_metadata`, or null.
     pub metadata: Value,
+    /// What it is called; empty for nothing.
+    pub hostname: String,
+    /// Its zone, and the load-balancing weight of that; nothing and 0 are left out.
+    pub locality: (String, u32),
 }
 
 impl Endpoint {
     /// An endpoint with Envoy's defaults.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, health: "UNKNOWN".into(), priority: 0, metadata: Value::Null }
+        Self {
+            address,
+            weight: 1,
+            health: "UNKNOWN".into(),
+            priority: 0,
+            metadata: Value::Null,
+            hostname: String::new(),
+            locality: (String::new(), 0),
+        }
     }
 
     fn to_json(&self) -> Value {
@@ -37,6 +49,9 @@ impl Endpoint {
         }
         if self.health != "UNKNOWN" {
             endpoint["health_status"] = self.health.as_str().into();
+        }
+        if !self.hostname.is_empty() {
+            endpoint["endpoint"]["hostname"] = self.hostname.as_str().into();
         }
         if !self.metadata.is_null() {
             endpoint["metadata"]["filter_metadata"] = self.metadata.clone();
@@ -52,14 +67,29 @@ pub type EndpointSet = Vec<Endpoint>;
 ///
 /// `template` is envoy/nodes.yaml: of it only the endpoints change.
 pub(crate) fn write(set: &[Endpoint], template: &Value, file: &Path) {
-    let mut priorities: Vec<u32> = set.iter().map(|endpoint| endpoint.priority).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    let localities: Vec<Value> = priorities
+    // In the order of their first endpoints.
+    let mut places: Vec<(u32, &(String, u32))> = Vec::new();
+    for endpoint in set {
+        let place = (endpoint.priority, &endpoint.locality);
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places.sort_by_key(|(priority, _)| *priority);
+    let localities: Vec<Value> = places
         .iter()
-        .map(|&priority| {
-            let here = set.iter().filter(|endpoint| endpoint.priority == priority);
-            json!({"priority": priority, "lb_endpoints": here.map(Endpoint::to_json).collect::<Vec<_>>()})
+        .map(|&(priority, locality)| {
+            let here = set.iter().filter(|one| (one.priority, &one.locality) == (priority, locality));
+            let endpoints: Vec<Value> = here.map(Endpoint::to_json).collect();
+            let mut json = json!({"priority": priority, "lb_endpoints": endpoints});
+            let (zone, weight) = locality;
+            if !zone.is_empty() {
+                json["locality"]["zone"] = zone.as_str().into();
+            }
+            if *weight > 0 {
+                json["load_balancing_weight"] = (*weight).into();
+            }
+            json
         })
         .collect();
     let mut document = template.clone();

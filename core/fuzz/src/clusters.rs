@@ -3,6 +3,7 @@
 //! The input is a `/clusters` text; a line of `---` begins the next poll. The polls are folded into one roster per
 //! cluster at times that jump and go backwards.
 
+use berth_core::cluster::Clusters;
 use berth_core::health::HealthPolicy;
 use berth_core::membership::parse_clusters;
 use berth_core::roster::Roster;
@@ -29,16 +30,18 @@ const POLICIES: [HealthPolicy; 2] = [
     },
 ];
 
-/// Folds every poll into rosters, and looks at each of them.
+/// Folds every poll into rosters, and looks at each of them. As a dump of the configuration it is refused or read.
 pub fn check(input: &[u8]) {
+    let mut clusters = Clusters::read(input).unwrap_or_default();
+    clusters.read_endpoints(input);
     for policy in &POLICIES {
         let mut rosters = CLUSTERS.map(|_| Roster::default());
         let mut times = TIMES.iter().cycle();
         for text in polls(input) {
             let now = Millis(times.next().unwrap().saturating_mul(1000));
-            let hosts = parse_clusters(&text, &CLUSTERS);
-            for (roster, cluster) in rosters.iter_mut().zip(CLUSTERS) {
-                let Some(hosts) = hosts.get(cluster) else { continue };
+            let hosts = parse_clusters(&text, &CLUSTERS.map(String::from));
+            for (roster, hosts) in rosters.iter_mut().zip(hosts) {
+                let Some(hosts) = hosts else { continue };
                 assert!(hosts.iter().all(|host| host.weight > 0), "a weight of zero: {hosts:?}");
 
                 let version = roster.version;

@@ -21,6 +21,7 @@ impl Table {
         let mut walks: Vec<Walk<'_>> = (0_u32..)
             .zip(members)
             .zip(normalised_weights(members))
+            .filter(|(_, weight)| *weight > 0.0)
             .map(|((index, member), weight)| Walk::new(index, &member.key, weight, table_size.into()))
             .collect();
         if walks.is_empty() {

@@ -24,7 +24,8 @@ pub(super) struct Points {
 
 impl Points {
     pub(super) fn build(members: &[Member], size: RingSize) -> Result<Self, RingError> {
-        let scale = scale(members, size);
+        let weights = normalised_weights(members);
+        let scale = scale(members, &weights, size);
         if scale > MAXIMUM_POINTS as f64 {
             return Err(RingError::TooManyPoints { points: scale.ceil() as u64, limit: MAXIMUM_POINTS });
         }
@@ -32,7 +33,7 @@ impl Points {
         let mut points = Vec::with_capacity(scale.ceil() as usize);
         let mut emitted = 0.0;
         let mut target = 0.0;
-        for ((index, member), weight) in (0_u32..).zip(members).zip(normalised_weights(members)) {
+        for ((index, member), weight) in (0_u32..).zip(members).zip(weights) {
             target += scale * weight;
             let mut text = PointText::new(&member.key);
             while emitted < target {
@@ -68,11 +69,20 @@ impl Points {
 }
 
 /// How many points the whole ring should have; a fraction is meant.
-fn scale(members: &[Member], size: RingSize) -> f64 {
+fn scale(members: &[Member], weights: &[f64], size: RingSize) -> f64 {
     if members.is_empty() {
         return 0.0;
     }
-    let smallest = normalised_weights(members).fold(1.0_f64, f64::min);
+    // A member without a share has no part in this.
+    let smallest = weights.iter().filter(|weight| **weight > 0.0).fold(1.0_f64, |one, other| one.min(*other));
+    let size = match size {
+        // Weights of localities may differ by a factor of a million: then as many points as Envoy would make of it.
+        RingSize::VirtualNodes(count) if members.iter().any(|member| member.locality.is_some()) => {
+            let minimum = (u64::from(count) * members.len() as u64).min(MAXIMUM_POINTS);
+            RingSize::Envoy { minimum, maximum: MAXIMUM_POINTS }
+        }
+        size => size,
+    };
     match size {
         RingSize::VirtualNodes(count) => f64::from(count) / smallest,
         RingSize::Envoy { minimum, maximum } => {
@@ -146,7 +156,7 @@ mod tests {
     fn finds_the_same_position_as_a_plain_search() {
         for count in [1_u32, 2, 3, 5, 64, 200] {
             let members: Vec<Member> =
-                (0..count).map(|port| Member { key: format!("10.0.0.1:{port}"), weight: 1 }).collect();
+                (0..count).map(|port| Member::new(format!("10.0.0.1:{port}"), 1)).collect();
             for virtual_nodes in [1, 3, 64] {
                 let points = Points::build(&members, RingSize::VirtualNodes(virtual_nodes)).unwrap();
                 let on_points = points.points.iter().map(|(hash, _)| *hash);

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::Member;
+use super::{Member, normalised_weights};
 
 /// Bids found in one pass, without a list of all: what the hot path takes.
 pub(super) const BEST: usize = 3;
@@ -19,6 +19,7 @@ pub(super) struct Scores {
 
 #[derive(Clone, Debug)]
 struct Bidder {
+    member: u32,
     key_hash: u64,
     weight: f64,
 }
@@ -33,14 +34,24 @@ pub(super) struct Bid {
 
 impl Scores {
     pub(super) fn build(members: &[Member]) -> Self {
-        let bidders = members
-            .iter()
-            .map(|member| Bidder {
+        let weights = normalised_weights(members);
+        let bidders = (0_u32..)
+            .zip(members)
+            .zip(weights)
+            .filter(|(_, weight)| *weight > 0.0)
+            .map(|((index, member), weight)| Bidder {
+                member: index,
                 key_hash: xxh64(member.key.as_bytes(), 0),
-                weight: f64::from(member.weight),
+                // Only how bids compare matters; whole numbers keep those of equal shares what they were.
+                weight: member.locality.map_or(f64::from(member.weight), |_| weight),
             })
             .collect();
         Self { bidders }
+    }
+
+    /// How many members bid.
+    pub(super) fn len(&self) -> usize {
+        self.bidders.len()
     }
 
     /// The best bids, best first.
@@ -65,9 +76,8 @@ impl Scores {
     }
 
     fn bids(&self, hash: u64) -> impl Iterator<Item = Bid> {
-        (0_u32..)
-            .zip(&self.bidders)
-            .map(move |(member, bidder)| Bid { bits: Reverse(bidder.bid(hash).to_bits()), member })
+        let bid = move |bidder: &Bidder| Reverse(bidder.bid(hash).to_bits());
+        self.bidders.iter().map(move |bidder| Bid { bits: bid(bidder), member: bidder.member })
     }
 }
 
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn bids_the_same_bits_on_every_platform() {
-        let bidder = Bidder { key_hash: xxh64(b"127.0.0.1:90", 0), weight: 3.0 };
+        let bidder = Bidder { member: 0, key_hash: xxh64(b"127.0.0.1:90", 0), weight: 3.0 };
 
         let bits = [0, 1, u64::MAX].map(|hash| bidder.bid(hash).to_bits());
 

@@ -1,10 +1,7 @@
 use super::*;
 
 fn members(weights: &[u32]) -> Vec<Member> {
-    (90..)
-        .zip(weights)
-        .map(|(port, weight)| Member { key: format!("127.0.0.1:{port}"), weight: *weight })
-        .collect()
+    (90..).zip(weights).map(|(port, weight)| Member::new(format!("127.0.0.1:{port}"), *weight)).collect()
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn member(text: &str) -> Result<Member, String> {
         Ok(weight) => Ok(weight),
     };
     match (key(address), weight) {
-        (Ok(key), Ok(weight)) => Ok(Member { key, weight }),
+        (Ok(key), Ok(weight)) => Ok(Member::new(key, weight)),
         (Err(fault), Ok(_)) | (Ok(_), Err(fault)) => Err(fault),
         (Err(fault), Err(other)) => Err(format!("{fault}; {other}")),
     }

@@ -111,7 +111,7 @@ pub(crate) fn own_ring(json: &mut Value) {
 /// ring as shipped.
 pub(crate) fn owners<K: AsRef<[u8]>>(world: &World, algorithm: Algorithm, sessions: &[K]) -> Vec<String> {
     let nodes = world.nodes();
-    let member = |name: &str| Member { key: name.to_owned(), weight: 1 };
+    let member = |name: &str| Member::new(name, 1);
     let members: Vec<Member> = nodes.iter().map(|node| member(node.name())).collect();
     let algorithm = if algorithm == Algorithm::default() { SHIPPED_RING } else { algorithm };
     let ring = Ring::build(&members, algorithm).unwrap();

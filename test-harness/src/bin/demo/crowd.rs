@@ -84,7 +84,7 @@ impl<'i> Crowd<'i> {
 
     /// Where a ring of these nodes has each session.
     pub(crate) fn on_ring(&self, nodes: &[String], algorithm: Algorithm) -> Look {
-        let members: Vec<Member> = nodes.iter().map(|node| Member { key: node.clone(), weight: 1 }).collect();
+        let members: Vec<Member> = nodes.iter().map(|node| Member::new(node.clone(), 1)).collect();
         let ring = Ring::build(&members, algorithm).expect("a few nodes make a ring");
         let owner = |session: &Session| ring.candidates(session_hash(session.id.as_bytes())).next();
         let nodes = self.sessions.iter().map(|session| owner(session).map(|index| nodes[index].clone()));
