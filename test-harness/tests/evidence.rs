@@ -3,10 +3,10 @@
 
 mod support;
 
-use berth_harness::{Backend, Builder, Client, State, World};
+use berth_harness::{Backend, Builder, Client, State, World, eventually};
 use futures_util::future::join_all;
-use support::patience::{ask, caught_up, fellow, nodes_become, refuse, unchecked};
-use support::{manager, routes, sessions, told};
+use support::patience::{ask, caught_up, fellow, impatient, nodes_become, refuse, unchecked};
+use support::{SOON, manager, routes, sessions, told};
 
 /// More often than in a row put a node out.
 const OFTEN: usize = 14;
@@ -196,6 +196,28 @@ async fn one_session_on_a_dead_node_moves_within_three_requests() {
             assert_ne!(told(&response, "reason"), "retried");
         }
         assert_eq!(ejections(&world).await, 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_envoy_checks_its_nodes_no_request_that_is_reset_puts_one_out() {
+    // With the shipped outlier detection, which ejects for such.
+    let world = impatient().concurrency(1).start().await;
+    let owner = owner(&world).await;
+    let other = fellow(&world, &owner).await;
+
+    for _ in 0..10 {
+        for session in ["ada", &other] {
+            let response = world.get("/fault/close").header("x-session-id", session).send().await;
+            assert_eq!(response.status, 503);
+        }
+    }
+    let ejections = "cluster.nodes.outlier_detection.ejections_enforced_total";
+    eventually(async || world.envoy(0).stat(ejections).await > 0, SOON).await;
+
+    // Longer than a suspicion waits.
+    for _ in 0..3 {
+        still_owns(&world, &owner).await;
     }
 }
 
