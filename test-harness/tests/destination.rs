@@ -5,7 +5,7 @@ mod support;
 use berth_harness::hyper::Method;
 use berth_harness::{Builder, Client, World, free_address};
 use serde_json::json;
-use support::{manager, owners, placing, pool, quick, raw_header, routes, sessions, told};
+use support::{SHIPPED_RING, manager, owners, placing, pool, quick, raw_header, routes, sessions, told};
 
 /// Requests by which a node's share is judged: none of three nodes gets all of so many by chance.
 const TRIES: usize = 16;
@@ -153,7 +153,7 @@ async fn metadata_wiring_places_the_same_and_shows_nodes_no_destination() {
     for (file, shown) in [("envoy.yaml", true), ("envoy-metadata.yaml", false)] {
         let world = placing(World::builder().file(file).nodes(5)).await;
 
-        assert_eq!(world.nodes_of(&keys).await, owners(&world, Default::default(), &keys), "{file}");
+        assert_eq!(world.nodes_of(&keys).await, owners(&world, SHIPPED_RING, &keys), "{file}");
         for key in &keys[..10] {
             let answer = world.get("/").header("x-session-id", key).send().await;
             assert_eq!(answer.received().header("x-berth-destination").is_some(), shown, "{file}");

@@ -11,7 +11,7 @@ use berth_harness::hyper::Method;
 use berth_harness::{State, World, eventually, free_address};
 use serde_json::{Value, json};
 use support::fake_admin::{Answer, FakeAdmin};
-use support::{SOON, owners, places, plugin, pool, quick, sessions, told};
+use support::{SHIPPED_RING, SOON, owners, places, plugin, pool, quick, sessions, told};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 /// What the filter waits for an answer (its `POLL_TIMEOUT`), and one interval more.
@@ -96,7 +96,7 @@ async fn sessions_are_served_and_counted_until_the_members_are_known() {
     admin.tell(&truth(&world).await);
     places(world.envoy(0)).await;
 
-    assert_eq!(world.nodes_of(&keys).await, owners(&world, Default::default(), &keys));
+    assert_eq!(world.nodes_of(&keys).await, owners(&world, SHIPPED_RING, &keys));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +173,7 @@ async fn members_are_found_among_thousands_of_other_clusters() {
     places(world.envoy(0)).await;
 
     let keys = sessions(100);
-    assert_eq!(world.nodes_of(&keys).await, owners(&world, Default::default(), &keys));
+    assert_eq!(world.nodes_of(&keys).await, owners(&world, SHIPPED_RING, &keys));
     assert_eq!(world.envoy(0).stat("wasmcustom.berth_nodes.pool.nodes.state.active").await, 3);
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use support::fake_admin::{Answer, FakeAdmin};
 use support::patience::{cluster, impatient};
 use support::pinning::{agreed_nodes_of, all_see, from_each, moved, of, patiently_pinned, shares, workers};
-use support::{Numbers, SOON, owners, places, pool, routes, sessions, told};
+use support::{Numbers, SHIPPED_RING, SOON, owners, places, pool, routes, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_more_nodes_move_no_session_of_twenty_thousand_where_native_ring_hash_moves_a_quarter() {
@@ -150,7 +150,7 @@ async fn ten_thousand_new_sessions_at_both_proxies_at_once_have_one_owner_each_a
         raced += usize::from(told(&answers[1], "outcome") == "claimed");
         nodes.push(answers[0].node().to_owned());
     }
-    let as_shipped = owners(&world, Default::default(), &keys);
+    let as_shipped = owners(&world, SHIPPED_RING, &keys);
     let (balance, as_shipped) = (balance(&nodes, 8), balance(&as_shipped, 8));
     println!(
         "{} sessions, {raced} claimed by the second proxy: no split, max/mean {balance:.3} with {VIRTUAL_NODES} points \
@@ -211,7 +211,7 @@ async fn envoy_that_starts_anew_finds_the_pins_where_the_ring_would_have_others(
     world.add_node().await;
     world.add_node().await;
     all_see(&world, &[("active", 8)]).await;
-    let elsewhere = moved(&keys, &before, &owners(&world, Default::default(), &keys)).len();
+    let elsewhere = moved(&keys, &before, &owners(&world, SHIPPED_RING, &keys)).len();
     assert!(elsewhere > 200, "the ring would move them: {elsewhere}");
 
     world.envoy(1).restart().await;

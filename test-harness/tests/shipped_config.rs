@@ -185,8 +185,10 @@ async fn prometheus_shows_metrics_with_their_labels() {
 
     let expected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
         ("berth_bypassed_total", BTreeSet::new()),
+        ("berth_dropped_total", BTreeSet::from(["pool", "reason"])),
         ("berth_ended_total", BTreeSet::from(["pool"])),
         ("berth_leader_changes_total", BTreeSet::from(["pool"])),
+        ("berth_membership_age_seconds", BTreeSet::from(["pool"])),
         ("berth_nodes", BTreeSet::from(["pool", "state"])),
         ("berth_panic", BTreeSet::from(["pool"])),
         ("berth_passive_ejections_total", BTreeSet::from(["pool"])),
@@ -196,6 +198,7 @@ async fn prometheus_shows_metrics_with_their_labels() {
         ("berth_requests_total", BTreeSet::from(["pool", "outcome"])),
         ("berth_restored_total", BTreeSet::from(["pool"])),
         ("berth_resyncs_total", BTreeSet::from(["pool"])),
+        ("berth_returned_total", BTreeSet::from(["pool"])),
         ("berth_state_breaker_open", BTreeSet::from(["pool"])),
         ("berth_state_calls_total", BTreeSet::from(["pool", "result"])),
         ("berth_unplaced_total", BTreeSet::from(["pool", "reason"])),
@@ -242,7 +245,7 @@ async fn every_bootstrap_serves_on_the_oldest_envoy_too() {
 
         let keys = sessions(100);
         let nodes = world.nodes_of(&keys).await;
-        assert_eq!(nodes, support::owners(&world, Default::default(), &keys), "{file}");
+        assert_eq!(nodes, support::owners(&world, support::SHIPPED_RING, &keys), "{file}");
         assert_eq!(told(&world.get("/").send().await, "outcome"), "sessionless");
 
         // The list is walked when its first node is gone.

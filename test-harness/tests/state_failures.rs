@@ -15,9 +15,9 @@ use support::fake_state::{Call, FakeState, Reply};
 use support::patience::{caught_up, cluster, impatient, nodes_become};
 use support::state_away::{
     FAILURES, all_agree, breakers_close, calls, connections, five, grow, moved_by_ring, nodes_by, only,
-    open_breakers, over, patient_redis, pinned_by, state, verdict,
+    open_breakers, over, patient_redis, pinned_by, start_is_over, state, verdict,
 };
-use support::{SOON, owners, placing, pool, sessions, told};
+use support::{SHIPPED_RING, SOON, owners, placing, pool, sessions, told};
 
 /// Twenty times the state timeout: what a busy machine adds is not the filter's doing.
 const BRIEFLY: Duration = Duration::from_secs(1);
@@ -75,9 +75,10 @@ async fn ring_decides_while_each_call_gets(reply: Reply) {
     let is_silent = matches!(reply, Reply::Silence);
     let fake = FakeState::start().await;
     let world = placing(over(&fake).nodes(5).concurrency(1)).await;
+    start_is_over().await;
     let envoy = world.envoy(0);
     let keys = sessions(60);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
     for call in [Call::Resolve, Call::Touch, Call::Changes, Call::Nodes] {
         fake.set_call(call, reply.clone());
     }
@@ -124,7 +125,7 @@ async fn ring_decides_for_sessions_whose_owner_is_no_member() {
     let fake = FakeState::start().await;
     let world = placing(over(&fake).nodes(5)).await;
     let keys = sessions(30);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
     let pin = |key: &String| {
         let key = SessionKey::new("nodes", key.as_bytes());
         json!({"key": key, "node": "127.0.0.1:9", "version": 3, "outcome": "found"})
@@ -269,7 +270,7 @@ async fn wrong_token_leaves_sessions_to_the_ring_and_the_right_one_pins_them() {
     let world = placing(five().concurrency(1).state(service)).await;
     let envoy = world.envoy(0);
     let keys = sessions(20);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
 
     for token in [None, Some("open-barley")] {
         envoy
@@ -300,7 +301,7 @@ async fn cluster_that_envoy_does_not_know_leaves_sessions_to_the_ring_and_is_nam
         placing(five().file("envoy-state.yaml").configuration(|json| state(json)["cluster"] = "nope".into()))
             .await;
     let keys = sessions(100);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
 
     for _ in 0..3 {
         assert_eq!(world.nodes_of(&keys).await, ring);
@@ -422,7 +423,7 @@ async fn panic_changes_no_pin_and_gives_new_sessions_theirs() {
 
     // Known to some workers, and new to others.
     assert_eq!(nodes_by(&clients, &keys).await, only(&nodes));
-    let ring = owners(&world, Default::default(), &sessions(80));
+    let ring = owners(&world, SHIPPED_RING, &sessions(80));
     for (key, owner) in sessions(80).iter().zip(&ring).skip(60) {
         let answer = world.get("/").header("x-session-id", key).send().await;
         assert_eq!((verdict(&answer), answer.node()), (("panic", "pin"), owner.as_str()));

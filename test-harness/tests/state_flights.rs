@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use support::fake_state::{Call, FakeState, Reply};
 use support::state_away::{calls, open_breakers, over, patient_redis, state, verdict};
-use support::{SOON, owners, placing, sessions, told};
+use support::{SHIPPED_RING, SOON, owners, placing, sessions, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_first_requests_of_one_session_make_one_call() {
@@ -126,7 +126,7 @@ async fn nobody_waits_for_longer_than_the_timeout_for_a_call_to_become_free() {
     .await;
     fake.set(Reply::Silence);
     let keys = sessions(100);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
 
     let start = Instant::now();
     let answers = join_all(keys.iter().map(|key| first(world.envoy(0), key))).await;
@@ -147,7 +147,7 @@ async fn who_has_no_time_goes_by_the_ring_and_who_has_waits_for_the_pin() {
     late(&fake, 300);
     let world = placing(over(&fake).nodes(5).concurrency(1)).await;
     let keys = sessions(3);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
     let mut times = Vec::new();
     for (key, owner) in keys.iter().zip(&ring) {
         let start = Instant::now();
@@ -257,7 +257,7 @@ async fn websocket_opens_by_the_ring_while_the_state_cluster_is_silent() {
     fake.set(Reply::Silence);
     let keys = sessions(10);
 
-    for (key, owner) in keys.iter().zip(owners(&world, Default::default(), &keys)) {
+    for (key, owner) in keys.iter().zip(owners(&world, SHIPPED_RING, &keys)) {
         let mut socket = world.get(&format!("/ws/{key}")).websocket().await;
         let debug = format!("outcome=ring; node={owner}; reason=state_away");
         assert_eq!(socket.headers()["x-berth"], debug.as_str());

@@ -15,7 +15,7 @@ use support::state_away::{
     all_agree, breakers_close, connections, five, grow, moved_by_ring, nodes_by, only, open_breakers,
     patient_redis, pinned_by, state,
 };
-use support::{SOON, owners, placing, sessions};
+use support::{SHIPPED_RING, SOON, owners, placing, sessions};
 
 /// Twenty times the state timeout: what a busy machine adds is not the filter's doing.
 const BRIEFLY: Duration = Duration::from_secs(1);
@@ -109,7 +109,7 @@ async fn what_a_replica_confirmed_is_where_sessions_go_after_a_failover() {
     let quorum = cluster().flag("--durability", "quorum");
     let world = placing(patient(five()).state(quorum)).await;
     let keys = sessions(60);
-    let ring = owners(&world, Default::default(), &keys);
+    let ring = owners(&world, SHIPPED_RING, &keys);
     let elsewhere = |place: usize| {
         world
             .nodes()

@@ -539,7 +539,6 @@ fn a_named_node_that_left_in_its_cooldown_has_none_at_another_address() {
 }
 
 #[test]
-#[expect(clippy::field_reassign_with_default, reason = "other fields are private")]
 fn what_the_configuration_says_is_another_version_and_is_published() {
     let mut roster = Roster::default();
     let mut facts = ClusterFacts::default();

@@ -107,13 +107,11 @@ pub(crate) fn own_ring(json: &mut Value) {
     pool(json)["ring"] = serde_json::json!({"virtual_nodes": 512});
 }
 
-/// The node that owns each session when all of these are well, by the ring alone; [`Algorithm::default`] stands for the
-/// ring as shipped.
+/// The node that owns each session when all of these are well, by the ring alone.
 pub(crate) fn owners<K: AsRef<[u8]>>(world: &World, algorithm: Algorithm, sessions: &[K]) -> Vec<String> {
     let nodes = world.nodes();
     let member = |name: &str| Member::new(name, 1);
     let members: Vec<Member> = nodes.iter().map(|node| member(node.name())).collect();
-    let algorithm = if algorithm == Algorithm::default() { SHIPPED_RING } else { algorithm };
     let ring = Ring::build(&members, algorithm).unwrap();
     let owner = |session: &K| ring.candidates(session_hash(session.as_ref())).next().unwrap();
     sessions.iter().map(|session| members[owner(session)].key.clone()).collect()

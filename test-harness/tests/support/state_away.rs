@@ -1,6 +1,7 @@
 //! Tests of a state cluster that fails: worlds that have one, and what Berth counts of it.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use berth_core::wire::{SessionKey, SessionReply};
 use berth_harness::{Builder, Client, Envoy, Response, State, World, eventually};
@@ -17,6 +18,9 @@ pub(crate) const FAILURES: usize = 5;
 
 /// Connections that surely reach every worker: that one of two gets none of 16 happens once in 30,000 runs.
 const CONNECTIONS: usize = 16;
+
+/// How long a worker's start takes at most, and a tick.
+const START: Duration = Duration::from_millis(600);
 
 /// A world whose state cluster is this fake.
 pub(crate) fn over(fake: &FakeState) -> Builder {
@@ -36,6 +40,13 @@ pub(crate) async fn calls(envoy: &Envoy, result: &str) -> f64 {
 /// How many workers do not ask the state cluster now.
 pub(crate) async fn open_breakers(envoy: &Envoy) -> f64 {
     envoy.metric("berth_state_breaker_open", &[("pool", "nodes")]).await
+}
+
+/// Waits until the time is over in which workers that have just started wait for first answers. To be called after each of them
+/// has had a request that names a session.
+pub(crate) async fn start_is_over() {
+    let since = Instant::now();
+    eventually(async || since.elapsed() > START, SOON).await;
 }
 
 /// A Redis that a busy machine does not keep from answering in time.

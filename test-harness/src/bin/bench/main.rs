@@ -19,7 +19,8 @@ const USAGE: &str = "\
 usage: bench [requests] [tokens] [workers]
 
 Measures these parts, all of them if none is named, and writes target/bench/report.md and report.json. BERTH_WASM=file
-measures another build of the filter; one that knows no tokens only by `requests` and `workers`.";
+measures another build of the filter; one that knows no tokens only by `requests` and `workers`. With
+BERTH_BENCH_OTHER=/path/to/file `requests` measures that build beside it, in turn.";
 
 const PARTS: [&str; 3] = ["requests", "tokens", "workers"];
 
