@@ -249,9 +249,8 @@ impl ClusterFacts {
             ".lb_subset_config.subset_selectors" => self.unsupported = Some(Unsupported::Subset),
             _ if way.starts_with(".load_balancing_policy.") => match way.rsplit('.').next() {
                 Some("@type") if text.ends_with(".OverrideHost") => self.is_steered = true,
-                Some("@type") if text.ends_with(".Subset") => {
-                    self.unsupported = Some(Unsupported::Subset);
-                }
+                // Without selectors it parts nothing.
+                Some("subset_selectors") => self.unsupported = Some(Unsupported::Subset),
                 Some("use_hostname_for_hashing") => self.hashes_by_hostname = text == "true",
                 Some("locality_weighted_lb_config") => self.weighs_localities = true,
                 _ => {}
@@ -271,6 +270,8 @@ struct Check {
     is_jittery: bool,
     /// The timeout and a jitter.
     more: Millis,
+    /// So many checks must fail before one counts.
+    threshold: u64,
 }
 
 impl Check {
@@ -278,6 +279,7 @@ impl Check {
         match field {
             "timeout" | "interval_jitter" => self.more = self.more + duration(text),
             "interval_jitter_percent" => self.is_jittery = true,
+            "unhealthy_threshold" => self.threshold = text.parse().unwrap_or(1),
             _ if field.ends_with("interval") => {
                 self.interval = self.interval.max(duration(text));
                 self.has_no_traffic_interval |= field == "no_traffic_interval";
@@ -290,7 +292,8 @@ impl Check {
         let least = if self.has_no_traffic_interval { Millis(0) } else { NO_TRAFFIC_INTERVAL };
         let interval = self.interval.max(least);
         let jitter = if self.is_jittery { interval } else { Millis(0) };
-        interval + jitter + self.more
+        let one = interval + jitter + self.more;
+        Millis(one.0.saturating_mul(self.threshold.max(1)))
     }
 }
 

@@ -148,7 +148,7 @@ fn parse_flags(text: &str) -> HostFlags {
 
 /// `1.2.3.4:80`, `[::1]:80`, an internal listener's `envoy://listener/endpoint`, a pipe's path or its abstract name;
 /// cluster-level lines begin with a word, such as `observability_name`.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     text.starts_with(['/', '@'])
         || text.starts_with("envoy://")
         || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())

@@ -37,6 +37,8 @@ pub enum Kind {
     Connect,
     /// The connection was up, and no response began.
     Reset,
+    /// A retry hid it: most likely there was no connection, but that cannot be told.
+    Hidden,
 }
 
 /// What a request says of the node that had it last.
@@ -72,7 +74,7 @@ pub fn evidence(flags: u64) -> Evidence {
 pub fn hidden_failure(flags: u64) -> Option<Kind> {
     match evidence(flags) {
         Evidence::Answered if flags & RETRY_LIMIT != 0 => None,
-        Evidence::Answered => Some(Kind::Connect),
+        Evidence::Answered | Evidence::Failed(Kind::Connect) => Some(Kind::Hidden),
         Evidence::Failed(kind) => Some(kind),
         Evidence::None => None,
     }
@@ -94,7 +96,7 @@ pub struct Failure {
 pub struct Rules {
     /// How many put a node out; 0 for never.
     pub limit: u32,
-    /// Envoy checks the nodes itself: then resets and timeouts are its affair.
+    /// Envoy checks the nodes itself: then all that a request could have caused is its affair.
     pub is_checked: bool,
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::ClusterFacts;
 use crate::health::{Health, HealthPolicy, State};
 use crate::levels::{self, Level};
-use crate::membership::{HostFlags, Observation};
+use crate::membership::Observation;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
@@ -74,6 +74,9 @@ pub struct Roster {
     /// Envoy's cluster cannot be steered: its requests are Envoy's, and no pins are made.
     #[serde(default)]
     pub unsupported: bool,
+    /// Envoy's configuration has not been read, so nodes are called by their addresses although they may have names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nameless: bool,
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     departed: Vec<Departed>,
@@ -130,39 +133,50 @@ impl Roster {
         let mut known = std::mem::take(&mut self.nodes);
         known.sort_by(|a, b| a.name().cmp(b.name()));
         let mut names = BTreeSet::new();
-        for mut seen in observations {
+        let has_names = known.iter().any(|node| node.name.is_some());
+        let mut renamed: Vec<String> = Vec::new();
+        for seen in observations {
             let name = seen.name.as_deref().unwrap_or(&seen.address);
             // One name is one node, however often it is listed.
             if !names.insert(name.to_owned()) {
                 continue;
             }
             let former = known.binary_search_by(|node| node.name().cmp(name)).ok();
-            let former = former.and_then(|index| known.get(index));
-            let mut health = match former {
-                // Its sessions go with it. That nothing good is known of its new place yet is no reason to move them.
-                Some(node) if node.address != seen.address => {
-                    let health = node.as_of(seen.priority, now).moved();
-                    if seen.flags.unhealthy || seen.flags.pending {
-                        seen.flags = HostFlags::default();
-                    }
-                    health
+            let former = former.and_then(|index| known.get(index)).or_else(|| {
+                // It is the same host, whose name has become known, or is none any longer.
+                let is_renamed =
+                    |node: &&Node| node.name.is_some() != seen.name.is_some() && node.address == seen.address;
+                let node = known.iter().filter(|_| has_names || seen.name.is_some()).find(is_renamed)?;
+                renamed.push(node.name().to_owned());
+                Some(node)
+            });
+            let (mut health, former_address) = match former {
+                Some(node) => (node.as_of(seen.priority, now), Some(node.address.clone())),
+                None if let Some((health, address)) = self.vanished.take(name, policy, now) => {
+                    (health, Some(address))
                 }
-                Some(node) => node.as_of(seen.priority, now),
-                None if let Some(health) = self.vanished.take(name, policy, now) => health,
-                None if is_first_look => Health::established().unknown(),
+                None if is_first_look => {
+                    // Before the first look of all there was nothing to replace.
+                    if before.version > 0 {
+                        self.vanished.arrived(now);
+                    }
+                    (Health::established().unknown(), None)
+                }
                 None => match self.departed.iter().position(|node| node.name == name) {
                     Some(index) => {
                         let departed = self.departed.swap_remove(index);
-                        let stays = departed.address == seen.address;
-                        let health = if stays { departed.health } else { departed.health.moved() };
-                        health.rejoined(now)
+                        (departed.health.rejoined(now), Some(departed.address))
                     }
                     None => {
                         self.vanished.arrived(now);
-                        Health::joined(now).unknown()
+                        (Health::joined(now).unknown(), None)
                     }
                 },
             };
+            // What was seen of its old address says nothing of the new one, and nothing good is known of that yet.
+            if former_address.is_some_and(|address| address != seen.address) {
+                health = health.moved().unknown();
+            }
             let mut flags = seen.flags;
             // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
             flags.ejected &= self.check_period.is_none();
@@ -183,11 +197,13 @@ impl Roster {
             };
             self.nodes.insert(place, node);
         }
-        let left: Vec<Node> = known.into_iter().filter(|node| !names.contains(node.name())).collect();
+        let is_left =
+            |node: &Node| !names.contains(node.name()) && renamed.iter().all(|name| name != node.name());
+        let left: Vec<Node> = known.into_iter().filter(is_left).collect();
         for node in &left {
             // One that is out, or was announced to leave, has not vanished.
             if !matches!(node.health.state(policy, now), State::Cooldown | State::Pending | State::Draining) {
-                self.vanished.left(node.name().to_owned(), node.health.clone(), now);
+                self.vanished.left(node.name().to_owned(), node.address.clone(), node.health.clone(), now);
             }
         }
         self.vanished.judge(self.nodes.len(), policy, now);
@@ -204,11 +220,15 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
-    /// Takes in what Envoy's configuration says of the cluster. True if that changed anything, and with it the version.
-    pub fn learn(&mut self, facts: &ClusterFacts) -> bool {
-        let news = (facts.check_period, facts.unsupported.is_some());
-        let changed = (self.check_period, self.unsupported) != news;
-        (self.check_period, self.unsupported) = news;
+    /// Takes in what Envoy's configuration says of the cluster, if it could be read. True if that changed anything, and with it
+    /// the version.
+    pub fn learn(&mut self, facts: Option<&ClusterFacts>) -> bool {
+        let (check_period, unsupported) = facts.map_or((self.check_period, self.unsupported), |facts| {
+            (facts.check_period, facts.unsupported.is_some())
+        });
+        let news = (check_period, unsupported, facts.is_none());
+        let changed = (self.check_period, self.unsupported, self.nameless) != news;
+        (self.check_period, self.unsupported, self.nameless) = news;
         // Before the first look there is nothing to have another version of.
         if changed && self.version > 0 {
             self.version = self.version.wrapping_add(1).max(1);

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub held: Vec<String>,
     /// Envoy's cluster cannot be steered: see [`crate::cluster::Unsupported`].
     pub unsupported: bool,
+    /// Nodes are called by their addresses because their names are not known.
+    pub nameless: bool,
     /// Some state changes by the passing of time alone: build again at the next tick.
     pub timed: bool,
     /// The best priority first.
@@ -109,6 +111,7 @@ impl Snapshot {
             levels,
             rings,
             unsupported: roster.unsupported,
+            nameless: roster.nameless,
         })
     }
 

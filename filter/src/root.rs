@@ -246,7 +246,7 @@ impl Live {
         for pool in &self.plugin.pools {
             let Some(cluster) = polled(&pool.config.membership) else { continue };
             let clusters = self.watch.facts();
-            let facts = clusters.map(|clusters| clusters.get(cluster).unwrap_or(&nothing_special));
+            let facts = clusters.and_then(|clusters| clusters.get(cluster));
             let mut observed = look.and_then(|look| look.get(self.watch.place(cluster)?).cloned().flatten());
             let policy = &pool.config.health;
             let result = match (look, &observed) {
@@ -257,27 +257,29 @@ impl Live {
             pool.metrics.count(Counter::Polls(result));
             if let Some(hosts) = &mut observed {
                 let bad_name = facts.unwrap_or(&nothing_special).apply(hosts);
-                let complaint = clusters.and_then(|clusters| clusters.get(cluster)?.complaint());
+                let complaint = facts.and_then(ClusterFacts::complaint);
                 pool.warn(cluster, complaint, bad_name.as_deref());
             }
             let seen = pool.key.head().1;
             let is_blind = now.since(seen) > BLIND_AFTER.max(Millis(self.interval().0.saturating_mul(3)));
+            let mut is_seen = false;
             let roster = pool.key.update(|roster| {
                 let is_lost = is_blind && roster.lose_sight(seen, policy, now);
-                let is_other = facts.is_some_and(|facts| roster.learn(facts));
-                let is_changed = match &observed {
-                    // Without them nodes would be others than they were.
-                    Some(hosts) if facts.is_some() || !roster.relies_on_facts() => {
-                        roster.observe(hosts.clone(), policy, now)
-                    }
-                    _ => roster.reassess(policy, now),
+                // Without them nodes would be others than they were.
+                let may_observe = facts.is_some() || !roster.relies_on_facts();
+                let hosts = observed.as_ref().filter(|_| may_observe);
+                is_seen = hosts.is_some();
+                let is_other = is_seen && roster.learn(facts);
+                let is_changed = match hosts {
+                    Some(hosts) => roster.observe(hosts.clone(), policy, now),
+                    None => roster.reassess(policy, now),
                 };
                 is_lost || is_other || is_changed
             });
             if let Some(roster) = roster {
                 pool.adopt(roster, now);
             }
-            if observed.is_some() {
+            if is_seen {
                 pool.key.note_look(now);
             }
             self.show(pool, now);

@@ -28,7 +28,7 @@ pub(crate) struct RosterKey {
 impl RosterKey {
     /// Pools of the same name and source share a roster, also across a configuration reload.
     pub(crate) fn new(pool: &str, source: &str) -> Self {
-        let roster = format!("berth/1/roster/{pool}/{source}");
+        let roster = format!("berth/2/roster/{pool}/{source}");
         Self { head: format!("{roster}/head"), roster }
     }
 

@@ -128,6 +128,7 @@ impl Watch {
         if matches!(call, Call::Hosts) {
             self.note(body.err());
         }
+        let told = body.err().map_or("its answer cannot be read", |failure| &failure.told);
         match (call, body.ok()) {
             (Call::Hosts, None) => Sight::Look(None),
             (Call::Hosts, Some(body)) => self.see(body, now),
@@ -135,18 +136,18 @@ impl Watch {
                 self.half = half;
                 let path = format!("{ENDPOINTS_QUERY}{}", any_of(self.half.services()));
                 if self.half.services().next().is_none() {
-                    return self.conclude(true);
+                    return self.conclude(None);
                 }
                 match self.ask(Call::Endpoints, &path, self.patience()) {
                     Ok(()) => Sight::Nothing,
-                    Err(_) => self.conclude(false),
+                    Err(failure) => self.conclude(Some(&failure.told)),
                 }
             }
             (Call::Endpoints, Some(body)) => {
                 let is_read = self.half.read_endpoints(body);
-                self.conclude(is_read)
+                self.conclude((!is_read).then_some(told))
             }
-            _ => self.conclude(false),
+            _ => self.conclude(Some(told)),
         }
     }
 
@@ -157,7 +158,9 @@ impl Watch {
         let is_known = self.print == self.facts_print && self.facts.is_some();
         let since = now.since(self.facts_asked);
         let budget = Millis(self.host_count() * FACTS_MICROS_PER_HOST / 1000);
-        let least = if self.facts_failed { budget.max(FACTS_RETRY) } else { budget };
+        // Until it has been read once no node's name is known: that is worth a question with each look.
+        let is_patient = self.facts_failed && self.facts.is_some();
+        let least = if is_patient { budget.max(FACTS_RETRY) } else { budget };
         // A clock that was set back must not keep it from being asked for.
         let may_ask = since >= least || now < self.facts_asked;
         if may_ask && (!is_known || since >= FACTS_INTERVAL || now < self.facts_asked) {
@@ -165,7 +168,7 @@ impl Watch {
             let path = format!("{CLUSTERS_QUERY}{}", any_of(self.clusters.iter().map(String::as_str)));
             return match self.ask(Call::Clusters, &path, self.patience()) {
                 Ok(()) => Sight::Nothing,
-                Err(_) => self.conclude(false),
+                Err(failure) => self.conclude(Some(&failure.told)),
             };
         }
         // Rather a look less than nodes under wrong names, as long as it can be told soon.
@@ -176,9 +179,12 @@ impl Watch {
     }
 
     /// Ends the look that waited for the configuration.
-    fn conclude(&mut self, is_read: bool) -> Sight {
-        self.facts_failed = !is_read;
-        if is_read {
+    fn conclude(&mut self, failure: Option<&str>) -> Sight {
+        let had_failed = std::mem::replace(&mut self.facts_failed, failure.is_some());
+        if let Some(told) = failure.filter(|_| !had_failed) {
+            log::warn!("berth: {}: /config_dump, which has the names of nodes: {told}", self.admin_cluster);
+        }
+        if failure.is_none() {
             self.facts = Some(std::mem::take(&mut self.half));
             self.facts_print = self.print;
         }

@@ -81,7 +81,7 @@ impl Ledger {
 
     /// Notes a failure, unless the answers that this VM remembers speak against it.
     pub fn failed(&mut self, failure: &Failure, rules: Rules, answers: &Answers, now: Millis) -> Noted {
-        if rules.limit == 0 || failure.kind == Kind::Reset && rules.is_checked {
+        if rules.limit == 0 || failure.kind != Kind::Connect && rules.is_checked {
             return Noted::Unchanged;
         }
         let known = self.rows.iter().position(|row| row.node == failure.node);
@@ -141,7 +141,7 @@ impl Row {
     fn add(&mut self, failure: &Failure, now: Millis) {
         self.last = now;
         match failure.kind {
-            Kind::Connect => self.connects = self.connects.saturating_add(1),
+            Kind::Connect | Kind::Hidden => self.connects = self.connects.saturating_add(1),
             Kind::Reset => {
                 if self.resets == 0 {
                     self.suspected = now;

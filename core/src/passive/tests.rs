@@ -83,11 +83,23 @@ fn flags_tell_who_is_to_blame() {
 
 #[test]
 fn what_a_retry_hid_was_never_sent_unless_the_end_says_otherwise() {
-    assert_eq!(hidden_failure(0), Some(Kind::Connect));
-    assert_eq!(hidden_failure(CONNECT | RETRY_LIMIT), Some(Kind::Connect));
+    assert_eq!(hidden_failure(0), Some(Kind::Hidden));
+    assert_eq!(hidden_failure(CONNECT | RETRY_LIMIT), Some(Kind::Hidden));
     assert_eq!(hidden_failure(1 << 6), Some(Kind::Reset));
     assert_eq!(hidden_failure(RETRY_LIMIT), None, "a bad answer, as those before it may have been");
     assert_eq!(hidden_failure(1 << 7), None);
+}
+
+/// A retry hides which kind it was, so where Envoy checks its nodes one client's requests count for nothing.
+#[test]
+fn what_a_retry_hid_counts_only_where_no_check_decides() {
+    for (is_checked, expected) in [(false, Noted::Enough), (true, Noted::Unchanged)] {
+        let rules = Rules { limit: 3, is_checked };
+        let mut ledger = Ledger::default();
+        let failure = Failure { node: 7, kind: Kind::Hidden, session: 1 };
+        let noted = (0..3).map(|n| ledger.failed(&failure, rules, &Answers::default(), at(n))).last();
+        assert_eq!(noted, Some(expected));
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(super) struct Vanished {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Gone {
     name: String,
+    address: String,
     left: Millis,
     is_held: bool,
     /// As it was: a node that is back in time is no new one.
@@ -39,8 +40,8 @@ impl Vanished {
     }
 
     /// A member that served is not in the list any longer.
-    pub(super) fn left(&mut self, name: String, health: Health, now: Millis) {
-        self.nodes.push(Gone { name, left: now, is_held: false, health });
+    pub(super) fn left(&mut self, name: String, address: String, health: Health, now: Millis) {
+        self.nodes.push(Gone { name, address, left: now, is_held: false, health });
     }
 
     /// A member that was not there before.
@@ -48,11 +49,17 @@ impl Vanished {
         self.arrivals.push(now);
     }
 
-    /// What was known of a held node that is back.
-    pub(super) fn take(&mut self, name: &str, policy: &HealthPolicy, now: Millis) -> Option<Health> {
+    /// What was known of a held node that is back, and where it was.
+    pub(super) fn take(
+        &mut self,
+        name: &str,
+        policy: &HealthPolicy,
+        now: Millis,
+    ) -> Option<(Health, String)> {
         let is_it = |gone: &Gone| gone.name == name && gone.is_held_at(policy, now);
         let place = self.nodes.iter().position(is_it)?;
-        Some(self.nodes.swap_remove(place).health)
+        let Gone { health, address, .. } = self.nodes.swap_remove(place);
+        Some((health, address))
     }
 
     /// Decides, after a look that found `members` members.

@@ -1,0 +1,215 @@
+//! Members as Envoy has them, across modules: what its configuration says, what follows for a node's state, and what that
+//! means for the owner that a pin names.
+
+use berth_core::cluster::Clusters;
+use berth_core::health::{HealthPolicy, State};
+use berth_core::membership::{HostFlags, Observation};
+use berth_core::owners::{Owners, Standing};
+use berth_core::ring::{Algorithm, RingSize};
+use berth_core::roster::Roster;
+use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
+
+const GOOD: HostFlags =
+    HostFlags { unhealthy: false, ejected: false, pending: false, degraded: false, draining: false };
+const BAD: HostFlags = HostFlags { unhealthy: true, ..GOOD };
+
+fn at(seconds: u64) -> Millis {
+    Millis(1_000_000 + seconds * 1000)
+}
+
+fn host(address: &str, name: Option<&str>, flags: HostFlags) -> Observation {
+    Observation {
+        address: address.into(),
+        name: name.map(str::to_owned),
+        weight: 1,
+        flags,
+        ..Observation::default()
+    }
+}
+
+fn named(number: usize, at: usize, flags: HostFlags) -> Observation {
+    host(&format!("10.0.{at}.{number}:80"), Some(&format!("db-{number}")), flags)
+}
+
+fn snapshot(roster: &Roster, policy: &HealthPolicy, now: Millis) -> Snapshot {
+    Snapshot::build(roster, Algorithm::RingHash(RingSize::VirtualNodes(3)), policy, now, None).unwrap()
+}
+
+fn state(roster: &Roster, name: &str, policy: &HealthPolicy, now: Millis) -> State {
+    roster.nodes.iter().find(|node| node.name() == name).unwrap().health.state(policy, now)
+}
+
+fn clusters(checks: &str) -> Clusters {
+    let json = format!(
+        r#"{{"configs":[{{"dynamic_active_clusters":[{{"cluster":{{"name":"nodes","type":"EDS","health_checks":[{checks}]}}}}]}}]}}"#
+    );
+    Clusters::read(json.as_bytes()).unwrap()
+}
+
+/// Three checks in a row must fail: that is when a check has "surely come to a result".
+#[test]
+fn a_check_comes_to_a_result_after_its_unhealthy_threshold() {
+    let facts = clusters(
+        r#"{"timeout":"1s","interval":"5s","no_traffic_interval":"5s","unhealthy_threshold":3,"healthy_threshold":1}"#,
+    );
+    let period = facts.get("nodes").unwrap().check_period.unwrap();
+    assert!(period >= Millis(15_000), "{period:?}");
+}
+
+/// The same seen from the roster: a node that refuses connections is let back before its checks can have said so.
+#[test]
+fn a_dead_node_is_not_let_back_before_its_check_can_have_failed() {
+    let policy = HealthPolicy::default();
+    let facts = clusters(
+        r#"{"timeout":"1s","interval":"5s","no_traffic_interval":"5s","unhealthy_threshold":3,"healthy_threshold":1}"#,
+    );
+    let mut roster = Roster::default();
+    let look = |roster: &mut Roster, flags, now| {
+        roster.learn(facts.get("nodes"));
+        let hosts = (1..=4).map(|n| host(&format!("10.0.0.{n}:80"), None, if n == 1 { flags } else { GOOD }));
+        roster.observe(hosts.collect(), &policy, now);
+    };
+    look(&mut roster, GOOD, at(0));
+    roster.report_failure("10.0.0.1:80", &policy, at(100));
+    // It died at 100; Envoy flags it after its third failed check, at 115 at the latest.
+    for second in 101..115 {
+        look(&mut roster, GOOD, at(second));
+        assert_eq!(state(&roster, "10.0.0.1:80", &policy, at(second)), State::Cooldown, "{second}");
+    }
+}
+
+/// A held StatefulSet pod comes back under another address; its first check has not been answered.
+#[test]
+fn a_held_node_that_returns_elsewhere_is_not_put_out_by_its_first_sight() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    roster.observe((0..1).map(|n| named(n, 0, GOOD)).collect(), &policy, at(60));
+    assert_eq!(roster.held(&policy, at(60)).count(), 3);
+    roster.observe(
+        (0..4).map(|n| named(n, usize::from(n > 0), if n > 0 { BAD } else { GOOD })).collect(),
+        &policy,
+        at(63),
+    );
+    assert_ne!(state(&roster, "db-1", &policy, at(63)), State::Cooldown);
+}
+
+/// The same of one that left in a cooldown.
+#[test]
+fn a_node_that_left_in_cooldown_and_returns_elsewhere_waits_for_its_first_check() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    roster.observe((0..4).map(|n| named(n, 0, if n == 1 { BAD } else { GOOD })).collect(), &policy, at(60));
+    roster.observe([0, 2, 3].into_iter().map(|n| named(n, 0, GOOD)).collect(), &policy, at(61));
+    roster.observe(
+        (0..4).map(|n| named(n, usize::from(n == 1), if n == 1 { BAD } else { GOOD })).collect(),
+        &policy,
+        at(65),
+    );
+    assert_ne!(state(&roster, "db-1", &policy, at(65)), State::Cooldown);
+}
+
+/// A proxy whose first looks had no answer from /config_dump names its nodes by address. It must not tell the state
+/// cluster that the names which all pins bear are gone.
+#[test]
+fn names_that_are_not_known_yet_are_not_gone() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let mut owners = Owners::default();
+    roster.learn(None);
+    roster.observe((0..4).map(|n| host(&format!("10.0.0.{n}:80"), None, GOOD)).collect(), &policy, at(0));
+    owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
+    let view = snapshot(&roster, &policy, at(6));
+    let owner = "db-1".parse().unwrap();
+    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unknown);
+    // A node that is called by its address everywhere is gone if it is not there.
+    let owner = "10.0.0.9:80".parse().unwrap();
+    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unusable);
+}
+
+/// The same nodes get names, or lose them: no node has left or come, and pins of before find their node.
+#[test]
+fn nodes_that_get_names_are_the_same_nodes() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let mut owners = Owners::default();
+    let plain = || (0..4).map(|n| host(&format!("10.0.0.{n}:80"), None, GOOD)).collect::<Vec<_>>();
+    roster.observe(plain(), &policy, at(0));
+    owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
+    roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(60));
+    let view = snapshot(&roster, &policy, at(60));
+    owners.adopt(&view, at(60));
+
+    assert_eq!(view.count_states()[0], 4, "none warms up");
+    assert!(view.held.is_empty());
+    for n in 0..4 {
+        let address = format!("10.0.0.{n}:80").parse().unwrap();
+        assert_eq!(owners.judge(&address, Some(Millis(3_600_000)), &view, at(70)), Standing::Usable(n));
+    }
+    assert!(owners.unusable(&[], &view, at(70)).is_empty());
+
+    roster.observe(plain(), &policy, at(120));
+    assert_eq!(snapshot(&roster, &policy, at(120)).count_states()[0], 4);
+}
+
+/// While Envoy was not seen all nodes were replaced: they are no reason to hold the old ones.
+#[test]
+fn replacements_that_came_while_blind_count() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..10).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    assert!(roster.lose_sight(at(0), &policy, at(60)));
+    roster.observe((10..19).map(|n| named(n, 0, GOOD)).collect(), &policy, at(120));
+    assert_eq!(roster.held(&policy, at(120)).count(), 0);
+}
+
+/// A panic that is over does not begin again because a held node brings it back.
+#[test]
+fn a_held_node_does_not_bring_an_old_panic_back() {
+    let policy = HealthPolicy { panic_hold: Millis(2_000), ..HealthPolicy::default() };
+    let mut roster = Roster::default();
+    let all = |bad: &[usize], there: &[usize]| -> Vec<Observation> {
+        there.iter().map(|n| named(*n, 0, if bad.contains(n) { BAD } else { GOOD })).collect()
+    };
+    let ten: Vec<usize> = (0..10).collect();
+    roster.observe(all(&[], &ten), &policy, at(0));
+    roster.observe(all(&[0, 1, 2, 3, 4, 5], &ten), &policy, at(60));
+    assert!(roster.has_panic());
+    // The six fail for good, are gone; four of the rest vanish with them.
+    roster.observe(all(&[], &[8, 9]), &policy, at(61));
+    for second in 62..67 {
+        roster.observe(all(&[], &[8, 9]), &policy, at(second));
+    }
+    assert!(!roster.has_panic());
+    roster.observe(all(&[], &[6, 7, 8, 9]), &policy, at(68));
+    assert!(!roster.has_panic());
+}
+
+/// A policy that Envoy never uses, since it takes the first that it knows, and a subset policy without selectors, which
+/// parts nothing, are no reason to leave a good cluster alone.
+#[test]
+fn a_subset_policy_that_parts_nothing_does_not_disable_berth() {
+    let over = |fallback: &str| {
+        format!(
+            r#"{{"typed_extension_config":{{"name":"o","typed_config":{{"@type":"type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost","fallback_policy":{{"policies":[{fallback}]}}}}}}}}"#
+        )
+    };
+    let policy = |kind: &str| {
+        format!(
+            r#"{{"typed_extension_config":{{"name":"p","typed_config":{{"@type":"type.googleapis.com/x.{kind}"}}}}}}"#
+        )
+    };
+    for policies in [
+        format!("{},{}", over(&policy("RingHash")), policy("Subset")),
+        over(&format!("{},{}", policy("RingHash"), policy("Subset"))),
+        over(&policy("Subset")),
+    ] {
+        let json = format!(
+            r#"{{"configs":[{{"static_clusters":[{{"cluster":{{"name":"nodes","load_balancing_policy":{{"policies":[{policies}]}}}}}}]}}]}}"#
+        );
+        let clusters = Clusters::read(json.as_bytes()).unwrap();
+        assert_eq!(clusters.get("nodes").unwrap().unsupported, None, "{policies}");
+    }
+}
