@@ -91,6 +91,10 @@ pub struct Failure {
     pub session: u64,
 }
 
+/// Checks that take longer to come to a result than two minutes leave sessions with a dead node for too long to decide alone.
+/// Above Envoy's default interval for clusters without traffic.
+const LONGEST_CHECK: Millis = Millis(120_000);
+
 /// What a pool makes of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
@@ -98,6 +102,14 @@ pub struct Rules {
     pub limit: u32,
     /// Envoy checks the nodes itself: then all that a request could have caused is its affair.
     pub is_checked: bool,
+}
+
+impl Rules {
+    /// The rules of a pool whose active checks come to a result within `check_period`, if it has any.
+    #[must_use]
+    pub fn new(limit: u32, check_period: Option<Millis>) -> Self {
+        Self { limit, is_checked: check_period.is_some_and(|period| period <= LONGEST_CHECK) }
+    }
 }
 
 /// What one VM knows of a pool's failures: the answers that it saw, and the shared record as it last read it.

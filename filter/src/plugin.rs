@@ -315,10 +315,7 @@ impl LivePool {
     }
 
     fn rules(&self) -> Rules {
-        Rules {
-            limit: self.config.health.passive_failures,
-            is_checked: self.roster.borrow().check_period.is_some(),
-        }
+        Rules::new(self.config.health.passive_failures, self.roster.borrow().check_period)
     }
 
     /// Changes the record of failures. False if others kept getting in between.

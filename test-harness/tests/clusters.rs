@@ -5,9 +5,12 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use berth_core::wire::SessionKey;
+use berth_harness::hyper::Method;
 use berth_harness::{Builder, Client, EndpointSet, Envoy, State, World, eventually};
 use serde_json::{Value, json};
-use support::patience::{ask, caught_up, cluster, impatient, nodes_become};
+use support::fake_admin::{Answer, FakeAdmin};
+use support::patience::{ask, caught_up, cluster, impatient, nodes_become, unchecked};
 use support::{SOON, pool, routes, sessions, told};
 
 const POLICIES: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies";
@@ -423,4 +426,63 @@ async fn a_cluster_that_reads_no_destination_is_said_once() {
     nodes_become(world.envoy(0), &[("active", 3)]).await;
 
     assert_eq!(warnings(world.envoy(0), "has no override_host policy"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_get_names_while_they_serve_keep_their_sessions() {
+    let world = support::pinning::patiently(unchecked().nodes(3), State::memory()).start().await;
+    nodes_become(world.envoy(0), &[("active", 3)]).await;
+    let keys = sessions(60);
+    let before = world.nodes_of(&keys).await;
+
+    world.edit_endpoints(|set| name(set, true)).await;
+    // The configuration has been read since: a new session's pin bears a name.
+    let is_named = async || {
+        let session = format!("new-{:?}", std::time::Instant::now());
+        ask(&world, &session).await;
+        world.pin_of("nodes", &session).await.is_some_and(|pin| pin.node.as_str().starts_with("pod-"))
+    };
+    // Names alone show in no list of hosts: it is read again after 30 s at the latest.
+    eventually(is_named, SOON * 4).await;
+
+    for (key, before) in keys.iter().zip(&before) {
+        let answer = ask(&world, key).await;
+        assert_eq!(answer.node(), before, "{answer:?}");
+        assert!(["hit", "found"].contains(&told(&answer, "outcome")), "{answer:?}");
+    }
+    let rehomed = "wasmcustom.berth_reassignments_total.pool.nodes.reason.rehomed";
+    assert_eq!(world.envoy(0).stat(rehomed).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy_that_cannot_read_names_gives_no_session_of_a_named_node_away() {
+    // It says who the hosts are, and 404 to questions about the configuration.
+    let admin = FakeAdmin::start(Answer::HangUp).await;
+    let builder = support::pinning::patiently(impatient().nodes(3), State::memory());
+    let world = builder.cluster_address("berth_admin", admin.address()).start().await;
+    admin.tell(&world.envoy(0).admin("/clusters").await);
+    support::places(world.envoy(0)).await;
+    let keys = sessions(20);
+    let asks: Vec<Value> = keys
+        .iter()
+        .map(|key| json!({"key": SessionKey::new("nodes", key.as_bytes()), "candidates": ["pod-1"]}))
+        .collect();
+    let body = json!({"pool": "nodes", "sessions": asks}).to_string();
+    let reply = world.state(0).request(Method::POST, "/v1/resolve").body(body).send().await;
+    assert_eq!(reply.status, 200);
+
+    // Longer than an owner that is not known here is given to appear.
+    let since = std::time::Instant::now();
+    let is_over = async || {
+        for key in &keys {
+            assert_eq!(told(&ask(&world, key).await, "reason"), "state_away");
+        }
+        since.elapsed() > std::time::Duration::from_secs(8)
+    };
+    eventually(is_over, SOON * 2).await;
+
+    for key in &keys {
+        let pin = world.pin_of("nodes", key).await.unwrap();
+        assert_eq!((pin.node.as_str(), pin.version), ("pod-1", 1));
+    }
 }

@@ -221,6 +221,29 @@ async fn where_envoy_checks_its_nodes_no_request_that_is_reset_puts_one_out() {
     }
 }
 
+/// A crash that only one node has, behind a policy that tries such a request again: the answer comes from the next node, and
+/// nothing shows why the first one failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_envoy_checks_its_nodes_no_request_that_a_retry_saves_puts_one_out() {
+    let builder = impatient().bootstrap(|json| {
+        for route in routes(json) {
+            route["route"]["retry_policy"]["retry_on"] = "5xx,reset".into();
+        }
+    });
+    let world = builder.concurrency(1).start().await;
+    let owner = owner(&world).await;
+
+    // Its checks pass all the time.
+    owner.fail(500);
+    for _ in 0..10 {
+        let response = ask(&world, "ada").await;
+        assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "retried"));
+    }
+    owner.serve();
+
+    still_owns(&world, &owner).await;
+}
+
 /// As [`unchecked`], with a state cluster.
 fn pinned() -> Builder {
     unchecked().state(State::memory())
