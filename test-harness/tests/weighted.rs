@@ -46,12 +46,14 @@ fn ask(world: &World, source: &str, id: &str) -> Request {
         "cookie" => world.get("/").header("cookie", format!("theme=dark; sid={id}")),
         "query" => world.get(&format!("/page?sid={id}")),
         "path" => world.get(&format!("/ws/{id}?x=1")),
+        // No id in the path, though it begins as one.
+        "bare-path" => world.get(&format!("/ws/?sid={id}")),
         "subprotocol" => world.get("/page").header("sec-websocket-protocol", format!("chat, session.{id}")),
         other => panic!("{other} is no source"),
     }
 }
 
-const SOURCES: [&str; 5] = ["header", "cookie", "query", "path", "subprotocol"];
+const SOURCES: [&str; 6] = ["header", "cookie", "query", "path", "bare-path", "subprotocol"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_id_stays_on_one_node_of_one_cluster() {
