@@ -1,5 +1,5 @@
 //! What speaks against a node, and what does not: only that no response began. How a response ends says nothing, and
-//! what one client can cause moves nobody else.
+//! what one client can cause moves no other session.
 
 mod support;
 

@@ -228,7 +228,7 @@ async fn set_priorities_to(world: &World, best: usize, next: u32) {
     }
 }
 
-/// Nobody asks the nodes how they are: what is known of them is what requests come to.
+/// The nodes are not asked how they are: what is known of them is what requests come to.
 fn unchecked(builder: Builder) -> Builder {
     builder.bootstrap(|json| {
         for part in ["outlier_detection", "health_checks"] {

@@ -25,7 +25,7 @@ fn strike(hosts: &mut Vec<Observation>, is_struck: &[bool]) {
 }
 
 /// Decides on the names that the hosts bear. Two hosts of one name are one node that moves while one of them leaves: the
-/// one that stays is the node, or the other until that one is well. If more than one stays the name tells nobody apart.
+/// one that stays is the node, or the other until that one is well. If more than one stays the name tells no nodes apart.
 /// Returns the first name that is no identity; its hosts lose it.
 pub(super) fn settle(hosts: &mut Vec<Observation>) -> Option<String> {
     let names = index(hosts, |host| host.name.as_ref());

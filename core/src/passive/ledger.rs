@@ -133,7 +133,7 @@ impl Ledger {
 }
 
 impl Row {
-    /// False if the node has answered since, or the clock was set back: then nobody knows how long ago it was.
+    /// False if the node has answered since, or the clock was set back: then it is not known how long ago it was.
     fn stands(&self, answers: &Answers, now: Millis) -> bool {
         self.last <= now + WINDOW && !answers.any_after(self.node, self.last, now)
     }

@@ -290,7 +290,7 @@ fn a_clock_that_was_set_back_drops_what_cannot_be_dated() {
     }
     vms.tick(at(2_001));
 
-    assert_eq!(vms.out, [NODE], "an answer of the future speaks for nobody");
+    assert_eq!(vms.out, [NODE], "an answer of the future speaks for no node");
 }
 
 #[test]

@@ -460,7 +460,7 @@ fn what_is_remembered_of_the_vanished_ends_with_the_grace_time() {
     assert!(roster.vanished.is_empty());
 }
 
-/// A node that nobody has seen unhealthy lately is not kept out by what was seen before.
+/// A node that has not been seen unhealthy lately is not kept out by what was seen before.
 #[test]
 fn without_sight_an_unhealthy_node_is_out_for_one_cooldown_after_it_was_last_seen() {
     let mut roster = Roster::default();
