@@ -263,9 +263,10 @@ impl ClusterFacts {
 /// One active check.
 #[derive(Default)]
 struct Check {
-    /// The longest of its intervals.
+    /// The longest of its intervals while the cluster has traffic.
     interval: Millis,
-    has_no_traffic_interval: bool,
+    /// The longest of those without traffic.
+    no_traffic_interval: Option<Millis>,
     /// Its intervals may be longer by a percentage.
     is_jittery: bool,
     /// The timeout and a jitter.
@@ -280,20 +281,20 @@ impl Check {
             "timeout" | "interval_jitter" => self.more = self.more + duration(text),
             "interval_jitter_percent" => self.is_jittery = true,
             "unhealthy_threshold" => self.threshold = text.parse().unwrap_or(1),
-            _ if field.ends_with("interval") => {
-                self.interval = self.interval.max(duration(text));
-                self.has_no_traffic_interval |= field == "no_traffic_interval";
+            _ if field.starts_with("no_traffic") => {
+                self.no_traffic_interval = self.no_traffic_interval.max(Some(duration(text)));
             }
+            _ if field.ends_with("interval") => self.interval = self.interval.max(duration(text)),
             _ => {}
         }
     }
 
     fn period(self) -> Millis {
-        let least = if self.has_no_traffic_interval { Millis(0) } else { NO_TRAFFIC_INTERVAL };
-        let interval = self.interval.max(least);
-        let jitter = if self.is_jittery { interval } else { Millis(0) };
-        let one = interval + jitter + self.more;
-        Millis(one.0.saturating_mul(self.threshold.max(1)))
+        // Only the first of several that must fail can be one without traffic: the failures that are to be judged are some.
+        let first = self.interval.max(self.no_traffic_interval.unwrap_or(NO_TRAFFIC_INTERVAL));
+        let one =
+            |interval: Millis| interval + if self.is_jittery { interval } else { Millis(0) } + self.more;
+        one(first) + Millis(one(self.interval).0.saturating_mul(self.threshold.max(1) - 1))
     }
 }
 

@@ -174,7 +174,7 @@ impl Health {
     /// The node goes on at another address: what was seen of the old one says nothing of it.
     #[must_use]
     pub fn moved(self) -> Self {
-        Self { operator: self.operator, ..Self::default() }
+        Self { operator: self.operator, joined: self.joined, ..Self::default() }
     }
 
     /// Takes in what Envoy says of the node at `now`.

@@ -6,6 +6,8 @@
 
 use crate::ring::session_hash;
 
+use std::net::SocketAddr;
+
 /// One host of a cluster, as Envoy sees it at this moment.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Observation {
@@ -148,10 +150,15 @@ fn parse_flags(text: &str) -> HostFlags {
 
 /// `1.2.3.4:80`, `[::1]:80`, an internal listener's `envoy://listener/endpoint`, a pipe's path or its abstract name;
 /// cluster-level lines begin with a word, such as `observability_name`.
-pub(crate) fn is_address(text: &str) -> bool {
+fn is_address(text: &str) -> bool {
     text.starts_with(['/', '@'])
         || text.starts_with("envoy://")
         || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
+/// True if this can only be an address: a name may have a port too.
+pub(crate) fn is_plain_address(text: &str) -> bool {
+    text.starts_with(['/', '@']) || text.starts_with("envoy://") || text.parse::<SocketAddr>().is_ok()
 }
 
 #[cfg(test)]

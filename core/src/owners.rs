@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::health::State;
-use crate::membership::is_address;
+use crate::membership::is_plain_address;
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::wire::{MAX_UNUSABLE, NodeId};
@@ -113,7 +113,7 @@ impl Owners {
         let is_recent = |time: Millis| time < GRACE;
         let Some(place) = self.places.get(owner).or_else(|| self.addresses.get(owner)).copied() else {
             // It may be one of the members, under a name that this proxy cannot see.
-            if snapshot.nameless && !is_address(owner.as_str()) {
+            if snapshot.nameless && !is_plain_address(owner.as_str()) {
                 return Standing::Unknown;
             }
             if snapshot.is_held(owner.as_str()) {

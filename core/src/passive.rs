@@ -95,6 +95,12 @@ pub struct Failure {
 /// Above Envoy's default interval for clusters without traffic.
 const LONGEST_CHECK: Millis = Millis(120_000);
 
+/// True if active checks that come to a result within this time, if there are any, decide what requests only suspect.
+#[must_use]
+pub fn check_decides(check_period: Option<Millis>) -> bool {
+    check_period.is_some_and(|period| period <= LONGEST_CHECK)
+}
+
 /// What a pool makes of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
@@ -108,7 +114,7 @@ impl Rules {
     /// The rules of a pool whose active checks come to a result within `check_period`, if it has any.
     #[must_use]
     pub fn new(limit: u32, check_period: Option<Millis>) -> Self {
-        Self { limit, is_checked: check_period.is_some_and(|period| period <= LONGEST_CHECK) }
+        Self { limit, is_checked: check_decides(check_period) }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cluster::ClusterFacts;
 use crate::health::{Health, HealthPolicy, State};
 use crate::levels::{self, Level};
 use crate::membership::Observation;
+use crate::passive::check_decides;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
@@ -74,7 +75,7 @@ pub struct Roster {
     /// Envoy's cluster cannot be steered: its requests are Envoy's, and no pins are made.
     #[serde(default)]
     pub unsupported: bool,
-    /// Envoy's configuration has not been read, so nodes are called by their addresses although they may have names.
+    /// Envoy's configuration has not been read for these hosts, so nodes may be called by their addresses that have names.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nameless: bool,
     /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
@@ -152,8 +153,9 @@ impl Roster {
             });
             let (mut health, former_address) = match former {
                 Some(node) => (node.as_of(seen.priority, now), Some(node.address.clone())),
+                // Its checks begin again.
                 None if let Some((health, address)) = self.vanished.take(name, policy, now) => {
-                    (health, Some(address))
+                    (health.unknown(), Some(address))
                 }
                 None if is_first_look => {
                     // Before the first look of all there was nothing to replace.
@@ -179,7 +181,7 @@ impl Roster {
             }
             let mut flags = seen.flags;
             // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
-            flags.ejected &= self.check_period.is_none();
+            flags.ejected &= !check_decides(self.check_period);
             health.observe(flags, policy, now);
             if let Some(period) = self.check_period {
                 health.contradict(period, now);
@@ -220,13 +222,13 @@ impl Roster {
         self.settle(&before, policy, now)
     }
 
-    /// Takes in what Envoy's configuration says of the cluster, if it could be read. True if that changed anything, and with it
-    /// the version.
-    pub fn learn(&mut self, facts: Option<&ClusterFacts>) -> bool {
+    /// Takes in what Envoy's configuration says of the cluster, if it could be read; `is_current` if that is of the hosts that are
+    /// there now. True if that changed anything, and with it the version.
+    pub fn learn(&mut self, facts: Option<&ClusterFacts>, is_current: bool) -> bool {
         let (check_period, unsupported) = facts.map_or((self.check_period, self.unsupported), |facts| {
             (facts.check_period, facts.unsupported.is_some())
         });
-        let news = (check_period, unsupported, facts.is_none());
+        let news = (check_period, unsupported, facts.is_none() || !is_current);
         let changed = (self.check_period, self.unsupported, self.nameless) != news;
         (self.check_period, self.unsupported, self.nameless) = news;
         // Before the first look there is nothing to have another version of.

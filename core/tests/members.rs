@@ -5,6 +5,7 @@ use berth_core::cluster::Clusters;
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::owners::{Owners, Standing};
+use berth_core::passive::check_decides;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
@@ -66,7 +67,7 @@ fn a_dead_node_is_not_let_back_before_its_check_can_have_failed() {
     );
     let mut roster = Roster::default();
     let look = |roster: &mut Roster, flags, now| {
-        roster.learn(facts.get("nodes"));
+        roster.learn(facts.get("nodes"), true);
         let hosts = (1..=4).map(|n| host(&format!("10.0.0.{n}:80"), None, if n == 1 { flags } else { GOOD }));
         roster.observe(hosts.collect(), &policy, now);
     };
@@ -86,7 +87,7 @@ fn a_held_node_that_returns_elsewhere_is_not_put_out_by_its_first_sight() {
     let mut roster = Roster::default();
     roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
     roster.observe((0..1).map(|n| named(n, 0, GOOD)).collect(), &policy, at(60));
-    assert_eq!(roster.held(&policy, at(60)).count(), 3);
+    assert_eq!(roster.held(&policy, at(60)).count(), 6, "by name and by address");
     roster.observe(
         (0..4).map(|n| named(n, usize::from(n > 0), if n > 0 { BAD } else { GOOD })).collect(),
         &policy,
@@ -118,7 +119,7 @@ fn names_that_are_not_known_yet_are_not_gone() {
     let policy = HealthPolicy::default();
     let mut roster = Roster::default();
     let mut owners = Owners::default();
-    roster.learn(None);
+    roster.learn(None, true);
     roster.observe((0..4).map(|n| host(&format!("10.0.0.{n}:80"), None, GOOD)).collect(), &policy, at(0));
     owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
     let view = snapshot(&roster, &policy, at(6));
@@ -212,4 +213,54 @@ fn a_subset_policy_that_parts_nothing_does_not_disable_berth() {
         let clusters = Clusters::read(json.as_bytes()).unwrap();
         assert_eq!(clusters.get("nodes").unwrap().unsupported, None, "{policies}");
     }
+}
+
+/// Envoy's default interval without traffic, and a threshold that is common: the check decides all the same.
+#[test]
+fn common_checks_decide() {
+    for threshold in 1..=3 {
+        let facts =
+            clusters(&format!(r#"{{"timeout":"1s","interval":"5s","unhealthy_threshold":{threshold}}}"#));
+        let period = facts.get("nodes").unwrap().check_period;
+        assert!(period >= Some(Millis(61_000)), "{period:?}");
+        assert!(check_decides(period), "{threshold}: {period:?}");
+    }
+    assert!(!check_decides(None) && !check_decides(Some(Millis(3_600_000))));
+}
+
+/// What was read is of other hosts than those that are there: a node that moved is called by its address until it is read again.
+#[test]
+fn a_name_that_is_not_current_is_unknown_also_if_it_has_a_port() {
+    let policy = HealthPolicy::default();
+    let facts = clusters("");
+    let (mut roster, mut owners) = (Roster::default(), Owners::default());
+    roster.learn(facts.get("nodes"), false);
+    roster.observe(vec![host("10.0.0.1:80", None, GOOD)], &policy, at(0));
+    owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
+    let view = snapshot(&roster, &policy, at(60));
+    let judge = |owner: &str| owners.judge(&owner.parse().unwrap(), Some(Millis(3_600_000)), &view, at(60));
+
+    assert_eq!(judge("db-1"), Standing::Unknown);
+    assert_eq!(judge("db-1.svc:5432"), Standing::Unknown);
+    assert_eq!(judge("10.0.0.2:80"), Standing::Unusable);
+    assert_eq!(judge("envoy://gone/1"), Standing::Unusable);
+}
+
+/// A pin that is older than the node's name is held like one that bears it.
+#[test]
+fn a_held_node_is_held_by_its_address_too_and_waits_for_its_checks_when_it_is_back() {
+    let policy = HealthPolicy::default();
+    let (mut roster, mut owners) = (Roster::default(), Owners::default());
+    roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
+    roster.observe(vec![named(0, 0, GOOD)], &policy, at(60));
+    let view = snapshot(&roster, &policy, at(60));
+    owners.adopt(&view, at(60));
+    for owner in ["db-3", "10.0.0.3:80"] {
+        let standing = owners.judge(&owner.parse().unwrap(), Some(Millis(3_600_000)), &view, at(60));
+        assert_eq!(standing, Standing::Held, "{owner}");
+    }
+
+    roster.observe(vec![named(0, 0, GOOD), named(3, 0, BAD)], &policy, at(62));
+    assert_eq!(state(&roster, "db-3", &policy, at(62)), State::Pending);
 }

@@ -269,7 +269,7 @@ impl Live {
                 let may_observe = facts.is_some() || !roster.relies_on_facts();
                 let hosts = observed.as_ref().filter(|_| may_observe);
                 is_seen = hosts.is_some();
-                let is_other = is_seen && roster.learn(facts);
+                let is_other = is_seen && roster.learn(facts, self.watch.is_current());
                 let is_changed = match hosts {
                     Some(hosts) => roster.observe(hosts.clone(), policy, now),
                     None => roster.reassess(policy, now),

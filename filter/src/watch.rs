@@ -98,6 +98,11 @@ impl Watch {
         self.facts.as_ref()
     }
 
+    /// True if what is known of the configuration is of the hosts of the latest look, or says nothing of single hosts.
+    pub(crate) fn is_current(&self) -> bool {
+        self.print == self.facts_print || self.facts.as_ref().is_some_and(|facts| !facts.matter())
+    }
+
     /// Begins a look. False if Envoy refused the call at once.
     pub(crate) fn look(&mut self) -> bool {
         let path = self.hosts_path.clone();

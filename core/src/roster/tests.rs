@@ -545,13 +545,13 @@ fn what_the_configuration_says_is_another_version_and_is_published() {
     let mut roster = Roster::default();
     let mut facts = ClusterFacts::default();
     facts.check_period = Some(Millis(4000));
-    assert!(!roster.learn(Some(&facts)), "before the first look there is no version");
+    assert!(!roster.learn(Some(&facts), true), "before the first look there is no version");
     roster.observe(seen(&[false]), &POLICY, at(0));
-    assert!(!roster.learn(Some(&facts)));
+    assert!(!roster.learn(Some(&facts), true));
 
-    assert!(roster.learn(Some(&ClusterFacts::default())));
+    assert!(roster.learn(Some(&ClusterFacts::default()), true));
 
     assert_eq!(roster.version, 2);
-    roster.learn(Some(&facts));
+    roster.learn(Some(&facts), true);
     assert_eq!(Roster::decode(&roster.encode()).unwrap().check_period, Some(Millis(4000)));
 }

@@ -82,9 +82,14 @@ impl Vanished {
         }
     }
 
-    /// The nodes whose sessions are not to be given away at `now`.
+    /// The nodes whose sessions are not to be given away at `now`, also by the addresses of those that have names: a pin may
+    /// be older than the name.
     pub(super) fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
-        self.nodes.iter().filter(move |gone| gone.is_held_at(policy, now)).map(|gone| gone.name.as_str())
+        let held = self.nodes.iter().filter(move |gone| gone.is_held_at(policy, now));
+        held.flat_map(|gone| {
+            let address = (gone.address != gone.name).then_some(gone.address.as_str());
+            std::iter::once(gone.name.as_str()).chain(address)
+        })
     }
 
     /// Their names with what was known of them.
