@@ -165,7 +165,7 @@ async fn strangers_go_by_the_ring(world: &World, prefix: &str) {
     for (place, envoy) in world.envoys().iter().enumerate() {
         let strangers: Vec<String> =
             sessions(20).iter().map(|key| format!("{prefix}-{place}-{key}")).collect();
-        let ring = owners(world, Default::default(), &strangers);
+        let ring = owners(world, SHIPPED_RING, &strangers);
         let clients = connections(envoy);
         for ((key, owner), client) in strangers.iter().zip(&ring).zip(clients.iter().cycle()) {
             let answer = client.get("/").header("x-session-id", key).within(BRIEFLY).send().await;
