@@ -60,7 +60,7 @@ async fn assert_spread(world: &World, headers: &str) {
     let client = world.client();
     for victim in world.nodes() {
         // Known to the attacker from elsewhere: the ring is no secret.
-        let key = sessions(100).into_iter().zip(owners(world, Default::default(), &sessions(100)));
+        let key = sessions(100).into_iter().zip(owners(world, SHIPPED_RING, &sessions(100)));
         let key = key.into_iter().find(|(_, owner)| owner == victim.name()).unwrap().0;
         for attempt in attempts(victim.name(), &key) {
             let mut reached = 0;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::fake_state::FakeState;
 use super::patience::caught_up;
-use super::{SOON, owners, pool, told};
+use super::{SHIPPED_RING, SOON, owners, pool, told};
 
 /// Failures in a row that open a breaker.
 pub(crate) const FAILURES: usize = 5;
@@ -78,7 +78,7 @@ pub(crate) async fn grow(world: &World, nodes: usize) {
 
 /// How many sessions have an owner that the ring would not choose.
 pub(crate) fn moved_by_ring(world: &World, keys: &[String], nodes: &[String]) -> usize {
-    owners(world, Default::default(), keys).iter().zip(nodes).filter(|(owner, node)| owner != node).count()
+    owners(world, SHIPPED_RING, keys).iter().zip(nodes).filter(|(owner, node)| owner != node).count()
 }
 
 /// Waits until every worker of every Envoy asks the state cluster again.
