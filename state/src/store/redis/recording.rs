@@ -36,7 +36,7 @@ impl Redis {
         }
     }
 
-    /// All records, by name. Those that say nothing any more are dropped by whoever comes across them.
+    /// All records, by name. Those that say nothing any more are dropped when they are come across.
     pub(super) async fn records(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
         let since = Instant::now();
         let home = Shard::home(pool);
