@@ -10,7 +10,7 @@
 //! 2. [`ring`]: session hash → nodes in order, as Envoy's own hash policies would.
 //! 3. [`membership`], [`cluster`], [`health`], [`roster`]: what Envoy says of its hosts and of their cluster, the state
 //!    that follows, and the shared record of all that.
-//! 4. [`levels`]: how Envoy's priorities share a pool's sessions. [`snapshot`], [`decision`]: one immutable view of a pool,
+//! 4. [`levels`]: how Envoy's priorities share a pool's sessions. [`snapshot`], [`placement`]: one immutable view of a pool,
 //!    and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
 //! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
@@ -26,7 +26,6 @@ pub mod breaker;
 pub mod changelog;
 pub mod cluster;
 pub mod config;
-pub mod decision;
 pub mod event;
 pub mod flight;
 pub mod health;
@@ -35,6 +34,7 @@ pub mod membership;
 pub mod owners;
 pub mod passive;
 pub mod pins;
+pub mod placement;
 pub mod ring;
 pub mod rollout;
 pub mod roster;

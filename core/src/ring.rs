@@ -5,7 +5,7 @@
 //! switched on or off, or fall back to Envoy, without moving a session. That is why sums and comparisons are
 //! doubles, evaluated in Envoy's order.
 //!
-//! The ring knows nothing of health, states or pins: it names candidates, and `decision` asks about each.
+//! The ring knows nothing of health, states or pins: it names candidates, and `placement` asks about each.
 //! Hashing a session is [`session_hash`]; what a session id is, `session` decides.
 mod candidates;
 mod error;

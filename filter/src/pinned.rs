@@ -16,12 +16,12 @@ use std::rc::Rc;
 
 use berth_core::breaker::{Breaker, BreakerPolicy, Permit};
 use berth_core::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
-use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{CallResult, Counter, Outcome, Reason, SESSION_HEADER};
 use berth_core::flight::{FlightLimits, Flights, Join, Released};
 use berth_core::health::State;
 use berth_core::owners::Owners;
 use berth_core::pins::{InUse, Kind, Lookup, Pin, PinKey, Pins, Seat, WireKey};
+use berth_core::placement::{self, NoPlacement, Placement};
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
@@ -261,7 +261,7 @@ impl Pinned {
             pool.metrics.count(Counter::Returned);
         }
         let mut placement =
-            decision::pinned(snapshot, id.hash(), place, as_seen(snapshot, place, Outcome::Hit));
+            placement::pinned(snapshot, id.hash(), place, as_seen(snapshot, place, Outcome::Hit));
         if pin.kind == Kind::Provisional {
             placement.outcome = as_seen(snapshot, place, Outcome::Ring);
             placement.reason = Reason::StateAway;
@@ -385,7 +385,7 @@ fn stand_in_for_vanished(
         return Err(NoPlacement::Withheld(Reason::PinUnavailable));
     }
     match pool.config.on_vanish {
-        OnVanish::Reroute => decision::standing_in(snapshot, id.hash()),
+        OnVanish::Reroute => placement::standing_in(snapshot, id.hash()),
         OnVanish::Reject => Err(NoPlacement::Withheld(Reason::Vanished)),
     }
 }

@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use berth_core::config::{Affinity, Missing, OnInvalid, Rule};
-use berth_core::decision::Placement;
 use berth_core::event::{Counter, Outcome, Reason, RuleResult, Unplaced};
 use berth_core::pins::Seat;
+use berth_core::placement::Placement;
 use berth_core::rollout::Mode;
 use berth_core::session::{self, Found, History, SessionId, Source};
 use berth_core::snapshot::Snapshot;

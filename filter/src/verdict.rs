@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use berth_core::config::{HashKey, OnPanic};
-use berth_core::decision::{NoPlacement, Placement};
 use berth_core::event::{
     Counter, DEBUG_HEADER, DESTINATION_HEADER, HASH_KEY_HEADER, Outcome, RETRIES_HEADER, Reason,
     SESSION_HEADER, UNPLACED_DESTINATION, Unplaced,
 };
+use berth_core::placement::{NoPlacement, Placement};
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use berth_core::decision::Placement;
 use berth_core::health::HealthPolicy;
+use berth_core::placement::Placement;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;

@@ -6,11 +6,11 @@
 use std::cmp::Reverse;
 use std::rc::Rc;
 
-use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{Counter, Outcome, Reason};
 use berth_core::flight::{Join, Released};
 use berth_core::owners::Standing;
 use berth_core::pins::{Kind, Lookup, Pin, PinKey, WireKey};
+use berth_core::placement::{self, NoPlacement, Placement};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{self, NodeId, ResolveReply};
@@ -272,7 +272,7 @@ impl Pinned {
         let outcome = settled.outcome;
         // The others of a session that was claimed or rehomed find it so.
         settled.outcome = Outcome::Found;
-        let placement = decision::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, place, outcome));
+        let placement = placement::pinned(snapshot, own.id.hash(), place, as_seen(snapshot, place, outcome));
         let placement = if own.session.strict { placement.strictly() } else { placement };
         (Ok(placement), settled.notice.take())
     }
@@ -296,7 +296,7 @@ impl Pinned {
         let hash = own.id.hash();
         let placement = match last {
             Some((place, _)) => {
-                Ok(decision::pinned(snapshot, hash, place, as_seen(snapshot, place, Outcome::Ring)))
+                Ok(placement::pinned(snapshot, hash, place, as_seen(snapshot, place, Outcome::Ring)))
             }
             None if own.session.strict => Err(NoPlacement::Withheld(Reason::StateAway)),
             None => Placement::of(snapshot, hash),

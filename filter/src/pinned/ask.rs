@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use berth_core::decision;
 use berth_core::pins::{Lookup, PinKey};
+use berth_core::placement;
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
@@ -43,7 +43,7 @@ impl Pinned {
         terms: &Terms,
         now: Millis,
     ) -> Rc<Ask> {
-        let mut places = decision::for_new(snapshot, id.hash(), MAX_CANDIDATES);
+        let mut places = placement::for_new(snapshot, id.hash(), MAX_CANDIDATES);
         let previous = terms.previous.clone().or_else(|| previous_by_header(terms));
         let previous = previous.filter(|previous| previous != id);
         let former = previous.as_ref().map(|previous| self.pins.key(previous.as_bytes()));

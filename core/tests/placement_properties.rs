@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use berth_core::decision::{MAX_CANDIDATES, Placement, for_new, pinned};
 use berth_core::event::{Outcome, Reason};
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
+use berth_core::placement::{MAX_CANDIDATES, Placement, for_new, pinned};
 use berth_core::ring::{Algorithm, RingSize, session_hash};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;

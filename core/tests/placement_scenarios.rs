@@ -1,4 +1,4 @@
-//! Plays the transcripts of `testdata/decision`: what a pool observes, and where its sessions then are. The README there
+//! Plays the transcripts of `testdata/placement`: what a pool observes, and where its sessions then are. The README there
 //! says how to read and write one.
 
 use std::collections::BTreeMap;
@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use berth_core::decision::{NoPlacement, Placement, for_new, pinned};
 use berth_core::event::Outcome;
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::Observation;
+use berth_core::placement::{NoPlacement, Placement, for_new, pinned};
 use berth_core::ring::{Algorithm, session_hash};
 use berth_core::roster::Roster;
 use berth_core::snapshot::Snapshot;
@@ -23,7 +23,7 @@ const START: Millis = Millis(1_000_000_000);
 
 #[test]
 fn every_transcript_tells_what_happens() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/decision");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/placement");
     let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let is_transcript = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt");
     let mut paths: Vec<PathBuf> = paths.filter(is_transcript).collect();
