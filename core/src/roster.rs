@@ -155,7 +155,7 @@ impl Roster {
                 Some(node) => (node.as_of(seen.priority, now), Some(node.address.clone())),
                 // Its checks begin again.
                 None if let Some((health, address)) = self.vanished.take(name, policy, now) => {
-                    (health.unknown(), Some(address))
+                    (health.awaited(), Some(address))
                 }
                 None if is_first_look => {
                     // Before the first look of all there was nothing to replace.
@@ -175,9 +175,8 @@ impl Roster {
                     }
                 },
             };
-            // What was seen of its old address says nothing of the new one, and nothing good is known of that yet.
             if former_address.is_some_and(|address| address != seen.address) {
-                health = health.moved().unknown();
+                health = health.moved();
             }
             let mut flags = seen.flags;
             // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
@@ -204,7 +203,8 @@ impl Roster {
         let left: Vec<Node> = known.into_iter().filter(is_left).collect();
         for node in &left {
             // One that is out, or was announced to leave, has not vanished.
-            if !matches!(node.health.state(policy, now), State::Cooldown | State::Pending | State::Draining) {
+            let is_out = matches!(node.health.state(policy, now), State::Cooldown | State::Draining);
+            if !is_out && !node.health.is_pending() {
                 self.vanished.left(node.name().to_owned(), node.address.clone(), node.health.clone(), now);
             }
         }

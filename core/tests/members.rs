@@ -96,6 +96,61 @@ fn a_held_node_that_returns_elsewhere_is_not_put_out_by_its_first_sight() {
     assert_ne!(state(&roster, "db-1", &policy, at(63)), State::Cooldown);
 }
 
+/// Most nodes change their address together and boot for longer than two proxies' views can be apart, at once or after they
+/// were gone for a moment: as for nodes that fail together, no session is given away.
+#[test]
+fn many_nodes_that_move_together_keep_their_sessions_until_they_are_up() {
+    for is_gone_first in [false, true] {
+        let policy = HealthPolicy::default();
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        let mut look = |moved: usize, flags: HostFlags, second: u64| {
+            let host = |n| if n < moved { named(n, 1, flags) } else { named(n, 0, GOOD) };
+            let from = if is_gone_first && second == 60 { moved } else { 0 };
+            roster.observe((from..10).map(host).collect(), &policy, at(second));
+            let view = snapshot(&roster, &policy, at(second));
+            owners.adopt(&view, at(second));
+            let standing = owners.judge(&"db-1".parse().unwrap(), Some(Millis(3_600_000)), &view, at(second));
+            (standing, owners.unusable(&[], &view, at(second)).len(), view)
+        };
+        look(0, GOOD, 0);
+        for second in 60..100 {
+            let (standing, named, _) = look(7, BAD, second);
+            let is_kept = match standing {
+                Standing::Usable(place) => place == 1,
+                _ => is_gone_first && second == 60 && standing == Standing::Held,
+            };
+            assert!(is_kept && named == 0, "{second}: {standing:?}");
+        }
+
+        look(7, GOOD, 100);
+        let (standing, _, view) = look(7, GOOD, 106);
+        assert!(!view.has_panic() && standing == Standing::Usable(1));
+        assert_eq!(view.count_states()[0], 10, "none warms up");
+    }
+}
+
+#[test]
+fn few_nodes_that_move_and_many_new_ones_are_no_panic() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..10).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    let host = |n: usize| named(n, usize::from(n < 5), if (5..10).contains(&n) { GOOD } else { BAD });
+    roster.observe((0..40).map(host).collect(), &policy, at(60));
+    assert!(!roster.has_panic(), "half of those that are known serve");
+}
+
+/// A node that is away again before its first check has answered was known all the same.
+#[test]
+fn many_nodes_that_vanish_while_they_boot_are_held() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..10).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    let moved = |n: usize| if n < 7 { named(n, 1, BAD) } else { named(n, 0, GOOD) };
+    roster.observe((0..10).map(moved).collect(), &policy, at(60));
+    roster.observe((7..10).map(moved).collect(), &policy, at(70));
+    assert_eq!(roster.held(&policy, at(70)).count(), 14, "by name and by address");
+}
+
 /// The same of one that left in a cooldown.
 #[test]
 fn a_node_that_left_in_cooldown_and_returns_elsewhere_waits_for_its_first_check() {
