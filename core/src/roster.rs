@@ -15,6 +15,7 @@ use crate::health::{Health, HealthPolicy, State};
 use crate::levels::{self, Level};
 use crate::membership::Observation;
 use crate::passive::check_decides;
+use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
@@ -49,6 +50,12 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.address)
+    }
+
+    /// True if this host is the node: it bears its name, or its name has become known, or is none any longer.
+    fn is(&self, seen: &Observation) -> bool {
+        self.name() == seen.name()
+            || self.address == seen.address && self.name.is_some() != seen.name.is_some()
     }
 
     /// Its health as a node of this priority: it does not take the panic of its former one along.
@@ -100,6 +107,36 @@ struct Departed {
     health: Health,
 }
 
+/// The nodes of the last look, until they are found again by name or by address.
+struct Known {
+    nodes: Vec<Option<Node>>,
+    /// The hashes of both with the node's place, in order.
+    index: Vec<(u64, u32)>,
+}
+
+impl Known {
+    fn new(nodes: Vec<Node>) -> Self {
+        let mut index = Vec::new();
+        for (place, node) in (0..).zip(&nodes) {
+            let texts = [node.name(), &node.address];
+            index.extend(texts.map(|text| (session_hash(text.as_bytes()), place)));
+        }
+        index.sort_unstable();
+        Self { nodes: nodes.into_iter().map(Some).collect(), index }
+    }
+
+    /// The node that this host is: the one of its name, or else the one at its address.
+    fn take(&mut self, seen: &Observation) -> Option<Node> {
+        let texts = [seen.name(), &seen.address];
+        texts.into_iter().find_map(|text| {
+            let hash = session_hash(text.as_bytes());
+            let start = self.index.partition_point(|(other, _)| *other < hash);
+            let mut same = self.index.iter().skip(start).take_while(|(other, _)| *other == hash);
+            same.find_map(|(_, place)| self.nodes.get_mut(*place as usize)?.take_if(|node| node.is(seen)))
+        })
+    }
+}
+
 /// Addresses are reused for ever, memory is not. More than leave in one deploy; the latest are kept.
 const MAX_DEPARTED: usize = 256;
 
@@ -131,28 +168,16 @@ impl Roster {
         // After a long time without sight the members of then say nothing about who is new.
         let was_blind = std::mem::take(&mut self.blind);
         let is_first_look = was_blind || self.nodes.is_empty();
-        let mut known = std::mem::take(&mut self.nodes);
-        known.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut known = Known::new(std::mem::take(&mut self.nodes));
         let mut names = BTreeSet::new();
-        let has_names = known.iter().any(|node| node.name.is_some());
-        let mut renamed: Vec<String> = Vec::new();
         for seen in observations {
-            let name = seen.name.as_deref().unwrap_or(&seen.address);
+            let name = seen.name();
             // One name is one node, however often it is listed.
             if !names.insert(name.to_owned()) {
                 continue;
             }
-            let former = known.binary_search_by(|node| node.name().cmp(name)).ok();
-            let former = former.and_then(|index| known.get(index)).or_else(|| {
-                // It is the same host, whose name has become known, or is none any longer.
-                let is_renamed =
-                    |node: &&Node| node.name.is_some() != seen.name.is_some() && node.address == seen.address;
-                let node = known.iter().filter(|_| has_names || seen.name.is_some()).find(is_renamed)?;
-                renamed.push(node.name().to_owned());
-                Some(node)
-            });
-            let (mut health, former_address) = match former {
-                Some(node) => (node.as_of(seen.priority, now), Some(node.address.clone())),
+            let (mut health, former_address) = match known.take(&seen) {
+                Some(node) => (node.as_of(seen.priority, now), Some(node.address)),
                 // Its checks begin again.
                 None if let Some((health, address)) = self.vanished.take(name, policy, now) => {
                     (health.awaited(), Some(address))
@@ -198,9 +223,7 @@ impl Roster {
             };
             self.nodes.insert(place, node);
         }
-        let is_left =
-            |node: &Node| !names.contains(node.name()) && renamed.iter().all(|name| name != node.name());
-        let left: Vec<Node> = known.into_iter().filter(is_left).collect();
+        let left: Vec<Node> = known.nodes.into_iter().flatten().collect();
         for node in &left {
             // One that is out, or was announced to leave, has not vanished.
             let is_out = matches!(node.health.state(policy, now), State::Cooldown | State::Draining);

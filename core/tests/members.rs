@@ -7,7 +7,7 @@ use berth_core::membership::{HostFlags, Observation};
 use berth_core::owners::{Owners, Standing};
 use berth_core::passive::check_decides;
 use berth_core::ring::{Algorithm, RingSize};
-use berth_core::roster::Roster;
+use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 
@@ -208,6 +208,22 @@ fn nodes_that_get_names_are_the_same_nodes() {
 
     roster.observe(plain(), &policy, at(120));
     assert_eq!(snapshot(&roster, &policy, at(120)).count_states()[0], 4);
+}
+
+/// Nothing is compared with each of 10,000 others: that took most of a minute.
+#[test]
+fn ten_thousand_nodes_get_names_and_lose_them_in_one_look() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let plain = |n: usize| host(&format!("10.0.{}.{}:80", n / 250, n % 250), None, GOOD);
+    let with_name = |n: usize| Observation { name: Some(format!("db-{n}")), ..plain(n) };
+    roster.observe((0..10_000).map(plain).collect(), &policy, at(0));
+    for round in 1..=10 {
+        roster.observe((0..10_000).map(with_name).collect(), &policy, at(round * 60));
+        roster.observe((0..10_000).map(plain).collect(), &policy, at(round * 60 + 30));
+    }
+    let is_active = |node: &Node| node.health.state(&policy, at(700)) == State::Active;
+    assert!(roster.nodes.len() == 10_000 && roster.nodes.iter().all(is_active), "none left, and none is new");
 }
 
 /// While Envoy was not seen all nodes were replaced: they are no reason to hold the old ones.
