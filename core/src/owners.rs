@@ -42,8 +42,8 @@ pub struct Owners {
     /// By place in the snapshot; `None` for a name that no pin can have.
     ids: Vec<Option<NodeId>>,
     places: BTreeMap<NodeId, usize>,
-    /// Of members that have a name: a pin that was made before that was known bears the address.
-    addresses: BTreeMap<NodeId, usize>,
+    /// What else pins call members: the address if the pin is older than the name, or a name that was taken away.
+    aliases: BTreeMap<NodeId, usize>,
     /// The last that left, the latest at the end.
     gone: VecDeque<NodeId>,
     /// Members whose first check has not answered: since when this VM knows them so.
@@ -68,9 +68,9 @@ impl Owners {
             *id = id.take().filter(|id| !self.places.contains_key(id));
             self.places.extend(id.clone().map(|id| (id, place)));
         }
-        let named = snapshot.nodes.iter().enumerate().filter(|(_, node)| node.name != node.address);
-        self.addresses =
-            named.filter_map(|(place, node)| Some((node.address.parse().ok()?, place))).collect();
+        let nodes = snapshot.nodes.iter().enumerate();
+        self.aliases =
+            nodes.filter_map(|(place, node)| Some((node.alias.as_ref()?.parse().ok()?, place))).collect();
         let is_pending =
             |place: usize| snapshot.nodes.get(place).is_some_and(|node| node.state == State::Pending);
         let pending = self.places.iter().filter(|(_, place)| is_pending(**place));
@@ -111,7 +111,7 @@ impl Owners {
     #[must_use]
     pub fn judge(&self, owner: &NodeId, owned: Option<Millis>, snapshot: &Snapshot, now: Millis) -> Standing {
         let is_recent = |time: Millis| time < GRACE;
-        let Some(place) = self.places.get(owner).or_else(|| self.addresses.get(owner)).copied() else {
+        let Some(place) = self.places.get(owner).or_else(|| self.aliases.get(owner)).copied() else {
             // It may be one of the members, under a name that this proxy cannot see.
             if snapshot.nameless && !is_plain_address(owner.as_str()) {
                 return Standing::Unknown;

@@ -29,6 +29,9 @@ pub struct Node {
     /// What it is called, if that is not its address: see [`Node::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The name that it had, if it has none any longer: pins may bear it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<String>,
     /// Envoy's priority; 0 is the first choice.
     #[serde(default)]
     pub priority: u32,
@@ -50,6 +53,12 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.address)
+    }
+
+    /// What pins may bear in place of its name: its address, or the name that it had.
+    #[must_use]
+    pub fn alias(&self) -> Option<&str> {
+        if self.name.is_some() { Some(&self.address) } else { self.former.as_deref() }
     }
 
     /// True if this host is the node: it bears its name, or its name has become known, or is none any longer.
@@ -99,12 +108,8 @@ pub struct Roster {
 /// A node that is no member any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Departed {
-    name: String,
-    /// Where it was: under another address it is another process.
-    #[serde(default)]
-    address: String,
+    node: Node,
     left: Millis,
-    health: Health,
 }
 
 /// The nodes of the last look, until they are found again by name or by address.
@@ -171,16 +176,15 @@ impl Roster {
         let mut known = Known::new(std::mem::take(&mut self.nodes));
         let mut names = BTreeSet::new();
         for seen in observations {
-            let name = seen.name();
             // One name is one node, however often it is listed.
-            if !names.insert(name.to_owned()) {
+            if !names.insert(seen.name().to_owned()) {
                 continue;
             }
-            let (mut health, former_address) = match known.take(&seen) {
-                Some(node) => (node.as_of(seen.priority, now), Some(node.address)),
+            let (mut health, former) = match known.take(&seen) {
+                Some(node) => (node.as_of(seen.priority, now), Some(node)),
                 // Its checks begin again.
-                None if let Some((health, address)) = self.vanished.take(name, policy, now) => {
-                    (health.awaited(), Some(address))
+                None if let Some(node) = self.vanished.take(&seen, policy, now) => {
+                    (node.health.clone().awaited(), Some(node))
                 }
                 None if is_first_look => {
                     // Before the first look of all there was nothing to replace.
@@ -189,10 +193,10 @@ impl Roster {
                     }
                     (Health::established().unknown(), None)
                 }
-                None => match self.departed.iter().position(|node| node.name == name) {
+                None => match self.departed.iter().position(|departed| departed.node.is(&seen)) {
                     Some(index) => {
-                        let departed = self.departed.swap_remove(index);
-                        (departed.health.rejoined(now), Some(departed.address))
+                        let node = self.departed.swap_remove(index).node;
+                        (node.health.clone().rejoined(now), Some(node))
                     }
                     None => {
                         self.vanished.arrived(now);
@@ -200,7 +204,7 @@ impl Roster {
                     }
                 },
             };
-            if former_address.is_some_and(|address| address != seen.address) {
+            if former.as_ref().is_some_and(|node| node.address != seen.address) {
                 health = health.moved();
             }
             let mut flags = seen.flags;
@@ -212,9 +216,11 @@ impl Roster {
             }
             // As a rule at the end: Envoy lists its hosts by priority.
             let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
+            let former = former.filter(|_| seen.name.is_none());
             let node = Node {
                 address: seen.address,
                 name: seen.name,
+                former: former.and_then(|node| node.name.or(node.former)),
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
@@ -223,25 +229,24 @@ impl Roster {
             };
             self.nodes.insert(place, node);
         }
-        let left: Vec<Node> = known.nodes.into_iter().flatten().collect();
-        for node in &left {
+        for node in &mut self.nodes {
+            node.former.take_if(|former| names.contains(former));
+        }
+        for mut node in known.nodes.into_iter().flatten() {
             // One that is out, or was announced to leave, has not vanished.
             let is_out = matches!(node.health.state(policy, now), State::Cooldown | State::Draining);
             if !is_out && !node.health.is_pending() {
-                self.vanished.left(node.name().to_owned(), node.address.clone(), node.health.clone(), now);
+                self.vanished.left(node.clone(), now);
+            }
+            if let Some(health) = std::mem::take(&mut node.health).departed(now) {
+                self.departed.push(Departed { node: Node { health, ..node }, left: now });
             }
         }
         self.vanished.judge(self.nodes.len(), policy, now);
-        let left = left.into_iter();
-        self.remember(
-            left.filter_map(|node| {
-                let name = node.name().to_owned();
-                let health = node.health.departed(now)?;
-                Some(Departed { name, address: node.address, left: now, health })
-            }),
-            policy,
-            now,
-        );
+        // For as long as cooldowns can last.
+        self.departed.retain(|departed| now.since(departed.left) <= policy.max_cooldown);
+        let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
+        self.departed.drain(..surplus);
         self.settle(&before, policy, now)
     }
 
@@ -294,13 +299,11 @@ impl Roster {
                 *known = record;
             }
         }
-        let members =
-            self.nodes.iter_mut().map(|node| (node.name.as_ref().unwrap_or(&node.address), &mut node.health));
-        // Whoever left may be back, and what was remembered would hold until the next record.
-        let departed = self.departed.iter_mut().map(|node| (&node.name, &mut node.health));
-        for (name, health) in members.chain(departed).chain(self.vanished.healths()) {
-            if let Some(record) = latest.get(name) {
-                health.record(record);
+        // One that left may be back, and what was remembered would hold until the next record.
+        let departed = self.departed.iter_mut().map(|departed| &mut departed.node);
+        for node in self.nodes.iter_mut().chain(departed).chain(self.vanished.nodes()) {
+            if let Some(record) = latest.get(node.name()) {
+                node.health.record(record);
             }
         }
         self.settle(&before, policy, now)
@@ -330,14 +333,6 @@ impl Roster {
     /// The members that vanished together and may be back soon: their sessions are not to be given away at `now`.
     pub fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
         self.vanished.held(policy, now)
-    }
-
-    /// Keeps the cooldowns of nodes that left, for as long as they can last.
-    fn remember(&mut self, left: impl Iterator<Item = Departed>, policy: &HealthPolicy, now: Millis) {
-        self.departed.extend(left);
-        self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown);
-        let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
-        self.departed.drain(..surplus);
     }
 
     /// Looks again at what time alone has changed, when there is no news. True if that changed anything.

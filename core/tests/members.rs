@@ -210,6 +210,42 @@ fn nodes_that_get_names_are_the_same_nodes() {
     assert_eq!(snapshot(&roster, &policy, at(120)).count_states()[0], 4);
 }
 
+/// Names are taken away, or two hosts come to bear one: the hosts are there, so pins of before find them.
+#[test]
+fn pins_find_a_node_by_the_name_that_it_had() {
+    let policy = HealthPolicy::default();
+    let (mut roster, mut owners) = (Roster::default(), Owners::default());
+    let plain = |n: usize| host(&format!("10.0.0.{n}:80"), None, GOOD);
+    let mut look = |hosts: Vec<Observation>, second: u64| {
+        roster.observe(hosts, &policy, at(second));
+        roster = Roster::decode(&roster.encode()).unwrap();
+        let view = snapshot(&roster, &policy, at(second));
+        owners.adopt(&view, at(second));
+        let ids = ["db-1", "10.0.0.1:80"].map(|id| id.parse().unwrap());
+        assert!(owners.unusable(&ids[..1], &view, at(second)).is_empty(), "{second}");
+        ids.map(|id| owners.judge(&id, Some(Millis(3_600_000)), &view, at(second)))
+    };
+    let (named_all, plain_all) =
+        (|| (0..4).map(|n| named(n, 0, GOOD)).collect(), || (0..4).map(plain).collect());
+    look(named_all(), 0);
+
+    for second in [60, 120] {
+        assert_eq!(look(plain_all(), second), [Standing::Usable(1); 2], "{second}");
+    }
+    // As for any node: with many others it is held, and its host may be back with the name or without it.
+    assert_eq!(look(vec![plain(0)], 180), [Standing::Held; 2]);
+    assert_eq!(look(plain_all(), 183), [Standing::Usable(1); 2]);
+    assert_eq!(look(named_all(), 240), [Standing::Usable(1); 2]);
+    assert_eq!(look(vec![plain(0)], 300), [Standing::Held; 2]);
+    assert_eq!(look(plain_all(), 303), [Standing::Usable(1); 2]);
+    // Another node gets the name.
+    let other = host("10.0.1.9:80", Some("db-1"), GOOD);
+    assert_eq!(
+        look((0..4).map(plain).chain([other]).collect(), 360),
+        [Standing::Usable(4), Standing::Usable(1)]
+    );
+}
+
 /// Nothing is compared with each of 10,000 others: that took most of a minute.
 #[test]
 fn ten_thousand_nodes_get_names_and_lose_them_in_one_look() {
