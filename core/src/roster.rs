@@ -21,6 +21,10 @@ use crate::wire::NodeRecord;
 
 use vanished::Vanished;
 
+/// The number of the published form: another one whenever a release before could misread it. All that VMs share bears it, the
+/// lease of the leader too, so that each release follows a leader that writes what it can read.
+pub const FORMAT: u32 = 3;
+
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
