@@ -1,10 +1,10 @@
 //! Members as Envoy has them, across modules: what its configuration says, what follows for a node's state, and what that
 //! means for the owner that a pin names.
 
-use berth_core::cluster::Clusters;
+use berth_core::cluster::{ClusterFacts, Clusters};
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
-use berth_core::owners::{Owners, Standing};
+use berth_core::owners::{Owners, PROVISIONAL, Standing, provisional_time};
 use berth_core::passive::check_decides;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::roster::{Node, Roster};
@@ -183,6 +183,22 @@ fn names_that_are_not_known_yet_are_not_gone() {
     // A node that is called by its address everywhere is gone if it is not there.
     let owner = "10.0.0.9:80".parse().unwrap();
     assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unusable);
+}
+
+/// A proxy that cannot see names does not ask four times a second for each session of a named node.
+#[test]
+fn an_owner_with_a_name_that_cannot_be_seen_is_asked_for_less_often() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe(vec![host("10.0.0.1:80", None, GOOD)], &policy, at(0));
+    let mut time = |facts: Option<&ClusterFacts>, owner: &str| {
+        roster.learn(facts, true);
+        provisional_time(&owner.parse().unwrap(), &snapshot(&roster, &policy, at(0)))
+    };
+
+    assert_eq!(time(None, "db-1"), PROVISIONAL);
+    assert!(time(None, "10.0.0.9:80") < PROVISIONAL, "another proxy has seen it first");
+    assert!(time(Some(&ClusterFacts::default()), "db-1") < PROVISIONAL);
 }
 
 /// The same nodes get names, or lose them: no node has left or come, and pins of before find their node.

@@ -55,6 +55,8 @@ pub(crate) struct Pinned {
     trouble: String,
     /// Grows when changes were missed: an answer that was asked for before is remembered as a hint and no more.
     epoch: u32,
+    /// The members' names were not known when they were last taken over.
+    is_nameless: bool,
 }
 
 /// A request that waits: where it will find its verdict, and what it would have asked by itself.
@@ -138,6 +140,7 @@ impl Pinned {
             upkeep: Upkeep::new(share.shortest_ttl),
             renewal: Renewal::default(),
             epoch: 0,
+            is_nameless: false,
             trouble: String::new(),
             state: Rc::clone(state),
         })
@@ -156,6 +159,10 @@ impl Pinned {
 
     /// Takes over the members of a new snapshot.
     pub(crate) fn adopt(&mut self, snapshot: &Snapshot, now: Millis) {
+        // Sessions that waited for their nodes' names are asked for at once.
+        if std::mem::replace(&mut self.is_nameless, snapshot.nameless) && !snapshot.nameless {
+            self.pins.expire_provisional();
+        }
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
         let had_unnamed = self.owners.unnamed().is_some();
         let started = self.owners.adopt(snapshot, now);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use berth_core::decision::{self, NoPlacement, Placement};
 use berth_core::event::{Counter, Outcome, Reason};
 use berth_core::flight::{Join, Released};
-use berth_core::owners::Standing;
+use berth_core::owners::{PROVISIONAL, Standing, provisional_time};
 use berth_core::pins::{Kind, Lookup, Pin, PinKey, WireKey};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
@@ -21,10 +21,6 @@ use crate::host;
 use crate::plugin::{LivePool, Plugin};
 use crate::verdict::Verdict;
 
-/// How long a session stays where the ring put it before the state cluster is asked again.
-const PROVISIONAL: Millis = Millis(2_000);
-/// The same, if the state cluster named an owner that cannot be used here: that is about to change.
-const DISPUTED: Millis = Millis(250);
 /// How a notice of a restored session begins.
 const RESTORE: &str = "restore";
 
@@ -34,6 +30,8 @@ struct Settled {
     place: Option<usize>,
     /// What can be done with that node.
     standing: Standing,
+    /// How long the session stays elsewhere if that node cannot be used.
+    provisional: Millis,
     outcome: Outcome,
     /// For the node, with the first request that goes there.
     notice: Option<String>,
@@ -227,7 +225,8 @@ impl Pinned {
             }
         }
         let is_kept = name.is_some();
-        Settled { place, standing, outcome, notice, session_version, is_kept }
+        let provisional = provisional_time(&pin.node, snapshot);
+        Settled { place, standing, provisional, outcome, notice, session_version, is_kept }
     }
 
     /// Remembers what the state cluster said. True if the node has yet to be told that the session was elsewhere.
@@ -264,7 +263,7 @@ impl Pinned {
             if own.session.strict {
                 return (Err(NoPlacement::Withheld(Reason::PinUnavailable)), None);
             }
-            return self.stand_in(snapshot, own, DISPUTED, now);
+            return self.stand_in(snapshot, own, settled.provisional, now);
         };
         if self.pins.return_home(own.key) {
             pool.metrics.count(Counter::Returned);
