@@ -7,6 +7,7 @@
 
 use berth_core::cluster::{CLUSTERS_QUERY, Clusters, ENDPOINTS_QUERY};
 use berth_core::membership::{Hosts, fingerprint, parse_clusters};
+use berth_core::outage::Outage;
 use berth_core::time::Millis;
 
 use crate::host::{self, Failure};
@@ -46,8 +47,7 @@ pub(crate) struct Watch {
     clusters: Vec<String>,
     hosts_path: String,
     under_way: Option<(u32, Call)>,
-    /// The latest look failed.
-    fails: bool,
+    outage: Outage,
     /// The look that waits for the configuration.
     seen: Hosts,
     print: u64,
@@ -58,6 +58,7 @@ pub(crate) struct Watch {
     facts_print: u64,
     facts_asked: Millis,
     facts_failed: bool,
+    facts_outage: Outage,
 }
 
 impl Watch {
@@ -68,7 +69,7 @@ impl Watch {
             clusters,
             hosts_path,
             under_way: None,
-            fails: false,
+            outage: Outage::default(),
             seen: Vec::new(),
             print: 0,
             half: Clusters::default(),
@@ -76,6 +77,7 @@ impl Watch {
             facts_print: 0,
             facts_asked: Millis(0),
             facts_failed: false,
+            facts_outage: Outage::default(),
         }
     }
 
@@ -113,10 +115,8 @@ impl Watch {
         begun.is_ok()
     }
 
-    /// Says once when looks begin to fail, and once when they work again.
     fn note(&mut self, failure: Option<&Failure>) {
-        let was_failing = std::mem::replace(&mut self.fails, failure.is_some());
-        if was_failing != failure.is_some() {
+        if self.outage.note(failure.is_some()) {
             let told = failure.map_or("they work again", |failure| &failure.told);
             log::warn!("berth: looks at the members through the cluster {}: {told}", self.admin_cluster);
         }
@@ -185,8 +185,9 @@ impl Watch {
 
     /// Ends the look that waited for the configuration.
     fn conclude(&mut self, failure: Option<&str>) -> Sight {
-        let had_failed = std::mem::replace(&mut self.facts_failed, failure.is_some());
-        if let Some(told) = failure.filter(|_| !had_failed) {
+        self.facts_failed = failure.is_some();
+        if self.facts_outage.note(self.facts_failed) {
+            let told = failure.unwrap_or("it works again");
             log::warn!("berth: {}: /config_dump, which has the names of nodes: {told}", self.admin_cluster);
         }
         if failure.is_none() {
