@@ -271,9 +271,16 @@ impl<R: Clone> Flights<R> {
         }
     }
 
-    /// What a call asked for; `None` if it is not, or no longer, known.
-    pub fn asked(&self, token: u32) -> Option<impl Iterator<Item = &R>> {
-        Some(self.call(token)?.keys.iter().filter_map(|key| self.request(*key)))
+    /// True if the answer to this call is awaited.
+    #[must_use]
+    pub fn is_asking(&self, token: u32) -> bool {
+        self.call(token).is_some()
+    }
+
+    /// What a call asked for; nothing if it is not, or no longer, known.
+    pub fn asked(&self, token: u32) -> impl Iterator<Item = &R> {
+        let keys = self.call(token).map_or(&[][..], |call| &call.keys);
+        keys.iter().filter_map(|key| self.request(*key))
     }
 
     /// The host refused the call: its waiters go on without an answer, unless it is asked again.

@@ -113,6 +113,9 @@ pub struct Health {
     /// Envoy calls it unhealthy now.
     unhealthy: bool,
     pending: bool,
+    /// Nothing good was ever said of it, here or at another address.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
     degraded: bool,
     draining: bool,
     /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
@@ -143,9 +146,15 @@ impl Health {
         Self { joined: Some(now), ..Self::default() }
     }
 
-    /// The node as it is until somebody says something good of it.
+    /// A new node as it is until its first check has answered.
     #[must_use]
     pub fn unknown(self) -> Self {
+        Self { is_new: true, ..self.awaited() }
+    }
+
+    /// The node as it is while its checks begin again. It was known before, so it counts as one that does not serve.
+    #[must_use]
+    pub fn awaited(self) -> Self {
         Self { pending: true, ..self }
     }
 
@@ -171,10 +180,11 @@ impl Health {
         Self { cooldown, operator: self.operator, ..Self::joined(now) }
     }
 
-    /// The node goes on at another address: what was seen of the old one says nothing of it.
+    /// The node goes on at another address: what was seen of the old one says nothing of it, and its checks begin again.
     #[must_use]
     pub fn moved(self) -> Self {
-        Self { operator: self.operator, joined: self.joined, ..Self::default() }
+        let Self { operator, joined, is_new, .. } = self;
+        Self { operator, joined, is_new, ..Self::default() }.awaited()
     }
 
     /// Takes in what Envoy says of the node at `now`.
@@ -202,6 +212,7 @@ impl Health {
             self.joined = Some(now);
         }
         self.pending = flags.pending;
+        self.is_new &= flags.pending;
         self.degraded = flags.degraded;
         self.draining = flags.draining;
     }
@@ -307,7 +318,7 @@ impl Health {
     /// True if nothing is known of the node yet.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.pending && !self.unhealthy
+        self.pending && self.is_new && !self.unhealthy
     }
 
     /// True if its latest warm-up follows a cooldown: the sessions that it has not taken back yet are where the cooldown

@@ -19,22 +19,31 @@
 //!    said of other proxies' doing.
 //! 9. [`wire`]: what the filter and the state service say to each other.
 //! 10. [`rollout`]: how far all this is switched on, and for whom.
-//! 11. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown.
+//! 11. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown;
+//!     [`outage`]: when to say that something fails.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod affinity;
+pub mod attributes;
 pub mod breaker;
 pub mod changelog;
 pub mod cluster;
 pub mod config;
+pub mod counters;
+pub mod decision;
 pub mod event;
+pub mod feed;
 pub mod flight;
 pub mod health;
 pub mod levels;
 pub mod membership;
+pub mod outage;
 pub mod owners;
 pub mod passive;
+pub mod pending;
 pub mod pins;
 pub mod placement;
+pub mod proxy;
 pub mod ring;
 pub mod rollout;
 pub mod roster;

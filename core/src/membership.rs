@@ -30,6 +30,14 @@ pub struct Observation {
     pub flags: HostFlags,
 }
 
+impl Observation {
+    /// What the node is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.address)
+    }
+}
+
 /// Envoy's health flags, folded into the four facts that placement asks for.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct HostFlags {

@@ -23,6 +23,11 @@ const MAX_GONE: usize = 32;
 /// batch stays below the longest body whatever nodes are called.
 const MAX_NAMED_BYTES: usize = MAX_UNUSABLE * 51;
 
+/// How long a session stays where the ring put it before the state cluster is asked again.
+pub const PROVISIONAL: Millis = Millis(2_000);
+/// The same, if the state cluster named an owner that cannot be used here: that is about to change.
+const DISPUTED: Millis = Millis(250);
+
 /// What can be done with an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -42,8 +47,8 @@ pub struct Owners {
     /// By place in the snapshot; `None` for a name that no pin can have.
     ids: Vec<Option<NodeId>>,
     places: BTreeMap<NodeId, usize>,
-    /// Of members that have a name: a pin that was made before that was known bears the address.
-    addresses: BTreeMap<NodeId, usize>,
+    /// What else pins call members: the address if the pin is older than the name, or a name that was taken away.
+    aliases: BTreeMap<NodeId, usize>,
     /// The last that left, the latest at the end.
     gone: VecDeque<NodeId>,
     /// Members whose first check has not answered: since when this VM knows them so.
@@ -68,9 +73,9 @@ impl Owners {
             *id = id.take().filter(|id| !self.places.contains_key(id));
             self.places.extend(id.clone().map(|id| (id, place)));
         }
-        let named = snapshot.nodes.iter().enumerate().filter(|(_, node)| node.name != node.address);
-        self.addresses =
-            named.filter_map(|(place, node)| Some((node.address.parse().ok()?, place))).collect();
+        let nodes = snapshot.nodes.iter().enumerate();
+        self.aliases =
+            nodes.filter_map(|(place, node)| Some((node.alias.as_ref()?.parse().ok()?, place))).collect();
         let is_pending =
             |place: usize| snapshot.nodes.get(place).is_some_and(|node| node.state == State::Pending);
         let pending = self.places.iter().filter(|(_, place)| is_pending(**place));
@@ -111,9 +116,8 @@ impl Owners {
     #[must_use]
     pub fn judge(&self, owner: &NodeId, owned: Option<Millis>, snapshot: &Snapshot, now: Millis) -> Standing {
         let is_recent = |time: Millis| time < GRACE;
-        let Some(place) = self.places.get(owner).or_else(|| self.addresses.get(owner)).copied() else {
-            // It may be one of the members, under a name that this proxy cannot see.
-            if snapshot.nameless && !is_plain_address(owner.as_str()) {
+        let Some(place) = self.places.get(owner).or_else(|| self.aliases.get(owner)).copied() else {
+            if may_be_unseen_name(owner, snapshot) {
                 return Standing::Unknown;
             }
             if snapshot.is_held(owner.as_str()) {
@@ -162,6 +166,18 @@ impl Owners {
         }
         named
     }
+}
+
+/// How long a session stays where the ring put it because its owner cannot be used here. A name that this proxy cannot see is
+/// no dispute: it may stay unseen for long, and no answer of the state cluster ends that.
+#[must_use]
+pub fn provisional_time(owner: &NodeId, snapshot: &Snapshot) -> Millis {
+    if may_be_unseen_name(owner, snapshot) { PROVISIONAL } else { DISPUTED }
+}
+
+/// True if it may be one of the members, under a name that this proxy cannot see.
+fn may_be_unseen_name(owner: &NodeId, snapshot: &Snapshot) -> bool {
+    snapshot.nameless && !is_plain_address(owner.as_str())
 }
 
 #[cfg(test)]

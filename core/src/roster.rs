@@ -15,10 +15,15 @@ use crate::health::{Health, HealthPolicy, State};
 use crate::levels::{self, Level};
 use crate::membership::Observation;
 use crate::passive::check_decides;
+use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
 use vanished::Vanished;
+
+/// The number of the published form: another one whenever a release before could misread it. All that VMs share bears it, the
+/// lease of the leader too, so that each release follows a leader that writes what it can read.
+pub const FORMAT: u32 = 3;
 
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +33,9 @@ pub struct Node {
     /// What it is called, if that is not its address: see [`Node::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The name that it had, if it has none any longer: pins may bear it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<String>,
     /// Envoy's priority; 0 is the first choice.
     #[serde(default)]
     pub priority: u32,
@@ -49,6 +57,18 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.address)
+    }
+
+    /// What pins may bear in place of its name: its address, or the name that it had.
+    #[must_use]
+    pub fn alias(&self) -> Option<&str> {
+        if self.name.is_some() { Some(&self.address) } else { self.former.as_deref() }
+    }
+
+    /// True if this host is the node: it bears its name, or its name has become known, or is none any longer.
+    fn is(&self, seen: &Observation) -> bool {
+        self.name() == seen.name()
+            || self.address == seen.address && self.name.is_some() != seen.name.is_some()
     }
 
     /// Its health as a node of this priority: it does not take the panic of its former one along.
@@ -92,12 +112,38 @@ pub struct Roster {
 /// A node that is no member any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Departed {
-    name: String,
-    /// Where it was: under another address it is another process.
-    #[serde(default)]
-    address: String,
+    node: Node,
     left: Millis,
-    health: Health,
+}
+
+/// The nodes of the last look, until they are found again by name or by address.
+struct Known {
+    nodes: Vec<Option<Node>>,
+    /// The hashes of both with the node's place, in order.
+    index: Vec<(u64, u32)>,
+}
+
+impl Known {
+    fn new(nodes: Vec<Node>) -> Self {
+        let mut index = Vec::new();
+        for (place, node) in (0..).zip(&nodes) {
+            let texts = [node.name(), &node.address];
+            index.extend(texts.map(|text| (session_hash(text.as_bytes()), place)));
+        }
+        index.sort_unstable();
+        Self { nodes: nodes.into_iter().map(Some).collect(), index }
+    }
+
+    /// The node that this host is: the one of its name, or else the one at its address.
+    fn take(&mut self, seen: &Observation) -> Option<Node> {
+        let texts = [seen.name(), &seen.address];
+        texts.into_iter().find_map(|text| {
+            let hash = session_hash(text.as_bytes());
+            let start = self.index.partition_point(|(other, _)| *other < hash);
+            let mut same = self.index.iter().skip(start).take_while(|(other, _)| *other == hash);
+            same.find_map(|(_, place)| self.nodes.get_mut(*place as usize)?.take_if(|node| node.is(seen)))
+        })
+    }
 }
 
 /// Addresses are reused for ever, memory is not. More than leave in one deploy; the latest are kept.
@@ -131,31 +177,18 @@ impl Roster {
         // After a long time without sight the members of then say nothing about who is new.
         let was_blind = std::mem::take(&mut self.blind);
         let is_first_look = was_blind || self.nodes.is_empty();
-        let mut known = std::mem::take(&mut self.nodes);
-        known.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut known = Known::new(std::mem::take(&mut self.nodes));
         let mut names = BTreeSet::new();
-        let has_names = known.iter().any(|node| node.name.is_some());
-        let mut renamed: Vec<String> = Vec::new();
         for seen in observations {
-            let name = seen.name.as_deref().unwrap_or(&seen.address);
             // One name is one node, however often it is listed.
-            if !names.insert(name.to_owned()) {
+            if !names.insert(seen.name().to_owned()) {
                 continue;
             }
-            let former = known.binary_search_by(|node| node.name().cmp(name)).ok();
-            let former = former.and_then(|index| known.get(index)).or_else(|| {
-                // It is the same host, whose name has become known, or is none any longer.
-                let is_renamed =
-                    |node: &&Node| node.name.is_some() != seen.name.is_some() && node.address == seen.address;
-                let node = known.iter().filter(|_| has_names || seen.name.is_some()).find(is_renamed)?;
-                renamed.push(node.name().to_owned());
-                Some(node)
-            });
-            let (mut health, former_address) = match former {
-                Some(node) => (node.as_of(seen.priority, now), Some(node.address.clone())),
+            let (mut health, former) = match known.take(&seen) {
+                Some(node) => (node.as_of(seen.priority, now), Some(node)),
                 // Its checks begin again.
-                None if let Some((health, address)) = self.vanished.take(name, policy, now) => {
-                    (health.unknown(), Some(address))
+                None if let Some(node) = self.vanished.take(&seen, policy, now) => {
+                    (node.health.clone().awaited(), Some(node))
                 }
                 None if is_first_look => {
                     // Before the first look of all there was nothing to replace.
@@ -164,10 +197,10 @@ impl Roster {
                     }
                     (Health::established().unknown(), None)
                 }
-                None => match self.departed.iter().position(|node| node.name == name) {
+                None => match self.departed.iter().position(|departed| departed.node.is(&seen)) {
                     Some(index) => {
-                        let departed = self.departed.swap_remove(index);
-                        (departed.health.rejoined(now), Some(departed.address))
+                        let node = self.departed.swap_remove(index).node;
+                        (node.health.clone().rejoined(now), Some(node))
                     }
                     None => {
                         self.vanished.arrived(now);
@@ -175,9 +208,8 @@ impl Roster {
                     }
                 },
             };
-            // What was seen of its old address says nothing of the new one, and nothing good is known of that yet.
-            if former_address.is_some_and(|address| address != seen.address) {
-                health = health.moved().unknown();
+            if former.as_ref().is_some_and(|node| node.address != seen.address) {
+                health = health.moved();
             }
             let mut flags = seen.flags;
             // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
@@ -188,9 +220,11 @@ impl Roster {
             }
             // As a rule at the end: Envoy lists its hosts by priority.
             let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
+            let former = former.filter(|_| seen.name.is_none());
             let node = Node {
                 address: seen.address,
                 name: seen.name,
+                former: former.and_then(|node| node.name.or(node.former)),
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
@@ -199,26 +233,24 @@ impl Roster {
             };
             self.nodes.insert(place, node);
         }
-        let is_left =
-            |node: &Node| !names.contains(node.name()) && renamed.iter().all(|name| name != node.name());
-        let left: Vec<Node> = known.into_iter().filter(is_left).collect();
-        for node in &left {
+        for node in &mut self.nodes {
+            node.former.take_if(|former| names.contains(former));
+        }
+        for mut node in known.nodes.into_iter().flatten() {
             // One that is out, or was announced to leave, has not vanished.
-            if !matches!(node.health.state(policy, now), State::Cooldown | State::Pending | State::Draining) {
-                self.vanished.left(node.name().to_owned(), node.address.clone(), node.health.clone(), now);
+            let is_out = matches!(node.health.state(policy, now), State::Cooldown | State::Draining);
+            if !is_out && !node.health.is_pending() {
+                self.vanished.left(node.clone(), now);
+            }
+            if let Some(health) = std::mem::take(&mut node.health).departed(now) {
+                self.departed.push(Departed { node: Node { health, ..node }, left: now });
             }
         }
         self.vanished.judge(self.nodes.len(), policy, now);
-        let left = left.into_iter();
-        self.remember(
-            left.filter_map(|node| {
-                let name = node.name().to_owned();
-                let health = node.health.departed(now)?;
-                Some(Departed { name, address: node.address, left: now, health })
-            }),
-            policy,
-            now,
-        );
+        // For as long as cooldowns can last.
+        self.departed.retain(|departed| now.since(departed.left) <= policy.max_cooldown);
+        let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
+        self.departed.drain(..surplus);
         self.settle(&before, policy, now)
     }
 
@@ -271,13 +303,11 @@ impl Roster {
                 *known = record;
             }
         }
-        let members =
-            self.nodes.iter_mut().map(|node| (node.name.as_ref().unwrap_or(&node.address), &mut node.health));
-        // Whoever left may be back, and what was remembered would hold until the next record.
-        let departed = self.departed.iter_mut().map(|node| (&node.name, &mut node.health));
-        for (name, health) in members.chain(departed).chain(self.vanished.healths()) {
-            if let Some(record) = latest.get(name) {
-                health.record(record);
+        // One that left may be back, and what was remembered would hold until the next record.
+        let departed = self.departed.iter_mut().map(|departed| &mut departed.node);
+        for node in self.nodes.iter_mut().chain(departed).chain(self.vanished.nodes()) {
+            if let Some(record) = latest.get(node.name()) {
+                node.health.record(record);
             }
         }
         self.settle(&before, policy, now)
@@ -307,14 +337,6 @@ impl Roster {
     /// The members that vanished together and may be back soon: their sessions are not to be given away at `now`.
     pub fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
         self.vanished.held(policy, now)
-    }
-
-    /// Keeps the cooldowns of nodes that left, for as long as they can last.
-    fn remember(&mut self, left: impl Iterator<Item = Departed>, policy: &HealthPolicy, now: Millis) {
-        self.departed.extend(left);
-        self.departed.retain(|node| now.since(node.left) <= policy.max_cooldown);
-        let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
-        self.departed.drain(..surplus);
     }
 
     /// Looks again at what time alone has changed, when there is no news. True if that changed anything.

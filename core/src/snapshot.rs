@@ -18,6 +18,8 @@ pub struct SnapshotNode {
     pub name: String,
     /// Where it is now, as `override_host` knows it.
     pub address: String,
+    /// What pins may bear in place of its name: see [`Node::alias`].
+    pub alias: Option<String>,
     /// Envoy's priority; 0 is the first choice.
     pub priority: u32,
     /// What it may be given.
@@ -93,6 +95,7 @@ impl Snapshot {
             .map(|node| SnapshotNode {
                 name: node.name().to_owned(),
                 address: node.address.clone(),
+                alias: node.alias().map(str::to_owned),
                 priority: node.priority,
                 state: node.health.state(policy, now),
                 returning: node.health.is_returning(),

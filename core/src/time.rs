@@ -44,10 +44,55 @@ impl Millis {
     }
 }
 
+/// When something is due next.
+///
+/// A clock that was set back would put it off for as long: so what is due in more than the longest pause is due now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timer {
+    next: Millis,
+    longest: Millis,
+}
+
+impl Timer {
+    /// Due at once. `longest` is the longest pause that it will ever be set to.
+    #[must_use]
+    pub fn new(longest: Millis) -> Self {
+        Self { next: Millis(0), longest }
+    }
+
+    /// Due after this pause.
+    pub fn set(&mut self, now: Millis, pause: Millis) {
+        self.next = now + pause.min(self.longest);
+    }
+
+    /// True once its time has come.
+    #[must_use]
+    pub fn is_due(&self, now: Millis) -> bool {
+        now >= self.next || self.next.since(now) > self.longest
+    }
+}
+
 impl Add for Millis {
     type Output = Self;
 
     fn add(self, length: Self) -> Self {
         Self(self.0.saturating_add(length.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_waits_for_its_pause_and_not_for_a_clock_that_was_set_back() {
+        let mut timer = Timer::new(Millis(1_000));
+        assert!(timer.is_due(Millis(0)));
+        timer.set(Millis(50_000), Millis(700));
+        assert!(!timer.is_due(Millis(50_699)));
+        assert!(timer.is_due(Millis(50_700)));
+
+        assert!(!timer.is_due(Millis(49_900)), "set back a little, it waits a little longer");
+        assert!(timer.is_due(Millis(40_000)), "set back far, it waits no longer");
     }
 }

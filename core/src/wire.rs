@@ -7,6 +7,7 @@
 //! is ignored would place sessions wrongly and silently. A reply is read leniently: an old filter survives a new
 //! service. Session ids never appear, only [`SessionKey`]s.
 
+mod call;
 mod change;
 mod name;
 mod node;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::call::ApiRequest;
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
 pub use self::name::{MAX_NODE_NAME, NameError, NodeId, PoolName, SessionKey};
 pub use self::node::{ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};

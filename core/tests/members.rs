@@ -1,13 +1,13 @@
 //! Members as Envoy has them, across modules: what its configuration says, what follows for a node's state, and what that
 //! means for the owner that a pin names.
 
-use berth_core::cluster::Clusters;
+use berth_core::cluster::{ClusterFacts, Clusters};
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
-use berth_core::owners::{Owners, Standing};
+use berth_core::owners::{Owners, PROVISIONAL, Standing, provisional_time};
 use berth_core::passive::check_decides;
 use berth_core::ring::{Algorithm, RingSize};
-use berth_core::roster::Roster;
+use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 
@@ -96,6 +96,61 @@ fn a_held_node_that_returns_elsewhere_is_not_put_out_by_its_first_sight() {
     assert_ne!(state(&roster, "db-1", &policy, at(63)), State::Cooldown);
 }
 
+/// Most nodes change their address together and boot for longer than two proxies' views can be apart, at once or after they
+/// were gone for a moment: as for nodes that fail together, no session is given away.
+#[test]
+fn many_nodes_that_move_together_keep_their_sessions_until_they_are_up() {
+    for is_gone_first in [false, true] {
+        let policy = HealthPolicy::default();
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        let mut look = |moved: usize, flags: HostFlags, second: u64| {
+            let host = |n| if n < moved { named(n, 1, flags) } else { named(n, 0, GOOD) };
+            let from = if is_gone_first && second == 60 { moved } else { 0 };
+            roster.observe((from..10).map(host).collect(), &policy, at(second));
+            let view = snapshot(&roster, &policy, at(second));
+            owners.adopt(&view, at(second));
+            let standing = owners.judge(&"db-1".parse().unwrap(), Some(Millis(3_600_000)), &view, at(second));
+            (standing, owners.unusable(&[], &view, at(second)).len(), view)
+        };
+        look(0, GOOD, 0);
+        for second in 60..100 {
+            let (standing, named, _) = look(7, BAD, second);
+            let is_kept = match standing {
+                Standing::Usable(place) => place == 1,
+                _ => is_gone_first && second == 60 && standing == Standing::Held,
+            };
+            assert!(is_kept && named == 0, "{second}: {standing:?}");
+        }
+
+        look(7, GOOD, 100);
+        let (standing, _, view) = look(7, GOOD, 106);
+        assert!(!view.has_panic() && standing == Standing::Usable(1));
+        assert_eq!(view.count_states()[0], 10, "none warms up");
+    }
+}
+
+#[test]
+fn few_nodes_that_move_and_many_new_ones_are_no_panic() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..10).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    let host = |n: usize| named(n, usize::from(n < 5), if (5..10).contains(&n) { GOOD } else { BAD });
+    roster.observe((0..40).map(host).collect(), &policy, at(60));
+    assert!(!roster.has_panic(), "half of those that are known serve");
+}
+
+/// A node that is away again before its first check has answered was known all the same.
+#[test]
+fn many_nodes_that_vanish_while_they_boot_are_held() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe((0..10).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+    let moved = |n: usize| if n < 7 { named(n, 1, BAD) } else { named(n, 0, GOOD) };
+    roster.observe((0..10).map(moved).collect(), &policy, at(60));
+    roster.observe((7..10).map(moved).collect(), &policy, at(70));
+    assert_eq!(roster.held(&policy, at(70)).count(), 14, "by name and by address");
+}
+
 /// The same of one that left in a cooldown.
 #[test]
 fn a_node_that_left_in_cooldown_and_returns_elsewhere_waits_for_its_first_check() {
@@ -130,6 +185,22 @@ fn names_that_are_not_known_yet_are_not_gone() {
     assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unusable);
 }
 
+/// A proxy that cannot see names does not ask four times a second for each session of a named node.
+#[test]
+fn an_owner_with_a_name_that_cannot_be_seen_is_asked_for_less_often() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    roster.observe(vec![host("10.0.0.1:80", None, GOOD)], &policy, at(0));
+    let mut time = |facts: Option<&ClusterFacts>, owner: &str| {
+        roster.learn(facts, true);
+        provisional_time(&owner.parse().unwrap(), &snapshot(&roster, &policy, at(0)))
+    };
+
+    assert_eq!(time(None, "db-1"), PROVISIONAL);
+    assert!(time(None, "10.0.0.9:80") < PROVISIONAL, "another proxy has seen it first");
+    assert!(time(Some(&ClusterFacts::default()), "db-1") < PROVISIONAL);
+}
+
 /// The same nodes get names, or lose them: no node has left or come, and pins of before find their node.
 #[test]
 fn nodes_that_get_names_are_the_same_nodes() {
@@ -153,6 +224,58 @@ fn nodes_that_get_names_are_the_same_nodes() {
 
     roster.observe(plain(), &policy, at(120));
     assert_eq!(snapshot(&roster, &policy, at(120)).count_states()[0], 4);
+}
+
+/// Names are taken away, or two hosts come to bear one: the hosts are there, so pins of before find them.
+#[test]
+fn pins_find_a_node_by_the_name_that_it_had() {
+    let policy = HealthPolicy::default();
+    let (mut roster, mut owners) = (Roster::default(), Owners::default());
+    let plain = |n: usize| host(&format!("10.0.0.{n}:80"), None, GOOD);
+    let mut look = |hosts: Vec<Observation>, second: u64| {
+        roster.observe(hosts, &policy, at(second));
+        roster = Roster::decode(&roster.encode()).unwrap();
+        let view = snapshot(&roster, &policy, at(second));
+        owners.adopt(&view, at(second));
+        let ids = ["db-1", "10.0.0.1:80"].map(|id| id.parse().unwrap());
+        assert!(owners.unusable(&ids[..1], &view, at(second)).is_empty(), "{second}");
+        ids.map(|id| owners.judge(&id, Some(Millis(3_600_000)), &view, at(second)))
+    };
+    let (named_all, plain_all) =
+        (|| (0..4).map(|n| named(n, 0, GOOD)).collect(), || (0..4).map(plain).collect());
+    look(named_all(), 0);
+
+    for second in [60, 120] {
+        assert_eq!(look(plain_all(), second), [Standing::Usable(1); 2], "{second}");
+    }
+    // As for any node: with many others it is held, and its host may be back with the name or without it.
+    assert_eq!(look(vec![plain(0)], 180), [Standing::Held; 2]);
+    assert_eq!(look(plain_all(), 183), [Standing::Usable(1); 2]);
+    assert_eq!(look(named_all(), 240), [Standing::Usable(1); 2]);
+    assert_eq!(look(vec![plain(0)], 300), [Standing::Held; 2]);
+    assert_eq!(look(plain_all(), 303), [Standing::Usable(1); 2]);
+    // Another node gets the name.
+    let other = host("10.0.1.9:80", Some("db-1"), GOOD);
+    assert_eq!(
+        look((0..4).map(plain).chain([other]).collect(), 360),
+        [Standing::Usable(4), Standing::Usable(1)]
+    );
+}
+
+/// Nothing is compared with each of 10,000 others: that took most of a minute.
+#[test]
+fn ten_thousand_nodes_get_names_and_lose_them_in_one_look() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let plain = |n: usize| host(&format!("10.0.{}.{}:80", n / 250, n % 250), None, GOOD);
+    let with_name = |n: usize| Observation { name: Some(format!("db-{n}")), ..plain(n) };
+    roster.observe((0..10_000).map(plain).collect(), &policy, at(0));
+    for round in 1..=10 {
+        roster.observe((0..10_000).map(with_name).collect(), &policy, at(round * 60));
+        roster.observe((0..10_000).map(plain).collect(), &policy, at(round * 60 + 30));
+    }
+    let is_active = |node: &Node| node.health.state(&policy, at(700)) == State::Active;
+    assert!(roster.nodes.len() == 10_000 && roster.nodes.iter().all(is_active), "none left, and none is new");
 }
 
 /// While Envoy was not seen all nodes were replaced: they are no reason to hold the old ones.

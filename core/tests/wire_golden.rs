@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 
+use berth_core::health::HealthPolicy;
+use berth_core::membership::{HostFlags, Observation};
+use berth_core::roster::{FORMAT, Roster};
+use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, ForgetReply, MAX_BODY,
     MAX_TTL, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason,
@@ -47,6 +51,27 @@ fn reply<T: Serialize + DeserializeOwned + PartialEq + Debug>(file: &str, value:
     let mut newer: serde_json::Value = serde_json::from_str(&text).unwrap();
     newer["a field of the future"] = 1.into();
     assert_eq!(&serde_json::from_value::<T>(newer).unwrap(), value, "{file}");
+}
+
+/// What VMs share: a file that changes is another [`FORMAT`], unless each release reads the other's.
+#[test]
+fn roster() {
+    let policy = HealthPolicy::default();
+    let host = |number: usize, name: Option<&str>, unhealthy: bool| Observation {
+        address: format!("10.0.0.{number}:80"),
+        name: name.map(str::to_owned),
+        weight: 1,
+        flags: HostFlags { unhealthy, ..HostFlags::default() },
+        ..Observation::default()
+    };
+    let mut roster = Roster::default();
+    let names = [Some("db-0"), Some("db-1"), Some("db-2"), Some("db-3")];
+    roster.observe((0..).zip(names).map(|(n, name)| host(n, name, false)).collect(), &policy, Millis(1_000));
+    roster.observe(vec![host(0, None, true), host(4, names[1], true)], &policy, Millis(2_000));
+
+    let text = golden(&format!("roster-{FORMAT}.json"), &roster);
+
+    assert_eq!(Roster::decode(text.as_bytes()), Some(roster));
 }
 
 #[test]

@@ -5,9 +5,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use berth_core::affinity::CallFailure;
 use berth_core::config::StateCluster;
 use berth_core::event::CallResult;
 use berth_core::time::Millis;
+use berth_core::wire::ApiRequest;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
@@ -73,31 +75,7 @@ pub(crate) fn respond(status: u32, headers: Vec<(&str, &str)>, body: &str) {
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
 }
 
-/// The cluster that the route names for this request; known to the end.
-pub(crate) fn route_cluster() -> Option<Vec<u8>> {
-    property(vec!["xds", "cluster_name"])
-}
-
-/// The host that answered, as textual `ip:port`, once there is one.
-pub(crate) fn upstream_address() -> Option<Vec<u8>> {
-    property(vec!["upstream", "address"])
-}
-
-/// How many hosts the request has been sent to, one after the other.
-pub(crate) fn upstream_attempts() -> Option<u64> {
-    number(vec!["upstream", "request_attempt_count"])
-}
-
-/// Envoy's response flags as bits; zero while all is well.
-pub(crate) fn response_flags() -> Option<u64> {
-    number(vec!["response", "flags"])
-}
-
-fn number(path: Vec<&str>) -> Option<u64> {
-    let bytes = property(path)?;
-    Some(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?))
-}
-
+/// One of Envoy's attributes.
 pub(crate) fn property(path: Vec<&str>) -> Option<Vec<u8>> {
     hostcalls::get_property(path).ok().flatten()
 }
@@ -112,72 +90,42 @@ pub(crate) fn set_shared(key: &str, value: &[u8], token: Option<u32>) -> bool {
     hostcalls::set_shared_data(key, Some(value), token).is_ok()
 }
 
-/// How a call failed.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    /// As it is counted.
-    pub(crate) result: CallResult,
-    /// The answer was 404.
-    pub(crate) is_missing: bool,
-    /// What happened, for the log: the answer's status and the beginning of its body, or why there was no answer.
-    pub(crate) told: String,
-}
-
-impl Failure {
-    fn new(told: &str) -> Self {
-        Self { result: CallResult::Failed, is_missing: false, told: told.to_owned() }
-    }
-
-    /// An answer that means nothing.
-    pub(crate) fn unread() -> Self {
-        Self::new("200, whose body is no answer to what was asked")
-    }
-
-    /// Envoy refused the call at once.
-    fn refused(status: Status) -> Self {
-        Self::new(match status {
-            Status::BadArgument => "Envoy has no cluster of that name",
-            _ => "Envoy has no healthy host for it",
-        })
-    }
+/// Envoy refused the call at once.
+fn refused(status: Status) -> CallFailure {
+    CallFailure::new(match status {
+        Status::BadArgument => "Envoy has no cluster of that name",
+        _ => "Envoy has no healthy host for it",
+    })
 }
 
 /// Sends a GET of `path` from this host; a failure if Envoy refused it at once.
-pub(crate) fn get(cluster: &str, host: &str, path: &str, timeout: Millis) -> Result<u32, Failure> {
+pub(crate) fn get(cluster: &str, host: &str, path: &str, timeout: Millis) -> Result<u32, CallFailure> {
     let headers = vec![(":method", "GET"), (":path", path), (":authority", host)];
     let timeout = Duration::from_millis(timeout.0);
-    hostcalls::dispatch_http_call(cluster, headers, None, vec![], timeout).map_err(Failure::refused)
+    hostcalls::dispatch_http_call(cluster, headers, None, vec![], timeout).map_err(refused)
 }
 
 /// Sends a call to the state cluster; a failure if Envoy refused it at once.
-pub(crate) fn call(
-    state: &StateCluster,
-    method: &str,
-    path: &str,
-    body: &[u8],
-    timeout: Millis,
-) -> Result<u32, Failure> {
+pub(crate) fn call(state: &StateCluster, request: &ApiRequest, timeout: Millis) -> Result<u32, CallFailure> {
     let authorization = state.token.as_ref().map(|token| format!("Bearer {token}"));
-    let mut headers = vec![(":method", method), (":path", path), (":authority", &state.host)];
+    let ApiRequest { method, path, body } = request;
+    let mut headers = vec![(":method", *method), (":path", path), (":authority", &state.host)];
     if !body.is_empty() {
         headers.push(("content-type", "application/json"));
     }
     if let Some(authorization) = &authorization {
         headers.push(("authorization", authorization));
     }
-    let body = (!body.is_empty()).then_some(body);
+    let body = (!body.is_empty()).then_some(&body[..]);
     let timeout = Duration::from_millis(timeout.0);
-    hostcalls::dispatch_http_call(&state.cluster, headers, body, vec![], timeout).map_err(Failure::refused)
+    hostcalls::dispatch_http_call(&state.cluster, headers, body, vec![], timeout).map_err(refused)
 }
-
-/// The body of an answer, or how the call failed.
-pub(crate) type Answer<'a> = Result<&'a [u8], &'a Failure>;
 
 /// The body of the answer that is being delivered, if it is a 200; else how the call failed. `headers` is their number:
 /// none means that the call broke down, and asking for one would then trap.
-pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, Failure> {
+pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallFailure> {
     if headers == 0 {
-        return Err(Failure::new("the call broke down without an answer"));
+        return Err(CallFailure::new("the call broke down without an answer"));
     }
     let body = |most| hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, most).ok().flatten();
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
@@ -186,17 +134,17 @@ pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, Failur
         return Ok(Vec::new());
     }
     if status == b"200" && size <= LARGEST_ANSWER {
-        return body(size).ok_or_else(|| Failure::new("200, whose body cannot be read"));
+        return body(size).ok_or_else(|| CallFailure::new("200, whose body cannot be read"));
     }
     // Envoy's own answers say in their body why there is none: that the connection was reset, or the time was up.
     let mut told = [&status[..], b" "].concat();
     told.extend(body(size.min(TOLD)).unwrap_or_default());
     told.iter_mut().filter(|byte| !matches!(byte, b' '..=b'~')).for_each(|byte| *byte = b'?');
-    Err(Failure {
+    Err(CallFailure {
         // Envoy's own answer when a call's time is up.
         result: if status == b"504" { CallResult::TimedOut } else { CallResult::Failed },
         is_missing: status == b"404",
-        told: String::from_utf8(told).unwrap_or_default(),
+        detail: String::from_utf8(told).unwrap_or_default(),
     })
 }
 

@@ -3,15 +3,16 @@
 //! What was fetched, when it was tried last and when it is due again stands in shared data; whoever finds it due and
 //! writes first fetches. A fetch that fails leaves the keys as they are: they are good until the issuer says otherwise.
 
-use std::cell::Cell;
-
-use berth_core::config::RemoteKeys;
+use berth_core::affinity::CallFailure;
+use berth_core::config::{JwtProvider, RemoteKeys, Verification};
+use berth_core::counters::Counters;
 use berth_core::event;
 use berth_core::ring::session_hash;
 use berth_core::time::Millis;
 use berth_core::token::Keys;
 
 use crate::host;
+use crate::metrics::Metrics;
 use crate::shared::{KeySetHead, KeySetKey};
 
 /// From the end of one look on, a token with an unknown key may ask for newer ones after this time, whoever sends how many.
@@ -31,15 +32,26 @@ pub(crate) struct Issuer {
     hash: u64,
     /// A request waits for newer keys.
     is_wanted: bool,
-    fetches: [(Cell<u64>, Option<u32>); 2],
+    /// Fetches that failed, and that succeeded.
+    fetches: Counters<2>,
+    metrics: Metrics<2>,
 }
 
 impl Issuer {
-    pub(crate) fn new(provider: &str, remote: RemoteKeys) -> Self {
-        let metric = |is_good| (Cell::new(0), host::define_counter(&event::jwks_stat(provider, is_good)));
-        let key = KeySetKey::new(&remote.cluster, &remote.host, &remote.path);
-        let fetches = [metric(false), metric(true)];
-        Self { name: provider.to_owned(), remote, key, call: None, hash: 0, is_wanted: false, fetches }
+    /// The issuer of a provider, if it publishes its keys.
+    pub(crate) fn of(provider: &JwtProvider) -> Option<Self> {
+        let Verification::Remote(_, remote) = &provider.verification else { return None };
+        let names = [false, true].map(|is_good| event::jwks_stat(&provider.name, is_good));
+        Some(Self {
+            name: provider.name.clone(),
+            remote: remote.clone(),
+            key: KeySetKey::new(&remote.cluster, &remote.host, &remote.path),
+            call: None,
+            hash: 0,
+            is_wanted: false,
+            fetches: Counters::default(),
+            metrics: Metrics::define(names.into_iter()),
+        })
     }
 
     /// Fetches if it is due. Returns keys that are new to this VM.
@@ -65,17 +77,17 @@ impl Issuer {
         let RemoteKeys { cluster, host, path, timeout, .. } = &self.remote;
         match host::get(cluster, host, path, *timeout) {
             Ok(call) => self.call = Some(call),
-            Err(failure) => self.end(Err(&failure.told), now),
+            Err(failure) => self.end(Err(&failure.detail), now),
         }
     }
 
     /// A call came to its end. False if it was not this one.
-    pub(crate) fn answered(&mut self, call: u32, body: host::Answer<'_>, now: Millis) -> bool {
+    pub(crate) fn answered(&mut self, call: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
         if self.call != Some(call) {
             return false;
         }
         self.call = None;
-        let body = body.map_err(|failure| failure.told.as_str());
+        let body = body.map_err(|failure| failure.detail.as_str());
         let set = body.and_then(|body| match Keys::from_jwks(body) {
             Ok(_) => Ok(body),
             Err(_) => Err("the answer is no key set with keys to verify by"),
@@ -85,7 +97,7 @@ impl Issuer {
     }
 
     fn end(&mut self, set: Result<&[u8], &str>, now: Millis) {
-        self.count(set.is_ok());
+        self.fetches.add(usize::from(set.is_ok()), 1);
         let (head, token) = self.key.head();
         let head = match set {
             Ok(body) => {
@@ -110,19 +122,8 @@ impl Issuer {
         RETRY.min(self.remote.refresh)
     }
 
-    fn count(&self, is_good: bool) {
-        let [bad, good] = &self.fetches;
-        let (value, _) = if is_good { good } else { bad };
-        value.set(value.get() + 1);
-    }
-
-    pub(crate) fn flush(&mut self) {
-        for (value, metric) in &self.fetches {
-            let by = value.take();
-            if by > 0 {
-                host::increment(*metric, by);
-            }
-        }
+    pub(crate) fn flush(&self) {
+        self.metrics.add(self.fetches.take());
     }
 
     /// The published keys, if they are not those in use.

@@ -1,27 +1,21 @@
 //! Berth's Envoy filter: callbacks in, hostcalls out, every decision in `berth_core`.
 //!
 //! [`root`] lives once per VM: it reads the configuration, keeps each pool's snapshot fresh and, in one VM per Envoy,
-//! polls the membership: [`watch`]. [`stream`] lives once per request, which [`request`] decides, if need be after a stay in the
-//! [`waiting`] room. [`plugin`] is what root and streams share, [`shared`] what the VMs
-//! share, and [`host`] the only place that calls the proxy.
+//! polls the membership: [`watch`]. [`stream`] lives once per request. Both work through the [`worker`], which carries out
+//! what the proxy of `berth_core` says: [`effects`] is the only place that writes a header or answers a request, [`shared`]
+//! what the VMs share, [`metrics`] what Envoy counts, and [`host`] all calls to Envoy.
 #![expect(missing_docs, reason = "the SDK's macro exports a function without any")]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod feed;
+mod effects;
 mod host;
 mod issuer;
 mod metrics;
-mod pinned;
-mod plugin;
-mod request;
 mod root;
-mod rules;
 mod shared;
 mod stream;
-mod tokens;
-mod verdict;
-mod waiting;
 mod watch;
+mod worker;
 
 use proxy_wasm::types::LogLevel;
 

@@ -1,17 +1,50 @@
-//! Counting within the VM: a request costs no hostcall, each tick flushes.
+//! Envoy's metrics of what was counted within the VM: a request costs no hostcall, each tick flushes.
 
 use std::cell::Cell;
 
-use berth_core::event::{self, Counter};
+use berth_core::event::{self, Counter, RuleResult};
 use berth_core::health::State;
+use berth_core::proxy::{self, TOKEN_RESULTS, token_results};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 
 use crate::host;
 
+/// Envoy's counters for a set of counts, by index; `None` for one that is not exported.
+pub(crate) struct Metrics<const N: usize>([Option<u32>; N]);
+
+impl<const N: usize> Metrics<N> {
+    /// Defines one counter for each name.
+    pub(crate) fn define(names: impl Iterator<Item = String>) -> Self {
+        let mut metrics = [None; N];
+        for (metric, name) in metrics.iter_mut().zip(names) {
+            *metric = host::define_counter(&name);
+        }
+        Self(metrics)
+    }
+
+    /// Hands to Envoy what was counted.
+    pub(crate) fn add(&self, counts: impl Iterator<Item = (usize, u64)>) {
+        for (index, count) in counts {
+            host::increment(self.0.get(index).copied().flatten(), count);
+        }
+    }
+}
+
+/// The counters of a rule; one that only stands for its pool's `match` has none.
+pub(crate) fn rule_metrics(rule: &proxy::Rule) -> Metrics<{ RuleResult::ALL.len() }> {
+    let names = RuleResult::ALL.iter().filter(|_| rule.config.is_named);
+    Metrics::define(names.map(|result| result.stat(&rule.config.name)))
+}
+
+/// The counters of a token provider.
+pub(crate) fn token_metrics(provider: &proxy::Provider) -> Metrics<TOKEN_RESULTS> {
+    Metrics::define(token_results().map(|result| event::tokens_stat(&provider.config.name, result)))
+}
+
 /// One pool's metrics.
 pub(crate) struct PoolMetrics {
-    counters: [(Cell<u64>, Option<u32>); Counter::ALL.len()],
+    pub(crate) counters: Metrics<{ Counter::ALL.len() }>,
     nodes: [Option<u32>; State::NAMES.len()],
     panic: Option<u32>,
     membership_age: Option<u32>,
@@ -28,7 +61,7 @@ struct Share {
 impl PoolMetrics {
     pub(crate) fn define(pool: &str) -> Self {
         Self {
-            counters: Counter::ALL.map(|counter| (Cell::new(0), host::define_counter(&counter.stat(pool)))),
+            counters: Metrics::define(Counter::ALL.iter().map(|counter| counter.stat(pool))),
             nodes: State::NAMES.map(|state| host::define_gauge(&event::nodes_gauge(pool, state))),
             panic: host::define_gauge(&event::panic_gauge(pool)),
             membership_age: host::define_gauge(&event::membership_age_gauge(pool)),
@@ -37,37 +70,13 @@ impl PoolMetrics {
         }
     }
 
-    pub(crate) fn count(&self, counter: Counter) {
-        self.add(counter, 1);
-    }
-
-    pub(crate) fn add(&self, counter: Counter, by: u64) {
-        if let Some((value, _)) = self.counters.get(counter.index()) {
-            value.set(value.get() + by);
-        }
-    }
-
-    /// Hands what was counted since the last flush to Envoy.
-    pub(crate) fn flush(&self) {
-        for (value, metric) in &self.counters {
-            let by = value.take();
-            if by > 0 {
-                host::increment(*metric, by);
-            }
-        }
-    }
-
     /// Sets the gauges. Only the leader does, or each VM would set them to its own view.
-    pub(crate) fn show(&self, snapshot: &Snapshot) {
+    pub(crate) fn show(&self, snapshot: &Snapshot, membership_age: Millis) {
         for (metric, count) in self.nodes.iter().zip(snapshot.count_states()) {
             host::set_gauge(*metric, count);
         }
         host::set_gauge(self.panic, u64::from(snapshot.has_panic()));
-    }
-
-    /// Shows how long ago Envoy was last seen; also only the leader.
-    pub(crate) fn show_membership_age(&self, age: Millis) {
-        host::set_gauge(self.membership_age, age.0 / 1000);
+        host::set_gauge(self.membership_age, membership_age.0 / 1000);
     }
 
     /// Adds this VM's pins, and whether its breaker is open, to those of the others.

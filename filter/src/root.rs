@@ -3,27 +3,26 @@
 //! Envoy configures N+2 VMs (workers, main thread, a canary that is thrown away) and on a reload puts a new root beside
 //! the old one in the same VM. So `on_configure` writes nothing that others see, and all state is the root's own.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use berth_core::affinity::Caller;
 use berth_core::cluster::ClusterFacts;
 use berth_core::config::{Config, Membership};
 use berth_core::event::{Counter, PollResult};
+use berth_core::health::HealthPolicy;
 use berth_core::membership::Hosts;
 use berth_core::ring::session_hash;
+use berth_core::roster::Roster;
 use berth_core::time::Millis;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
-use crate::feed::Feed;
 use crate::host;
-use crate::pinned::Home;
-use crate::plugin::{LivePool, Plugin};
 use crate::shared::{Leadership, Lease};
 use crate::stream::Stream;
-use crate::waiting;
 use crate::watch::{Sight, Watch};
+use crate::worker::{Link, Worker};
 
 /// A look at the membership takes Envoy's main thread 9 µs a host; at 2 % of its time that is 0.45 ms a host.
 const MICROS_PER_HOST: u64 = 450;
@@ -34,8 +33,8 @@ const TICK: std::ops::RangeInclusive<u64> = 25..=250;
 const LONGEST_TICK_WITH_PINS: u64 = 100;
 /// Until the first snapshot is there each tick counts: requests wait for it, or go by Envoy's own ring so long.
 const FIRST_TICKS: Millis = Millis(5);
-/// A pool without a snapshot after this time has a fault that no haste cures.
-const HASTE: Millis = Millis(2000);
+/// A pool without a snapshot after this time has a fault that frequent ticks do not cure.
+const FIRST_TICKS_END: Millis = Millis(2000);
 /// After so long without a look at the members what Envoy last said of their health is not believed any longer. At least
 /// three polls.
 const BLIND_AFTER: Millis = Millis(30_000);
@@ -54,7 +53,7 @@ impl Root {
 
 /// What there is once a configuration was accepted.
 struct Live {
-    plugin: Rc<Plugin>,
+    worker: Rc<Worker>,
     poll_interval: Millis,
     watch: Watch,
     lease: Lease,
@@ -74,19 +73,18 @@ impl Context for Root {
             let answer = host::answer_body(headers, body_size);
             if let Sight::Look(hosts) = live.watch.answered(answer.as_deref(), now) {
                 live.learn(hosts.as_ref(), now);
-                waiting::let_in(&live.plugin, self.id, now);
+                live.worker.take_ready(self.id, now);
             }
             return;
         }
         let body = host::answer_body(headers, body_size);
         let body = body.as_deref();
-        let home = Home { context: self.id, stream: None, deciding: false, waited: 0 };
-        let plugin = &live.plugin;
-        if plugin.tokens.answered(token, body, host::now()) {
-            waiting::let_in(plugin, self.id, host::now());
+        let worker = &live.worker;
+        if worker.handle_keys(token, body, host::now()) {
+            worker.take_ready(self.id, host::now());
             return;
         }
-        plugin.pools.iter().any(|pool| pool.answered(plugin, token, body, home));
+        (0..worker.links.len()).any(|pool| worker.handle_reply(pool, token, body, Caller::Root, self.id));
     }
 }
 
@@ -102,7 +100,7 @@ impl RootContext for Root {
             }
         };
         let live = Live::new(config);
-        live.plugin.succeed();
+        live.worker.succeed();
         host::set_tick_period(FIRST_TICKS);
         // After a reload the roster is there already: no request has to wait for the first tick.
         live.refresh(host::now());
@@ -113,22 +111,24 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         if let Some(live) = &mut self.live {
             let now = host::now();
-            live.plugin.now.set(now);
+            live.worker.proxy.borrow_mut().handle_tick(now);
             live.refresh(now);
             live.lead(now);
-            live.plugin.tokens.tick(now);
-            live.plugin.pools.iter().for_each(|pool| pool.review_failures(now));
-            live.look_after_pins(self.id, now);
+            live.worker.tick_issuers(now);
+            for pool in 0..live.worker.links.len() {
+                live.worker.review_failures(pool, now);
+                live.worker.tick_engine(pool, self.id, now);
+            }
             // After it: what they begin to wait for now is younger than this tick, and would be taken for overdue.
-            waiting::let_in(&live.plugin, self.id, now);
-            live.plugin.flush();
+            live.worker.take_ready(self.id, now);
+            live.worker.flush();
             live.pace(now);
         }
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        let plugin = self.live.as_ref().map(|live| Rc::clone(&live.plugin));
-        Some(Box::new(Stream::new(id, plugin)))
+        let worker = self.live.as_ref().map(|live| Rc::clone(&live.worker));
+        Some(Box::new(Stream::new(id, worker)))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -152,7 +152,7 @@ impl Live {
             lease: Lease::new(&format!("{:x}", session_hash(source.as_bytes())), holder),
             poll_interval: config.poll_interval,
             watch,
-            plugin: Rc::new(Plugin::new(config)),
+            worker: Rc::new(Worker::new(config)),
             next_poll: Millis(0),
             since: host::now(),
             settled: false,
@@ -161,25 +161,15 @@ impl Live {
     }
 
     fn refresh(&self, now: Millis) {
-        for pool in &self.plugin.pools {
-            pool.refresh(now);
-        }
+        self.worker.refresh(now);
     }
 
-    fn look_after_pins(&self, root: u32, now: Millis) {
-        for pool in &self.plugin.pools {
-            if let Some(pinned) = &pool.pinned {
-                pinned.borrow_mut().tick(&self.plugin, pool, root, now);
-            }
-        }
-    }
-
-    /// Ends the quick ticks once every pool has a snapshot, or nobody waits any more.
+    /// Ends the fast ticks once every pool has a snapshot and no request waits.
     fn pace(&mut self, now: Millis) {
-        self.settled |= self.plugin.pools.iter().all(|pool| pool.snapshot().is_some())
-            || now < self.since
-            || now.since(self.since) >= HASTE;
-        if self.settled && !self.plugin.has_waiters() && self.plugin.calm_down() {
+        let proxy = self.worker.proxy.borrow();
+        self.settled |= proxy.pools.iter().all(|pool| pool.snapshot().is_some())
+            || FIRST_TICKS_END.is_over(self.since, now);
+        if self.settled && !proxy.has_waiters() && self.worker.stop_fast_ticks() {
             host::set_tick_period(self.tick);
         }
     }
@@ -193,10 +183,12 @@ impl Live {
             Leadership::Taken => {
                 self.next_poll = now;
                 self.count(Counter::LeaderChanges);
-                self.feeds().for_each(|(_, feed)| feed.borrow_mut().take_over());
+                self.worker.take_over_feeds();
             }
         }
-        self.feeds().for_each(|(pool, feed)| feed.borrow_mut().lead(pool, now));
+        for pool in 0..self.worker.links.len() {
+            self.worker.lead_feed(pool, now);
+        }
         // A clock that was set back would otherwise stop the polling.
         let due = now >= self.next_poll || self.next_poll.since(now) > interval;
         if !due || self.watch.is_under_way() {
@@ -204,38 +196,32 @@ impl Live {
         }
         self.next_poll = now + interval;
         self.look_at_static(now);
-        let is_polled = self.plugin.pools.iter().any(|pool| polled(&pool.config.membership).is_some());
+        let is_polled = self.worker.links.iter().any(|link| link.cluster.is_some());
         if is_polled && !self.watch.look() {
             self.learn(None, now);
         }
     }
 
-    fn feeds(&self) -> impl Iterator<Item = (&LivePool, &RefCell<Feed>)> {
-        self.plugin.pools.iter().filter_map(|pool| Some((pool, pool.feed.as_ref()?)))
-    }
-
     /// The configured interval, stretched for large clusters.
     fn interval(&self) -> Millis {
-        let hosts: usize = self
-            .plugin
-            .pools
-            .iter()
-            .filter(|pool| polled(&pool.config.membership).is_some())
-            .filter_map(|pool| pool.snapshot().map(|snapshot| snapshot.nodes.len()))
-            .sum();
+        let polled = self.links().filter(|(_, link)| link.cluster.is_some());
+        let count = |(pool, _)| self.worker.pool(pool).map_or(0, |pool| pool.roster().nodes.len());
+        let hosts: usize = polled.map(count).sum();
         self.poll_interval.max(Millis(hosts as u64 * MICROS_PER_HOST / 1000))
     }
 
     fn look_at_static(&self, now: Millis) {
-        for pool in &self.plugin.pools {
-            if let Membership::Static(members) = &pool.config.membership {
-                let policy = &pool.config.health;
-                let roster = pool.key.update(|roster| roster.observe(members.clone(), policy, now));
-                if let Some(roster) = roster {
-                    pool.adopt(roster, now);
-                }
-                pool.key.note_look(now);
-                self.show(pool, now);
+        for (pool, link) in self.links() {
+            let members = self.worker.pool(pool).and_then(|pool| match &pool.config.membership {
+                Membership::Static(members) => Some(members.clone()),
+                Membership::Cluster(_) => None,
+            });
+            if let Some(members) = members {
+                let observe =
+                    |roster: &mut Roster, policy: &HealthPolicy| roster.observe(members.clone(), policy, now);
+                self.worker.change_roster(pool, now, observe);
+                link.roster.note_look(now);
+                self.show(pool, link, now);
             }
         }
     }
@@ -243,27 +229,26 @@ impl Live {
     /// Folds a look into the rosters. What is not known stays as it was.
     fn learn(&self, look: Option<&Hosts>, now: Millis) {
         let nothing_special = ClusterFacts::default();
-        for pool in &self.plugin.pools {
-            let Some(cluster) = polled(&pool.config.membership) else { continue };
+        for (pool, link) in self.links() {
+            let Some(cluster) = &link.cluster else { continue };
             let clusters = self.watch.facts();
             let facts = clusters.and_then(|clusters| clusters.get(cluster));
             let mut observed = look.and_then(|look| look.get(self.watch.place(cluster)?).cloned().flatten());
-            let policy = &pool.config.health;
             let result = match (look, &observed) {
                 (None, _) => PollResult::Failed,
                 (Some(_), None) => PollResult::UnknownCluster,
                 (Some(_), Some(_)) => PollResult::Ok,
             };
-            pool.metrics.count(Counter::Polls(result));
+            self.worker.count(pool, Counter::Polls(result));
             if let Some(hosts) = &mut observed {
                 let bad_name = facts.unwrap_or(&nothing_special).apply(hosts);
                 let complaint = facts.and_then(ClusterFacts::complaint);
-                pool.warn(cluster, complaint, bad_name.as_deref());
+                self.worker.warn(pool, cluster, complaint, bad_name.as_deref());
             }
-            let seen = pool.key.head().1;
+            let seen = link.roster.head().1;
             let is_blind = now.since(seen) > BLIND_AFTER.max(Millis(self.interval().0.saturating_mul(3)));
             let mut is_seen = false;
-            let roster = pool.key.update(|roster| {
+            self.worker.change_roster(pool, now, |roster, policy| {
                 let is_lost = is_blind && roster.lose_sight(seen, policy, now);
                 // Without them nodes would be others than they were.
                 let may_observe = facts.is_some() || !roster.relies_on_facts();
@@ -276,26 +261,26 @@ impl Live {
                 };
                 is_lost || is_other || is_changed
             });
-            if let Some(roster) = roster {
-                pool.adopt(roster, now);
-            }
             if is_seen {
-                pool.key.note_look(now);
+                link.roster.note_look(now);
             }
-            self.show(pool, now);
+            self.show(pool, link, now);
         }
     }
 
-    fn show(&self, pool: &LivePool, now: Millis) {
-        if let Some(snapshot) = pool.snapshot() {
-            pool.metrics.show(&snapshot);
-            pool.metrics.show_membership_age(now.since(pool.key.head().1));
+    fn show(&self, pool: usize, link: &Link, now: Millis) {
+        if let Some(snapshot) = self.worker.pool(pool).and_then(|pool| pool.snapshot()) {
+            link.metrics.show(&snapshot, now.since(link.roster.head().1));
         }
+    }
+
+    fn links(&self) -> impl Iterator<Item = (usize, &Link)> {
+        self.worker.links.iter().enumerate()
     }
 
     fn count(&self, counter: Counter) {
-        for pool in &self.plugin.pools {
-            pool.metrics.count(counter);
+        for (pool, _) in self.links() {
+            self.worker.count(pool, counter);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What the VMs of one Envoy share, through Envoy's shared data: each pool's roster and log of changes, and who polls.
 //!
 //! Shared data has neither delete nor expiry, so there is a fixed number of keys: six per pool, two per issuer of
-//! tokens and one lease. All writes compare and swap, but for what only grows or has one writer. Keys carry the wire
-//! version; a roster of another release is never read.
+//! tokens and one lease. All writes compare and swap, but for what only grows or has one writer. All keys carry the
+//! roster's [`FORMAT`]: releases with another one in the same Envoy have a leader, rosters and logs of their own.
 
 use berth_core::changelog::{ChangeLog, Head};
 use berth_core::passive::Ledger;
-use berth_core::roster::Roster;
+use berth_core::roster::{FORMAT, Roster};
 use berth_core::time::Millis;
 use berth_core::wire::Cursor;
 
@@ -18,6 +18,10 @@ const ABSENT: u32 = u32::MAX;
 /// Writers meet only when workers report the same outage; each lost round means that another one's write went in.
 const ATTEMPTS: usize = 16;
 
+fn key(parts: &[&str]) -> String {
+    format!("berth/{FORMAT}/{}", parts.join("/"))
+}
+
 /// Where one pool's roster is published.
 pub(crate) struct RosterKey {
     roster: String,
@@ -28,7 +32,7 @@ pub(crate) struct RosterKey {
 impl RosterKey {
     /// Pools of the same name and source share a roster, also across a configuration reload.
     pub(crate) fn new(pool: &str, source: &str) -> Self {
-        let roster = format!("berth/2/roster/{pool}/{source}");
+        let roster = key(&["roster", pool, source]);
         Self { head: format!("{roster}/head"), roster }
     }
 
@@ -87,7 +91,7 @@ pub(crate) struct FailuresKey(String);
 impl FailuresKey {
     /// Pools of the same name and source share them, also across a configuration reload.
     pub(crate) fn new(pool: &str, source: &str) -> Self {
-        Self(format!("berth/1/failures/{pool}/{source}"))
+        Self(key(&["failures", pool, source]))
     }
 
     pub(crate) fn read(&self) -> Ledger {
@@ -126,7 +130,7 @@ pub(crate) struct ChangesKey {
 impl ChangesKey {
     /// Pools of the same name and state cluster share a log, also across a configuration reload.
     pub(crate) fn new(pool: &str, state_cluster: &str) -> Self {
-        let log = format!("berth/1/changes/{pool}/{state_cluster}");
+        let log = key(&["changes", pool, state_cluster]);
         Self { head: format!("{log}/head"), cursor: format!("{log}/cursor"), log }
     }
 
@@ -183,7 +187,7 @@ pub(crate) struct KeySetHead {
 impl KeySetKey {
     /// Providers that read the same keys share them, also across a configuration reload.
     pub(crate) fn new(cluster: &str, host: &str, path: &str) -> Self {
-        let body = format!("berth/1/keys/{cluster}/{host}{path}");
+        let body = key(&["keys", cluster, host]) + path;
         Self { head: format!("{body}/head"), body }
     }
 
@@ -239,7 +243,7 @@ pub(crate) enum Leadership {
 
 impl Lease {
     pub(crate) fn new(source: &str, holder: String) -> Self {
-        Self { key: format!("berth/1/leader/{source}"), holder }
+        Self { key: key(&["leader", source]), holder }
     }
 
     /// Renews the lease, or takes it if it has run out.

@@ -5,11 +5,13 @@
 //! because a change of weights alone shows nowhere else. A look whose hosts need it waits for it, so that no node is taken
 //! for another one; but not for long, and without an answer what was known before goes on.
 
+use berth_core::affinity::CallFailure;
 use berth_core::cluster::{CLUSTERS_QUERY, Clusters, ENDPOINTS_QUERY};
 use berth_core::membership::{Hosts, fingerprint, parse_clusters};
+use berth_core::outage::Outage;
 use berth_core::time::Millis;
 
-use crate::host::{self, Failure};
+use crate::host;
 
 /// The admin interface answers whatever host it is asked for, if that is a valid one; a cluster's name may not be.
 const ADMIN_HOST: &str = "localhost";
@@ -46,8 +48,7 @@ pub(crate) struct Watch {
     clusters: Vec<String>,
     hosts_path: String,
     under_way: Option<(u32, Call)>,
-    /// The latest look failed.
-    fails: bool,
+    outage: Outage,
     /// The look that waits for the configuration.
     seen: Hosts,
     print: u64,
@@ -58,6 +59,7 @@ pub(crate) struct Watch {
     facts_print: u64,
     facts_asked: Millis,
     facts_failed: bool,
+    facts_outage: Outage,
 }
 
 impl Watch {
@@ -68,7 +70,7 @@ impl Watch {
             clusters,
             hosts_path,
             under_way: None,
-            fails: false,
+            outage: Outage::default(),
             seen: Vec::new(),
             print: 0,
             half: Clusters::default(),
@@ -76,6 +78,7 @@ impl Watch {
             facts_print: 0,
             facts_asked: Millis(0),
             facts_failed: false,
+            facts_outage: Outage::default(),
         }
     }
 
@@ -113,11 +116,9 @@ impl Watch {
         begun.is_ok()
     }
 
-    /// Says once when looks begin to fail, and once when they work again.
-    fn note(&mut self, failure: Option<&Failure>) {
-        let was_failing = std::mem::replace(&mut self.fails, failure.is_some());
-        if was_failing != failure.is_some() {
-            let told = failure.map_or("they work again", |failure| &failure.told);
+    fn note(&mut self, failure: Option<&CallFailure>) {
+        if self.outage.note(failure.is_some()) {
+            let told = failure.map_or("they work again", |failure| &failure.detail);
             log::warn!("berth: looks at the members through the cluster {}: {told}", self.admin_cluster);
         }
     }
@@ -128,12 +129,12 @@ impl Watch {
     }
 
     /// Takes in the answer that it waits for.
-    pub(crate) fn answered(&mut self, body: Result<&[u8], &Failure>, now: Millis) -> Sight {
+    pub(crate) fn answered(&mut self, body: Result<&[u8], &CallFailure>, now: Millis) -> Sight {
         let Some((_, call)) = self.under_way.take() else { return Sight::Nothing };
         if matches!(call, Call::Hosts) {
             self.note(body.err());
         }
-        let told = body.err().map_or("its answer cannot be read", |failure| &failure.told);
+        let told = body.err().map_or("its answer cannot be read", |failure| &failure.detail);
         match (call, body.ok()) {
             (Call::Hosts, None) => Sight::Look(None),
             (Call::Hosts, Some(body)) => self.see(body, now),
@@ -145,7 +146,7 @@ impl Watch {
                 }
                 match self.ask(Call::Endpoints, &path, self.patience()) {
                     Ok(()) => Sight::Nothing,
-                    Err(failure) => self.conclude(Some(&failure.told)),
+                    Err(failure) => self.conclude(Some(&failure.detail)),
                 }
             }
             (Call::Endpoints, Some(body)) => {
@@ -173,7 +174,7 @@ impl Watch {
             let path = format!("{CLUSTERS_QUERY}{}", any_of(self.clusters.iter().map(String::as_str)));
             return match self.ask(Call::Clusters, &path, self.patience()) {
                 Ok(()) => Sight::Nothing,
-                Err(failure) => self.conclude(Some(&failure.told)),
+                Err(failure) => self.conclude(Some(&failure.detail)),
             };
         }
         // Rather a look less than nodes under wrong names, as long as it can be told soon.
@@ -185,8 +186,9 @@ impl Watch {
 
     /// Ends the look that waited for the configuration.
     fn conclude(&mut self, failure: Option<&str>) -> Sight {
-        let had_failed = std::mem::replace(&mut self.facts_failed, failure.is_some());
-        if let Some(told) = failure.filter(|_| !had_failed) {
+        self.facts_failed = failure.is_some();
+        if self.facts_outage.note(self.facts_failed) {
+            let told = failure.unwrap_or("it works again");
             log::warn!("berth: {}: /config_dump, which has the names of nodes: {told}", self.admin_cluster);
         }
         if failure.is_none() {
@@ -196,7 +198,7 @@ impl Watch {
         Sight::Look(Some(std::mem::take(&mut self.seen)))
     }
 
-    fn ask(&mut self, call: Call, path: &str, timeout: Millis) -> Result<(), Failure> {
+    fn ask(&mut self, call: Call, path: &str, timeout: Millis) -> Result<(), CallFailure> {
         let token = host::get(&self.admin_cluster, ADMIN_HOST, path, timeout)?;
         self.under_way = Some((token, call));
         Ok(())

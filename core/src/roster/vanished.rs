@@ -8,7 +8,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Health, HealthPolicy};
+use super::Node;
+use crate::health::HealthPolicy;
+use crate::membership::Observation;
 use crate::time::Millis;
 
 /// What happens within this time happens together. A rollout step and its replacement are closer than this, and a poll of
@@ -26,12 +28,10 @@ pub(super) struct Vanished {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Gone {
-    name: String,
-    address: String,
+    /// As it was: a node that is back in time is no new one.
+    node: Node,
     left: Millis,
     is_held: bool,
-    /// As it was: a node that is back in time is no new one.
-    health: Health,
 }
 
 impl Vanished {
@@ -40,8 +40,8 @@ impl Vanished {
     }
 
     /// A member that served is not in the list any longer.
-    pub(super) fn left(&mut self, name: String, address: String, health: Health, now: Millis) {
-        self.nodes.push(Gone { name, address, left: now, is_held: false, health });
+    pub(super) fn left(&mut self, node: Node, now: Millis) {
+        self.nodes.push(Gone { node, left: now, is_held: false });
     }
 
     /// A member that was not there before.
@@ -49,17 +49,10 @@ impl Vanished {
         self.arrivals.push(now);
     }
 
-    /// What was known of a held node that is back, and where it was.
-    pub(super) fn take(
-        &mut self,
-        name: &str,
-        policy: &HealthPolicy,
-        now: Millis,
-    ) -> Option<(Health, String)> {
-        let is_it = |gone: &Gone| gone.name == name && gone.is_held_at(policy, now);
-        let place = self.nodes.iter().position(is_it)?;
-        let Gone { health, address, .. } = self.nodes.swap_remove(place);
-        Some((health, address))
+    /// The held node that this host is, if it is back.
+    pub(super) fn take(&mut self, seen: &Observation, policy: &HealthPolicy, now: Millis) -> Option<Node> {
+        let place = self.nodes.iter().position(|gone| gone.node.is(seen) && gone.is_held_at(policy, now))?;
+        Some(self.nodes.swap_remove(place).node)
     }
 
     /// Decides, after a look that found `members` members.
@@ -82,19 +75,15 @@ impl Vanished {
         }
     }
 
-    /// The nodes whose sessions are not to be given away at `now`, also by the addresses of those that have names: a pin may
-    /// be older than the name.
+    /// The nodes whose sessions are not to be given away at `now`, also by what else pins may bear.
     pub(super) fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
         let held = self.nodes.iter().filter(move |gone| gone.is_held_at(policy, now));
-        held.flat_map(|gone| {
-            let address = (gone.address != gone.name).then_some(gone.address.as_str());
-            std::iter::once(gone.name.as_str()).chain(address)
-        })
+        held.flat_map(|gone| std::iter::once(gone.node.name()).chain(gone.node.alias()))
     }
 
-    /// Their names with what was known of them.
-    pub(super) fn healths(&mut self) -> impl Iterator<Item = (&String, &mut Health)> {
-        self.nodes.iter_mut().map(|gone| (&gone.name, &mut gone.health))
+    /// All of them, as they were.
+    pub(super) fn nodes(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.nodes.iter_mut().map(|gone| &mut gone.node)
     }
 }
 

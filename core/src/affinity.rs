@@ -1,0 +1,534 @@
+//! The sessions of one pool as one worker knows them: pins, the requests that wait to learn theirs, and the calls that tell.
+//!
+//! A state machine without I/O. A hit is answered from the pins. A miss has its request wait and the state service asked,
+//! together with all others that ask for the same session; the answer, a failure or the timeout releases each of them.
+//! Without an answer a session goes where it was last, else where the ring says, and is asked about again soon.
+//!
+//! The adapter uses it like this:
+//!
+//! 1. It hands in what happened: [`Affinity::handle_request`], [`Affinity::handle_reply`], [`Affinity::handle_changes`],
+//!    [`Affinity::handle_snapshot`], [`Affinity::handle_end`], [`Affinity::handle_gone`], [`Affinity::handle_tick`].
+//! 2. It then takes what is to be done, until there is nothing left: each [`Release`] of [`Affinity::poll_release`], which
+//!    it reports with [`Affinity::released`]; each [`Call`] of [`Affinity::poll_call`], which it reports with
+//!    [`Affinity::call_started`] or [`Affinity::call_refused`], and which may lead to more releases; each [`Event`] of
+//!    [`Affinity::poll_event`], which it logs.
+//!
+//! It decides nothing about health (`health`) or about places on the ring (`placement`), and knows neither rules nor
+//! tokens (`proxy`).
+
+mod call;
+mod ends;
+mod lookup;
+mod refresh;
+mod release;
+mod reply;
+mod touches;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use crate::attributes::Attributes;
+use crate::breaker::{Breaker, BreakerPolicy, Permit};
+use crate::changelog::{News, superseding};
+use crate::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
+use crate::counters::Counters;
+use crate::decision::{Decision, Notice, PoolPolicy};
+use crate::event::{CallResult, Counter, Dropped, Outcome, Reason};
+use crate::flight::{FlightLimits, Flights, Join, Released};
+use crate::health::State;
+use crate::owners::Owners;
+use crate::pins::{InUse, Kind, Lookup as Known, Pin, PinKey, Pins, Seat, WireKey};
+use crate::placement::{self, NoPlacement, Placement};
+use crate::session::SessionId;
+use crate::snapshot::Snapshot;
+use crate::time::{Millis, Timer};
+use crate::wire::PoolName;
+
+pub use call::{Call, CallFailure, CallId, Caller};
+pub use release::Release;
+
+use ends::Ends;
+use lookup::Lookup;
+use refresh::{Held, Refresh};
+use release::Releases;
+use touches::Touches;
+
+/// How long requests wait in all while a worker has just started, for the first members and for the first answer of the
+/// state service: ten times what either takes on a busy machine, and still below any client's timeout.
+pub const START: Millis = Millis(500);
+/// After a call for maintenance that failed.
+const PAUSE: Millis = Millis(1_000);
+/// No request waits for touches, ends and refreshes.
+const MAINTENANCE_TIMEOUT: Millis = Millis(1_000);
+/// Sessions of one call: a quarter of what the service takes, so that no call holds up others.
+const BATCH: usize = 64;
+
+/// What is counted of one pool.
+pub type PoolCounters = Counters<{ Counter::ALL.len() }>;
+
+/// What the engine of one pool is told once.
+#[derive(Debug, Clone)]
+pub struct AffinityConfig {
+    /// The pool's name.
+    pub pool: PoolName,
+    /// The state service.
+    pub state: Rc<StateCluster>,
+    /// What becomes of requests that cannot be placed as usual.
+    pub policy: PoolPolicy,
+    /// Lookups under way at once: this pool's share of the worker's.
+    pub max_calls: usize,
+    /// The shortest time that any rule lets a session live unused.
+    pub shortest_ttl: Option<Millis>,
+}
+
+/// On what terms a request wants its session placed.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// What its rule says of sessions.
+    pub session: Rc<Session>,
+    /// Only the session's node may serve it.
+    pub is_strict: bool,
+    /// When it ends at the latest.
+    pub ends: Option<Millis>,
+    /// When it began.
+    pub created: Option<Millis>,
+    /// The version of its token.
+    pub version: Option<u32>,
+    /// What it was called before.
+    pub previous: Option<SessionId>,
+}
+
+impl Terms {
+    /// A token of a lower version than was seen is refused.
+    fn is_latest_only(&self) -> bool {
+        self.session.superseded == Superseded::Reject
+    }
+}
+
+/// A request that wants its session placed.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'r> {
+    /// The stream that is released if it has to wait.
+    pub stream: u32,
+    /// Its session.
+    pub id: &'r SessionId,
+    /// On what terms.
+    pub terms: &'r Terms,
+    /// It waited already, for the first members or for keys: during a start its time has begun.
+    pub has_waited: bool,
+}
+
+/// What becomes of a request that was handed in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It was decided at once.
+    Decided(Decision),
+    /// It waits for a [`Release`], which may be there already.
+    Wait,
+}
+
+/// What the log is to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The state service does not answer; the detail says how it fails.
+    StateAway(String),
+    /// The state service answers again.
+    StateBack,
+    /// The name of this node cannot be the name of a pin's owner.
+    Unnameable(String),
+}
+
+/// One pool's sessions.
+#[derive(Debug)]
+pub struct Affinity {
+    config: AffinityConfig,
+    snapshot: Option<Rc<Snapshot>>,
+    pins: Pins,
+    owners: Owners,
+    in_use: InUse<Held>,
+    lookups: Flights<Rc<Lookup>>,
+    waiters: BTreeMap<u32, Waiter>,
+    releases: Releases,
+    breaker: Breaker,
+    touches: Touches,
+    refresh: Refresh,
+    ends: Ends,
+    /// When calls for maintenance may be made again.
+    maintenance: Timer,
+    /// The calls for maintenance that this tick may still make.
+    due: Due,
+    /// How the latest call of the start failed.
+    start_failure: String,
+    /// Grows when changes were missed: an answer that was asked for before is only a hint.
+    epoch: u32,
+    /// The members' names were not known in the latest snapshot.
+    is_nameless: bool,
+    jitter: u64,
+    events: VecDeque<Event>,
+    counters: PoolCounters,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Waiter {
+    /// What it would have asked by itself.
+    lookup: Rc<Lookup>,
+    since: Millis,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    touch: bool,
+    refresh: bool,
+    ends: bool,
+}
+
+impl Affinity {
+    /// An engine that knows nothing. The seed must be random and this worker's own: pins are found by a hash with it.
+    #[must_use]
+    pub fn new(config: AffinityConfig, seed: u64) -> Self {
+        let AffinityConfig { state, max_calls, shortest_ttl, .. } = &config;
+        // The probe must time out before the shortest jittered backoff, half of the first, ends.
+        let default = BreakerPolicy::default();
+        let breaker = BreakerPolicy {
+            backoff: default.backoff.max(Millis(state.timeout.0 * 4)),
+            max_backoff: default.max_backoff.max(Millis(state.timeout.0 * 4)),
+            probe_timeout: state.timeout.doubled(),
+            ..default
+        };
+        let limits = FlightLimits {
+            calls: *max_calls,
+            timeout: state.timeout,
+            start: START,
+            ..FlightLimits::default()
+        };
+        Self {
+            snapshot: None,
+            pins: Pins::new(state.pins, seed),
+            owners: Owners::default(),
+            in_use: InUse::new(Millis(state.pins.touch_interval.0 / 2)),
+            lookups: Flights::new(limits),
+            waiters: BTreeMap::new(),
+            releases: Releases::default(),
+            breaker: Breaker::new(breaker),
+            touches: Touches::new(*shortest_ttl),
+            refresh: Refresh::default(),
+            ends: Ends::default(),
+            maintenance: Timer::new(PAUSE),
+            due: Due::default(),
+            start_failure: String::new(),
+            epoch: 0,
+            is_nameless: false,
+            jitter: seed,
+            events: VecDeque::new(),
+            counters: PoolCounters::default(),
+            config,
+        }
+    }
+
+    /// Takes over the pins of the same pool under a former configuration. False if they are another state service's, or
+    /// more than there is room for.
+    pub fn succeed(&mut self, former: &Self) -> bool {
+        let (state, before) = (&self.config.state, &former.config.state);
+        let fits = state.cluster == before.cluster && state.pins == before.pins;
+        if fits {
+            self.lookups.succeed(&former.lookups);
+            self.pins = former.pins.clone();
+            self.pins.expire_provisional();
+        }
+        fits
+    }
+
+    /// A request begins. Its session is in use until [`Self::handle_gone`].
+    ///
+    /// `tick` is the time of the latest tick: exact enough for a hit, and free. A hit reads nothing of `attributes`.
+    pub fn handle_request(
+        &mut self,
+        request: &Request<'_>,
+        tick: Millis,
+        attributes: &dyn Attributes,
+    ) -> (Admission, Seat) {
+        let Request { id, terms, .. } = request;
+        let key = self.pins.key(id.as_bytes());
+        let Terms { session, ends, created, .. } = terms;
+        let seat = self.in_use.enter(Held { key, ttl: session.ttl, ends: *ends, created: *created });
+        let Some(snapshot) = self.snapshot.clone() else {
+            return (Admission::Decided(self.decide(Err(NoPlacement::NoMembers), None)), seat);
+        };
+        let admission = match self.hit(&snapshot, id, key, terms, tick) {
+            Some((placement, notice)) => Admission::Decided(self.decide(placement, notice)),
+            // It would be asked about only to be turned away.
+            None if snapshot.is_all_panic() && self.config.policy.on_panic == OnPanic::Reject => {
+                Admission::Decided(self.decide(Placement::of(&snapshot, id.hash()), None))
+            }
+            None => {
+                let now = attributes.now();
+                let lookup = self.lookup(&snapshot, id, key, terms, attributes, now);
+                self.miss(request, lookup, now);
+                Admission::Wait
+            }
+        };
+        (admission, seat)
+    }
+
+    /// A request waits for the first members: the time that a starting worker may take runs from now on.
+    pub fn handle_start(&mut self, now: Millis) {
+        self.lookups.begin_start(now);
+    }
+
+    /// A request ended, whether it waited, called, both or neither.
+    pub fn handle_gone(&mut self, stream: u32, seat: Seat) {
+        self.in_use.leave(seat);
+        self.waiters.remove(&stream);
+        self.lookups.stream_gone(stream);
+    }
+
+    /// The members of a new snapshot.
+    pub fn handle_snapshot(&mut self, snapshot: Rc<Snapshot>, now: Millis) {
+        // Sessions that waited for their nodes' names are asked about at once.
+        if std::mem::replace(&mut self.is_nameless, snapshot.nameless) && !snapshot.nameless {
+            self.pins.expire_provisional();
+        }
+        self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
+        let was_nameable = self.owners.unnamed().is_none();
+        let started = self.owners.adopt(&snapshot, now);
+        if let Some(index) = self.owners.unnamed().filter(|_| was_nameable)
+            && let Some(node) = snapshot.nodes.get(index)
+        {
+            self.events.push_back(Event::Unnameable(node.name.clone()));
+        }
+        for index in started {
+            // Only the state service knows which of its sessions the node was not told about. An answer that is under way
+            // may be from before.
+            self.epoch = self.epoch.wrapping_add(1);
+            if let Some(node) = snapshot.nodes.get(index) {
+                self.pins.expire_node(&node.name);
+            }
+        }
+        self.snapshot = Some(snapshot);
+    }
+
+    /// What other proxies did.
+    pub fn handle_changes(&mut self, news: News) {
+        match news {
+            News::Missed => {
+                self.epoch = self.epoch.wrapping_add(1);
+                // A leader's first look counts as a gap too. At the start there is nothing to lose by it.
+                if !self.pins.is_empty() {
+                    self.pins.expire_all();
+                    self.count(Counter::Resyncs);
+                }
+            }
+            News::Changes(changes) => {
+                for (key, version) in changes {
+                    let wire = WireKey::from(key);
+                    match superseding(version) {
+                        Some(session_version) => self.pins.supersede(wire, session_version),
+                        None => self.pins.outdate(wire, version),
+                    };
+                    self.doubt_answers_about(wire);
+                }
+            }
+        }
+    }
+
+    /// The backend says that the session is over.
+    pub fn handle_end(&mut self, id: &SessionId) {
+        let key = crate::wire::SessionKey::new(self.config.pool.as_str(), id.as_bytes());
+        self.pins.remove_by_wire(key.into());
+        self.doubt_answers_about(key.into());
+        if !self.ends.push(key) {
+            self.count(Counter::Dropped(Dropped::End));
+        }
+        self.count(Counter::Ended);
+    }
+
+    /// Time passed: overdue requests go on, and maintenance may call.
+    pub fn handle_tick(&mut self, now: Millis) {
+        let overdue = self.lookups.overdue(now);
+        if self.lookups.take_failed_start() {
+            self.start_failed(now);
+        }
+        self.counters.add(Counter::StateCalls(CallResult::TimedOut).index(), overdue.len() as u64);
+        self.release_without_answer(overdue);
+        self.note_in_use(now);
+        let is_due = self.maintenance.is_due(now);
+        self.due = Due { touch: is_due, refresh: is_due, ends: is_due };
+        self.counters.add(Counter::Dropped(Dropped::Pin).index(), self.pins.take_dropped(now));
+    }
+
+    /// What the log is to say next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Where the session is as far as this worker knows, as an index into the snapshot's nodes. Begins nothing.
+    pub fn known_node(&mut self, id: &SessionId, now: Millis) -> Option<usize> {
+        let snapshot = self.snapshot.clone()?;
+        let Known::Fresh(pin) = self.pins.get(self.pins.key(id.as_bytes()), now) else { return None };
+        self.usable(&pin, &snapshot)
+    }
+
+    /// True if requests wait for the state service.
+    #[must_use]
+    pub fn has_waiters(&self) -> bool {
+        !self.lookups.is_idle()
+    }
+
+    /// How many sessions it remembers.
+    #[must_use]
+    pub fn pins(&self) -> usize {
+        self.pins.len()
+    }
+
+    /// True if the state service is not asked because it failed.
+    #[must_use]
+    pub fn is_breaker_open(&self) -> bool {
+        self.breaker.is_open()
+    }
+
+    /// What was counted here.
+    #[must_use]
+    pub fn counters(&self) -> &PoolCounters {
+        &self.counters
+    }
+
+    fn count(&self, counter: Counter) {
+        self.counters.add(counter.index(), 1);
+    }
+
+    fn decide(&self, placement: Result<Placement, NoPlacement>, notice: Option<Notice>) -> Decision {
+        self.config.policy.decide(placement, notice)
+    }
+
+    /// The pins know a node that may serve, or that the only one that might does not.
+    fn hit(
+        &mut self,
+        snapshot: &Snapshot,
+        id: &SessionId,
+        key: PinKey,
+        terms: &Terms,
+        now: Millis,
+    ) -> Option<(Result<Placement, NoPlacement>, Option<Notice>)> {
+        let Known::Fresh(pin) = self.pins.get(key, now) else { return None };
+        match terms.version.unwrap_or(0).cmp(&pin.session_version) {
+            // The state service must hear of it.
+            Ordering::Greater => return None,
+            Ordering::Less if terms.is_latest_only() => return Some((Err(NoPlacement::Superseded), None)),
+            _ => {}
+        }
+        if terms.is_strict && is_only_the_rings(&pin) {
+            return None;
+        }
+        let Some(index) = self.usable(&pin, snapshot) else {
+            if self.is_held(&pin, snapshot) {
+                self.pins.send_away(key);
+                return Some((self.stand_in_for_vanished(snapshot, id, terms.is_strict), None));
+            }
+            // An operator may have ended or moved the session of a node that left: that is worth a question. So is that of
+            // one that is not known here yet, since another proxy has seen it well.
+            let state = self.pins.member(pin.node).and_then(|index| Some(snapshot.nodes.get(index)?.state));
+            let is_out = state.is_some_and(|state| state != State::Pending);
+            let withheld = Err(NoPlacement::Withheld(Reason::PinUnavailable));
+            return (terms.is_strict && is_out).then_some((withheld, None));
+        };
+        let mut notice = None;
+        if pin.kind == Kind::Restored && self.pins.settle(key) {
+            notice = Some(Notice::Restore { version: pin.version });
+            self.count(Counter::Restored);
+        }
+        if pin.kind == Kind::Away && self.pins.return_home(key) {
+            self.count(Counter::Returned);
+        }
+        let outcome = as_seen(snapshot, index, Outcome::Hit);
+        let mut placement = placement::pinned(snapshot, id.hash(), index, outcome);
+        if pin.kind == Kind::Provisional {
+            placement.outcome = as_seen(snapshot, index, Outcome::Ring);
+            placement.reason = Reason::StateAway;
+        }
+        Some((Ok(if terms.is_strict { placement.strictly() } else { placement }), notice))
+    }
+
+    /// Has the state service asked, or lets the request go on without it.
+    fn miss(&mut self, request: &Request<'_>, lookup: Rc<Lookup>, now: Millis) {
+        let Request { stream, has_waited, .. } = *request;
+        let key = WireKey::from(lookup.ask.key);
+        // Without candidates there is nothing to ask: no node could serve it.
+        let has_candidates = !lookup.ask.candidates.is_empty();
+        let may_ask = has_candidates && self.breaker.allow(now) != Permit::Deny;
+        self.waiters.insert(stream, Waiter { lookup: Rc::clone(&lookup), since: now });
+        let since = self.lookups.starts_since().filter(|_| has_waited).unwrap_or(now);
+        let join = may_ask.then(|| self.lookups.join(key, stream, since, || Rc::clone(&lookup)));
+        if !matches!(join, Some(Join::Lead | Join::Wait)) {
+            if has_candidates {
+                self.count(Counter::StateCalls(CallResult::Skipped));
+            }
+            self.release_without_answer(vec![Released { key, request: lookup, waiters: vec![stream] }]);
+        }
+    }
+
+    /// The index of a pin's node, if it is a member that may serve.
+    fn usable(&self, pin: &Pin, snapshot: &Snapshot) -> Option<usize> {
+        self.pins.member(pin.node).filter(|index| snapshot.may_serve(*index))
+    }
+
+    /// True if the pin's node vanished together with many others and may be back soon.
+    fn is_held(&self, pin: &Pin, snapshot: &Snapshot) -> bool {
+        !snapshot.held.is_empty() && self.pins.name(pin.node).is_some_and(|name| snapshot.is_held(name))
+    }
+
+    /// Where a request goes whose session's node has vanished and may be back soon. Its pin stays as it is.
+    fn stand_in_for_vanished(
+        &self,
+        snapshot: &Snapshot,
+        id: &SessionId,
+        is_strict: bool,
+    ) -> Result<Placement, NoPlacement> {
+        match self.config.policy.on_vanish {
+            _ if is_strict => Err(NoPlacement::Withheld(Reason::PinUnavailable)),
+            OnVanish::Reroute => placement::standing_in(snapshot, id.hash()),
+            OnVanish::Reject => Err(NoPlacement::Withheld(Reason::Vanished)),
+        }
+    }
+
+    /// An answer that is under way may be from before a change.
+    fn doubt_answers_about(&mut self, key: WireKey) {
+        if self.lookups.request(key).is_some() || self.refresh.asks_about(key.into()) {
+            self.epoch = self.epoch.wrapping_add(1);
+        }
+    }
+
+    /// When a pin that is told or touched now is no longer to be relied on.
+    fn pin_expires(&mut self, ttl: Millis, now: Millis) -> Millis {
+        if let Some(interval) = self.touches.learn_ttl(ttl, self.config.state.pins.touch_interval) {
+            self.pins.touch_every(interval);
+            self.in_use.look_every(Millis(interval.0 / 2));
+        }
+        believed_until(ttl, now)
+    }
+
+    /// Pseudo-random bits for the breaker's backoff (splitmix64, Steele et al. 2014).
+    fn jitter(&mut self) -> u64 {
+        self.jitter = self.jitter.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let bits = (self.jitter ^ (self.jitter >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ (bits >> 31)
+    }
+}
+
+/// Strict affinity must not rely on where only the ring once put a session.
+fn is_only_the_rings(pin: &Pin) -> bool {
+    pin.kind == Kind::Provisional && pin.version == 0
+}
+
+/// The outcome, or panic if the health of the node at this index is ignored: that is what an operator has to see.
+fn as_seen(snapshot: &Snapshot, index: usize, outcome: Outcome) -> Outcome {
+    if snapshot.is_panic_at(index) { Outcome::Panic } else { outcome }
+}
+
+/// When a pin that lives for `ttl` from now on is no longer to be relied on: well before the store forgets it, since
+/// another proxy may then claim the session.
+fn believed_until(ttl: Millis, now: Millis) -> Millis {
+    now + Millis(ttl.0 / 4 * 3)
+}

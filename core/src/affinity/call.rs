@@ -1,0 +1,213 @@
+//! Calls to the state service: which one is to be made next, and what it means that one was made, refused or failed.
+
+use std::rc::Rc;
+
+use super::ends::Ending;
+use super::lookup::Lookup;
+use super::refresh::Asked;
+use super::{Affinity, BATCH, Event, MAINTENANCE_TIMEOUT, PAUSE};
+use crate::breaker::Permit;
+use crate::event::{CallResult, Counter};
+use crate::flight::Batch;
+use crate::time::Millis;
+use crate::wire::{ApiRequest, ResolveRequest, SessionKey, TouchRequest};
+
+/// A call to make. Hand [`Self::id`] back with [`Affinity::call_started`] or [`Affinity::call_refused`].
+#[derive(Debug)]
+pub struct Call {
+    /// Which call it is.
+    pub id: CallId,
+    /// What to send.
+    pub request: ApiRequest,
+    /// How long to wait for the answer.
+    pub timeout: Millis,
+}
+
+/// A call that is being made.
+#[derive(Debug)]
+pub struct CallId(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Lookup(Batch),
+    Touch,
+    Refresh(Asked),
+    End(Ending),
+}
+
+/// The context that a call belongs to: its answer is lost if that context ends first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A request's.
+    Stream(u32),
+    /// The worker's own, which does not end.
+    Root,
+}
+
+/// How a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFailure {
+    /// As it is counted.
+    pub result: CallResult,
+    /// The answer was 404.
+    pub is_missing: bool,
+    /// For the log: the answer's status and the beginning of its body, or why there was no answer.
+    pub detail: String,
+}
+
+impl CallFailure {
+    /// A failure without an answer.
+    #[must_use]
+    pub fn new(detail: &str) -> Self {
+        Self { result: CallResult::Failed, is_missing: false, detail: detail.to_owned() }
+    }
+}
+
+impl Affinity {
+    /// The next call to make. Only the worker's own context makes calls for maintenance.
+    pub fn poll_call(&mut self, caller: Caller, now: Millis) -> Option<Call> {
+        if let Some(call) = self.next_lookup(now) {
+            return Some(call);
+        }
+        if caller != Caller::Root {
+            return None;
+        }
+        self.next_touch(now).or_else(|| self.next_refresh(now)).or_else(|| self.next_end())
+    }
+
+    /// The call was made in the context of `caller`; its answer will bear `token`.
+    pub fn call_started(&mut self, id: CallId, token: u32, caller: Caller, now: Millis) {
+        match id.0 {
+            Kind::Lookup(batch) => {
+                let owner = match caller {
+                    Caller::Stream(stream) => Some(stream),
+                    Caller::Root => None,
+                };
+                self.lookups.sent(batch, token, owner, now);
+            }
+            Kind::Touch => self.touches.call = Some(token),
+            Kind::Refresh(asked) => self.refresh.call = Some((token, asked)),
+            Kind::End(ending) => self.ends.calls.push((token, ending)),
+        }
+    }
+
+    /// The call could not be made.
+    pub fn call_refused(&mut self, id: CallId, failure: &CallFailure, now: Millis) {
+        match id.0 {
+            Kind::Lookup(batch) => {
+                self.note_call(Err(failure), now);
+                let released = self.lookups.not_sent(batch, now);
+                self.release_without_answer(released);
+            }
+            Kind::Touch => self.maintenance.set(now, PAUSE),
+            // Sessions that are not asked about now have their next turn.
+            Kind::Refresh(_) => {
+                self.note_call(Err(failure), now);
+                self.maintenance.set(now, PAUSE);
+            }
+            Kind::End(ending) => {
+                self.ends.queue.push_front(ending);
+                self.due.ends = false;
+            }
+        }
+    }
+
+    /// Notes how a call ended whose answer, if there is one, could be used or not.
+    pub(super) fn note_answer(&mut self, body: Result<&[u8], &CallFailure>, is_good: bool, now: Millis) {
+        match body {
+            Ok(_) if is_good => self.note_call(Ok(()), now),
+            Ok(_) => {
+                let failure = CallFailure::new("200, but the body does not answer the question");
+                self.note_call(Err(&failure), now);
+            }
+            Err(failure) => self.note_call(Err(failure), now),
+        }
+    }
+
+    fn note_call(&mut self, result: Result<(), &CallFailure>, now: Millis) {
+        let counted = result.map_or_else(|failure| failure.result, |()| CallResult::Ok);
+        self.count(Counter::StateCalls(counted));
+        match result {
+            Ok(()) => {
+                if self.breaker.succeeded() {
+                    self.events.push_back(Event::StateBack);
+                }
+            }
+            // A worker that has just started asks again until its time is up.
+            Err(failure) if self.lookups.is_starting() => self.start_failure.clone_from(&failure.detail),
+            Err(failure) => {
+                let was_open = self.breaker.is_open();
+                let jitter = self.jitter();
+                // Said once, not again with each probe.
+                if self.breaker.failed(now, jitter) && !was_open {
+                    self.events.push_back(Event::StateAway(failure.detail.clone()));
+                }
+            }
+        }
+    }
+
+    /// The start ended without any answer while requests waited for one: later requests need not find that out again.
+    pub(super) fn start_failed(&mut self, now: Millis) {
+        let jitter = self.jitter();
+        if self.breaker.trip(now, jitter) {
+            let mut detail = std::mem::take(&mut self.start_failure);
+            if detail.is_empty() {
+                detail.push_str("no answer in time");
+            }
+            self.events.push_back(Event::StateAway(detail));
+        }
+    }
+
+    fn next_lookup(&mut self, now: Millis) -> Option<Call> {
+        let snapshot = self.snapshot.clone()?;
+        let batch = self.lookups.take_batch(now, BATCH)?;
+        let lookups: Vec<&Rc<Lookup>> =
+            batch.keys().iter().filter_map(|key| self.lookups.request(*key)).collect();
+        let request = ApiRequest::resolve(&ResolveRequest {
+            pool: self.config.pool.clone(),
+            region: None,
+            panic: snapshot.has_panic(),
+            correlation_id: lookups.first().and_then(|lookup| lookup.correlation.clone()),
+            sessions: lookups.iter().map(|lookup| lookup.ask.clone()).collect(),
+        });
+        let timeout = self.lookups.call_timeout(now);
+        Some(Call { id: CallId(Kind::Lookup(batch)), request, timeout })
+    }
+
+    fn next_touch(&mut self, now: Millis) -> Option<Call> {
+        if !std::mem::take(&mut self.due.touch) || !self.touches.gather(&mut self.pins, now) {
+            return None;
+        }
+        if self.breaker.allow(now) == Permit::Deny {
+            return None;
+        }
+        let keys = self.touches.batch.iter().map(|key| SessionKey::from(*key)).collect();
+        let request = ApiRequest::touch(&TouchRequest { pool: self.config.pool.clone(), keys });
+        Some(Call { id: CallId(Kind::Touch), request, timeout: MAINTENANCE_TIMEOUT })
+    }
+
+    fn next_refresh(&mut self, now: Millis) -> Option<Call> {
+        let snapshot = self.snapshot.clone()?;
+        if !std::mem::take(&mut self.due.refresh) || self.refresh.call.is_some() {
+            return None;
+        }
+        let (asked, sessions) = self.sessions_to_refresh(&snapshot, now);
+        if sessions.is_empty() || self.breaker.allow(now) == Permit::Deny {
+            return None;
+        }
+        let request = ApiRequest::resolve(&ResolveRequest {
+            pool: self.config.pool.clone(),
+            region: None,
+            panic: snapshot.has_panic(),
+            correlation_id: None,
+            sessions,
+        });
+        Some(Call { id: CallId(Kind::Refresh(asked)), request, timeout: MAINTENANCE_TIMEOUT })
+    }
+
+    fn next_end(&mut self) -> Option<Call> {
+        let ending = self.due.ends.then(|| self.ends.next()).flatten()?;
+        let request = ApiRequest::end(&self.config.pool, ending.key);
+        Some(Call { id: CallId(Kind::End(ending)), request, timeout: MAINTENANCE_TIMEOUT })
+    }
+}

@@ -1,0 +1,54 @@
+//! Sessions that their backend ended: each is told to the state service, and again if that fails.
+
+use std::collections::VecDeque;
+
+use crate::wire::SessionKey;
+
+/// Ends under way at once.
+const CALLS: usize = 16;
+/// An end that failed so often is left to the pin's time to live.
+const TRIES: u8 = 10;
+/// Ends that wait while the state service is away; the oldest are left to their time to live.
+const MAX_QUEUED: usize = 10_000;
+
+/// The ends of one pool.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    pub(super) queue: VecDeque<Ending>,
+    pub(super) calls: Vec<(u32, Ending)>,
+}
+
+/// One session's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) key: SessionKey,
+    tries: u8,
+}
+
+impl Ends {
+    /// False if another one had to be given up for it.
+    pub(super) fn push(&mut self, key: SessionKey) -> bool {
+        self.queue.push_back(Ending { key, tries: 0 });
+        self.queue.len() <= MAX_QUEUED || self.queue.pop_front().is_none()
+    }
+
+    /// The next to be told, if a call is free.
+    pub(super) fn next(&mut self) -> Option<Ending> {
+        if self.calls.len() < CALLS { self.queue.pop_front() } else { None }
+    }
+
+    /// The call of an end came to its end.
+    pub(super) fn take(&mut self, token: u32) -> Option<Ending> {
+        let index = self.calls.iter().position(|(call, _)| *call == token)?;
+        Some(self.calls.swap_remove(index).1)
+    }
+
+    /// It has to be told again. False if it was tried often enough.
+    pub(super) fn retry(&mut self, ending: Ending) -> bool {
+        let may_retry = ending.tries < TRIES;
+        if may_retry {
+            self.queue.push_back(Ending { tries: ending.tries + 1, ..ending });
+        }
+        may_retry
+    }
+}

@@ -1,0 +1,176 @@
+//! Replies of the state service: what is remembered of them, and what they say of those that waited.
+
+use std::rc::Rc;
+
+use super::call::CallFailure;
+use super::lookup::Lookup;
+use super::release::{Group, Settled};
+use super::{Affinity, PAUSE, believed_until};
+use crate::decision::Notice;
+use crate::event::{Counter, Dropped, Outcome};
+use crate::flight::Released;
+use crate::owners::{Standing, provisional_time};
+use crate::pins::{Kind, Lookup as Known, Pin, PinKey, WireKey};
+use crate::snapshot::Snapshot;
+use crate::time::Millis;
+use crate::wire::{self, ResolveReply, TouchReply};
+
+/// A pin as it is remembered from a reply.
+pub(super) type Told<'t> = Pin<&'t str>;
+
+impl Affinity {
+    /// A call came to its end: the body of a 200, or how it failed. False if the call is not one of these.
+    pub fn handle_reply(&mut self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
+        if self.lookups.is_asking(token) {
+            let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
+            // A reply that omits a session counts as no reply.
+            let is_complete = reply.as_ref().is_some_and(|reply| {
+                let answers = |key| reply.pins.iter().any(|pin| pin.key == key);
+                self.lookups.asked(token).all(|lookup| answers(lookup.ask.key))
+            });
+            self.note_answer(body, is_complete, now);
+            match reply.filter(|_| is_complete) {
+                Some(reply) => {
+                    let released = self.lookups.answered(token);
+                    self.release_by_reply(released, &reply, now);
+                }
+                None => {
+                    let released = self.lookups.failed(token, now);
+                    self.release_without_answer(released);
+                }
+            }
+            return true;
+        }
+        if let Some((_, asked)) = self.refresh.call.take_if(|(call, _)| *call == token) {
+            let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
+            self.note_answer(body, reply.is_some(), now);
+            if let Some(reply) = reply {
+                self.refreshed(&asked, &reply, now);
+            }
+            return true;
+        }
+        if self.touches.call.take_if(|call| *call == token).is_some() {
+            let reply = body.ok().and_then(|json| serde_json::from_slice::<TouchReply>(json).ok());
+            self.note_answer(body, reply.is_some(), now);
+            match reply {
+                Some(reply) => self.touched(&reply, now),
+                None => self.maintenance.set(now, PAUSE),
+            }
+            return true;
+        }
+        let Some(ending) = self.ends.take(token) else { return false };
+        // 404 is an answer too: what was to end does not exist any longer.
+        let body = if body.is_err_and(|failure| failure.is_missing) { Ok(&[][..]) } else { body };
+        self.note_answer(body, true, now);
+        if body.is_err() {
+            self.maintenance.set(now, PAUSE);
+            if !self.ends.retry(ending) {
+                self.count(Counter::Dropped(Dropped::End));
+            }
+        }
+        true
+    }
+
+    fn touched(&mut self, reply: &TouchReply, now: Millis) {
+        let expires = self.pin_expires(Millis(reply.ttl_ms), now);
+        for key in std::mem::take(&mut self.touches.batch) {
+            let own = reply.ttls_ms.get(&wire::SessionKey::from(key));
+            self.pins.prolong(key, own.map_or(expires, |ttl| believed_until(Millis(*ttl), now)));
+        }
+        // Lost or expired there: the next request asks again, and says where they were.
+        for key in &reply.missing {
+            self.pins.prolong(WireKey::from(*key), Millis(0));
+        }
+    }
+
+    /// Remembers the pins of a reply, and has the requests that waited for them released.
+    fn release_by_reply(&mut self, released: Vec<Released<Rc<Lookup>>>, reply: &ResolveReply, now: Millis) {
+        // A request that waits implies a snapshot: none is ever taken away.
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let expires = self.pin_expires(Millis(reply.ttl_ms), now);
+        for Released { key, request: lookup, waiters } in released {
+            let pin = reply.pins.iter().find(|pin| pin.key == lookup.ask.key);
+            let settled = pin.map(|pin| self.settle(&snapshot, &lookup, pin, expires, now));
+            self.releases.push(Group { key, pin_key: lookup.key, waiters: waiters.into(), settled });
+        }
+    }
+
+    /// Lets requests go on without an answer.
+    pub(super) fn release_without_answer(&mut self, released: Vec<Released<Rc<Lookup>>>) {
+        for Released { key, request: lookup, waiters } in released {
+            self.releases.push(Group { key, pin_key: lookup.key, waiters: waiters.into(), settled: None });
+        }
+    }
+
+    /// Takes the word of the state service.
+    fn settle(
+        &mut self,
+        snapshot: &Snapshot,
+        lookup: &Lookup,
+        pin: &wire::Pin,
+        expires: Millis,
+        now: Millis,
+    ) -> Settled {
+        let standing = self.owners.judge(&pin.node, pin.owned_ms.map(Millis), snapshot, now);
+        let index = match standing {
+            Standing::Usable(index) => Some(index),
+            Standing::Held | Standing::Unknown | Standing::Unusable => None,
+        };
+        let outcome = match pin.outcome {
+            wire::Outcome::Found => Outcome::Found,
+            wire::Outcome::Claimed => Outcome::Claimed,
+            wire::Outcome::Rehomed => Outcome::Rehomed,
+        };
+        if outcome == Outcome::Rehomed {
+            self.count(Counter::Rehomed);
+        }
+        let session_version = pin.session_version.unwrap_or(0).max(lookup.ask.session_version.unwrap_or(0));
+        let version = pin.version;
+        let mut notice = match &pin.from {
+            Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
+            None => pin.restore.then_some(Notice::Restore { version }),
+        };
+        let name = match standing {
+            // Another node serves it meanwhile, and the pin stays where it is.
+            Standing::Held => Some(pin.node.to_string()),
+            _ => index.and_then(|index| snapshot.nodes.get(index)).map(|node| node.name.clone()),
+        };
+        if let Some(node) = &name {
+            let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
+            // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
+            let expires = if lookup.epoch == self.epoch { expires } else { Millis(0) };
+            let kind = if standing == Standing::Held { Kind::Away } else { Kind::Settled };
+            let told = Told { node, version, expires, kind, session_version };
+            if self.remember(lookup.key, lookup.ask.key.into(), told) {
+                notice = notice.or(Some(Notice::Restore { version }));
+            }
+        }
+        let is_kept = name.is_some();
+        let provisional = provisional_time(&pin.node, snapshot);
+        Settled {
+            node: pin.node.clone(),
+            index,
+            standing,
+            provisional,
+            outcome,
+            notice,
+            session_version,
+            is_kept,
+        }
+    }
+
+    /// Remembers what the state service said. True if the node has yet to be told that the session was elsewhere.
+    pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Told<'_>) -> bool {
+        let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, Millis(0)) else {
+            self.pins.insert(key, wire, pin);
+            return false;
+        };
+        let is_same = self.pins.name(before.node) == Some(pin.node);
+        let is_untold = before.kind == Kind::Restored && is_same;
+        // A new answer does not change that another node serves it meanwhile. Only its node's return does.
+        let kind = if before.kind == Kind::Away && is_same { Kind::Away } else { pin.kind };
+        let session_version = pin.session_version.max(before.session_version);
+        self.pins.insert(key, wire, Pin { session_version, kind, ..pin });
+        is_untold
+    }
+}

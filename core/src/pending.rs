@@ -1,0 +1,179 @@
+//! The pending queue: requests that are paused until their worker has learned something that they cannot be decided without.
+//!
+//! It decides how long each need is waited for, and by whom. Whenever the worker has learned something, and on each tick,
+//! the adapter takes the requests that may go on and has them decided again, from the start. A need that was not met in its
+//! time is not waited for again until it has been met: what stays away delays the requests that came first, and none after
+//! them.
+
+use crate::time::Millis;
+
+/// In one worker. Requests beyond go on at once, as if their time were up: each keeps a connection and its headers.
+const CAPACITY: usize = 1_024;
+
+/// What a request cannot be decided without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The first members of the pool with this index: without them no pin can be followed.
+    Snapshot(usize),
+    /// Newer keys of the token provider with this index.
+    Keys(usize),
+}
+
+impl Need {
+    /// Its bit in [`Waited`]; none for what is waited for until it is there, or does not come in time.
+    fn bit(self) -> u16 {
+        match self {
+            Self::Snapshot(_) => 0,
+            Self::Keys(provider) => {
+                u32::try_from(provider).ok().and_then(|index| 1u16.checked_shl(index)).unwrap_or(0)
+            }
+        }
+    }
+}
+
+/// The providers whose keys a request has waited for already: it does not wait for them twice.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Waited(u16);
+
+/// All requests that wait, by what for.
+#[derive(Debug, Default)]
+pub struct Pending {
+    queues: Vec<Queue>,
+}
+
+/// Requests that wait for the same.
+#[derive(Debug)]
+struct Queue {
+    need: Need,
+    since: Millis,
+    has_timed_out: bool,
+    waiters: Vec<(u32, Waited)>,
+}
+
+impl Pending {
+    /// A request is to wait from now on. False if it has to do without what it needs.
+    pub fn enter(&mut self, stream: u32, waited: Waited, need: Need, now: Millis) -> bool {
+        let bit = need.bit();
+        if bit != 0 && waited.0 & bit != 0 {
+            return false;
+        }
+        if self.queues.iter().map(|queue| queue.waiters.len()).sum::<usize>() >= CAPACITY {
+            return false;
+        }
+        let waiter = (stream, Waited(waited.0 | bit));
+        match self.queues.iter_mut().find(|queue| queue.need == need) {
+            Some(queue) if queue.has_timed_out => return false,
+            Some(queue) => queue.waiters.push(waiter),
+            None => {
+                self.queues.push(Queue { need, since: now, has_timed_out: false, waiters: vec![waiter] });
+            }
+        }
+        true
+    }
+
+    /// A request ended while it waited.
+    pub fn leave(&mut self, stream: u32) {
+        for queue in &mut self.queues {
+            queue.waiters.retain(|(waiter, _)| *waiter != stream);
+        }
+    }
+
+    /// True if no request waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queues.iter().all(|queue| queue.waiters.is_empty())
+    }
+
+    /// Takes the requests whose need is met, or was not met in its time, which counts from the first request that waits.
+    pub fn take_ready(
+        &mut self,
+        now: Millis,
+        is_met: impl Fn(Need) -> bool,
+        timeout: impl Fn(Need) -> Millis,
+    ) -> Vec<(u32, Waited)> {
+        let mut ready = Vec::new();
+        self.queues.retain_mut(|queue| {
+            let is_met = is_met(queue.need);
+            queue.has_timed_out |= timeout(queue.need).is_over(queue.since, now);
+            if is_met || queue.has_timed_out {
+                ready.append(&mut queue.waiters);
+            }
+            !is_met
+        });
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Millis = Millis(500);
+
+    fn ready(pending: &mut Pending, now: u64, met: Option<Need>) -> Vec<u32> {
+        let ready = pending.take_ready(Millis(now), |need| Some(need) == met, |_| TIMEOUT);
+        ready.into_iter().map(|(stream, _)| stream).collect()
+    }
+
+    #[test]
+    fn those_whose_need_is_met_go_on_and_the_others_wait() {
+        let mut pending = Pending::default();
+        assert!(pending.enter(1, Waited::default(), Need::Snapshot(0), Millis(0)));
+        assert!(pending.enter(2, Waited::default(), Need::Keys(3), Millis(0)));
+
+        assert_eq!(ready(&mut pending, 10, Some(Need::Keys(3))), [2]);
+        assert_eq!(ready(&mut pending, 11, None), [0; 0]);
+        pending.leave(1);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn what_stays_away_delays_only_the_requests_that_came_first() {
+        let mut pending = Pending::default();
+        assert!(pending.enter(1, Waited::default(), Need::Snapshot(0), Millis(0)));
+        assert!(pending.enter(2, Waited::default(), Need::Snapshot(0), Millis(400)));
+
+        assert_eq!(ready(&mut pending, 499, None), [0; 0]);
+        assert_eq!(ready(&mut pending, 500, None), [1, 2]);
+        assert!(!pending.enter(3, Waited::default(), Need::Snapshot(0), Millis(501)));
+        assert!(
+            pending.enter(4, Waited::default(), Need::Snapshot(1), Millis(501)),
+            "another pool's may come"
+        );
+
+        ready(&mut pending, 600, Some(Need::Snapshot(0)));
+        assert!(pending.enter(5, Waited::default(), Need::Snapshot(0), Millis(700)), "it was met since");
+    }
+
+    #[test]
+    fn no_request_waits_twice_for_the_same_keys() {
+        let mut pending = Pending::default();
+        assert!(pending.enter(1, Waited::default(), Need::Keys(0), Millis(0)));
+        let waited = pending.take_ready(Millis(1), |_| true, |_| TIMEOUT);
+        let (_, waited) = waited[0];
+
+        assert!(!pending.enter(1, waited, Need::Keys(0), Millis(1)));
+        assert!(pending.enter(1, waited, Need::Keys(1), Millis(1)));
+        assert!(pending.enter(2, waited, Need::Snapshot(0), Millis(1)));
+    }
+
+    #[test]
+    fn no_more_wait_than_there_is_room_for() {
+        let mut pending = Pending::default();
+        let enter = |pending: &mut Pending, stream| {
+            pending.enter(stream, Waited::default(), Need::Snapshot(0), Millis(0))
+        };
+        assert!((0..1_024).all(|stream| enter(&mut pending, stream)));
+        assert!(!enter(&mut pending, 1_024));
+        pending.leave(7);
+        assert!(enter(&mut pending, 1_025));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_prolongs_nothing() {
+        let mut pending = Pending::default();
+        pending.enter(1, Waited::default(), Need::Snapshot(0), Millis(10_000));
+
+        assert_eq!(ready(&mut pending, 9_000, None), [1]);
+    }
+}

@@ -1,0 +1,404 @@
+//! A request's whole way: rule, token, session, pool, decision.
+//!
+//! Like [`crate::affinity`], a state machine without I/O, and one per worker. The adapter hands in what happened and takes
+//! what is to be done. What a request says of itself is read through [`Attributes`], and only as far as a rule asks for it.
+//!
+//! 1. [`Proxy::handle_request`] decides a request, or says what it waits for: see [`Progress`].
+//! 2. A request that waits in the pending queue is handed in again when [`Proxy::take_ready`] names it. One that waits for
+//!    the state service is decided by a release of its pool's [`Affinity`](crate::affinity::Affinity).
+//! 3. [`Proxy::settle`] takes note of the decision before the adapter applies it.
+//! 4. [`Proxy::handle_response`] learns from how the response begins; [`Proxy::handle_gone`] ends the request.
+
+mod identify;
+mod pool;
+mod response;
+mod rules;
+mod tokens;
+
+use std::rc::Rc;
+
+use crate::affinity::{self, Admission, AffinityConfig, START, Terms};
+use crate::attributes::Attributes;
+use crate::config::{Affinity, Config, StateCluster};
+use crate::counters::Counters;
+use crate::decision::{Decision, PoolPolicy};
+use crate::event::{Reason, Unplaced};
+use crate::pending::{Need, Pending, Waited};
+use crate::pins::Seat;
+use crate::placement::Placement;
+use crate::rollout::Mode;
+use crate::session::{History, SessionId};
+use crate::snapshot::Snapshot;
+use crate::time::Millis;
+use crate::token::{Policy, Refusal};
+
+pub use pool::Pool;
+pub use response::{Response, Verdict};
+pub use rules::Rule;
+pub use tokens::{Provider, TOKEN_RESULTS, Tokens, token_results};
+
+use tokens::Memo;
+
+/// One configuration at work in one worker.
+#[derive(Debug)]
+pub struct Proxy {
+    /// The configured pools.
+    pub pools: Vec<Pool>,
+    /// The configured rules: the first that takes a request decides.
+    pub rules: Vec<Rule>,
+    /// The configured token providers.
+    pub tokens: Tokens,
+    pending: Pending,
+    /// Some rule does more than observe.
+    enforces: bool,
+    /// Requests that no rule took.
+    bypassed: Counters<1>,
+    /// The time of the latest tick: exact enough for a hit, and free.
+    tick: Millis,
+}
+
+/// A request from its headers to its end.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The index of the rule that took it.
+    pub rule: Option<usize>,
+    /// Its session.
+    pub session: Option<SessionId>,
+    /// The `set-cookie` value of a session that begins with it.
+    pub cookie: Option<Vec<u8>>,
+    /// What is to happen to it, once that is known.
+    pub decision: Option<Decision>,
+    /// What its placement speaks of.
+    pub snapshot: Option<Rc<Snapshot>>,
+    /// Which of the nodes of its placement answered.
+    answered: Option<usize>,
+    /// While the request lasts its session is in use.
+    seat: Option<Seat>,
+    /// It is in the pending queue.
+    is_pending: bool,
+    is_counted: bool,
+}
+
+impl Request {
+    /// True if its session has a pin that follows it.
+    #[must_use]
+    pub fn is_tracked(&self) -> bool {
+        self.seat.is_some()
+    }
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Its decision is there.
+    Decided,
+    /// It is in the pending queue.
+    Pending,
+    /// It waits for a release of its pool's engine, which may be there already.
+    Waiting,
+}
+
+impl Proxy {
+    /// A proxy that knows no members yet. `seed` is asked once for each pool with a state service, and must be random.
+    #[must_use]
+    pub fn new(config: Config, mut seed: impl FnMut() -> u64, now: Millis) -> Self {
+        let state = config.state.map(Rc::new);
+        let rules: Vec<Rule> = config.rules.into_iter().map(Rule::new).collect();
+        let max_calls = state.as_ref().map_or(0, |state| state.max_calls.div_ceil(config.pools.len().max(1)));
+        let shortest_ttl = |index: usize| {
+            let rules = rules.iter().filter(|rule| rule.config.pool == index);
+            rules.filter_map(|rule| rule.config.session.ttl).min()
+        };
+        let engine_config = |index: usize, pool: &crate::config::Pool, state: &Rc<StateCluster>| {
+            Some(AffinityConfig {
+                // A name that the state service could not know has no pins.
+                pool: pool.name.parse().ok()?,
+                state: Rc::clone(state),
+                policy: PoolPolicy::of(pool),
+                max_calls,
+                shortest_ttl: shortest_ttl(index),
+            })
+        };
+        let pools = config.pools.into_iter().enumerate().map(|(index, pool)| {
+            let config = state.as_ref().and_then(|state| engine_config(index, &pool, state));
+            let engine = config.map(|config| affinity::Affinity::new(config, seed()));
+            Pool::new(pool, engine, state.is_some())
+        });
+        Self {
+            pools: pools.collect(),
+            tokens: Tokens::new(config.jwt_providers, config.wanted),
+            enforces: rules.iter().any(Rule::enforces),
+            rules,
+            pending: Pending::default(),
+            bypassed: Counters::default(),
+            tick: now,
+        }
+    }
+
+    /// Takes over what a former configuration knew of sessions: a reload is no reason to ask about all of them.
+    pub fn succeed(&mut self, former: &mut Self) {
+        for pool in &mut self.pools {
+            if let Some(former) =
+                former.pools.iter_mut().find(|former| former.config.name == pool.config.name)
+            {
+                pool.succeed(former);
+            }
+        }
+    }
+
+    /// Time passed. To be called first on each tick.
+    pub fn handle_tick(&mut self, now: Millis) {
+        self.tick = now;
+    }
+
+    /// Decides a request whose headers are at hand, for the first time or again after a stay in the pending queue.
+    pub fn handle_request(
+        &mut self,
+        stream: u32,
+        waited: Option<Waited>,
+        attributes: &dyn Attributes,
+    ) -> (Request, Progress) {
+        let mut request = Request::default();
+        let progress = self.begin(&mut request, stream, waited, attributes);
+        (request, progress)
+    }
+
+    fn begin(
+        &mut self,
+        request: &mut Request,
+        stream: u32,
+        waited: Option<Waited>,
+        attributes: &dyn Attributes,
+    ) -> Progress {
+        let mut memo = Memo::default();
+        request.rule = rules::find(&self.rules, &self.tokens, &mut memo, attributes, self.tick);
+        // Which rule takes it may depend on a token that cannot be verified yet. If all rules only observe, no request is
+        // held up.
+        let waiter = Waiter { stream, waited, attributes };
+        if self.wait_for_keys(request, &mut memo, &waiter, self.enforces) {
+            return Progress::Pending;
+        }
+        let Some(index) = request.rule else {
+            self.bypassed.add(0, 1);
+            request.decision = Some(Decision::Bypass);
+            return Progress::Decided;
+        };
+        match self.place(request, index, &mut memo, &waiter) {
+            Ok(decision) => {
+                self.settle(request, decision);
+                Progress::Decided
+            }
+            Err(progress) => progress,
+        }
+    }
+
+    /// The decision of a request with a rule, or what it waits for.
+    fn place(
+        &mut self,
+        request: &mut Request,
+        index: usize,
+        memo: &mut Memo,
+        waiter: &Waiter<'_>,
+    ) -> Result<Decision, Progress> {
+        let Some(rule) = self.rules.get(index) else { return Ok(Decision::Bypass) };
+        let config = Rc::clone(&rule.config);
+        if config.affinity == Affinity::Off {
+            return Ok(Decision::pass(Reason::AffinityOff));
+        }
+        if config.rollout.is_off() {
+            return Ok(Decision::pass(Reason::NotRolledOut));
+        }
+        let (id, history) = match self.identify(request, &config, memo, waiter) {
+            Ok(found) => found,
+            Err(Some(decision)) => return Ok(decision),
+            Err(None) => return Err(Progress::Pending),
+        };
+        let (mode, attributes) = (config.rollout.mode_for(&id), waiter.attributes);
+        let id = request.session.insert(id);
+        let Some(pool) = self.pools.get_mut(config.pool) else { return Ok(Decision::Bypass) };
+        match mode {
+            Mode::Enforce => {}
+            Mode::Observe => return Ok(pool.observe(id, self.tick)),
+            Mode::Off => return Ok(Decision::pass(Reason::NotRolledOut)),
+        }
+        let history = history.unwrap_or_default();
+        // It would have no end: most likely its time is not in seconds.
+        let is_ahead =
+            history.created.is_some_and(|created| created > attributes.now() + Policy::DEFAULT_LEEWAY);
+        if config.session.max_age.is_some() && (history.is_undated || is_ahead) {
+            return Ok(Decision::challenge(Reason::TokenRefused, Refusal::ClaimType.challenge()));
+        }
+        let terms = terms(&config, history);
+        if terms.ends.is_some_and(|ends| ends <= self.tick) {
+            return Ok(Decision::challenge(Reason::SessionOver, Refusal::Expired.challenge()));
+        }
+        let Some(snapshot) = pool.snapshot() else {
+            if pool.engine.is_some() {
+                let now = attributes.now();
+                let waited = waiter.waited.unwrap_or_default();
+                if self.pending.enter(waiter.stream, waited, Need::Snapshot(config.pool), now) {
+                    if let Some(engine) = &mut pool.engine {
+                        engine.handle_start(now);
+                    }
+                    request.is_pending = true;
+                    return Err(Progress::Pending);
+                }
+            }
+            return Ok(pool.unplaced(&terms, Unplaced::NoSnapshot, Reason::NoSnapshot));
+        };
+        if snapshot.unsupported {
+            return Ok(pool.unplaced(&terms, Unplaced::UnsupportedCluster, Reason::UnsupportedCluster));
+        }
+        let Some(engine) = &mut pool.engine else {
+            let placement = Placement::of(&snapshot, id.hash());
+            return Ok(PoolPolicy::of(&pool.config).decide(placement, None));
+        };
+        let asked = affinity::Request {
+            stream: waiter.stream,
+            id,
+            terms: &terms,
+            has_waited: waiter.waited.is_some(),
+        };
+        let (admission, seat) = engine.handle_request(&asked, self.tick, attributes);
+        request.seat = Some(seat);
+        match admission {
+            Admission::Decided(decision) => Ok(decision),
+            Admission::Wait => Err(Progress::Waiting),
+        }
+    }
+
+    /// Takes note of what is to happen to a request: counts it, and keeps what its response will be compared with.
+    pub fn settle(&mut self, request: &mut Request, decision: Decision) {
+        let Some((rule, pool)) = self.rule_and_pool(request.rule) else { return };
+        if let Some(result) = decision.rule_result() {
+            rule.count(result);
+        }
+        pool.count_decision(&decision);
+        if matches!(decision, Decision::Route { .. }) {
+            request.snapshot = pool.snapshot();
+        }
+        if !decision.goes_on() {
+            request.cookie = None;
+        }
+        request.decision = Some(decision);
+    }
+
+    /// A request ended.
+    pub fn handle_gone(&mut self, stream: u32, request: &mut Request) {
+        self.count_outcome(request);
+        if request.is_pending {
+            self.pending.leave(stream);
+        }
+        if let Some(seat) = request.seat.take()
+            && let Some(engine) = self.engine_of(request)
+        {
+            engine.handle_gone(stream, seat);
+        }
+    }
+
+    /// The backend ended the request's session.
+    pub fn handle_end(&mut self, request: &Request) {
+        if let Some(id) = &request.session
+            && let Some(engine) = self.engine_of(request)
+        {
+            engine.handle_end(id);
+        }
+    }
+
+    /// The requests of the pending queue that are to be handed in again, with what they have waited for.
+    pub fn take_ready(
+        &mut self,
+        now: Millis,
+        keys_settled: impl Fn(usize) -> bool,
+        keys_timeout: impl Fn(usize) -> Millis,
+    ) -> Vec<(u32, Waited)> {
+        let pools = &self.pools;
+        let is_met = |need| match need {
+            Need::Snapshot(pool) => pools.get(pool).is_some_and(|pool: &Pool| pool.snapshot().is_some()),
+            Need::Keys(provider) => keys_settled(provider),
+        };
+        let timeout = |need| match need {
+            Need::Snapshot(_) => START,
+            Need::Keys(provider) => keys_timeout(provider),
+        };
+        self.pending.take_ready(now, is_met, timeout)
+    }
+
+    /// True if requests wait, for what the worker has to learn or for the state service.
+    #[must_use]
+    pub fn has_waiters(&self) -> bool {
+        let waits = |pool: &Pool| pool.engine.as_ref().is_some_and(affinity::Affinity::has_waiters);
+        !self.pending.is_empty() || self.pools.iter().any(waits)
+    }
+
+    /// How many requests no rule took since this was last asked.
+    pub fn take_bypassed(&self) -> u64 {
+        self.bypassed.take().map(|(_, count)| count).sum()
+    }
+
+    fn rule_and_pool(&self, index: Option<usize>) -> Option<(&Rule, &Pool)> {
+        let rule = self.rules.get(index?)?;
+        Some((rule, self.pools.get(rule.config.pool)?))
+    }
+
+    /// The pool of a request with a rule.
+    #[must_use]
+    pub fn pool_of(&self, request: &Request) -> Option<usize> {
+        Some(self.rules.get(request.rule?)?.config.pool)
+    }
+
+    fn engine_of(&mut self, request: &Request) -> Option<&mut affinity::Affinity> {
+        let pool = self.pool_of(request)?;
+        self.pools.get_mut(pool)?.engine.as_mut()
+    }
+
+    /// Has a request wait for keys that are on their way, if there are such and it may. True if it waits.
+    fn wait_for_keys(
+        &mut self,
+        request: &mut Request,
+        memo: &mut Memo,
+        waiter: &Waiter<'_>,
+        may_wait: bool,
+    ) -> bool {
+        while let Some(provider) = memo.pending() {
+            let waited = waiter.waited.unwrap_or_default();
+            let need = Need::Keys(provider);
+            if may_wait && self.pending.enter(waiter.stream, waited, need, waiter.attributes.now()) {
+                request.is_pending = true;
+                return true;
+            }
+            memo.give_up(provider);
+        }
+        false
+    }
+
+    /// Counts what became of a routed request, once it is known which node answered, or that none did.
+    fn count_outcome(&self, request: &mut Request) {
+        if let Some(Decision::Route { placement, .. }) = &request.decision
+            && let Some((_, pool)) = self.rule_and_pool(request.rule)
+            && !std::mem::replace(&mut request.is_counted, true)
+        {
+            pool.count_outcome(placement.outcome);
+        }
+    }
+}
+
+/// The request that is being decided.
+struct Waiter<'w> {
+    stream: u32,
+    /// What it has waited for, if it was in the pending queue.
+    waited: Option<Waited>,
+    attributes: &'w dyn Attributes,
+}
+
+/// On what terms the rule wants this session placed.
+fn terms(rule: &crate::config::Rule, history: History) -> Terms {
+    Terms {
+        is_strict: rule.affinity == Affinity::Strict,
+        ends: rule.session.max_age.and_then(|age| Some(history.created? + age)),
+        created: history.created,
+        version: history.version,
+        previous: history.previous,
+        session: Rc::clone(&rule.session),
+    }
+}

@@ -1,0 +1,101 @@
+//! Which session a request belongs to, and what becomes of one that names none.
+
+use std::borrow::Cow;
+
+use super::tokens::Memo;
+use super::{Proxy, Request, Waiter};
+use crate::attributes::Attributes;
+use crate::config::{Missing, OnInvalid, Rule};
+use crate::decision::{Decision, PoolPolicy, Reply};
+use crate::event::Reason;
+use crate::placement::Placement;
+use crate::rollout::Mode;
+use crate::session::{self, Found, History, SessionId, Source};
+use crate::snapshot::Snapshot;
+use crate::token::Refusal;
+
+/// How often an id is drawn so that its owner takes new sessions: with half of the nodes draining, one in 256 is not.
+const DRAWS: usize = 8;
+
+impl Proxy {
+    /// The session of the request. Without one: what becomes of the request, or `None` if it waits in the pending queue.
+    pub(super) fn identify(
+        &mut self,
+        request: &mut Request,
+        rule: &Rule,
+        memo: &mut Memo,
+        waiter: &Waiter<'_>,
+    ) -> Result<(SessionId, Option<History>), Option<Decision>> {
+        let Rule { session, rollout, .. } = rule;
+        let mut found = self.find(rule, memo, waiter);
+        if matches!(found, Found::Pending) {
+            if self.wait_for_keys(request, memo, waiter, rollout.mode == Mode::Enforce) {
+                return Err(None);
+            }
+            found = self.find(rule, memo, waiter);
+        }
+        Err(Some(match (found, &session.missing) {
+            (Found::Session(id, history), _) => return Ok((id, history)),
+            // Observe mode begins no sessions and rejects nothing.
+            _ if rollout.mode == Mode::Observe => Decision::pass(Reason::NoSession),
+            // Below 100 % it cannot be told whether Berth is switched on for a request without a session.
+            (Found::Refused(..), _) | (_, Missing::Reject) if rollout.is_partial() => {
+                Decision::pass(Reason::NotRolledOut)
+            }
+            (Found::Refused(provider, refusal), _) => self.refuse(rule, provider, refusal),
+            (_, Missing::IssueCookie(template)) => {
+                let snapshot = self.pools.get(rule.pool).and_then(super::Pool::snapshot);
+                match draw(snapshot.as_deref(), waiter.attributes) {
+                    Some(id) => {
+                        request.cookie = template.set_cookie(&id);
+                        return Ok((id, None));
+                    }
+                    None => Decision::pass(Reason::NoSession),
+                }
+            }
+            (_, Missing::Pass) => Decision::pass(Reason::NoSession),
+            (_, Missing::Reject) if session.sources.iter().all(Source::is_token) => {
+                Decision::challenge(Reason::NoSession, "Bearer")
+            }
+            (_, Missing::Reject) => {
+                let sources = session::describe(&session.sources);
+                let body = format!("berth: this request names no session; send one as {sources}\n");
+                Decision::Reply(Reply::new(400, Reason::NoSession, Cow::Owned(body)))
+            }
+        }))
+    }
+
+    fn find(&self, rule: &Rule, memo: &mut Memo, waiter: &Waiter<'_>) -> Found {
+        let Waiter { attributes, .. } = *waiter;
+        let mut token = |provider| memo.token(&self.tokens, provider, attributes, self.tick);
+        session::find(&rule.session.sources, &mut |name| attributes.header(name), &mut token)
+    }
+
+    /// A token that is not to be believed; or that cannot be verified yet, which is not its sender's fault.
+    fn refuse(&self, rule: &Rule, provider: usize, refusal: Refusal) -> Decision {
+        if self.tokens.on_invalid(provider) == OnInvalid::Sessionless {
+            return Decision::pass(Reason::TokenRefused);
+        }
+        let pool = self.pools.get(rule.pool).filter(|_| !self.tokens.has_keys(provider));
+        if let Some(pool) = pool {
+            let body = "berth: the keys that would verify this token are not there yet; try again\n";
+            return PoolPolicy::of(&pool.config).unavailable(Reason::KeysAway, body);
+        }
+        Decision::challenge(Reason::TokenRefused, refusal.challenge())
+    }
+}
+
+/// A new session's id. Its owner should be a node that takes new sessions; ids are free, so another is drawn if not.
+fn draw(snapshot: Option<&Snapshot>, attributes: &dyn Attributes) -> Option<SessionId> {
+    let mut id = SessionId::from_random(attributes.random()?);
+    for _ in 1..DRAWS {
+        let fits = snapshot.is_none_or(|snapshot| {
+            Placement::of(snapshot, id.hash()).is_ok_and(|placement| placement.takes_new(snapshot))
+        });
+        if fits {
+            break;
+        }
+        id = SessionId::from_random(attributes.random()?);
+    }
+    Some(id)
+}

@@ -1,0 +1,162 @@
+//! What is learned from how a response begins: which node answered, and what that says of the nodes that were asked.
+
+use super::{Proxy, Request};
+use crate::attributes::Attributes;
+use crate::config::Membership;
+use crate::decision::Decision;
+use crate::event::{Counter, Outcome, Reason, RuleResult};
+use crate::passive::{Evidence, Failure, evidence, hidden_failure};
+use crate::placement::Placement;
+
+use super::rules::route_cluster;
+
+/// What the beginning of a response led to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Response {
+    /// The node that answered, if that was of interest.
+    pub node: Option<Vec<u8>>,
+    /// The client may try again soon: only one node may serve it, and Envoy could not reach that node.
+    pub retry_after: bool,
+    /// What is to be put into the record of failures that all workers share.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What a response says of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// This node, which has failures on record, answered.
+    Answered(u64),
+    /// A request failed by the node's fault.
+    Failed(Failure),
+}
+
+impl Proxy {
+    /// The response of a request begins; its attributes are at hand. `shows_node` says that the debug header is on.
+    pub fn handle_response(
+        &mut self,
+        request: &mut Request,
+        shows_node: bool,
+        attributes: &dyn Attributes,
+    ) -> Response {
+        let mut response = Response::default();
+        let Some((rule, pool)) = self.rule_and_pool(request.rule) else { return response };
+        let (checks_passively, is_pool_cluster) =
+            (pool.config.health.passive_failures > 0, || is_routed_to(&pool.config.membership, attributes));
+        match &mut request.decision {
+            Some(Decision::Pass { would: Some(would), .. }) => {
+                response.node = upstream_address(attributes);
+                if let Some(address) = &response.node {
+                    let is_same = would.as_bytes() == address;
+                    rule.count(if is_same { RuleResult::ObservedSame } else { RuleResult::ObservedMoved });
+                }
+                return response;
+            }
+            Some(Decision::Route { placement, .. }) => {
+                // Flags are of no use without passive checks.
+                let flags = (checks_passively || placement.is_strict).then(|| response_flags(attributes));
+                let flags = flags.flatten();
+                response.node = upstream_address(attributes);
+                if let Some(address) = &response.node
+                    && let Some(snapshot) = &request.snapshot
+                {
+                    let mut nodes = placement.nodes(snapshot);
+                    request.answered = nodes.position(|node| node.address.as_bytes() == address);
+                    drop(nodes);
+                    if request.answered != Some(0) {
+                        pool.count(note_other_node(placement, is_pool_cluster()));
+                    }
+                }
+                // Envoy's own answer: the node could not be reached, and no other was to be tried.
+                response.retry_after = placement.is_strict && flags.is_some_and(|flags| flags != 0);
+                if let Some(flags) = flags {
+                    self.judge(request, flags, attributes, &mut response.verdicts);
+                }
+            }
+            _ if shows_node => response.node = upstream_address(attributes),
+            _ => {}
+        }
+        self.count_outcome(request);
+        response
+    }
+
+    /// Takes the beginning of the response for evidence about the nodes that had the request.
+    fn judge(
+        &mut self,
+        request: &Request,
+        flags: u64,
+        attributes: &dyn Attributes,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        let Some(Decision::Route { placement, .. }) = &request.decision else { return };
+        let (Some(snapshot), Some(answered)) = (&request.snapshot, request.answered) else { return };
+        let session = request.session.as_ref().map_or(0, crate::session::SessionId::hash);
+        let (tick, pool) = (self.tick, self.pool_of(request));
+        let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) else { return };
+        // Those before it failed, and a retry hid it. Unless Envoy passed over one that it does not know (any longer, or
+        // yet): then there were fewer attempts, and nothing is said of any of them.
+        if answered > 0
+            && let Some(kind) = hidden_failure(flags)
+            && upstream_attempts(attributes).is_some_and(|attempts| attempts > answered as u64)
+            && is_routed_to(&pool.config.membership, attributes)
+        {
+            let failed = placement.nodes(snapshot).take(answered);
+            verdicts
+                .extend(failed.map(|node| Verdict::Failed(Failure { node: node.key_hash, kind, session })));
+        }
+        let Some(index) = placement.indexes().nth(answered) else { return };
+        let Some(node) = snapshot.nodes.get(index).map(|node| node.key_hash) else { return };
+        match evidence(flags) {
+            Evidence::Answered => {
+                if pool.failures.answered(index, node, session, tick) {
+                    verdicts.push(Verdict::Answered(node));
+                }
+            }
+            Evidence::Failed(kind) => verdicts.push(Verdict::Failed(Failure { node, kind, session })),
+            Evidence::None => {}
+        }
+    }
+}
+
+/// Another node answered than the placement's first.
+fn note_other_node(placement: &mut Placement, is_pool_cluster: bool) -> Counter {
+    // Its pin names another node.
+    if matches!(placement.outcome, Outcome::Hit | Outcome::Found) {
+        placement.outcome = Outcome::Ring;
+    }
+    if is_pool_cluster {
+        placement.reason = Reason::Retried;
+        Counter::Retried
+    } else {
+        placement.reason = Reason::OtherCluster;
+        Counter::OtherCluster
+    }
+}
+
+/// False if a route took the request to another cluster than the pool's, where our header means nothing.
+fn is_routed_to(membership: &Membership, attributes: &dyn Attributes) -> bool {
+    match membership {
+        Membership::Cluster(name) => {
+            route_cluster(attributes).is_none_or(|cluster| cluster == name.as_bytes())
+        }
+        Membership::Static(_) => true,
+    }
+}
+
+/// The host that answered, as textual `ip:port`, once there is one.
+fn upstream_address(attributes: &dyn Attributes) -> Option<Vec<u8>> {
+    attributes.property(&["upstream", "address"])
+}
+
+/// How many hosts the request has been sent to, one after the other.
+fn upstream_attempts(attributes: &dyn Attributes) -> Option<u64> {
+    number(&attributes.property(&["upstream", "request_attempt_count"])?)
+}
+
+/// Envoy's response flags as bits; zero while all is well.
+fn response_flags(attributes: &dyn Attributes) -> Option<u64> {
+    number(&attributes.property(&["response", "flags"])?)
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.first_chunk()?))
+}

@@ -1,0 +1,224 @@
+//! The tokens of requests: found, verified once, remembered.
+//!
+//! Which key verifies a token is decided in [`crate::token`]. Here a provider has its keys, those of the configuration or
+//! those that its issuer publishes, the claims of the tokens that it has verified, and its counts.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::attributes::Attributes;
+use crate::config::{JwtProvider, OnInvalid, Verification};
+use crate::counters::Counters;
+use crate::session::Token;
+use crate::time::Millis;
+use crate::token::{self, Cache, Digest, Facts, Form, Keys, MAX_TOKEN, Policy, Refusal, Wanted};
+
+/// Where Envoy's `jwt_authn` leaves payloads.
+const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
+/// A token that never expires is verified again after this.
+const NO_EXPIRY: Millis = Millis(3_600_000);
+/// The results of tokens that are good: verified now, or remembered.
+const GOOD: usize = 2;
+
+/// How many results a token may have.
+pub const TOKEN_RESULTS: usize = GOOD + Refusal::ALL.len();
+
+/// What may come of a token, in the order of a provider's counts.
+pub fn token_results() -> impl Iterator<Item = &'static str> {
+    ["verified", "cached"].into_iter().chain(Refusal::ALL.map(Refusal::name))
+}
+
+/// The configured providers.
+#[derive(Debug)]
+pub struct Tokens(Vec<Provider>);
+
+/// One of them.
+#[derive(Debug)]
+pub struct Provider {
+    /// Its configuration.
+    pub config: JwtProvider,
+    index: usize,
+    wanted: Wanted,
+    /// Those that the issuer publishes.
+    keys: Keys,
+    verified: RefCell<Cache<Rc<Facts>>>,
+    counters: Counters<TOKEN_RESULTS>,
+}
+
+/// What was asked already for one request: several rules may look at a header, and its rule and its session may both
+/// depend on a token.
+#[derive(Debug, Default)]
+pub(super) struct Memo {
+    headers: Vec<(Box<str>, Option<Vec<u8>>)>,
+    tokens: Vec<(usize, Token)>,
+}
+
+impl Memo {
+    pub(super) fn header(&mut self, name: &str, attributes: &dyn Attributes) -> Option<&[u8]> {
+        let index = self.headers.iter().position(|(asked, _)| **asked == *name).unwrap_or_else(|| {
+            self.headers.push((name.into(), attributes.header(name)));
+            self.headers.len() - 1
+        });
+        self.headers.get(index)?.1.as_deref()
+    }
+
+    pub(super) fn token(
+        &mut self,
+        tokens: &Tokens,
+        provider: usize,
+        attributes: &dyn Attributes,
+        tick: Millis,
+    ) -> Token {
+        if let Some((_, token)) = self.tokens.iter().find(|(asked, _)| *asked == provider) {
+            return token.clone();
+        }
+        let asked = tokens.0.get(provider);
+        let token = asked.map_or(Token::Absent, |asked| asked.token(attributes, tick));
+        self.tokens.push((provider, token.clone()));
+        token
+    }
+
+    /// The provider whose keys are on their way.
+    pub(super) fn pending(&self) -> Option<usize> {
+        self.tokens.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
+    }
+
+    /// Keys of this provider are not waited for: what is not known by now counts as unknown.
+    pub(super) fn give_up(&mut self, provider: usize) {
+        for (_, token) in self.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
+            *token = Token::Refused(Refusal::UnknownKey);
+        }
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(providers: Vec<JwtProvider>, wanted: Vec<Wanted>) -> Self {
+        let pairs = providers.into_iter().zip(wanted).enumerate();
+        Self(pairs.map(|(index, (config, wanted))| Provider::new(index, config, wanted)).collect())
+    }
+
+    /// All providers.
+    pub fn iter(&self) -> impl Iterator<Item = &Provider> {
+        self.0.iter()
+    }
+
+    /// The issuer of this provider has published keys.
+    pub fn set_keys(&mut self, provider: usize, keys: Keys) {
+        if let Some(provider) = self.0.get_mut(provider) {
+            provider.keys = keys;
+            // A key that was withdrawn verifies nothing any longer.
+            provider.verified.borrow_mut().clear();
+        }
+    }
+
+    /// True if there is any key to verify by.
+    pub(super) fn has_keys(&self, provider: usize) -> bool {
+        self.0.get(provider).is_some_and(|provider| {
+            !matches!(provider.config.verification, Verification::Remote(..)) || !provider.keys.is_empty()
+        })
+    }
+
+    pub(super) fn on_invalid(&self, provider: usize) -> OnInvalid {
+        self.0.get(provider).map_or(OnInvalid::Reject, |provider| provider.config.on_invalid)
+    }
+}
+
+impl Provider {
+    fn new(index: usize, config: JwtProvider, wanted: Wanted) -> Self {
+        Self {
+            verified: RefCell::new(Cache::new(config.cached)),
+            keys: Keys::new(Vec::new()),
+            counters: Counters::default(),
+            index,
+            config,
+            wanted,
+        }
+    }
+
+    /// Everything that was counted since this was last asked, in the order of [`token_results`].
+    pub fn take_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.counters.take()
+    }
+
+    /// `tick` is the time of the latest tick: exact enough for what was verified before.
+    fn token(&self, attributes: &dyn Attributes, tick: Millis) -> Token {
+        let token = match &self.config.verification {
+            Verification::Upstream(payload) => self.left_by_envoy(payload, attributes),
+            Verification::Keys(policy, keys) => self.verify(policy, keys, attributes, tick),
+            Verification::Remote(policy, _) => self.verify(policy, &self.keys, attributes, tick),
+        };
+        if let Token::Refused(refusal) = token {
+            let index = Refusal::ALL.iter().position(|known| *known == refusal);
+            self.counters.add(GOOD + index.unwrap_or(0), 1);
+        }
+        token
+    }
+
+    fn verify(&self, policy: &Policy, keys: &Keys, attributes: &dyn Attributes, tick: Millis) -> Token {
+        let Some(token) = token::find(&self.config.from, &mut |name| attributes.header(name)) else {
+            return Token::Absent;
+        };
+        if token.len() > MAX_TOKEN {
+            return Token::Refused(Refusal::TooLarge);
+        }
+        let digest = Digest::of(self.index, &token);
+        if let Some(facts) = self.verified.borrow_mut().get(&digest, tick) {
+            self.counters.add(1, 1);
+            return Token::Verified(Rc::clone(facts));
+        }
+        let now = attributes.now();
+        let verified = token::verify(&token, keys, policy, now)
+            .and_then(|claims| Ok((Rc::new(self.wanted.read(&claims)?), claims)));
+        match verified {
+            Ok((facts, claims)) => {
+                self.counters.add(0, 1);
+                let until = claims.expires().map_or(now + NO_EXPIRY, |expires| expires + policy.leeway);
+                self.verified.borrow_mut().insert(digest, Rc::clone(&facts), facts.bytes(), until);
+                Token::Verified(facts)
+            }
+            Err(Refusal::UnknownKey) if attributes.wants_keys(self.index, now) => Token::Pending,
+            Err(refusal) => Token::Refused(refusal),
+        }
+    }
+
+    /// What `jwt_authn` has verified. Only Envoy writes its metadata.
+    fn left_by_envoy(&self, payload: &str, attributes: &dyn Attributes) -> Token {
+        let place = ["metadata", "filter_metadata", JWT_AUTHN, payload];
+        let mut values = Vec::new();
+        for (path, form) in self.wanted.iter() {
+            let names = path.segments().iter().map(String::as_str);
+            let path: Vec<&str> = place.into_iter().chain(names).collect();
+            let value = attributes.property(&path);
+            let is_there = value.is_some();
+            let text = value.and_then(|value| text_of(value, form)).filter(|text| form.admits(text));
+            if is_there && text.is_none() && form != Form::Text {
+                return Token::Refused(Refusal::ClaimType);
+            }
+            values.push(text.map(String::into_boxed_str));
+        }
+        // The whole payload is large; it is looked at only to tell a token without these claims from none.
+        if values.iter().all(Option::is_none) && attributes.property(&place).is_none() {
+            return Token::Absent;
+        }
+        self.counters.add(0, 1);
+        Token::Verified(Rc::new(Facts::new(values)))
+    }
+}
+
+/// A property's value, which does not say its type: text, or a number as the eight bytes of a double. No double of a
+/// whole number below 2^44 could be read as text, as it has a zero byte; greater ones should be strings in a token.
+fn text_of(value: Vec<u8>, form: Form) -> Option<String> {
+    let number = || {
+        let number = f64::from_le_bytes(value.as_slice().try_into().ok()?);
+        (number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number)).then_some(number)
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and in range")]
+    let whole = |number: f64| number as u64;
+    match form {
+        Form::Time => number().map(|seconds| whole(seconds).saturating_mul(1000).to_string()),
+        Form::Text | Form::Version if value.iter().any(|byte| byte.is_ascii_control()) => {
+            number().map(|number| whole(number).to_string())
+        }
+        Form::Text | Form::Version => String::from_utf8(value).ok(),
+    }
+}

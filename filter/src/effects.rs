@@ -1,0 +1,141 @@
+//! What a decision does to a request: headers for Envoy, or Berth's own answer.
+//!
+//! The only place that writes a header or answers a request. All of it happens in the effective context: the stream's own,
+//! or that of a stream which an answer releases. On every path the client's own destination header is overwritten or
+//! removed.
+
+use std::cell::RefCell;
+
+use berth_core::config::HashKey;
+use berth_core::decision::{Decision, Reply};
+use berth_core::event::{
+    DEBUG_HEADER, DESTINATION_HEADER, END_HEADER, HASH_KEY_HEADER, Outcome, RETRIES_HEADER, Reason,
+    SESSION_HEADER, UNPLACED_DESTINATION,
+};
+use berth_core::proxy::{Request, Response};
+
+use crate::host;
+
+/// How decisions are applied.
+pub(crate) struct Effects {
+    /// Say in a response header what Berth did.
+    pub(crate) shows_debug_header: bool,
+    /// Reused for each destination header, so that a hit allocates nothing for it.
+    destination: RefCell<Vec<u8>>,
+}
+
+impl Effects {
+    pub(crate) fn new(shows_debug_header: bool) -> Self {
+        Self { shows_debug_header, destination: RefCell::new(Vec::with_capacity(64)) }
+    }
+
+    /// Does what was decided about a request. It then goes on, unless Berth has answered it.
+    pub(crate) fn apply(&self, request: &Request, hash_key: HashKey) {
+        match &request.decision {
+            Some(Decision::Route { placement, notice }) => {
+                let Some(snapshot) = &request.snapshot else { return };
+                let mut value = self.destination.borrow_mut();
+                value.clear();
+                placement.write_destination(snapshot, &mut value);
+                host::set_request_header(DESTINATION_HEADER, &value);
+                if placement.is_strict {
+                    host::set_request_header(RETRIES_HEADER, b"0");
+                }
+                if hash_key == HashKey::Always {
+                    set_hash_key(request);
+                }
+                if let Some(notice) = notice {
+                    host::set_request_header(SESSION_HEADER, notice.to_string().as_bytes());
+                }
+            }
+            // The destination names no host, so the cluster's fallback policy hashes the same session id.
+            Some(Decision::Fallback { .. }) => {
+                set_hash_key(request);
+                host::set_request_header(DESTINATION_HEADER, UNPLACED_DESTINATION.as_bytes());
+            }
+            Some(Decision::Pass { .. } | Decision::Bypass) => remove_our_headers(),
+            Some(Decision::Reply(reply)) => self.reply(reply),
+            None => {}
+        }
+    }
+
+    fn reply(&self, reply: &Reply) {
+        let debug = format!("outcome={}; reason={}", Outcome::Rejected.name(), reply.reason.name());
+        let retry_after = reply.retry_after.map(|seconds| seconds.to_string());
+        let mut headers = vec![("content-type", "text/plain; charset=utf-8")];
+        if let Some(challenge) = reply.challenge {
+            headers.push(("www-authenticate", challenge));
+        }
+        if let Some(seconds) = &retry_after {
+            headers.push(("retry-after", seconds));
+        }
+        if self.shows_debug_header {
+            headers.push((DEBUG_HEADER, &debug));
+        }
+        host::respond(u32::from(reply.status), headers, &reply.body);
+    }
+
+    /// Completes the response of a request that Berth let go on.
+    pub(crate) fn complete(&self, request: &mut Request, response: &Response) {
+        if response.retry_after {
+            host::set_response_header("retry-after", b"1");
+        }
+        if self.shows_debug_header {
+            show(request, response.node.as_deref());
+        }
+        if let Some(cookie) = request.cookie.take() {
+            host::add_response_header("set-cookie", &cookie);
+        }
+    }
+}
+
+/// The request waits for the state service: a notice that the client sent must not reach a node.
+pub(crate) fn remove_notice() {
+    host::remove_request_header(SESSION_HEADER);
+}
+
+pub(crate) fn remove_our_headers() {
+    for header in [DESTINATION_HEADER, HASH_KEY_HEADER, SESSION_HEADER] {
+        host::remove_request_header(header);
+    }
+}
+
+/// Takes away the response header by which a backend ends its session. True if it does.
+pub(crate) fn take_end() -> bool {
+    let Some(value) = host::response_header(END_HEADER) else { return false };
+    host::remove_response_header(END_HEADER);
+    value == b"1"
+}
+
+fn set_hash_key(request: &Request) {
+    if let Some(id) = &request.session {
+        host::set_request_header(HASH_KEY_HEADER, id.as_bytes());
+    }
+}
+
+/// Says in the debug header what Berth did.
+fn show(request: &Request, node: Option<&[u8]>) {
+    let (outcome, reason, would) = match &request.decision {
+        Some(Decision::Route { placement, .. }) => {
+            let is_elsewhere = matches!(placement.reason, Reason::Retried | Reason::OtherCluster);
+            let is_issued = request.cookie.is_some() && !is_elsewhere;
+            (placement.outcome, if is_issued { Reason::Issued } else { placement.reason }, None)
+        }
+        Some(Decision::Fallback { reason, .. }) => (Outcome::Ring, *reason, None),
+        Some(Decision::Pass { reason, would }) => (Outcome::Sessionless, *reason, would.as_deref()),
+        Some(Decision::Bypass | Decision::Reply(_)) | None => return,
+    };
+    let mut value = format!("outcome={}; ", outcome.name()).into_bytes();
+    if let Some(node) = node {
+        value.extend_from_slice(b"node=");
+        value.extend_from_slice(node);
+        value.extend_from_slice(b"; ");
+    }
+    value.extend_from_slice(b"reason=");
+    value.extend_from_slice(reason.name().as_bytes());
+    if let Some(would) = would {
+        value.extend_from_slice(b"; would=");
+        value.extend_from_slice(would.as_bytes());
+    }
+    host::set_response_header(DEBUG_HEADER, &value);
+}

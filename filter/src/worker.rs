@@ -1,0 +1,507 @@
+//! What the root and the streams of one VM share: the proxy, what connects it with the other VMs, and the requests that
+//! wait.
+//!
+//! It carries out what the proxy says: applies decisions to released requests, makes calls, publishes what all VMs of this
+//! Envoy are to know. It decides nothing.
+
+mod failures;
+mod members;
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use berth_core::affinity::{Affinity, CallFailure, Caller, Event};
+use berth_core::attributes::Attributes;
+use berth_core::config::{Config, HashKey, Membership, StateCluster};
+use berth_core::event::{BYPASSED_STAT, Counter, RuleResult};
+use berth_core::feed::{Feed, FeedReply, Publication};
+use berth_core::pending::Waited;
+use berth_core::proxy::{Pool, Progress, Proxy, Request, TOKEN_RESULTS};
+use berth_core::time::Millis;
+use berth_core::wire::NodeRecord;
+
+use crate::effects::{self, Effects};
+use crate::host;
+use crate::issuer::Issuer;
+use crate::metrics::{Metrics, PoolMetrics, rule_metrics, token_metrics};
+use crate::shared::{ChangesKey, FailuresKey, RosterKey};
+
+/// The time between ticks while requests wait: what is queued goes out, and what is overdue goes on, with the next one.
+const FAST_TICK: Millis = Millis(10);
+
+/// One configuration at work in one VM.
+pub(crate) struct Worker {
+    pub(crate) proxy: RefCell<Proxy>,
+    pub(crate) effects: Effects,
+    pub(crate) links: Vec<Link>,
+    /// Of each token provider whose issuer publishes keys.
+    issuers: Vec<Option<RefCell<Issuer>>>,
+    rule_metrics: Vec<Metrics<{ RuleResult::ALL.len() }>>,
+    token_metrics: Vec<Metrics<TOKEN_RESULTS>>,
+    bypassed_metric: Metrics<1>,
+    state: Option<Rc<StateCluster>>,
+    /// The requests that are paused, by their streams.
+    waiting: RefCell<BTreeMap<u32, Rc<RefCell<Request>>>>,
+    /// Ticks are short, because requests wait or the worker has just begun.
+    ticks_fast: Cell<bool>,
+}
+
+/// What connects a pool of this VM with that of the other VMs.
+pub(crate) struct Link {
+    /// The cluster that Envoy is asked about; `None` for members of the configuration.
+    pub(crate) cluster: Option<String>,
+    pub(crate) roster: RosterKey,
+    failures: FailuresKey,
+    changes: Option<ChangesKey>,
+    pub(crate) metrics: PoolMetrics,
+    hash_key: HashKey,
+    /// What has been said of the cluster, and is not said again.
+    warned: Cell<[bool; 2]>,
+}
+
+/// The attributes of the request in the effective context.
+struct Here<'w>(&'w Worker);
+
+thread_local! {
+    /// The latest configuration of this VM. On a reload the new root shares it with the old one.
+    static LATEST: RefCell<Weak<Worker>> = const { RefCell::new(Weak::new()) };
+}
+
+impl Worker {
+    pub(crate) fn new(config: Config) -> Self {
+        let state = config.state.clone().map(Rc::new);
+        let effects = Effects::new(config.debug_header);
+        let links = config.pools.iter().map(|pool| Link::new(pool, state.as_deref())).collect();
+        let proxy = Proxy::new(config, random, host::now());
+        let issuers = proxy.tokens.iter().map(|provider| Issuer::of(&provider.config).map(RefCell::new));
+        Self {
+            effects,
+            links,
+            issuers: issuers.collect(),
+            rule_metrics: proxy.rules.iter().map(rule_metrics).collect(),
+            token_metrics: proxy.tokens.iter().map(token_metrics).collect(),
+            bypassed_metric: Metrics::define(std::iter::once(BYPASSED_STAT.to_owned())),
+            state,
+            waiting: RefCell::default(),
+            ticks_fast: Cell::new(true),
+            proxy: RefCell::new(proxy),
+        }
+    }
+
+    /// Takes over what the previous configuration knew of sessions.
+    pub(crate) fn succeed(self: &Rc<Self>) {
+        if let Some(former) = LATEST.replace(Rc::downgrade(self)).upgrade() {
+            self.proxy.borrow_mut().succeed(&mut former.proxy.borrow_mut());
+        }
+    }
+
+    /// Decides the request of this stream, whose callback this is. `Err` if it has to be paused: it then finds itself there.
+    pub(crate) fn decide(&self, stream: u32) -> Result<Request, Rc<RefCell<Request>>> {
+        let (mut request, progress) = self.proxy.borrow_mut().handle_request(stream, None, &Here(self));
+        match progress {
+            Progress::Decided => self.apply(&request),
+            Progress::Pending => {}
+            Progress::Waiting => {
+                effects::remove_notice();
+                if let Some(pool) = self.pool_of(&request) {
+                    let own = Some((stream, &mut request));
+                    self.drain(pool, Some(Caller::Stream(stream)), stream, own, host::now());
+                }
+            }
+        }
+        if request.decision.is_some() { Ok(request) } else { Err(self.pause(stream, request)) }
+    }
+
+    /// Has the requests decided again that need not, or may not, wait any longer for keys or members.
+    pub(crate) fn take_ready(&self, root: u32, now: Millis) {
+        let ready = self.proxy.borrow_mut().take_ready(
+            now,
+            |provider| self.issuer(provider).is_none_or(|issuer| issuer.borrow().has_settled()),
+            |provider| self.issuer(provider).map_or(Millis(0), |issuer| issuer.borrow().patience()),
+        );
+        let is_empty = ready.is_empty();
+        for (stream, waited) in ready {
+            self.decide_again(stream, waited, root, now);
+        }
+        if !is_empty {
+            host::act_as(root);
+        }
+    }
+
+    /// The SDK answers a call to the context whose callback this is: the root's.
+    fn decide_again(&self, stream: u32, waited: Waited, root: u32, now: Millis) {
+        let Some(cell) = self.waiting.borrow_mut().remove(&stream).filter(|_| host::act_as(stream)) else {
+            return;
+        };
+        let decided = self.proxy.borrow_mut().handle_request(stream, Some(waited), &Here(self));
+        let (request, progress) = decided;
+        cell.replace(request);
+        if progress == Progress::Decided {
+            self.release(&cell.borrow());
+            return;
+        }
+        if progress == Progress::Waiting {
+            effects::remove_notice();
+        }
+        let pool = self.pool_of(&cell.borrow());
+        self.waiting.borrow_mut().insert(stream, cell);
+        if let Some(pool) = pool.filter(|_| progress == Progress::Waiting) {
+            host::act_as(root);
+            self.drain(pool, Some(Caller::Root), root, None, now);
+        }
+    }
+
+    /// A call to the state service that `context` made came to its end. False if it was none of these.
+    pub(crate) fn handle_reply(
+        &self,
+        pool: usize,
+        token: u32,
+        body: Result<&[u8], &CallFailure>,
+        caller: Caller,
+        context: u32,
+    ) -> bool {
+        let now = host::now();
+        if caller == Caller::Root {
+            let reply = self.feed(pool).and_then(|mut feed| feed.handle_reply(token, body.ok(), now));
+            if let Some(reply) = reply {
+                self.take_feed_reply(pool, reply, now);
+                return true;
+            }
+        }
+        let is_its = self.engine(pool).is_some_and(|mut engine| engine.handle_reply(token, body, now));
+        if is_its {
+            // A request that was just released may end before an answer to its call, and the call would be made again:
+            // then the root's next tick makes it.
+            let caller = Some(caller).filter(|caller| *caller == Caller::Root);
+            self.drain(pool, caller, context, None, now);
+        }
+        is_its
+    }
+
+    /// The response of a request begins; this is its stream's callback.
+    pub(crate) fn begin_response(&self, request: &mut Request) {
+        let Some(pool) = self.pool_of(request) else { return };
+        if request.is_tracked() && effects::take_end() {
+            self.proxy.borrow_mut().handle_end(request);
+        }
+        let shows_node = self.effects.shows_debug_header;
+        let response = self.proxy.borrow_mut().handle_response(request, shows_node, &Here(self));
+        self.note_verdicts(pool, &response.verdicts);
+        self.effects.complete(request, &response);
+    }
+
+    /// A request ended.
+    pub(crate) fn handle_gone(&self, stream: u32, request: &mut Request) {
+        self.waiting.borrow_mut().remove(&stream);
+        self.proxy.borrow_mut().handle_gone(stream, request);
+    }
+
+    /// Lets a pool's sessions follow the time.
+    pub(crate) fn tick_engine(&self, pool: usize, root: u32, now: Millis) {
+        if self.engine(pool).map(|mut engine| engine.handle_tick(now)).is_none() {
+            return;
+        }
+        self.drain(pool, Some(Caller::Root), root, None, now);
+        let shown = self.engine(pool).map(|engine| (engine.pins(), engine.is_breaker_open()));
+        if let (Some((pins, is_open)), Some(link)) = (shown, self.links.get(pool)) {
+            link.metrics.show_pins(pins, is_open);
+        }
+    }
+
+    /// Does what a pool's engine has to be done: releases, and calls if there is a caller for them. `context` is whose
+    /// callback this is, and `own` the request that is being decided in it.
+    fn drain(
+        &self,
+        pool: usize,
+        caller: Option<Caller>,
+        context: u32,
+        mut own: Option<(u32, &mut Request)>,
+        now: Millis,
+    ) {
+        let mut is_elsewhere = false;
+        loop {
+            let release = self.engine(pool).and_then(|mut engine| engine.poll_release(now));
+            if let Some(release) = release {
+                let is_delivered = match &mut own {
+                    Some((stream, request)) if *stream == release.stream => {
+                        is_elsewhere &= !host::act_as(context);
+                        self.proxy.borrow_mut().settle(request, release.decision);
+                        self.apply(request);
+                        true
+                    }
+                    _ => {
+                        let cell = self.waiting.borrow_mut().remove(&release.stream);
+                        let cell = cell.filter(|_| host::act_as(release.stream));
+                        if let Some(cell) = &cell {
+                            is_elsewhere = true;
+                            self.proxy.borrow_mut().settle(&mut cell.borrow_mut(), release.decision);
+                            self.release(&cell.borrow());
+                        }
+                        cell.is_some()
+                    }
+                };
+                if let Some(mut engine) = self.engine(pool) {
+                    engine.released(is_delivered);
+                }
+                continue;
+            }
+            if std::mem::take(&mut is_elsewhere) {
+                host::act_as(context);
+            }
+            let Some(caller) = caller else { break };
+            let call = self.engine(pool).and_then(|mut engine| engine.poll_call(caller, now));
+            let (Some(call), Some(state)) = (call, &self.state) else { break };
+            let made = host::call(state, &call.request, call.timeout);
+            let Some(mut engine) = self.engine(pool) else { break };
+            match made {
+                Ok(token) => engine.call_started(call.id, token, caller, now),
+                Err(failure) => engine.call_refused(call.id, &failure, now),
+            }
+        }
+        self.log_events(pool);
+    }
+
+    /// Does to a request that was paused what was decided, in its context.
+    fn release(&self, request: &Request) {
+        self.apply(request);
+        if request.decision.as_ref().is_some_and(berth_core::decision::Decision::goes_on) {
+            host::resume_request();
+        }
+    }
+
+    fn apply(&self, request: &Request) {
+        let hash_key = self.pool_of(request).and_then(|pool| Some(self.links.get(pool)?.hash_key));
+        self.effects.apply(request, hash_key.unwrap_or(HashKey::Unplaced));
+    }
+
+    fn pause(&self, stream: u32, request: Request) -> Rc<RefCell<Request>> {
+        let cell = Rc::new(RefCell::new(request));
+        self.waiting.borrow_mut().insert(stream, Rc::clone(&cell));
+        if !self.ticks_fast.replace(true) {
+            host::set_tick_period(FAST_TICK);
+        }
+        cell
+    }
+
+    /// No request waits. True if ticks were short until now.
+    pub(crate) fn stop_fast_ticks(&self) -> bool {
+        self.ticks_fast.take()
+    }
+
+    fn log_events(&self, pool: usize) {
+        let (Some(name), Some(state)) = (self.pool_name(pool), &self.state) else { return };
+        let next = || self.engine(pool).and_then(|mut engine| engine.poll_event());
+        while let Some(event) = next() {
+            let cluster = &state.cluster;
+            match event {
+                Event::StateAway(detail) => log::warn!(
+                    "berth: pool {name}: calls to the state cluster {cluster} fail, the ring decides: {detail}"
+                ),
+                Event::StateBack => {
+                    log::info!("berth: pool {name}: the state cluster {cluster} answers again");
+                }
+                Event::Unnameable(node) => log::warn!(
+                    "berth: pool {name}: no pin can name {node}: only the ring sends sessions there"
+                ),
+            }
+        }
+    }
+
+    /// The leader makes the calls of a pool's feed that are due.
+    pub(crate) fn lead_feed(&self, pool: usize, now: Millis) {
+        let (Some(link), Some(state)) = (self.links.get(pool), &self.state) else { return };
+        let next = || self.pool(pool).and_then(|mut pool| pool.poll_feed_call(|| link.roster.head().1, now));
+        while let Some(call) = next() {
+            let made = host::call(state, &call.request, call.timeout);
+            let Some(mut feed) = self.feed(pool) else { return };
+            match made {
+                Ok(token) => feed.call_started(call.kind, token),
+                Err(_) => feed.call_refused(call.kind, now),
+            }
+        }
+    }
+
+    /// This VM leads from now on.
+    pub(crate) fn take_over_feeds(&self) {
+        for (pool, link) in self.links.iter().enumerate() {
+            let cursor = link.changes.as_ref().and_then(ChangesKey::cursor);
+            if let Some(mut feed) = self.feed(pool) {
+                feed.lead_from(cursor);
+            }
+        }
+    }
+
+    fn take_feed_reply(&self, pool: usize, reply: FeedReply, now: Millis) {
+        match reply {
+            FeedReply::Nothing => {}
+            FeedReply::Records(records) => self.record(pool, &records, now),
+            FeedReply::Publish(publication) => self.publish(pool, publication, now),
+        }
+    }
+
+    fn publish(&self, pool: usize, publication: Publication, now: Millis) {
+        let Some(key) = self.links.get(pool).and_then(|link| link.changes.as_ref()) else { return };
+        let Publication { is_gap, changes, records, cursor } = publication;
+        if is_gap || !changes.is_empty() {
+            let is_published = key.update(|log| {
+                if is_gap {
+                    log.note_gap();
+                }
+                log.append(changes.iter().copied());
+            });
+            if !is_published {
+                return;
+            }
+        }
+        if !records.is_empty() {
+            self.record(pool, &records, now);
+        }
+        if key.cursor().as_ref() != Some(&cursor) {
+            key.set_cursor(&cursor);
+        }
+        if let Some(mut feed) = self.feed(pool) {
+            feed.published(cursor);
+        }
+        self.read_changes(pool);
+    }
+
+    /// Reads what was published of other proxies' doing since the last look.
+    fn read_changes(&self, pool: usize) {
+        let Some(key) = self.links.get(pool).and_then(|link| link.changes.as_ref()) else { return };
+        let head = key.head();
+        if !self.feed(pool).is_some_and(|feed| feed.is_behind(head)) {
+            return;
+        }
+        let log = key.read();
+        let news = self.feed(pool).map(|mut feed| feed.read(&log));
+        if let (Some(news), Some(mut engine)) = (news, self.engine(pool)) {
+            engine.handle_changes(news);
+        }
+    }
+
+    fn record(&self, pool: usize, records: &[NodeRecord], now: Millis) {
+        self.change_roster(pool, now, |roster, policy| roster.record(records, policy, now));
+    }
+
+    /// Fetches keys that are due, and takes over those that another VM has fetched.
+    pub(crate) fn tick_issuers(&self, now: Millis) {
+        for (provider, issuer) in self.issuers.iter().enumerate() {
+            let Some(issuer) = issuer else { continue };
+            if let Some(keys) = issuer.borrow_mut().tick(now) {
+                self.proxy.borrow_mut().tokens.set_keys(provider, keys);
+            }
+        }
+    }
+
+    /// A call came to its end. False if it was none for keys.
+    pub(crate) fn handle_keys(&self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
+        let mut issuers = self.issuers.iter().flatten();
+        let is_its = issuers.any(|issuer| issuer.borrow_mut().answered(token, body, now));
+        if is_its {
+            self.tick_issuers(now);
+        }
+        is_its
+    }
+
+    fn issuer(&self, provider: usize) -> Option<&RefCell<Issuer>> {
+        self.issuers.get(provider)?.as_ref()
+    }
+
+    /// Hands everything that was counted to Envoy.
+    pub(crate) fn flush(&self) {
+        let proxy = self.proxy.borrow();
+        for (pool, link) in proxy.pools.iter().zip(&self.links) {
+            link.metrics.counters.add(pool.take_counts());
+        }
+        for (rule, metrics) in proxy.rules.iter().zip(&self.rule_metrics) {
+            metrics.add(rule.take_counts());
+        }
+        for (provider, metrics) in proxy.tokens.iter().zip(&self.token_metrics) {
+            metrics.add(provider.take_counts());
+        }
+        for issuer in self.issuers.iter().flatten() {
+            issuer.borrow().flush();
+        }
+        self.bypassed_metric
+            .add(Some((0, proxy.take_bypassed())).filter(|(_, count)| *count > 0).into_iter());
+    }
+
+    pub(crate) fn pool_of(&self, request: &Request) -> Option<usize> {
+        self.proxy.borrow().pool_of(request)
+    }
+
+    pub(crate) fn pool_name(&self, pool: usize) -> Option<String> {
+        self.pool(pool).map(|pool| pool.config.name.clone())
+    }
+
+    pub(crate) fn count(&self, pool: usize, counter: Counter) {
+        if let Some(pool) = self.pool(pool) {
+            pool.count(counter);
+        }
+    }
+
+    /// A pool. It must not be held across a call to Envoy.
+    #[inline(never)]
+    pub(crate) fn pool(&self, pool: usize) -> Option<RefMut<'_, Pool>> {
+        RefMut::filter_map(self.proxy.borrow_mut(), |proxy| proxy.pools.get_mut(pool)).ok()
+    }
+
+    /// The sessions of a pool. They must not be held across a call to Envoy.
+    fn engine(&self, pool: usize) -> Option<RefMut<'_, Affinity>> {
+        RefMut::filter_map(self.pool(pool)?, |pool| pool.engine.as_mut()).ok()
+    }
+
+    fn feed(&self, pool: usize) -> Option<RefMut<'_, Feed>> {
+        RefMut::filter_map(self.pool(pool)?, |pool| pool.feed.as_mut()).ok()
+    }
+}
+
+impl Link {
+    fn new(config: &berth_core::config::Pool, state: Option<&StateCluster>) -> Self {
+        let mut polled = None;
+        let source = match &config.membership {
+            Membership::Cluster(cluster) => polled.insert(cluster.clone()).clone(),
+            Membership::Static(members) => {
+                // Another list is another source: health of the old one must not be taken for the new one's.
+                let text: Vec<&str> = members.iter().map(|member| member.address.as_str()).collect();
+                format!("static/{:x}", berth_core::ring::session_hash(text.join(",").as_bytes()))
+            }
+        };
+        Self {
+            cluster: polled,
+            roster: RosterKey::new(&config.name, &source),
+            failures: FailuresKey::new(&config.name, &source),
+            changes: state.map(|state| ChangesKey::new(&config.name, &state.cluster)),
+            metrics: PoolMetrics::define(&config.name),
+            hash_key: config.hash_key,
+            warned: Cell::default(),
+        }
+    }
+}
+
+impl Attributes for Here<'_> {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        host::request_header(name)
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        host::property(path.to_vec())
+    }
+
+    fn now(&self) -> Millis {
+        host::now()
+    }
+
+    fn random(&self) -> Option<[u8; 16]> {
+        host::random()
+    }
+
+    fn wants_keys(&self, provider: usize, now: Millis) -> bool {
+        self.0.issuer(provider).is_some_and(|issuer| issuer.borrow_mut().want(now))
+    }
+}
+
+fn random() -> u64 {
+    host::random().map_or(0, |bytes| u128::from_le_bytes(bytes) as u64)
+}
