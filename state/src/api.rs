@@ -4,6 +4,7 @@
 //! Nothing here logs or counts by session: keys appear in logs with their first eight digits, and in metrics not at all.
 
 mod access;
+mod call;
 mod failure;
 mod metrics;
 mod reading;
@@ -28,8 +29,9 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 pub use self::access::Access;
 use self::access::{Action, Caller, Role};
+use self::call::Call;
 use self::failure::Failure;
-use self::metrics::{Call, Metrics};
+use self::metrics::Metrics;
 use self::reading::{Query, body, name_in_path};
 use crate::changes::Changes;
 use crate::store::Store;

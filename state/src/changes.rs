@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_core::wire::{ChangesReply, Cursor, PoolName};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::lock::lock;
 use crate::store::{Store, StoreError};
 
 /// How often the log is looked at while somebody waits. A tenth of the time in which a stale pin has to be gone.
@@ -175,9 +176,4 @@ impl Changes {
             }
         }
     }
-}
-
-/// What these locks guard is whole after each assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod changes;
 pub mod issuer;
+mod lock;
 pub mod server;
 pub mod settings;
 pub mod store;

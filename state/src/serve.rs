@@ -53,7 +53,7 @@ impl From<io::Error> for Failure {
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut faults = Vec::new();
     let store: Option<Arc<dyn Store>> = match &settings.redis {
-        Some(options) => match Redis::new(options) {
+        Some(options) => match Redis::open(options) {
             Ok(store) => Some(Arc::new(store)),
             Err(fault) => {
                 faults.push(fault);

@@ -15,6 +15,7 @@ use toml::{Spanned, Value};
 pub use self::jwt::Jwt;
 use crate::store::Keeping;
 use crate::store::redis::{self, Options};
+use crate::tls::ListenerFiles;
 
 /// Run the state service: pins of sessions, over HTTP
 ///
@@ -119,24 +120,13 @@ pub struct Settings {
     /// Whose JWTs are believed.
     pub jwt: Option<Jwt>,
     /// TLS of the listener.
-    pub tls: Option<Tls>,
+    pub tls: Option<ListenerFiles>,
     /// Time between being told to stop and stopping.
     pub stop_delay: Duration,
     /// Logs as JSON objects.
     pub log_json: bool,
     /// The least that is logged.
     pub log_level: tracing::Level,
-}
-
-/// TLS of the listener.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// Certificates.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
-    /// Who signs client certificates.
-    pub client_ca: Option<PathBuf>,
 }
 
 impl Settings {
@@ -332,12 +322,12 @@ impl Sources<'_> {
         time
     }
 
-    fn tls(&mut self, a: &Arguments, client_ca: Option<String>) -> Option<Tls> {
+    fn tls(&mut self, a: &Arguments, client_ca: Option<String>) -> Option<ListenerFiles> {
         let cert = self.text("tls-cert", &a.tls_cert);
         let key = self.text("tls-key", &a.tls_key);
         let client_ca = client_ca.map(PathBuf::from);
         match (cert, key) {
-            (Some(cert), Some(key)) => Some(Tls { cert: cert.into(), key: key.into(), client_ca }),
+            (Some(cert), Some(key)) => Some(ListenerFiles { cert: cert.into(), key: key.into(), client_ca }),
             (None, None) if client_ca.is_none() => None,
             _ => {
                 self.faults

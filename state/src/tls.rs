@@ -1,6 +1,6 @@
 //! TLS of the listener and of the operator's commands: certificates from PEM files, on both sides.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -9,7 +9,16 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::settings::Tls;
+/// PEM files of the listener.
+#[derive(Debug, Clone)]
+pub struct ListenerFiles {
+    /// Certificates, its own first.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// Authorities of client certificates, which are required if it is there.
+    pub client_ca: Option<PathBuf>,
+}
 
 /// Chooses the one implementation of cryptography that is linked, for the listener and for Redis.
 pub fn choose_provider() {
@@ -21,13 +30,13 @@ pub fn choose_provider() {
 ///
 /// # Errors
 /// Every file that cannot be read, or that does not fit the others.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Vec<String>> {
+pub fn acceptor(files: &ListenerFiles) -> Result<TlsAcceptor, Vec<String>> {
     choose_provider();
     let mut faults = Vec::new();
     let mut note = |fault| faults.push(fault);
-    let certificates = certificates("tls-cert", &tls.cert).map_err(&mut note).ok();
-    let key = private_key("tls-key", &tls.key).map_err(&mut note).ok();
-    let client_roots = tls
+    let certificates = certificates("tls-cert", &files.cert).map_err(&mut note).ok();
+    let key = private_key("tls-key", &files.key).map_err(&mut note).ok();
+    let client_roots = files
         .client_ca
         .as_deref()
         .map(|file| authorities("tls-client-ca", file))

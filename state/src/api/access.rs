@@ -11,7 +11,7 @@ use berth_core::token::{self, ClaimPath, Claims, Refusal};
 use berth_core::wire::NodeChange;
 use serde_json::Value;
 
-use super::metrics::Call;
+use super::call::Call;
 use crate::issuer::Issuer;
 
 /// What a token's bearer may look at.

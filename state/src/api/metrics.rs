@@ -10,17 +10,8 @@ use berth_core::token::Refusal;
 use berth_core::wire::{Outcome, Pin};
 
 use super::access::Unknown;
+use super::call::Call;
 use super::failure::StoreFailed;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    Resolve,
-    Touch,
-    Changes,
-    Nodes,
-    Node,
-    Session,
-}
 
 const CALLS: [&str; 6] = ["resolve", "touch", "changes", "nodes", "node", "session"];
 /// Every status that is answered; the last stands for all others.
