@@ -79,7 +79,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
     let service = Arc::new(Service {
         changes: Arc::new(Changes::new(Arc::clone(&store), limits.stopping)),
         store,
-        metrics: Metrics::default(),
+        metrics: Metrics::new(),
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
         access: limits.access,
@@ -299,8 +299,9 @@ async fn ready(State(service): State<Arc<Service>>) -> Answer {
     Ok(text("ready\n".to_owned()))
 }
 
-async fn show_metrics(State(service): State<Arc<Service>>) -> Response {
-    text(service.metrics.show(service.in_flight.available_permits(), service.polls.available_permits()))
+async fn show_metrics(State(service): State<Arc<Service>>) -> Answer {
+    let (in_flight, polls) = (service.in_flight.available_permits(), service.polls.available_permits());
+    service.metrics.show(in_flight, polls).map(text).map_err(|_| Failure::Internal)
 }
 
 /// Envoy gives every request one. What is not fit for a log or an event counts as absent.
@@ -318,7 +319,7 @@ fn json(reply: &impl Serialize) -> Answer {
 
 fn text(body: String) -> Response {
     let mut response = Response::new(Body::from(body));
-    let plain = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let plain = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     *response.status_mut() = StatusCode::OK;
     response

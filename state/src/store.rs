@@ -49,19 +49,48 @@ pub enum StoreError {
     Suspended,
     /// There is no connection.
     Unreachable(String),
-    /// It answered, but refused or said what nobody understands.
+    /// It answered, but refused or answered something unexpected.
     Refused(String),
 }
 
-impl StoreError {
-    /// The reason as a label.
+/// A [`StoreError`] without its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// [`StoreError::Timeout`]
+    Timeout,
+    /// [`StoreError::Suspended`]
+    Suspended,
+    /// [`StoreError::Unreachable`]
+    Unreachable,
+    /// [`StoreError::Refused`]
+    Refused,
+}
+
+impl StoreErrorKind {
+    /// Every kind, for a metric per kind.
+    pub const ALL: [Self; 4] = [Self::Timeout, Self::Suspended, Self::Unreachable, Self::Refused];
+
+    /// The name in metrics.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
             Self::Suspended => "suspended",
-            Self::Unreachable(_) => "unreachable",
-            Self::Refused(_) => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl StoreError {
+    /// Which of the kinds it is.
+    #[must_use]
+    pub fn kind(&self) -> StoreErrorKind {
+        match self {
+            Self::Timeout => StoreErrorKind::Timeout,
+            Self::Suspended => StoreErrorKind::Suspended,
+            Self::Unreachable(_) => StoreErrorKind::Unreachable,
+            Self::Refused(_) => StoreErrorKind::Refused,
         }
     }
 }

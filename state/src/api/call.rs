@@ -9,3 +9,17 @@ pub(super) enum Call {
     Node,
     Session,
 }
+
+impl Call {
+    /// The name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Touch => "touch",
+            Self::Changes => "changes",
+            Self::Nodes => "nodes",
+            Self::Node => "node",
+            Self::Session => "session",
+        }
+    }
+}

@@ -7,7 +7,7 @@ use berth_core::token::Refusal;
 use berth_core::wire::{ErrorBody, ErrorReply, Fault, MAX_BODY};
 
 use super::access::{Action, Unknown};
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -112,7 +112,7 @@ impl From<Failure> for Response {
         let message = failure.message();
         let challenge = failure.challenge().and_then(|text| HeaderValue::try_from(text).ok());
         let reason = match &failure {
-            Failure::Store(error) => Some(error.name()),
+            Failure::Store(error) => Some(error.kind()),
             _ => None,
         };
         let faults = match failure {
@@ -145,4 +145,4 @@ impl IntoResponse for Failure {
 
 /// Marks a response for the metrics: the store failed for this reason.
 #[derive(Clone, Copy)]
-pub(super) struct StoreFailed(pub(super) &'static str);
+pub(super) struct StoreFailed(pub(super) StoreErrorKind);
