@@ -17,7 +17,7 @@ struct Berth {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(Box<berth_state::settings::Arguments>),
+    Serve(berth_state::settings::CommandLine),
     Ring(ring::Arguments),
     #[command(flatten)]
     Operator(operator::Command),
@@ -25,7 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Berth::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(command_line) => serve::run(&command_line),
         Command::Ring(arguments) => ring::run(&arguments),
         Command::Operator(command) => operator::run(&command),
     }

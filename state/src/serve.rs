@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
+use berth_state::given::Fault;
 use berth_state::issuer::Issuer;
-use berth_state::settings::{Arguments, Settings};
+use berth_state::settings::{CommandLine, Settings};
 use berth_state::store::{Memory, Redis, Store};
 use berth_state::{Access, Limits, router, server, tls};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,10 +18,10 @@ use tokio::sync::watch;
 const BAD_SETTINGS: u8 = 2;
 
 /// Runs the service until it is told to stop.
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let settings = match Settings::new(arguments, &|name| std::env::var(name).ok()) {
+pub(crate) fn run(command_line: &CommandLine) -> ExitCode {
+    let settings = match Settings::read(command_line) {
         Ok(settings) => settings,
-        Err(faults) => return bad_settings(&faults),
+        Err(faults) => return bad_settings(&faults.iter().map(Fault::to_string).collect::<Vec<_>>()),
     };
     log_as(&settings);
     let served = tokio::runtime::Builder::new_multi_thread()
@@ -69,7 +70,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
         return Err(Failure::Settings(faults));
     };
-    let listener = server::listen(&settings.listen).await?;
+    let listener = server::listen(&settings.listen.to_string()).await?;
     let address = listener.local_addr()?;
     let (leaving, stopping) = told_to_stop(settings.stop_delay)?;
     let limits = Limits {

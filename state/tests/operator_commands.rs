@@ -358,6 +358,27 @@ fn serve_tells_all_faults_and_names_no_secret() {
 }
 
 #[test]
+fn a_flag_wins_over_a_variable_and_that_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("berth.toml");
+    std::fs::write(&file, "ttl = 'a'\nin-flight = 'b'\npolls = 'c'\n").unwrap();
+
+    let serve = berth(&["serve", "--polls", "d"])
+        .env("BERTH_CONFIG", &file)
+        .envs([("BERTH_IN_FLIGHT", "e"), ("BERTH_POLLS", "f"), ("BERTH_TOKEN", "")])
+        .output()
+        .unwrap();
+
+    let message = String::from_utf8(serve.stderr).unwrap();
+    for says in ["4 faults", "berth.toml:1: ttl: ", "BERTH_IN_FLIGHT: ", "--polls: ", "BERTH_TOKEN: is empty"]
+    {
+        assert!(message.contains(says), "{says} is not in\n{message}");
+    }
+    let help = stdout(&berth(&["serve", "--help"]).env("BERTH_TOKEN", "hush").output().unwrap());
+    assert!(help.contains("[env: BERTH_TOKEN]") && !help.contains("hush"), "{help}");
+}
+
+#[test]
 fn serve_answers_and_stops_when_told() {
     let address = format!("127.0.0.1:{}", free_ports(1)[0]);
     let mut serve = berth(&["serve", "--listen", &address, "--log-format", "json", "--token", "t0p"])
