@@ -19,7 +19,7 @@ use clap::{Arg, Command, Error, ValueEnum};
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The flag of this name, with its dashes.
+    /// The flag of this name, with its dashes, or the argument of this name in capitals.
     Flag(String),
     /// The environment variable of this name.
     Variable(String),
@@ -132,11 +132,14 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Parser<T> {
         value: &OsStr,
         source: ValueSource,
     ) -> Result<Given<T>, Error> {
-        let name = arg.map_or("", |arg| arg.get_long().unwrap_or(arg.get_id().as_str()));
+        let name = arg.and_then(Arg::get_long).unwrap_or_default();
         let variable = arg.and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());
         let place = match (source, variable) {
             (ValueSource::EnvVariable, Some(variable)) => Place::Variable(variable),
             (ValueSource::DefaultValue, _) => Place::Default(name.to_owned()),
+            _ if name.is_empty() => {
+                Place::Flag(arg.map(|arg| arg.get_id().as_str().to_uppercase()).unwrap_or_default())
+            }
             _ => Place::Flag(format!("--{name}")),
         };
         let value = match value.to_str() {

@@ -1,4 +1,5 @@
 //! The `berth` command. Each subcommand is a module; this file only picks one.
+mod format;
 mod operator;
 mod ring;
 mod serve;
@@ -18,9 +19,9 @@ struct Berth {
 #[derive(Subcommand)]
 enum Command {
     Serve(berth_state::settings::CommandLine),
-    Ring(ring::Arguments),
+    Ring(Box<ring::Arguments>),
     #[command(flatten)]
-    Operator(operator::Command),
+    Operator(Box<operator::Command>),
 }
 
 fn main() -> ExitCode {

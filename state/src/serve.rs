@@ -21,7 +21,7 @@ const BAD_SETTINGS: u8 = 2;
 pub(crate) fn run(command_line: &CommandLine) -> ExitCode {
     let settings = match Settings::read(command_line) {
         Ok(settings) => settings,
-        Err(faults) => return bad_settings(&faults.iter().map(Fault::to_string).collect::<Vec<_>>()),
+        Err(faults) => return bad_settings(&faults),
     };
     log_as(&settings);
     let served = tokio::runtime::Builder::new_multi_thread()
@@ -41,7 +41,7 @@ pub(crate) fn run(command_line: &CommandLine) -> ExitCode {
 
 enum Failure {
     /// What the settings name cannot be used.
-    Settings(Vec<String>),
+    Settings(Vec<Fault>),
     System(String),
 }
 
@@ -66,7 +66,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
     let issuer = settings.jwt.as_ref().map(|jwt| Issuer::open(&jwt.jwks, jwt.policy.clone())).transpose();
     let tls = tls.map_err(|all| faults.extend(all));
-    let issuer = issuer.map_err(|fault| faults.push(format!("jwks: {fault}")));
+    let issuer = issuer.map_err(|fault| faults.push(Fault::new("jwks", fault)));
     let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
         return Err(Failure::Settings(faults));
     };
@@ -143,12 +143,13 @@ fn log_as(settings: &Settings) {
     }
 }
 
-fn bad_settings(faults: &[String]) -> ExitCode {
+fn bad_settings(faults: &[Fault]) -> ExitCode {
     let count = match faults.len() {
         1 => "1 fault".to_owned(),
         count => format!("{count} faults"),
     };
-    complain(&format!("{count} in the settings\n  {}", faults.join("\n  ")));
+    let faults: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    complain(&format!("{count} in the settings{faults}"));
     ExitCode::from(BAD_SETTINGS)
 }
 

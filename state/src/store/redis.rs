@@ -37,6 +37,7 @@ pub use self::options::{Options, Tls};
 use self::reading::{Stored, integer, list, misread, text};
 use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
+use crate::given::Fault;
 
 /// How far back the changes of one session are looked for, in its shard.
 const EVENTS_LOOKED_AT: usize = 1024;
@@ -53,9 +54,10 @@ impl Redis {
     ///
     /// # Errors
     /// What is wrong with the options or their files.
-    pub fn open(options: &Options) -> Result<Self, String> {
+    pub fn open(options: &Options) -> Result<Self, Fault> {
         let certificates = options.read_certificates()?;
-        let link = Link::new(options, certificates).map_err(|error| format!("redis: {error}"))?;
+        let link =
+            Link::new(options, certificates).map_err(|error| Fault::new("redis", error.to_string()))?;
         Ok(Self { link, keeping: options.keeping })
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{ClientTlsConfig, TlsCertificates};
 
+use crate::given::Fault;
 use crate::store::Keeping;
 use crate::tls::choose_provider;
 
@@ -36,13 +37,14 @@ pub struct Tls {
 
 impl Options {
     /// What the files hold; `None` without TLS, where they would be refused.
-    pub(super) fn read_certificates(&self) -> Result<Option<TlsCertificates>, String> {
+    pub(super) fn read_certificates(&self) -> Result<Option<TlsCertificates>, Fault> {
         if !self.urls.iter().any(|url| url.starts_with("rediss:")) {
             return Ok(None);
         }
         choose_provider();
         let read = |setting: &str, file: &Path| {
-            std::fs::read(file).map_err(|error| format!("{setting}: cannot read {}: {error}", file.display()))
+            std::fs::read(file)
+                .map_err(|error| Fault::new(setting, format!("cannot read {}: {error}", file.display())))
         };
         let root_cert = self.tls.ca.as_deref().map(|file| read("redis-ca", file)).transpose()?;
         let client_tls = match &self.tls.client {
