@@ -47,18 +47,13 @@ pub struct Given<T> {
 }
 
 /// What is wrong with a setting, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {message}")]
 pub struct Fault {
     /// A flag, a variable, a line of a file, or the settings that do not go together.
     pub place: String,
     /// What is wrong and what to do.
     pub message: String,
-}
-
-impl Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
-    }
 }
 
 impl Fault {

@@ -108,18 +108,15 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Ok(runtime) => runtime.block_on(ask(command)),
         Err(error) => Err(Failure::Unreachable(error.to_string())),
     };
-    let (code, message) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    let code = match &failure {
         // The reader has read enough, for example `head`.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(Failure::Output(error)) => (REFUSED, error.to_string()),
-        Err(Failure::Refused(message)) => (REFUSED, message),
-        Err(Failure::Usage(faults)) => {
-            (BAD_USAGE, faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n  "))
-        }
-        Err(Failure::Unreachable(message)) => (UNREACHABLE, message),
+        Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Failure::Output(_) | Failure::Refused(_) => REFUSED,
+        Failure::Usage(_) => BAD_USAGE,
+        Failure::Unreachable(_) => UNREACHABLE,
     };
-    let _ = writeln!(io::stderr(), "berth: {message}");
+    let _ = writeln!(io::stderr(), "berth: {failure}");
     ExitCode::from(code)
 }
 

@@ -33,22 +33,19 @@ pub(crate) fn run(command_line: &CommandLine) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Settings(faults)) => bad_settings(&faults),
         Err(Failure::System(error)) => {
-            complain(&error);
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
+#[derive(Debug, thiserror::Error)]
 enum Failure {
     /// What the settings name cannot be used.
+    #[error("the settings cannot be used")]
     Settings(Vec<Fault>),
-    System(String),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::System(error.to_string())
-    }
+    #[error(transparent)]
+    System(#[from] io::Error),
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
@@ -66,7 +63,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
     let issuer = settings.jwt.as_ref().map(|jwt| Issuer::open(&jwt.jwks, jwt.policy.clone())).transpose();
     let tls = tls.map_err(|all| faults.extend(all));
-    let issuer = issuer.map_err(|fault| faults.push(Fault::new("jwks", fault)));
+    let issuer = issuer.map_err(|fault| faults.push(Fault::new("jwks", fault.to_string())));
     let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
         return Err(Failure::Settings(faults));
     };

@@ -9,8 +9,6 @@ pub mod memory;
 pub mod placing;
 pub mod redis;
 
-use std::fmt;
-
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
@@ -41,15 +39,19 @@ impl Default for Keeping {
 }
 
 /// Why a store did not answer. It may have done what it was asked all the same: each verb may be repeated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No answer within the time.
+    #[error("the store did not answer in time")]
     Timeout,
     /// It did not answer lately, so it was not asked.
+    #[error("the store did not answer lately and is probed")]
     Suspended,
     /// There is no connection.
+    #[error("the store cannot be reached: {0}")]
     Unreachable(String),
     /// It answered, but refused or answered something unexpected.
+    #[error("the store refused: {0}")]
     Refused(String),
 }
 
@@ -94,19 +96,6 @@ impl StoreError {
         }
     }
 }
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Timeout => f.write_str("the store did not answer in time"),
-            Self::Suspended => f.write_str("the store did not answer lately and is probed"),
-            Self::Unreachable(reason) => write!(f, "the store cannot be reached: {reason}"),
-            Self::Refused(reason) => write!(f, "the store refused: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// Pins, nodes and changes of all pools. Pools are apart: nothing in one shows in another, and none has to be made.
 ///

@@ -25,12 +25,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 /// All nodes of a large pool, or all changes of one reply, many times over.
 const MAX_ANSWER: usize = 64 << 20;
 
-#[derive(Debug)]
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
+    #[error("{}", lines(.0))]
     Usage(Vec<Fault>),
+    /// By the service, or its answer makes no sense.
+    #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
     Unreachable(String),
-    Output(std::io::Error),
+    #[error(transparent)]
+    Output(#[from] std::io::Error),
+}
+
+fn lines(faults: &[Fault]) -> String {
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n  ")
 }
 
 /// Where a service is.
