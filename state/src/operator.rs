@@ -5,6 +5,7 @@
 //! exit code says how it went. A session id is hashed here and never sent.
 mod arguments;
 mod client;
+mod origin;
 mod show;
 
 use std::io::{self, Write};

@@ -10,7 +10,8 @@ use berth_state::given::{Fault, Given, Parser, Place, choice, file};
 use clap::Args;
 use hyper::header::HeaderValue;
 
-use super::client::{Client, Origin, Pem, Tls};
+use super::client::{Client, Pem, Tls};
+use super::origin::Origin;
 use crate::format::Format;
 
 #[derive(Args)]

@@ -1,6 +1,6 @@
 //! One HTTP request to the state service, on a connection of its own, bounded in time and size.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use super::origin::Origin;
 
 /// Across a continent and a busy network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,51 +43,6 @@ pub(super) enum Failure {
 
 fn lines(faults: &[Fault]) -> String {
     faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n  ")
-}
-
-/// Where a service is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Origin {
-    host: String,
-    port: u16,
-    /// For `https://`: whose certificate it must show.
-    tls_name: Option<ServerName<'static>>,
-}
-
-impl Origin {
-    pub(super) fn parse(url: &str) -> Result<Self, String> {
-        let (https, host, port) =
-            split(url).ok_or_else(|| format!("must be http://host:port or https://host:port, is {url:?}"))?;
-        let name = || ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
-        let tls_name = https.then(name).transpose();
-        let tls_name =
-            tls_name.map_err(|_| format!("has no host that a certificate could name, is {url:?}"))?;
-        Ok(Self { host: host.to_owned(), port, tls_name })
-    }
-}
-
-/// Whether it is https, the host, the port.
-fn split(url: &str) -> Option<(bool, &str, u16)> {
-    let (https, rest) = match url.strip_prefix("https://") {
-        Some(rest) => (true, rest),
-        None => (false, url.strip_prefix("http://")?),
-    };
-    let authority = rest.trim_end_matches('/');
-    let (host, port) = match authority.rsplit_once(':') {
-        // The last colon of an address of IPv6 without a port is within its brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-        _ => (authority, if https { 443 } else { 80 }),
-    };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@']);
-    (plain && bracketed == host.contains(':')).then_some((https, host, port))
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls_name.is_some() { "https" } else { "http" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
-    }
 }
 
 /// A PEM file, and the flag or variable that names it.
