@@ -7,6 +7,7 @@ mod access;
 mod call;
 mod failure;
 mod metrics;
+mod problem;
 mod reading;
 
 use std::sync::Arc;
@@ -103,6 +104,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(async || Response::from(Failure::NotFound("there is no such path".to_owned())))
         .method_not_allowed_fallback(async || Response::from(Failure::Method))
+        .layer(middleware::from_fn(problem::represent))
         .with_state(service)
 }
 
