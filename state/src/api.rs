@@ -37,7 +37,7 @@ use self::reading::{Query, body, name_in_path};
 use crate::changes::Changes;
 use crate::store::Store;
 
-/// Cooldown never gets shorter, so a slip of the pen must not take a node out for ever. Twelve times the longest
+/// Cooldown never gets shorter, so a mistake must not take a node out indefinitely. Twelve times the longest
 /// cooldown that proxies give.
 const MAX_COOLDOWN: Duration = Duration::from_secs(3600);
 

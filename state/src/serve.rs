@@ -109,7 +109,7 @@ fn told_to_stop(delay: Duration) -> io::Result<(watch::Receiver<bool>, watch::Re
         };
         let _ = leave.send(true);
         if soon && !delay.is_zero() {
-            tracing::info!(delay_ms = delay.as_millis() as u64, "not ready any more, about to stop");
+            tracing::info!(delay_ms = delay.as_millis() as u64, "no longer ready, stopping after the delay");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 _ = terminate.recv() => {}

@@ -66,7 +66,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files if the service is `https://`; else there is none, and a flag that names a file is a fault.
+    /// Reads the files if the service is `https://`; else the result is `None`, and a flag that names a file is a fault.
     ///
     /// # Errors
     /// Every fault, with its place.
@@ -126,7 +126,7 @@ impl Client {
         }
         let Ok(ErrorReply { error }) = serde_json::from_slice(&answer) else {
             return Err(Failure::Refused(format!(
-                "{} answered {status}, as no state service does",
+                "{} answered {status} with a body that is not a state service's: check --server",
                 self.authority
             )));
         };

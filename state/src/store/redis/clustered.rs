@@ -119,7 +119,7 @@ impl Clustered {
     }
 }
 
-/// A call that is under way. One that ends late and without an answer has its shard tried anew.
+/// A call that is under way. One that ends late and without an answer has its shard tried on new connections.
 struct Unanswered<'c> {
     clustered: Option<&'c Arc<Clustered>>,
     shard: &'c Shard,
