@@ -4,8 +4,10 @@
 //! Nothing here logs or counts by session: keys appear in logs with their first eight digits, and in metrics not at all.
 
 mod access;
+mod call;
 mod failure;
 mod metrics;
+mod problem;
 mod reading;
 
 use std::sync::Arc;
@@ -28,13 +30,14 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 pub use self::access::Access;
 use self::access::{Action, Caller, Role};
+use self::call::Call;
 use self::failure::Failure;
-use self::metrics::{Call, Metrics};
+use self::metrics::Metrics;
 use self::reading::{Query, body, name_in_path};
 use crate::changes::Changes;
 use crate::store::Store;
 
-/// Cooldown never gets shorter, so a slip of the pen must not take a node out for ever. Twelve times the longest
+/// Cooldown never gets shorter, so a mistake must not take a node out indefinitely. Twelve times the longest
 /// cooldown that proxies give.
 const MAX_COOLDOWN: Duration = Duration::from_secs(3600);
 
@@ -77,7 +80,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
     let service = Arc::new(Service {
         changes: Arc::new(Changes::new(Arc::clone(&store), limits.stopping)),
         store,
-        metrics: Metrics::default(),
+        metrics: Metrics::new(),
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
         access: limits.access,
@@ -101,6 +104,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(async || Response::from(Failure::NotFound("there is no such path".to_owned())))
         .method_not_allowed_fallback(async || Response::from(Failure::Method))
+        .layer(middleware::from_fn(problem::represent))
         .with_state(service)
 }
 
@@ -297,8 +301,9 @@ async fn ready(State(service): State<Arc<Service>>) -> Answer {
     Ok(text("ready\n".to_owned()))
 }
 
-async fn show_metrics(State(service): State<Arc<Service>>) -> Response {
-    text(service.metrics.show(service.in_flight.available_permits(), service.polls.available_permits()))
+async fn show_metrics(State(service): State<Arc<Service>>) -> Answer {
+    let (in_flight, polls) = (service.in_flight.available_permits(), service.polls.available_permits());
+    service.metrics.show(in_flight, polls).map(text).map_err(|_| Failure::Internal)
 }
 
 /// Envoy gives every request one. What is not fit for a log or an event counts as absent.
@@ -316,7 +321,7 @@ fn json(reply: &impl Serialize) -> Answer {
 
 fn text(body: String) -> Response {
     let mut response = Response::new(Body::from(body));
-    let plain = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let plain = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     *response.status_mut() = StatusCode::OK;
     response

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_core::wire::{ChangesReply, Cursor, PoolName};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::lock::lock;
 use crate::store::{Store, StoreError};
 
 /// How often the log is looked at while somebody waits. A tenth of the time in which a stale pin has to be gone.
@@ -50,7 +51,7 @@ impl Changes {
         Self { store, stopping, pools: Mutex::default(), looking: AtomicU32::new(0) }
     }
 
-    /// What came after a position (now, if there is none), waiting for it if there is nothing yet.
+    /// The changes after a position (by default the newest), waiting if there are none yet.
     ///
     /// # Errors
     /// The store does not answer.
@@ -90,7 +91,7 @@ impl Changes {
     /// A position that is not newer than now: resolves answer with it, and it must be taken before they ask the store.
     ///
     /// It takes all shards to know where the log is, and one of them may be away while those of the sessions answer. Until
-    /// it is known, it is the origin: that costs whoever polls from there old news or a resync, and no session its pin.
+    /// it is known, it is the origin: a poll from there gets old news or a resync, and no session loses its pin.
     pub async fn recent(self: &Arc<Self>, pool: &PoolName) -> Cursor {
         let watched = self.watched(pool);
         let recent = lock(&watched.recent).clone();
@@ -135,7 +136,7 @@ impl Changes {
         watched
     }
 
-    /// The first to wait starts the task, which ends when nobody waits any more.
+    /// The first to wait starts the task, which ends when no poll waits any longer.
     fn subscribe(self: &Arc<Self>, pool: &PoolName) -> watch::Receiver<u64> {
         let watched = self.watched(pool);
         // Under the lock that the task ends under: a receiver is seen by it, or the next task is started.
@@ -175,9 +176,4 @@ impl Changes {
             }
         }
     }
-}
-
-/// What these locks guard is whole after each assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,11 +9,37 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_core::token::{Algorithm, Keys, MAX_JWKS, Policy};
+use berth_core::token::{Algorithm, JwksError, Keys, MAX_JWKS, Policy};
 use tokio::sync::watch;
 
 /// A withdrawn key is trusted for so long at most, beside the minute that Kubernetes may take to change the file.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why keys cannot be used. Nothing of a key is in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeysFault {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
+    /// It is no set of keys.
+    #[error(transparent)]
+    Unusable(#[from] JwksError),
+    /// It is one, and could verify nothing.
+    #[error("has no key that goes with jwt-algorithms: name those that its issuer signs with")]
+    NoneFits,
+    /// There is no thread that could read it again.
+    #[error("cannot be followed: {0}")]
+    NotFollowed(String),
+}
+
+/// The file whose keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {fault}", file.display())]
+pub struct IssuerError {
+    file: PathBuf,
+    #[source]
+    fault: KeysFault,
+}
 
 /// An issuer of tokens.
 #[derive(Clone)]
@@ -28,20 +54,21 @@ impl Issuer {
     ///
     /// # Errors
     /// If it cannot be read, is no set of keys, or has none that goes with the policy. Nothing of a key is in it.
-    pub fn open(file: &Path, policy: Policy) -> Result<Self, String> {
-        let (issuer, followed) = Self::begin(file, policy)?;
+    pub fn open(file: &Path, policy: Policy) -> Result<Self, IssuerError> {
+        let of_file = |fault| IssuerError { file: file.to_owned(), fault };
+        let (issuer, followed) = Self::begin(file, policy).map_err(of_file)?;
         tracing::info!(file = %file.display(), keys = issuer.keys().len(), "operators' tokens are verified");
         // A thread, because the file may be on a file system that hangs, and the runtime would wait for it at its end.
         std::thread::Builder::new()
             .name("jwks".to_owned())
             .spawn(move || followed.follow())
-            .map_err(|error| format!("{}: cannot be followed: {error}", file.display()))?;
+            .map_err(|error| of_file(KeysFault::NotFollowed(error.to_string())))?;
         Ok(issuer)
     }
 
-    fn begin(file: &Path, policy: Policy) -> Result<(Self, Followed), String> {
+    fn begin(file: &Path, policy: Policy) -> Result<(Self, Followed), KeysFault> {
         let seen = read(file);
-        let keys = keys(&seen, &policy.algorithms).map_err(|fault| format!("{}: {fault}", file.display()))?;
+        let keys = keys(&seen, &policy.algorithms)?;
         let (known, receiver) = watch::channel(Arc::new(keys));
         let followed = Followed { file: file.to_owned(), algorithms: policy.algorithms.clone(), seen, known };
         Ok((Self { policy: Arc::new(policy), keys: receiver }, followed))
@@ -56,7 +83,7 @@ impl Issuer {
 struct Followed {
     file: PathBuf,
     algorithms: Vec<Algorithm>,
-    seen: Result<Vec<u8>, String>,
+    seen: Result<Vec<u8>, KeysFault>,
     known: watch::Sender<Arc<Keys>>,
 }
 
@@ -70,7 +97,7 @@ impl Followed {
                 None => {}
                 Some(Ok(keys)) => tracing::info!(%file, keys, "the keys have changed"),
                 Some(Err(fault)) => {
-                    tracing::warn!(%file, fault, "the keys cannot be used, those from before are kept");
+                    tracing::warn!(%file, %fault, "the keys cannot be used, those from before are kept");
                 }
             }
         }
@@ -80,7 +107,7 @@ impl Followed {
     ///
     /// Compares what is in it, not its times: those of a file system may be too coarse to tell two writes apart, and at
     /// most 64 KiB are read.
-    fn look(&mut self) -> Option<Result<usize, String>> {
+    fn look(&mut self) -> Option<Result<usize, KeysFault>> {
         let now = read(&self.file);
         if now == self.seen {
             return None;
@@ -96,24 +123,18 @@ impl Followed {
 }
 
 /// One byte more than a set may have, so that a longer one is seen to be.
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+fn read(file: &Path) -> Result<Vec<u8>, KeysFault> {
     let whole = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(file)?.take(MAX_JWKS as u64 + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    whole().map_err(|error| format!("cannot be read: {error}"))
+    whole().map_err(|error| KeysFault::Unreadable(error.to_string()))
 }
 
-fn keys(bytes: &Result<Vec<u8>, String>, algorithms: &[Algorithm]) -> Result<Keys, String> {
-    let keys = Keys::from_configured_jwks(bytes.as_ref().map_err(String::clone)?)
-        .map_err(|error| error.to_string())?;
-    if !keys.fit_any(algorithms) {
-        return Err(
-            "has no key that goes with jwt-algorithms: name those that its issuer signs with".to_owned()
-        );
-    }
-    Ok(keys)
+fn keys(bytes: &Result<Vec<u8>, KeysFault>, algorithms: &[Algorithm]) -> Result<Keys, KeysFault> {
+    let keys = Keys::from_configured_jwks(bytes.as_ref().map_err(KeysFault::clone)?)?;
+    if keys.fit_any(algorithms) { Ok(keys) } else { Err(KeysFault::NoneFits) }
 }
 
 #[cfg(test)]
@@ -143,7 +164,7 @@ mod tests {
                 Some(text) => std::fs::write(&file, text).unwrap(),
                 None => std::fs::remove_file(&file).unwrap(),
             }
-            let told = followed.look().unwrap().unwrap_err();
+            let told = followed.look().unwrap().unwrap_err().to_string();
             assert!(told.contains(says), "{told}");
             assert_eq!(followed.look(), None, "{says}");
             assert_eq!(issuer.keys(), first, "{says}");
@@ -160,7 +181,7 @@ mod tests {
         let file = folder.path().join("keys.json");
         let refused = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            Issuer::begin(&file, Policy::new(vec![Algorithm::Rs256])).map(|_| ()).unwrap_err()
+            Issuer::begin(&file, Policy::new(vec![Algorithm::Rs256])).map(|_| ()).unwrap_err().to_string()
         };
 
         assert!(refused(ONE).contains("no key that goes with jwt-algorithms"));

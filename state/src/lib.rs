@@ -2,11 +2,13 @@
 //!
 //! Thin over its store. In the order to read: [`store`] has the contract and its implementations, [`api`] is HTTP in and
 //! out, [`changes`] lets polls wait, [`issuer`] has the keys of operators' tokens, [`settings`] and [`server`] run it as
-//! `berth serve`.
+//! `berth serve`. [`given`] reads flags and variables for all commands.
 
 pub mod api;
 pub mod changes;
+pub mod given;
 pub mod issuer;
+mod lock;
 pub mod server;
 pub mod settings;
 pub mod store;

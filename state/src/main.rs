@@ -1,4 +1,5 @@
 //! The `berth` command. Each subcommand is a module; this file only picks one.
+mod format;
 mod operator;
 mod ring;
 mod serve;
@@ -17,15 +18,15 @@ struct Berth {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(Box<berth_state::settings::Arguments>),
-    Ring(ring::Arguments),
+    Serve(berth_state::settings::CommandLine),
+    Ring(Box<ring::Arguments>),
     #[command(flatten)]
-    Operator(operator::Command),
+    Operator(Box<operator::Command>),
 }
 
 fn main() -> ExitCode {
     match Berth::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(command_line) => serve::run(&command_line),
         Command::Ring(arguments) => ring::run(&arguments),
         Command::Operator(command) => operator::run(&command),
     }

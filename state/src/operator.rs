@@ -3,25 +3,27 @@
 //!
 //! Made for scripts as well as for people: `--format json` prints what the service answered, one object a line, and the
 //! exit code says how it went. A session id is hashed here and never sent.
+mod arguments;
 mod client;
+mod origin;
 mod show;
 
-use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use berth_core::wire::{
     ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, PoolName,
-    SessionKey, SessionReply,
+    SessionReply,
 };
-use clap::{Args, Subcommand};
+use berth_state::given::{Fault, Given, Parser};
+use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::client::{Client, Failure, Given};
+use self::arguments::{Server, Session};
+use self::client::{Client, Failure};
+use crate::format::Format;
 
 /// There is no such session or node, or the service refused.
 const REFUSED: u8 = 1;
@@ -53,7 +55,8 @@ pub(crate) enum Command {
     /// Let a node keep its sessions but get no new ones, because it will leave
     Drain {
         /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
-        node: String,
+        #[arg(value_parser = Parser::new(arguments::node))]
+        node: Given<NodeId>,
         /// Why
         #[arg(long)]
         note: Option<String>,
@@ -63,16 +66,19 @@ pub(crate) enum Command {
     /// Forget what is recorded of a node that is gone for good, so that the next one at its address begins with nothing
     Forget {
         /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
-        node: String,
+        #[arg(value_parser = Parser::new(arguments::node))]
+        node: Given<NodeId>,
         #[command(flatten)]
         server: Server,
     },
     /// Set a node's state: active, degraded, draining or standby
     SetState {
         /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
-        node: String,
+        #[arg(value_parser = Parser::new(arguments::node))]
+        node: Given<NodeId>,
         /// active, degraded, draining or standby
-        state: String,
+        #[arg(value_parser = Parser::new(arguments::state))]
+        state: Given<NodeState>,
         /// Why; empty removes the note
         #[arg(long)]
         note: Option<String>,
@@ -96,43 +102,6 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Args)]
-pub(crate) struct Server {
-    /// The state service, http:// or https:// [environment: BERTH_SERVER; default: http://127.0.0.1:8650]
-    #[arg(long, alias = "url", value_name = "URL")]
-    server: Option<String>,
-    /// PEM file with the authorities that may have signed the service's certificate [environment: BERTH_CA; default: the
-    /// system's]
-    #[arg(long, value_name = "FILE")]
-    ca: Option<String>,
-    /// PEM file with a certificate for a service that asks for one [environment: BERTH_CLIENT_CERT]
-    #[arg(long, value_name = "FILE")]
-    client_cert: Option<String>,
-    /// PEM file with its private key [environment: BERTH_CLIENT_KEY]
-    #[arg(long, value_name = "FILE")]
-    client_key: Option<String>,
-    /// The pool [environment: BERTH_POOL; default: nodes]
-    #[arg(long, value_name = "NAME")]
-    pool: Option<String>,
-    /// Bearer token: the service's own, or, if it has --jwks, a JWT with the scope berth.read or berth.operate
-    /// [environment: BERTH_TOKEN, where no process list shows it]
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
-    /// text (the default) or json: one object a line
-    #[arg(long, value_name = "NAME")]
-    format: Option<String>,
-}
-
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct Session {
-    /// The session id, as clients send it
-    session: Option<OsString>,
-    /// The session's key instead: 32 hex digits, as logs and events have (the start of) it
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
-}
-
 /// Runs a subcommand.
 pub(crate) fn run(command: &Command) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -140,16 +109,15 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Ok(runtime) => runtime.block_on(ask(command)),
         Err(error) => Err(Failure::Unreachable(error.to_string())),
     };
-    let (code, message) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
-        // Whoever reads has read enough, for example `head`.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(Failure::Output(error)) => (REFUSED, error.to_string()),
-        Err(Failure::Refused(message)) => (REFUSED, message),
-        Err(Failure::Usage(faults)) => (BAD_USAGE, faults.join("\n  ")),
-        Err(Failure::Unreachable(message)) => (UNREACHABLE, message),
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    let code = match &failure {
+        // The reader has read enough, for example `head`.
+        Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Failure::Output(_) | Failure::Refused(_) => REFUSED,
+        Failure::Usage(_) => BAD_USAGE,
+        Failure::Unreachable(_) => UNREACHABLE,
     };
-    let _ = writeln!(io::stderr(), "berth: {message}");
+    let _ = writeln!(io::stderr(), "berth: {failure}");
     ExitCode::from(code)
 }
 
@@ -169,9 +137,12 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let reply: SessionReply = asked.get(&format!("/v1/sessions/{key}?pool={}", asked.pool)).await?;
             asked.print(&reply, show::session)
         }
-        Command::Drain { node, note, server } => set_state(node, "draining", note, server).await,
+        Command::Drain { node, note, server } => {
+            let state = Given { place: node.place.clone(), value: Ok(NodeState::Draining) };
+            set_state(node, &state, note, server).await
+        }
         Command::Forget { node, server } => {
-            let (asked, node) = (Asked::new(server, &mut faults), named(node, &mut faults));
+            let (asked, node) = (Asked::new(server, &mut faults), node.clone().take(&mut faults));
             let (Some(asked), Some(node)) = (asked, node) else { return Err(Failure::Usage(faults)) };
             let answer = asked.client.ask("DELETE", &asked.path_of(&node), &[]).await;
             let reply: ForgetReply = answer.and_then(|body| read(&body))?;
@@ -193,42 +164,29 @@ async fn ask(command: &Command) -> Result<(), Failure> {
     }
 }
 
-async fn set_state(node: &str, state: &str, note: &Option<String>, server: &Server) -> Result<(), Failure> {
+async fn set_state(
+    node: &Given<NodeId>,
+    state: &Given<NodeState>,
+    note: &Option<String>,
+    server: &Server,
+) -> Result<(), Failure> {
     let mut faults = Vec::new();
     let asked = Asked::new(server, &mut faults);
-    let node = named(node, &mut faults);
-    let known = NodeState::from_name(state);
-    if known.is_none() {
-        let names = NodeState::ALL.map(|(name, _)| name).join(", ");
-        faults.push(format!("{state}: there is no such state, take one of {names}"));
-    }
-    let (Some(asked), Some(node), Some(_)) = (asked, node, known) else { return Err(Failure::Usage(faults)) };
-    let change = NodeChange { state: known, note: note.clone(), ..NodeChange::default() };
+    let (node, state) = (node.clone().take(&mut faults), state.clone().take(&mut faults));
+    let (Some(asked), Some(node), Some(state)) = (asked, node, state) else {
+        return Err(Failure::Usage(faults));
+    };
+    let change = NodeChange { state: Some(state), note: note.clone(), ..NodeChange::default() };
     let body = serde_json::to_vec(&change).map_err(|error| Failure::Refused(error.to_string()))?;
     let record: NodeRecord =
         asked.client.ask("PUT", &asked.path_of(&node), &body).await.and_then(|body| read(&body))?;
     // Any pool may be written to: one that no proxy uses takes a drain in silence.
-    if record.version == 1 && given("--pool", &server.pool).is_none() {
+    if record.version == 1 && !server.names_pool() {
         let pool = &asked.pool;
         let _ =
             writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
     }
     asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
-}
-
-/// Any name is a node's, and the service records what it is told of one that does not exist. So what was meant to be an
-/// address must be one.
-fn named(node: &str, faults: &mut Vec<String>) -> Option<NodeId> {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let is_like_ipv4 = node.contains('.') && digits(node.rsplit_once(':').map_or(node, |(host, _)| host));
-    let is_like_ipv6 = node.starts_with('[')
-        || node.matches(':').count() > 1
-            && node.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:".contains(&byte));
-    if (is_like_ipv4 || is_like_ipv6) && node.parse::<SocketAddr>().is_err() {
-        faults.push(format!("{node}: must be ip:port or [ipv6]:port"));
-        return None;
-    }
-    node.parse().map_err(|error| faults.push(format!("{node}: {error}"))).ok()
 }
 
 /// Follows changes until there were enough. Once it has heard from the service it waits for one that went away: with Redis
@@ -270,22 +228,13 @@ async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
 struct Asked {
     client: Client,
     pool: PoolName,
-    json: bool,
+    format: Format,
 }
 
 impl Asked {
-    fn new(server: &Server, faults: &mut Vec<String>) -> Option<Self> {
-        let client = server.client(faults);
-        let pool = server.pool(faults);
-        let json = match server.format.as_deref() {
-            None | Some("text") => Some(false),
-            Some("json") => Some(true),
-            Some(other) => {
-                faults.push(format!("--format {other}: there is no such one, take text or json"));
-                None
-            }
-        };
-        Some(Self { client: client?, pool: pool?, json: json? })
+    fn new(server: &Server, faults: &mut Vec<Fault>) -> Option<Self> {
+        let (client, pool, format) = (server.client(faults), server.pool(faults), server.format(faults));
+        Some(Self { client: client?, pool: pool?, format: format? })
     }
 
     fn path_of(&self, node: &NodeId) -> String {
@@ -298,65 +247,21 @@ impl Asked {
 
     fn print<T: Serialize>(&self, value: &T, text: impl Fn(&T) -> String) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        let text = if self.json { line(value)? } else { text(value) };
+        let text = match self.format {
+            Format::Json => line(value)?,
+            Format::Text => text(value),
+        };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
     }
 
     fn print_all<T: Serialize>(&self, values: &[T], text: impl Fn(&[T]) -> String) -> Result<(), Failure> {
-        let all = if self.json { values.iter().map(line).collect::<Result<_, _>>()? } else { text(values) };
+        let all = match self.format {
+            Format::Json => values.iter().map(line).collect::<Result<_, _>>()?,
+            Format::Text => text(values),
+        };
         let mut out = io::stdout().lock();
         out.write_all(all.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
     }
-}
-
-impl Server {
-    fn client(&self, faults: &mut Vec<String>) -> Option<Client> {
-        let url = given("--server", &self.server);
-        let token = given("--token", &self.token);
-        let (ca, cert, key) = (
-            given("--ca", &self.ca),
-            given("--client-cert", &self.client_cert),
-            given("--client-key", &self.client_key),
-        );
-        if cert.is_some() != key.is_some() {
-            faults.push("--client-cert, --client-key: a certificate needs both".to_owned());
-            return None;
-        }
-        let url = url.unwrap_or_else(|| ("--server".to_owned(), "http://127.0.0.1:8650".to_owned()));
-        Client::new(&url, token, ca.as_ref(), cert.as_ref().zip(key.as_ref()))
-            .map_err(|all| faults.extend(all))
-            .ok()
-    }
-
-    fn pool(&self, faults: &mut Vec<String>) -> Option<PoolName> {
-        let (place, name) = given("--pool", &self.pool).unwrap_or(("--pool".to_owned(), "nodes".to_owned()));
-        name.parse().map_err(|error| faults.push(format!("{place} {name}: {error}"))).ok()
-    }
-}
-
-impl Session {
-    fn key(&self, server: &Server, faults: &mut Vec<String>) -> Option<SessionKey> {
-        if let Some(key) = &self.key {
-            return key.parse().map_err(|error| faults.push(format!("--key {key}: {error}"))).ok();
-        }
-        let id = self.session.as_ref()?;
-        if id.is_empty() {
-            faults.push("SESSION is empty: no session has an empty id".to_owned());
-            return None;
-        }
-        // What is wrong with the pool is said once, by `Asked`.
-        let pool = server.pool(&mut Vec::new())?;
-        Some(SessionKey::new(pool.as_str(), id.as_bytes()))
-    }
-}
-
-/// A flag's value, else that of its variable (`--client-cert` is `BERTH_CLIENT_CERT`), and which of the two it was.
-fn given(flag: &str, value: &Option<String>) -> Option<Given> {
-    if let Some(value) = value {
-        return Some((flag.to_owned(), value.clone()));
-    }
-    let variable = format!("BERTH_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
-    std::env::var(&variable).ok().map(|value| (variable, value))
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

@@ -14,10 +14,12 @@ use std::{
 };
 
 use berth_core::ring::session_hash;
-use clap::Args;
 use serde::Serialize;
 
-use settings::{Format, Settings};
+pub(crate) use settings::Arguments;
+use settings::Settings;
+
+use crate::format::Format;
 
 /// The command line was wrong, as clap says it too.
 const BAD_INPUT: u8 = 2;
@@ -25,49 +27,6 @@ const BAD_INPUT: u8 = 2;
 const STREAMED_KEY_WIDTH: usize = 24;
 /// A longer key in the arguments shifts its own line only.
 const MAXIMUM_KEY_WIDTH: usize = 48;
-
-/// Answer offline which node a session belongs to, and which come next
-///
-/// The answer is that of an Envoy ring_hash or maglev cluster with the same members, all healthy, listed in the
-/// same order. Sizes default to 512 virtual nodes for each unit of the smallest weight.
-#[derive(Args)]
-pub(crate) struct Arguments {
-    // No doc comment: rustdoc would take the brackets for a link.
-    #[arg(
-        long = "member",
-        value_name = "IP:PORT[=WEIGHT]",
-        help = "A node, for example 10.0.0.1:8080, 10.0.0.2:8080=3 or [::1]:8080; once for each node"
-    )]
-    members: Vec<String>,
-
-    /// ring-hash (the default), maglev or rendezvous
-    #[arg(long, value_name = "NAME")]
-    algorithm: Option<String>,
-
-    /// Points on the ring per unit of the smallest weight [default: 512]
-    #[arg(long, value_name = "N")]
-    virtual_nodes: Option<String>,
-
-    /// Size the ring by Envoy's formula instead: at least N points [default then: 1024]
-    #[arg(long, value_name = "N")]
-    minimum_ring_size: Option<String>,
-
-    /// Size the ring by Envoy's formula instead: at most N points [default then: 8388608]
-    #[arg(long, value_name = "N")]
-    maximum_ring_size: Option<String>,
-
-    /// Slots of the maglev table, a prime; implies --algorithm maglev [default then: 65537]
-    #[arg(long, value_name = "N")]
-    maglev_table_size: Option<String>,
-
-    /// text (the default) or json: one object a line, its hash a 64-bit integer
-    #[arg(long, value_name = "NAME")]
-    format: Option<String>,
-
-    /// Session ids; without any, one a line from standard input, where empty lines are skipped
-    #[arg(value_name = "KEY")]
-    keys: Vec<OsString>,
-}
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -78,13 +37,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
                 1 => "1 fault".to_owned(),
                 count => format!("{count} faults"),
             };
-            complain(&format!("{count} in the arguments\n  {}", faults.join("\n  ")));
+            let faults: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+            complain(&format!("{count} in the arguments{faults}"));
             return ExitCode::from(BAD_INPUT);
         }
     };
     match answer(&settings, &arguments.keys) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has read enough, for example `head`.
+        // The reader has read enough, for example `head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
+use berth_state::given::Fault;
 use berth_state::issuer::Issuer;
-use berth_state::settings::{Arguments, Settings};
+use berth_state::settings::{CommandLine, Settings};
 use berth_state::store::{Memory, Redis, Store};
 use berth_state::{Access, Limits, router, server, tls};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,8 +18,8 @@ use tokio::sync::watch;
 const BAD_SETTINGS: u8 = 2;
 
 /// Runs the service until it is told to stop.
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let settings = match Settings::new(arguments, &|name| std::env::var(name).ok()) {
+pub(crate) fn run(command_line: &CommandLine) -> ExitCode {
+    let settings = match Settings::read(command_line) {
         Ok(settings) => settings,
         Err(faults) => return bad_settings(&faults),
     };
@@ -32,28 +33,25 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Settings(faults)) => bad_settings(&faults),
         Err(Failure::System(error)) => {
-            complain(&error);
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
+#[derive(Debug, thiserror::Error)]
 enum Failure {
     /// What the settings name cannot be used.
-    Settings(Vec<String>),
-    System(String),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::System(error.to_string())
-    }
+    #[error("the settings cannot be used")]
+    Settings(Vec<Fault>),
+    #[error(transparent)]
+    System(#[from] io::Error),
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut faults = Vec::new();
     let store: Option<Arc<dyn Store>> = match &settings.redis {
-        Some(options) => match Redis::new(options) {
+        Some(options) => match Redis::open(options) {
             Ok(store) => Some(Arc::new(store)),
             Err(fault) => {
                 faults.push(fault);
@@ -65,11 +63,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
     let issuer = settings.jwt.as_ref().map(|jwt| Issuer::open(&jwt.jwks, jwt.policy.clone())).transpose();
     let tls = tls.map_err(|all| faults.extend(all));
-    let issuer = issuer.map_err(|fault| faults.push(format!("jwks: {fault}")));
+    let issuer = issuer.map_err(|fault| faults.push(Fault::new("jwks", fault.to_string())));
     let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
         return Err(Failure::Settings(faults));
     };
-    let listener = server::listen(&settings.listen).await?;
+    let listener = server::listen(&settings.listen.to_string()).await?;
     let address = listener.local_addr()?;
     let (leaving, stopping) = told_to_stop(settings.stop_delay)?;
     let limits = Limits {
@@ -111,7 +109,7 @@ fn told_to_stop(delay: Duration) -> io::Result<(watch::Receiver<bool>, watch::Re
         };
         let _ = leave.send(true);
         if soon && !delay.is_zero() {
-            tracing::info!(delay_ms = delay.as_millis() as u64, "not ready any more, about to stop");
+            tracing::info!(delay_ms = delay.as_millis() as u64, "no longer ready, stopping after the delay");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 _ = terminate.recv() => {}
@@ -142,12 +140,13 @@ fn log_as(settings: &Settings) {
     }
 }
 
-fn bad_settings(faults: &[String]) -> ExitCode {
+fn bad_settings(faults: &[Fault]) -> ExitCode {
     let count = match faults.len() {
         1 => "1 fault".to_owned(),
         count => format!("{count} faults"),
     };
-    complain(&format!("{count} in the settings\n  {}", faults.join("\n  ")));
+    let faults: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    complain(&format!("{count} in the settings{faults}"));
     ExitCode::from(BAD_SETTINGS)
 }
 

@@ -38,7 +38,7 @@ pub async fn serve(
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
-    // A peer that vanished without a word would hold its connection for ever.
+    // A peer that vanished without closing its connection would hold it indefinitely.
     builder.http2().keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIMEOUT);
     let server = Arc::new(Server { builder, router, tls, connections: Semaphore::new(MAX_CONNECTIONS) });
     let graceful = GracefulShutdown::new();
@@ -64,6 +64,17 @@ pub async fn serve(
     }
 }
 
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(#[source] io::Error),
+    #[error("the TLS handshake took too long")]
+    SlowHandshake,
+    #[error(transparent)]
+    Requests(Box<dyn std::error::Error + Send + Sync>),
+}
+
 struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
@@ -73,28 +84,28 @@ struct Server {
 
 impl Server {
     async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, watcher: Watcher) {
-        // Closed without a word: who has this many connections open does not read answers.
+        // Closed without an answer: a client with this many connections open does not read answers.
         let Ok(_place) = self.connections.try_acquire() else { return };
         let result = match &self.tls {
             None => self.requests(stream, watcher).await,
             Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
                 Ok(Ok(stream)) => self.requests(stream, watcher).await,
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("the TLS handshake took too long".to_owned()),
+                Ok(Err(error)) => Err(ConnectionError::Handshake(error)),
+                Err(_) => Err(ConnectionError::SlowHandshake),
             },
         };
         if let Err(error) = result {
-            tracing::debug!(error, "connection ended");
+            tracing::debug!(%error, "connection ended");
         }
     }
 
-    async fn requests<S>(&self, stream: S, watcher: Watcher) -> Result<(), String>
+    async fn requests<S>(&self, stream: S, watcher: Watcher) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = TowerToHyperService::new(self.router.clone());
         let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        watcher.watch(connection).await.map_err(|error| error.to_string())
+        watcher.watch(connection).await.map_err(ConnectionError::Requests)
     }
 }
 

@@ -9,8 +9,6 @@ pub mod memory;
 pub mod placing;
 pub mod redis;
 
-use std::fmt;
-
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
@@ -41,43 +39,63 @@ impl Default for Keeping {
 }
 
 /// Why a store did not answer. It may have done what it was asked all the same: each verb may be repeated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No answer within the time.
+    #[error("the store did not answer in time")]
     Timeout,
     /// It did not answer lately, so it was not asked.
+    #[error("the store did not answer lately and is probed")]
     Suspended,
     /// There is no connection.
+    #[error("the store cannot be reached: {0}")]
     Unreachable(String),
-    /// It answered, but refused or said what nobody understands.
+    /// It answered, but refused or answered something unexpected.
+    #[error("the store refused: {0}")]
     Refused(String),
 }
 
-impl StoreError {
-    /// The reason as a label.
+/// A [`StoreError`] without its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// [`StoreError::Timeout`]
+    Timeout,
+    /// [`StoreError::Suspended`]
+    Suspended,
+    /// [`StoreError::Unreachable`]
+    Unreachable,
+    /// [`StoreError::Refused`]
+    Refused,
+}
+
+impl StoreErrorKind {
+    /// Every kind, for a metric per kind.
+    pub const ALL: [Self; 4] = [Self::Timeout, Self::Suspended, Self::Unreachable, Self::Refused];
+
+    /// The name in metrics.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
             Self::Suspended => "suspended",
-            Self::Unreachable(_) => "unreachable",
-            Self::Refused(_) => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
         }
     }
 }
 
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl StoreError {
+    /// Which of the kinds it is.
+    #[must_use]
+    pub fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::Timeout => f.write_str("the store did not answer in time"),
-            Self::Suspended => f.write_str("the store did not answer lately and is probed"),
-            Self::Unreachable(reason) => write!(f, "the store cannot be reached: {reason}"),
-            Self::Refused(reason) => write!(f, "the store refused: {reason}"),
+            Self::Timeout => StoreErrorKind::Timeout,
+            Self::Suspended => StoreErrorKind::Suspended,
+            Self::Unreachable(_) => StoreErrorKind::Unreachable,
+            Self::Refused(_) => StoreErrorKind::Refused,
         }
     }
 }
-
-impl std::error::Error for StoreError {}
 
 /// Pins, nodes and changes of all pools. Pools are apart: nothing in one shows in another, and none has to be made.
 ///

@@ -1,6 +1,7 @@
 //! TLS of the listener and of the operator's commands: certificates from PEM files, on both sides.
 
-use std::path::Path;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -9,7 +10,18 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::settings::Tls;
+use crate::given::Fault;
+
+/// PEM files of the listener.
+#[derive(Debug, Clone)]
+pub struct ListenerFiles {
+    /// Certificates, its own first.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// Authorities of client certificates, which are required if it is there.
+    pub client_ca: Option<PathBuf>,
+}
 
 /// Chooses the one implementation of cryptography that is linked, for the listener and for Redis.
 pub fn choose_provider() {
@@ -21,13 +33,13 @@ pub fn choose_provider() {
 ///
 /// # Errors
 /// Every file that cannot be read, or that does not fit the others.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Vec<String>> {
+pub fn acceptor(files: &ListenerFiles) -> Result<TlsAcceptor, Vec<Fault>> {
     choose_provider();
     let mut faults = Vec::new();
     let mut note = |fault| faults.push(fault);
-    let certificates = certificates("tls-cert", &tls.cert).map_err(&mut note).ok();
-    let key = private_key("tls-key", &tls.key).map_err(&mut note).ok();
-    let client_roots = tls
+    let certificates = certificates("tls-cert", &files.cert).map_err(&mut note).ok();
+    let key = private_key("tls-key", &files.key).map_err(&mut note).ok();
+    let client_roots = files
         .client_ca
         .as_deref()
         .map(|file| authorities("tls-client-ca", file))
@@ -41,13 +53,13 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Vec<String>> {
         None => ServerConfig::builder().with_no_client_auth(),
         Some(roots) => {
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
-            let verifier = verifier.map_err(|error| vec![format!("tls-client-ca: {error}")])?;
+            let verifier = verifier.map_err(|error| vec![Fault::new("tls-client-ca", error.to_string())])?;
             ServerConfig::builder().with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder
         .with_single_cert(certificates, key)
-        .map_err(|error| vec![format!("tls-cert and tls-key do not fit: {error}")])?;
+        .map_err(|error| vec![Fault::new("tls-cert, tls-key", format!("do not fit: {error}"))])?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -63,7 +75,7 @@ pub type Named<'n> = (&'n str, &'n Path);
 pub fn connector(
     ca: Option<Named<'_>>,
     own: Option<(Named<'_>, Named<'_>)>,
-) -> Result<TlsConnector, Vec<String>> {
+) -> Result<TlsConnector, Vec<Fault>> {
     choose_provider();
     let mut faults = Vec::new();
     let mut note = |fault| faults.push(fault);
@@ -72,6 +84,7 @@ pub fn connector(
         None => system_authorities(),
     };
     let roots = roots.map_err(&mut note).ok();
+    let own_places = own.map(|((cert, _), (key, _))| format!("{cert}, {key}"));
     let own = own.map(|((cert, cert_file), (key, key_file))| {
         let certificates = certificates(cert, cert_file).map_err(&mut note).ok();
         let key = private_key(key, key_file).map_err(&mut note).ok();
@@ -84,45 +97,49 @@ pub fn connector(
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let mut config = match own {
         None => builder.with_no_client_auth(),
-        Some((certificates, key)) => builder
-            .with_client_auth_cert(certificates, key)
-            .map_err(|error| vec![format!("the client's certificate and its key do not fit: {error}")])?,
+        Some((certificates, key)) => builder.with_client_auth_cert(certificates, key).map_err(|error| {
+            let place = own_places.unwrap_or_default();
+            vec![Fault::new(place, format!("do not fit: {error}"))]
+        })?,
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn authorities(setting: &str, file: &Path) -> Result<RootCertStore, String> {
+fn authorities(setting: &str, file: &Path) -> Result<RootCertStore, Fault> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(setting, file)? {
-        roots.add(certificate).map_err(|error| format!("{setting}: {}: {error}", file.display()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| Fault::new(setting, format!("{}: {error}", file.display())))?;
     }
     Ok(roots)
 }
 
-/// Of the system's some may be broken or of a kind that nobody knows; one that works is enough.
-fn system_authorities() -> Result<RootCertStore, String> {
+/// Some of the system's may be broken or of an unknown kind; one that works is enough.
+fn system_authorities() -> Result<RootCertStore, Fault> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        return Err("the system has no certificate authorities: name yours with --ca".to_owned());
+        return Err(Fault::new("--ca", "the system has no certificate authorities: name a file with yours"));
     }
     Ok(roots)
 }
 
-fn private_key(setting: &str, file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(file)
-        .map_err(|error| format!("{setting}: cannot read {}: {error}", file.display()))
+fn private_key(setting: &str, file: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| unreadable(setting, file, &error))
 }
 
-fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let unreadable = |error: String| format!("{setting}: cannot read {}: {error}", file.display());
-    let all: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).map_err(|error| unreadable(error.to_string()))?.collect();
+fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
     match all {
-        Ok(all) if all.is_empty() => Err(unreadable("there is no certificate in it".to_owned())),
+        Ok(all) if all.is_empty() => Err(unreadable(setting, file, &"there is no certificate in it")),
         Ok(all) => Ok(all),
-        Err(error) => Err(unreadable(error.to_string())),
+        Err(error) => Err(unreadable(setting, file, &error)),
     }
+}
+
+fn unreadable(setting: &str, file: &Path, reason: &dyn Display) -> Fault {
+    Fault::new(setting, format!("cannot read {}: {reason}", file.display()))
 }

@@ -11,7 +11,7 @@ use berth_core::wire::{NodeId, ResolveReply, SessionKey};
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory};
 use berth_state::{Access, Limits};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use http::{Reply, Service};
 use support::{RedisServer, eventually};
@@ -154,6 +154,53 @@ fn other_refusals_are_json_too() {
         let reply = service.ask(method, path, body);
         assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (status, Some(code)), "{path}");
     }
+}
+
+#[test]
+fn refusals_are_problem_details_for_clients_that_accept_them() {
+    let service = Service::in_memory();
+    let (accept, body) = ("accept: application/problem+json", r#"{"pool": "a/b", "keys": []}"#);
+
+    let problem = service.ask_with("POST", "/v1/touch", body, &[accept]);
+    let plain = service.ask_with("POST", "/v1/touch", body, &["accept: */*"]);
+
+    assert!(problem.head.contains("\r\ncontent-type: application/problem+json\r\n"), "{problem:?}");
+    assert!(plain.head.contains("\r\ncontent-type: application/json\r\n"), "{plain:?}");
+    let (problem, plain) = (problem.json(), plain.json());
+    let mut without_errors = problem.clone();
+    let errors = without_errors.as_object_mut().unwrap().remove("errors").unwrap();
+    let expected = json!({
+        "type": "urn:berth:problem:invalid_request",
+        "title": "The request has faults",
+        "status": 400,
+        "detail": "the request has 2 faults",
+        "code": "invalid_request",
+    });
+    assert_eq!(without_errors, expected);
+    let faults = plain["error"]["faults"].as_array().unwrap();
+    let same = |(error, fault): (&Value, &Value)| {
+        (&error["path"], &error["detail"]) == (&fault["path"], &fault["message"])
+    };
+    assert_eq!((plain["error"]["code"].as_str(), faults.len()), (Some("invalid_request"), 2));
+    assert!(errors.as_array().unwrap().iter().zip(faults).all(same), "{errors} is not {faults:?}");
+
+    for (method, path, status, code) in
+        [("GET", "/v2", 404, "not_found"), ("GET", "/v1/resolve", 405, "method_not_allowed")]
+    {
+        let reply = service.ask_with(method, path, "", &[accept]);
+        assert!(reply.head.contains("content-type: application/problem+json"), "{reply:?}");
+        let problem = reply.json();
+        assert_eq!(
+            (reply.status, &problem["status"], &problem["code"]),
+            (status, &json!(status), &json!(code))
+        );
+        assert!(problem.get("errors").is_none());
+    }
+    let full = with(Limits { in_flight: 0, ..Limits::default() });
+    let reply = full.ask_with("GET", "/v1/nodes?pool=a", "", &[accept]);
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (429, Some("too_many_requests")));
+    assert!(reply.head.contains("\r\nretry-after: 1\r\n"), "{reply:?}");
+    assert_eq!(service.ask_with("GET", "/v1/nodes?pool=a", "", &[accept]).json(), json!({"nodes": []}));
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn no_acknowledged_quorum_write_is_lost_when_a_primary_dies() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_is_followed() {
     let cluster = RedisCluster::start();
-    let store = Redis::new(&Options { timeout: Duration::from_secs(5), ..options(&cluster) }).unwrap();
+    let store = Redis::open(&Options { timeout: Duration::from_secs(5), ..options(&cluster) }).unwrap();
     eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
     for session in 0..100 {
         resolve(&store, session, 1).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_primary_that_hangs_is_left_for_its_replica() {
     for quorum in [false, true] {
         eventually("the cluster", || cluster.is_whole());
         let store =
-            Redis::new(&Options { quorum, timeout: Duration::from_secs(1), ..options(&cluster) }).unwrap();
+            Redis::open(&Options { quorum, timeout: Duration::from_secs(1), ..options(&cluster) }).unwrap();
         eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
         // Its own: one that was lost in the first round is on the other node since.
         let sessions = if quorum { 30..60 } else { 0..30 };

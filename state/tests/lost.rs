@@ -19,7 +19,7 @@ fn store(urls: Vec<String>, cluster: bool) -> Arc<dyn Store> {
     let timeout = Duration::from_secs(5);
     let keeping = Keeping::default();
     let options = Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping };
-    Arc::new(Redis::new(&options).unwrap())
+    Arc::new(Redis::open(&options).unwrap())
 }
 
 fn pool(name: &str) -> PoolName {

@@ -366,7 +366,7 @@ async fn memory_and_redis_agree_on_every_history() {
         timeout: Duration::from_secs(5),
         keeping: KEEPING,
     };
-    let redis = Redis::new(&options).unwrap();
+    let redis = Redis::open(&options).unwrap();
     let raw = redis::Client::open(server.url()).unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
     let memory = Memory::new(KEEPING, Arc::new(move || Millis(now)));

@@ -125,6 +125,19 @@ fn every_example_is_of_its_type() {
     assert!(seen >= 18, "{seen}");
 }
 
+#[test]
+fn problem_details_are_described() {
+    let document = document();
+    let described = &document["components"]["responses"]["Error"]["content"]["application/problem+json"];
+    let body = r#"{"pool": "nodes", "sessions": [{"candidates": ["10.0.0.1:80"]}]}"#;
+    let accept = ["accept: application/problem+json"];
+
+    let answer = Service::in_memory().ask_with("POST", "/v1/resolve", body, &accept).json();
+
+    fields_are_documented(&document, described["schema"]["$ref"].as_str().unwrap(), &answer);
+    assert_eq!(answer, described["example"]);
+}
+
 /// Reads with the wire type of a schema; writing it again must give the same.
 fn read_as(schema: &str, value: &Value) {
     fn both<T: Serialize + DeserializeOwned>(value: &Value) -> Value {

@@ -197,7 +197,7 @@ fn the_pool_may_be_a_variable() {
     assert_eq!(service.ask("POST", "/v1/resolve", &body.to_string()).status, 200);
     assert!(stdout(&with_pool("games", &["inspect", "ada"])).contains("pool     games"));
     let wrong = with_pool("a/b", &["nodes"]);
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("BERTH_POOL a/b"), "{wrong:?}");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("BERTH_POOL: must be"), "{wrong:?}");
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn exit_codes_say_what_went_wrong() {
     let nobody = format!("http://127.0.0.1:{}", free_ports(1)[0]);
     for (arguments, code, says) in [
         (&["inspect", "nobody"][..], 1, "this session has no pin in pool nodes"),
-        (&["set-state", "10.0.0.1:80", "up"], 2, "take one of active, degraded"),
+        (&["set-state", "10.0.0.1:80", "up"], 2, "must be one of active, degraded"),
         (&["drain", "10.0.0.1"], 2, "must be ip:port"),
         (&["drain", "10.0.0.1:0"], 2, "must be ip:port"),
         (&["drain", "10.0.0.300:80"], 2, "must be ip:port"),
@@ -323,8 +323,8 @@ fn exit_codes_say_what_went_wrong() {
         (&["watch", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
         (&["inspect", "--key", "abc"], 2, "32 lower-case hex digits"),
         (&["inspect", ""], 2, "no session has an empty id"),
-        (&["nodes", "--pool", "a/b"], 2, "--pool a/b"),
-        (&["nodes", "--format", "xml"], 2, "take text or json"),
+        (&["nodes", "--pool", "a/b"], 2, "--pool: must be"),
+        (&["nodes", "--format", "xml"], 2, "--format: must be text or json, is \"xml\""),
         (&["nodes", "--server", "localhost:8650"], 2, "must be http://host:port or https"),
         (&["nodes", "--url", "http://[::1"], 2, "must be http://host:port"),
         (&["nodes", "--server", "http://a:b:1"], 2, "must be http://host:port"),
@@ -355,6 +355,27 @@ fn serve_tells_all_faults_and_names_no_secret() {
         assert!(message.contains(says), "{says} is not in\n{message}");
     }
     assert!(!message.contains("hush"), "{message}");
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_and_that_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("berth.toml");
+    std::fs::write(&file, "ttl = 'a'\nin-flight = 'b'\npolls = 'c'\n").unwrap();
+
+    let serve = berth(&["serve", "--polls", "d"])
+        .env("BERTH_CONFIG", &file)
+        .envs([("BERTH_IN_FLIGHT", "e"), ("BERTH_POLLS", "f"), ("BERTH_TOKEN", "")])
+        .output()
+        .unwrap();
+
+    let message = String::from_utf8(serve.stderr).unwrap();
+    for says in ["4 faults", "berth.toml:1: ttl: ", "BERTH_IN_FLIGHT: ", "--polls: ", "BERTH_TOKEN: is empty"]
+    {
+        assert!(message.contains(says), "{says} is not in\n{message}");
+    }
+    let help = stdout(&berth(&["serve", "--help"]).env("BERTH_TOKEN", "hush").output().unwrap());
+    assert!(help.contains("[env: BERTH_TOKEN]") && !help.contains("hush"), "{help}");
 }
 
 #[test]

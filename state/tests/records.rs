@@ -18,7 +18,7 @@ use support::{RedisCluster, RedisServer, eventually_async};
 fn redis(urls: Vec<String>, cluster: bool) -> Redis {
     let timeout = Duration::from_secs(5);
     let keeping = Keeping::default();
-    Redis::new(&Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping }).unwrap()
+    Redis::open(&Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping }).unwrap()
 }
 
 fn pool() -> PoolName {

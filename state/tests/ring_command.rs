@@ -196,13 +196,13 @@ fn reports_every_fault_at_once() {
         "--member ::1: IPv6 needs brackets",
         "--member node:80=x: not an IP address and a port",
         "weight `x` is not a whole number",
-        "--member 10.0.0.2:0: port 0 is none",
+        "--member 10.0.0.2:0: port 0 is not a port",
         "--member [0::1]:80=2: [::1]:80 is given twice",
-        "--virtual-nodes many: not a whole number",
-        "--virtual-nodes and --minimum-ring-size or --maximum-ring-size exclude each other",
-        "--algorithm ketama: there is no such one, take ring-hash or maglev or rendezvous",
-        "--format yaml: there is no such one, take text or json",
-        "KEY 1 is empty",
+        "--virtual-nodes: must be a whole number",
+        "--virtual-nodes and --minimum-ring-size or --maximum-ring-size: exclude each other",
+        "--algorithm: must be ring-hash or maglev or rendezvous, is \"ketama\"",
+        "--format: must be text or json, is \"yaml\"",
+        "KEY 1: is empty",
     ];
     for fault in faults {
         assert!(message.contains(fault), "{fault:?} is missing in\n{message}");
@@ -213,7 +213,7 @@ fn reports_every_fault_at_once() {
 fn refuses_what_cannot_be_built() {
     let two: &[&str] = &["--member", "10.0.0.1:80", "--member", "10.0.0.2:80=65535", "key"];
     let cases = [
-        (&[][..], &["key"][..], "no --member: give at least one"),
+        (&[][..], &["key"][..], "--member: is missing: give at least one"),
         (&["--maglev-table-size", "65536"], two, "not a prime: take 65537"),
         (&["--minimum-ring-size", "9", "--maximum-ring-size", "8"], two, "above the maximum ring size 8"),
         (&["--virtual-nodes", "0"], two, "virtual nodes is 0: make it at least 1"),
@@ -221,13 +221,17 @@ fn refuses_what_cannot_be_built() {
         (
             &["--algorithm", "rendezvous", "--virtual-nodes", "9"],
             two,
-            "ring sizes are for --algorithm ring-hash",
+            "ring sizes: are for --algorithm ring-hash",
         ),
-        (&["--algorithm", "ring-hash", "--maglev-table-size", "7"], two, "is for --algorithm maglev"),
+        (
+            &["--algorithm", "ring-hash", "--maglev-table-size", "7"],
+            two,
+            "--maglev-table-size: is for --algorithm maglev",
+        ),
         (
             &["--virtual-nodes", "9", "--maglev-table-size", "7"],
             two,
-            "ring sizes are for --algorithm ring-hash",
+            "ring sizes: are for --algorithm ring-hash",
         ),
         (&["--no-such-option"], two, "--no-such-option"),
     ];

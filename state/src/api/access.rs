@@ -1,6 +1,6 @@
 //! Who asks, and what they may: the one table of it.
 //!
-//! Without a set of keys (`--jwks`) it is as simple as can be: whoever has the static token, if there is one, may
+//! Without a set of keys (`--jwks`) a caller with the static token, if there is one, may do
 //! everything. With one, the static token or the client certificate is the proxies', who may do what the filter does and
 //! nothing else, because it lies on every proxy; people and programs bring a token of their own (a JWT), whose scopes say
 //! what they may. The verifying is core's; nothing here looks into a token that it has not verified.
@@ -11,7 +11,7 @@ use berth_core::token::{self, ClaimPath, Claims, Refusal};
 use berth_core::wire::NodeChange;
 use serde_json::Value;
 
-use super::metrics::Call;
+use super::call::Call;
 use crate::issuer::Issuer;
 
 /// What a token's bearer may look at.
@@ -118,7 +118,7 @@ impl From<&NodeChange> for Action {
     }
 }
 
-/// Why nobody knows who asks.
+/// Why the caller could not be identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unknown {
     /// No bearer token.

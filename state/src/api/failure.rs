@@ -1,13 +1,14 @@
-//! What can go wrong with a request, and the one table of what is answered then.
+//! What can go wrong with a request, and the one table of what is answered then. `problem` writes it.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::token::Refusal;
-use berth_core::wire::{ErrorBody, ErrorReply, Fault, MAX_BODY};
+use berth_core::wire::{Fault, MAX_BODY};
 
 use super::access::{Action, Unknown};
-use crate::store::StoreError;
+use super::problem::Failed;
+use crate::store::{StoreError, StoreErrorKind};
 
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -31,20 +32,27 @@ impl Failure {
         Self::Invalid(vec![Fault { path: path.to_owned(), message }])
     }
 
-    fn status_and_code(&self) -> (StatusCode, &'static str) {
+    /// Status, code, and a title for the code.
+    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
-            Self::BrokenBody => (StatusCode::BAD_REQUEST, "broken_body"),
-            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "slow_body"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
-            Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
-            Self::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request", "The request has faults"),
+            Self::BrokenBody => (StatusCode::BAD_REQUEST, "broken_body", "The body is incomplete"),
+            Self::Unauthorized(_) => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "The caller is not identified")
+            }
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "The caller may not do this"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
+            Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "slow_body", "The body took too long"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::TooMany => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests at once")
+            }
+            Self::Store(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "The store is not available")
+            }
+            Self::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "This instance is about to stop"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
 
@@ -67,7 +75,7 @@ impl Failure {
                     "only proxies may do this, by the service's static token or a client certificate"
                         .to_owned()
                 }
-                // Whoever lacks the scope is refused for less than that: only proxies come here.
+                // A token without the scope is refused earlier: only proxies come here.
                 (Action::ChangeNode, Some(scope)) => format!(
                     "proxies may only set a node's cooldown_until_ms: all else needs a token with the scope {scope}"
                 ),
@@ -108,22 +116,21 @@ impl From<StoreError> for Failure {
 
 impl From<Failure> for Response {
     fn from(failure: Failure) -> Self {
-        let (status, code) = failure.status_and_code();
+        let (status, code, title) = failure.kind();
         let message = failure.message();
         let challenge = failure.challenge().and_then(|text| HeaderValue::try_from(text).ok());
         let reason = match &failure {
-            Failure::Store(error) => Some(error.name()),
+            Failure::Store(error) => Some(error.kind()),
             _ => None,
         };
         let faults = match failure {
             Failure::Invalid(faults) => faults,
             _ => Vec::new(),
         };
-        let reply = ErrorReply { error: ErrorBody { code: code.to_owned(), message, faults } };
-        let mut response = Self::new(Body::from(serde_json::to_vec(&reply).unwrap_or_default()));
+        let mut response = Self::new(Body::empty());
+        response.extensions_mut().insert(Failed { code, title, message, faults });
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -145,4 +152,4 @@ impl IntoResponse for Failure {
 
 /// Marks a response for the metrics: the store failed for this reason.
 #[derive(Clone, Copy)]
-pub(super) struct StoreFailed(pub(super) &'static str);
+pub(super) struct StoreFailed(pub(super) StoreErrorKind);

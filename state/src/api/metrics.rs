@@ -1,184 +1,248 @@
 //! Counts, and how Prometheus reads them. Labels are calls, statuses, outcomes and reasons: never a session or a node.
+//!
+//! The set of values of each label is a type, so a value that is not known does not compile. Where the set is small, each
+//! value is shown from the start, so that its first increase is seen as one.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
 use berth_core::token::Refusal;
 use berth_core::wire::{Outcome, Pin};
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder, prometheus_text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
 
 use super::access::Unknown;
+use super::call::Call;
 use super::failure::StoreFailed;
+use crate::store::StoreErrorKind;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    Resolve,
-    Touch,
-    Changes,
-    Nodes,
-    Node,
-    Session,
-}
+pub(super) use prometheus_text::CONTENT_TYPE;
 
-const CALLS: [&str; 6] = ["resolve", "touch", "changes", "nodes", "node", "session"];
-/// Every status that is answered; the last stands for all others.
-const STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 503, 500, 0];
-const OUTCOMES: [Outcome; 3] = [Outcome::Found, Outcome::Claimed, Outcome::Rehomed];
-const STORE_FAILURES: [&str; 4] = ["timeout", "suspended", "unreachable", "refused"];
-/// What came of tokens, before the reasons to refuse one.
-const TOKENS: [&str; 3] = ["verified", "missing", "wrong"];
-/// In microseconds, around the promise of 2 ms and the timeouts of 40 and 50 ms.
-const BUCKETS: [u64; 9] = [250, 500, 1_000, 2_000, 5_000, 10_000, 25_000, 50_000, 100_000];
+/// In seconds, around the promise of 2 ms and the timeouts of 40 and 50 ms.
+const BUCKETS: [f64; 9] = [0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1];
 
-#[derive(Default)]
+/// The service's metrics, and the registry that shows them.
 pub(super) struct Metrics {
-    requests: [[AtomicU64; STATUSES.len()]; CALLS.len()],
-    resolved: [AtomicU64; OUTCOMES.len()],
-    restores: AtomicU64,
-    /// Not confirmed, confirmed.
-    durable: [AtomicU64; 2],
-    store_failures: [AtomicU64; STORE_FAILURES.len()],
-    tokens: [AtomicU64; TOKENS.len()],
-    refused: [AtomicU64; Refusal::ALL.len()],
-    resolve_buckets: [AtomicU64; BUCKETS.len()],
-    resolve_micros: AtomicU64,
-    resolve_count: AtomicU64,
+    registry: Registry,
+    requests: Family<(Of<Call>, Of<Status>), Counter>,
+    resolved: Family<Of<Outcome>, Counter>,
+    restores: Counter,
+    durable: Family<Of<Confirmed>, Counter>,
+    store_failures: Family<Of<StoreErrorKind>, Counter>,
+    tokens: Family<Of<Token>, Counter>,
+    resolve_time: Histogram,
+    free_places: Family<Of<Places>, Gauge>,
 }
 
 impl Metrics {
+    pub(super) fn new() -> Self {
+        let tokens = [Token::Verified, Token::Unknown(Unknown::Missing), Token::Unknown(Unknown::Wrong)];
+        let refused = Refusal::ALL.map(|refusal| Token::Unknown(Unknown::Refused(refusal)));
+        let tokens = counters(tokens.into_iter().chain(refused));
+        let resolved = counters([Outcome::Found, Outcome::Claimed, Outcome::Rehomed]);
+        let durable = counters([Confirmed(false), Confirmed(true)]);
+        let store_failures = counters(StoreErrorKind::ALL);
+
+        // What is shown as `berth_state_requests_total`: the library adds `_total` to counters.
+        let mut registry = Registry::with_prefix("berth_state");
+        let of = &mut registry;
+        Self {
+            requests: shown(of, "requests", "Requests answered, by call and status", Family::default()),
+            resolved: shown(of, "resolved", "Sessions resolved, by outcome", resolved),
+            restores: shown(of, "restores", "Sessions found on a restarted node", Counter::default()),
+            durable: shown(of, "durable", "Sessions resolved under quorum, by a replica's word", durable),
+            store_failures: shown(
+                of,
+                "store_failures",
+                "Requests that the store failed, by reason",
+                store_failures,
+            ),
+            tokens: shown(of, "tokens", "Bearer tokens that were verified, or why not", tokens),
+            resolve_time: shown(
+                of,
+                "resolve_seconds",
+                "Time to answer a resolve request",
+                Histogram::new(BUCKETS),
+            ),
+            free_places: shown(
+                of,
+                "free_places",
+                "How many more requests are taken before 429",
+                Family::default(),
+            ),
+            registry,
+        }
+    }
+
     pub(super) fn answered(&self, call: Call, response: &Response, took: Duration) {
         let status = response.status();
-        let at = STATUSES.iter().position(|known| *known == status.as_u16()).unwrap_or(STATUSES.len() - 1);
-        add(self.requests.get(call as usize).and_then(|of_call| of_call.get(at)), 1);
-        if let Some(StoreFailed(reason)) = response.extensions().get() {
-            let at = STORE_FAILURES.iter().position(|known| known == reason);
-            add(at.and_then(|at| self.store_failures.get(at)), 1);
+        self.requests.get_or_create(&(Of(call), Of(Status(status)))).inc();
+        if let Some(StoreFailed(kind)) = response.extensions().get() {
+            self.store_failures.get_or_create(&Of(*kind)).inc();
         }
         if call == Call::Resolve && status == StatusCode::OK {
-            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            let bucket = BUCKETS.iter().position(|most| micros <= *most);
-            add(bucket.and_then(|bucket| self.resolve_buckets.get(bucket)), 1);
-            add(Some(&self.resolve_micros), micros);
-            add(Some(&self.resolve_count), 1);
+            self.resolve_time.observe(took.as_secs_f64());
         }
     }
 
     pub(super) fn resolved(&self, pin: &Pin) {
-        let at = OUTCOMES.iter().position(|outcome| *outcome == pin.outcome);
-        add(at.and_then(|at| self.resolved.get(at)), 1);
-        add(pin.restore.then_some(&self.restores), 1);
-        add(pin.durable.and_then(|durable| self.durable.get(usize::from(durable))), 1);
+        self.resolved.get_or_create(&Of(pin.outcome)).inc();
+        self.restores.inc_by(u64::from(pin.restore));
+        if let Some(durable) = pin.durable {
+            self.durable.get_or_create(&Of(Confirmed(durable))).inc();
+        }
     }
 
     /// A token was verified. The static one is not counted: it comes with every request of a proxy.
     pub(super) fn verified(&self) {
-        add(self.tokens.first(), 1);
+        self.tokens.get_or_create(&Of(Token::Verified)).inc();
     }
 
-    /// Nobody knows who asked.
+    /// The caller could not be identified.
     pub(super) fn unknown(&self, unknown: Unknown) {
-        add(
-            match unknown {
-                Unknown::Missing => self.tokens.get(1),
-                Unknown::Wrong => self.tokens.get(2),
-                Unknown::Refused(refusal) => {
-                    let at = Refusal::ALL.iter().position(|known| *known == refusal);
-                    at.and_then(|at| self.refused.get(at))
-                }
-            },
-            1,
-        );
+        self.tokens.get_or_create(&Of(Token::Unknown(unknown))).inc();
     }
 
-    /// The text format of Prometheus. What was never counted is left out where it would be many lines of zeros.
-    pub(super) fn show(&self, in_flight: usize, polls: usize) -> String {
-        let mut page = Page(String::with_capacity(4096));
-        page.head("berth_state_requests_total", "counter", "Requests answered, by call and status.");
-        for (call, of_call) in CALLS.iter().zip(&self.requests) {
-            for (status, count) in STATUSES.iter().zip(of_call) {
-                let count = load(count);
-                if count > 0 {
-                    page.line(
-                        "berth_state_requests_total",
-                        &format!("call=\"{call}\",status=\"{status}\""),
-                        count,
-                    );
-                }
-            }
+    /// The text format of Prometheus.
+    ///
+    /// # Errors
+    /// Never: a text takes what is written to it.
+    pub(super) fn show(&self, in_flight: usize, polls: usize) -> Result<String, fmt::Error> {
+        for (places, free) in [(Places::Requests, in_flight), (Places::Polls, polls)] {
+            self.free_places.get_or_create(&Of(places)).set(i64::try_from(free).unwrap_or(i64::MAX));
         }
-        page.head("berth_state_resolved_total", "counter", "Sessions resolved, by outcome.");
-        for (outcome, count) in OUTCOMES.iter().zip(&self.resolved) {
-            page.line("berth_state_resolved_total", &format!("outcome=\"{}\"", outcome.name()), load(count));
-        }
-        page.head("berth_state_restores_total", "counter", "Sessions found on a restarted node.");
-        page.line("berth_state_restores_total", "", load(&self.restores));
-        page.head(
-            "berth_state_durable_total",
-            "counter",
-            "Sessions resolved under quorum, by a replica's word.",
-        );
-        for (confirmed, count) in ["false", "true"].iter().zip(&self.durable) {
-            page.line("berth_state_durable_total", &format!("confirmed=\"{confirmed}\""), load(count));
-        }
-        page.head(
-            "berth_state_store_failures_total",
-            "counter",
-            "Requests that the store failed, by reason.",
-        );
-        for (reason, count) in STORE_FAILURES.iter().zip(&self.store_failures) {
-            page.line("berth_state_store_failures_total", &format!("reason=\"{reason}\""), load(count));
-        }
-        page.head("berth_state_tokens_total", "counter", "Bearer tokens that were verified, or why not.");
-        let refusals = Refusal::ALL.iter().map(|refusal| refusal.name());
-        for (result, count) in TOKENS.into_iter().chain(refusals).zip(self.tokens.iter().chain(&self.refused))
-        {
-            page.line("berth_state_tokens_total", &format!("result=\"{result}\""), load(count));
-        }
-        page.head("berth_state_resolve_seconds", "histogram", "Time to answer a resolve request.");
-        let mut total = 0;
-        for (most, count) in BUCKETS.iter().zip(&self.resolve_buckets) {
-            total += load(count);
-            let label = format!("le=\"{}\"", seconds(*most));
-            page.line("berth_state_resolve_seconds_bucket", &label, total);
-        }
-        page.line("berth_state_resolve_seconds_bucket", "le=\"+Inf\"", load(&self.resolve_count));
-        let _ = writeln!(page.0, "berth_state_resolve_seconds_sum {}", seconds(load(&self.resolve_micros)));
-        page.line("berth_state_resolve_seconds_count", "", load(&self.resolve_count));
-        page.head("berth_state_free_places", "gauge", "How many more requests are taken before 429.");
-        page.line("berth_state_free_places", "of=\"requests\"", in_flight as u64);
-        page.line("berth_state_free_places", "of=\"polls\"", polls as u64);
-        page.0
+        let mut page = String::with_capacity(4096);
+        prometheus_text::encode(&mut page, &self.registry)?;
+        Ok(page)
     }
 }
 
-fn add(counter: Option<&AtomicU64>, count: u64) {
-    if let Some(counter) = counter {
-        counter.fetch_add(count, Ordering::Relaxed);
+/// Registers a metric; the library ends the help text with a full stop.
+fn shown<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Counters that are shown from the start.
+fn counters<L: Label>(all: impl IntoIterator<Item = L>) -> Family<Of<L>, Counter> {
+    let family = Family::default();
+    for label in all {
+        drop(family.get_or_create(&Of(label)));
+    }
+    family
+}
+
+/// A label whose values are the values of a type.
+trait Label: fmt::Debug + Copy {
+    const NAME: &'static str;
+    fn value(&self) -> &str;
+}
+
+/// A set of this one label.
+#[derive(Debug, Clone, Copy)]
+struct Of<L>(L);
+
+impl<L: Label> PartialEq for Of<L> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.value() == other.0.value()
     }
 }
 
-fn load(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
+impl<L: Label> Eq for Of<L> {}
 
-/// Exact, where a float might not be.
-fn seconds(micros: u64) -> String {
-    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
-}
-
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+impl<L: Label> Hash for Of<L> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.value().hash(state);
     }
+}
 
-    fn line(&mut self, name: &str, labels: &str, value: u64) {
-        let _ = match labels {
-            "" => writeln!(self.0, "{name} {value}"),
-            labels => writeln!(self.0, "{name}{{{labels}}} {value}"),
-        };
+impl<L: Label> EncodeLabelSet for Of<L> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [(L::NAME, self.0.value())].encode(encoder)
+    }
+}
+
+impl Label for Call {
+    const NAME: &'static str = "call";
+    fn value(&self) -> &str {
+        self.name()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Status(StatusCode);
+
+impl Label for Status {
+    const NAME: &'static str = "status";
+    fn value(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl Label for Outcome {
+    const NAME: &'static str = "outcome";
+    fn value(&self) -> &str {
+        self.name()
+    }
+}
+
+/// Whether a replica confirmed a pin.
+#[derive(Debug, Clone, Copy)]
+struct Confirmed(bool);
+
+impl Label for Confirmed {
+    const NAME: &'static str = "confirmed";
+    fn value(&self) -> &str {
+        if self.0 { "true" } else { "false" }
+    }
+}
+
+impl Label for StoreErrorKind {
+    const NAME: &'static str = "reason";
+    fn value(&self) -> &str {
+        self.name()
+    }
+}
+
+/// What became of a bearer token.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Verified,
+    Unknown(Unknown),
+}
+
+impl Label for Token {
+    const NAME: &'static str = "result";
+    fn value(&self) -> &str {
+        match self {
+            Self::Verified => "verified",
+            Self::Unknown(Unknown::Missing) => "missing",
+            Self::Unknown(Unknown::Wrong) => "wrong",
+            Self::Unknown(Unknown::Refused(refusal)) => refusal.name(),
+        }
+    }
+}
+
+/// What there are places for.
+#[derive(Debug, Clone, Copy)]
+enum Places {
+    Requests,
+    Polls,
+}
+
+impl Label for Places {
+    const NAME: &'static str = "of";
+    fn value(&self) -> &str {
+        match self {
+            Self::Requests => "requests",
+            Self::Polls => "polls",
+        }
     }
 }

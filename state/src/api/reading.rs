@@ -13,7 +13,7 @@ use super::failure::Failure;
 /// A body comes from a proxy nearby in one or two packets; who takes longer holds a place in flight for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A body that nobody will look at: what of it is taken in before the refusal, and for how long. Any change of a node fits.
+/// A body that is not used: how much of it is read before the refusal, and for how long. Any change of a node fits.
 const MAX_IGNORED: usize = 4096;
 const IGNORED_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -43,7 +43,7 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A query string whose parameters are taken one by one; what nobody took is unknown.
+/// A query string whose parameters are taken one by one; what is not taken is unknown.
 pub(super) struct Query {
     pairs: Vec<(String, String)>,
     faults: Vec<Fault>,

@@ -1,11 +1,12 @@
 //! One HTTP request to the state service, on a connection of its own, bounded in time and size.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use berth_core::wire::ErrorReply;
+use berth_state::given::Fault;
 use berth_state::tls;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::HeaderValue;
@@ -17,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::origin::Origin;
+
 /// Across a continent and a busy network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A poll waits almost half a minute.
@@ -24,66 +27,76 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 /// All nodes of a large pool, or all changes of one reply, many times over.
 const MAX_ANSWER: usize = 64 << 20;
 
-#[derive(Debug)]
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    Usage(Vec<String>),
+    #[error("{}", lines(.0))]
+    Usage(Vec<Fault>),
+    /// By the service, or its answer makes no sense.
+    #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
     Unreachable(String),
-    Output(std::io::Error),
+    #[error(transparent)]
+    Output(#[from] std::io::Error),
 }
 
-/// A value, and the flag or variable that it came from.
-pub(super) type Given = (String, String);
+fn lines(faults: &[Fault]) -> String {
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n  ")
+}
+
+/// A PEM file, and the flag or variable that names it.
+pub(super) struct Pem {
+    pub(super) place: String,
+    pub(super) is_flag: bool,
+    pub(super) file: PathBuf,
+}
+
+impl Pem {
+    fn named(&self) -> tls::Named<'_> {
+        (&self.place, &self.file)
+    }
+}
+
+/// What opens TLS connections, and whose certificate must be shown on them.
+pub(super) struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    has_certificate: bool,
+}
+
+impl Tls {
+    /// Reads the files if the service is `https://`; else the result is `None`, and a flag that names a file is a fault.
+    ///
+    /// # Errors
+    /// Every fault, with its place.
+    pub(super) fn read(
+        origin: &Origin,
+        ca: Option<&Pem>,
+        own: Option<&(Pem, Pem)>,
+    ) -> Result<Option<Self>, Vec<Fault>> {
+        let Some(name) = origin.tls_name.clone() else {
+            // From a variable they may be meant for other calls.
+            let pems = ca.into_iter().chain(own.map(|(cert, _)| cert)).filter(|pem| pem.is_flag);
+            let message = format!("is for https://, and the service is {origin}");
+            let faults: Vec<Fault> = pems.map(|pem| Fault::new(&pem.place, &message)).collect();
+            return if faults.is_empty() { Ok(None) } else { Err(faults) };
+        };
+        let connector =
+            tls::connector(ca.map(Pem::named), own.map(|(cert, key)| (cert.named(), key.named())))?;
+        Ok(Some(Self { connector, name, has_certificate: own.is_some() }))
+    }
+}
 
 pub(super) struct Client {
     authority: String,
     authorization: Option<HeaderValue>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    has_certificate: bool,
+    tls: Option<Tls>,
 }
 
 impl Client {
-    /// Reads the files of TLS if the URL is `https://`.
-    ///
-    /// # Errors
-    /// Every fault, with its place.
-    pub(super) fn new(
-        (place, url): &Given,
-        token: Option<Given>,
-        ca: Option<&Given>,
-        own: Option<(&Given, &Given)>,
-    ) -> Result<Self, Vec<String>> {
-        let mut faults = Vec::new();
-        let authorization = token.and_then(|(place, token)| {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| faults.push(format!("{place}: a token has no control characters")))
-                .ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        let Some((https, host, port)) = split(url) else {
-            faults.push(format!("{place} {url}: must be http://host:port or https://host:port"));
-            return Err(faults);
-        };
-        let tls = if https {
-            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-                .map_err(|_| faults.push(format!("{place} {url}: {host} cannot be the name of a host")))
-                .ok();
-            let connector = tls::connector(ca.map(named), own.map(|(cert, key)| (named(cert), named(key))));
-            connector.map_err(|all| faults.extend(all)).ok().zip(name)
-        } else {
-            // From a variable they may be meant for other calls.
-            for (place, _) in ca.into_iter().chain(own.map(|(cert, _)| cert)) {
-                if place.starts_with('-') {
-                    faults.push(format!("{place} is for https://, and the service is {url}"));
-                }
-            }
-            None
-        };
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        Ok(Self { authority: format!("{host}:{port}"), authorization, tls, has_certificate: own.is_some() })
+    pub(super) fn new(origin: &Origin, authorization: Option<HeaderValue>, tls: Option<Tls>) -> Self {
+        Self { authority: format!("{}:{}", origin.host, origin.port), authorization, tls }
     }
 
     /// Sends a request and returns the body of a 2xx answer.
@@ -94,7 +107,7 @@ impl Client {
             let stream = TcpStream::connect(&self.authority).await.map_err(|error| error.to_string())?;
             match &self.tls {
                 None => Ok(Box::new(stream) as Box<dyn Stream>),
-                Some((connector, name)) => {
+                Some(Tls { connector, name, .. }) => {
                     let stream = connector.connect(name.clone(), stream).await;
                     Ok(Box::new(stream.map_err(|error| tls_advice(&error))?) as Box<dyn Stream>)
                 }
@@ -113,7 +126,7 @@ impl Client {
         }
         let Ok(ErrorReply { error }) = serde_json::from_slice(&answer) else {
             return Err(Failure::Refused(format!(
-                "{} answered {status}, as no state service does",
+                "{} answered {status} with a body that is not a state service's: check --server",
                 self.authority
             )));
         };
@@ -150,7 +163,7 @@ impl Client {
             }
             cause = at.source();
         }
-        if self.tls.is_some() && !self.has_certificate {
+        if self.tls.as_ref().is_some_and(|tls| !tls.has_certificate) {
             // Its alert may be lost when it closes the connection at once.
             return format!("{error}: if it asks for a client certificate, name yours with --client-cert");
         }
@@ -182,30 +195,9 @@ impl Client {
     }
 }
 
-fn named((place, file): &Given) -> tls::Named<'_> {
-    (place, Path::new(file))
-}
-
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Whether it is https, the host, the port.
-fn split(url: &str) -> Option<(bool, &str, u16)> {
-    let (https, rest) = match url.strip_prefix("https://") {
-        Some(rest) => (true, rest),
-        None => (false, url.strip_prefix("http://")?),
-    };
-    let authority = rest.trim_end_matches('/');
-    let (host, port) = match authority.rsplit_once(':') {
-        // The last colon of an address of IPv6 without a port is within its brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-        _ => (authority, if https { 443 } else { 80 }),
-    };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@']);
-    (plain && bracketed == host.contains(':')).then_some((https, host, port))
-}
 
 /// What went wrong between two that speak TLS, and what to do.
 fn tls_advice(error: &std::io::Error) -> String {

@@ -1,6 +1,7 @@
-//! What `berth ring` was asked, checked: settings that exist are right, and every fault is told at once.
+//! What `berth ring` is asked, checked: settings that exist are right, and every fault is reported at once.
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     net::{Ipv6Addr, SocketAddr},
     str::FromStr,
 };
@@ -10,8 +11,53 @@ use berth_core::ring::{
     Ring, RingSize,
 };
 use berth_core::wire::NodeId;
+use berth_state::given::{Fault, Given, choice, number};
+use clap::{Args, ValueEnum};
 
-use super::Arguments;
+use crate::format::Format;
+
+/// Answer offline which node a session belongs to, and which come next
+///
+/// The answer is that of an Envoy ring_hash or maglev cluster with the same members, all healthy, listed in the
+/// same order. Sizes default to 512 virtual nodes for each unit of the smallest weight.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    // No doc comment: rustdoc would take the brackets for a link.
+    #[arg(
+        long = "member",
+        value_name = "IP:PORT[=WEIGHT]",
+        help = "A node, for example 10.0.0.1:8080, 10.0.0.2:8080=3 or [::1]:8080; once for each node"
+    )]
+    members: Vec<String>,
+
+    /// How members share keys [default: ring-hash]
+    #[arg(long, value_name = "NAME", value_parser = choice::<Name>())]
+    algorithm: Option<Given<Name>>,
+
+    /// Points on the ring per unit of the smallest weight [default: 512]
+    #[arg(long, value_name = "N", value_parser = number(0..=u32::MAX))]
+    virtual_nodes: Option<Given<u32>>,
+
+    /// Size the ring by Envoy's formula instead: at least N points [default then: 1024]
+    #[arg(long, value_name = "N", value_parser = number(0..=u64::MAX))]
+    minimum_ring_size: Option<Given<u64>>,
+
+    /// Size the ring by Envoy's formula instead: at most N points [default then: 8388608]
+    #[arg(long, value_name = "N", value_parser = number(0..=u64::MAX))]
+    maximum_ring_size: Option<Given<u64>>,
+
+    /// Slots of the maglev table, a prime; implies --algorithm maglev [default then: 65537]
+    #[arg(long, value_name = "N", value_parser = number(0..=u32::MAX))]
+    maglev_table_size: Option<Given<u32>>,
+
+    /// JSON is one object a line, its hash a 64-bit integer
+    #[arg(long, value_name = "NAME", default_value = "text", value_parser = choice::<Format>())]
+    format: Given<Format>,
+
+    /// Session ids; without any, one a line from standard input, where empty lines are skipped
+    #[arg(value_name = "KEY")]
+    pub(super) keys: Vec<OsString>,
+}
 
 pub(super) struct Settings {
     pub(super) members: Vec<Member>,
@@ -19,48 +65,41 @@ pub(super) struct Settings {
     pub(super) format: Format,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
-    Text,
-    Json,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
     RingHash,
     Maglev,
     Rendezvous,
 }
 
-const ALGORITHMS: [(&str, Name); 3] =
-    [("ring-hash", Name::RingHash), ("maglev", Name::Maglev), ("rendezvous", Name::Rendezvous)];
-const FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
-
 impl Settings {
     /// # Errors
     /// All faults, each naming the argument and what to do.
-    pub(super) fn new(arguments: &Arguments) -> Result<Self, Vec<String>> {
+    pub(super) fn new(arguments: &Arguments) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let members = members(&arguments.members, &mut faults);
         let algorithm = algorithm(arguments, &mut faults);
-        let format =
-            choice("--format", arguments.format.as_deref(), &FORMATS, &mut faults).unwrap_or(Format::Text);
+        let format = arguments.format.clone().take(&mut faults);
         for (position, _) in (1..).zip(&arguments.keys).filter(|(_, key)| key.is_empty()) {
-            faults.push(format!("KEY {position} is empty: no session has an empty id, leave it out"));
+            faults.push(Fault::new(
+                format!("KEY {position}"),
+                "is empty: no session has an empty id, leave it out",
+            ));
         }
-        if !faults.is_empty() {
+        let (Some(algorithm), Some(format), true) = (algorithm, format, faults.is_empty()) else {
             return Err(faults);
-        }
+        };
         match Ring::build(&members, algorithm) {
             Ok(ring) => Ok(Self { members, ring, format }),
-            Err(error) => Err(vec![error.to_string()]),
+            Err(error) => Err(vec![Fault::new("ring", error.to_string())]),
         }
     }
 }
 
-fn members(texts: &[String], faults: &mut Vec<String>) -> Vec<Member> {
+fn members(texts: &[String], faults: &mut Vec<Fault>) -> Vec<Member> {
     if texts.is_empty() {
-        faults.push("no --member: give at least one, for example --member 10.0.0.1:8080".to_owned());
+        let message = "is missing: give at least one, for example --member 10.0.0.1:8080";
+        faults.push(Fault::new("--member", message));
     }
     let mut known = BTreeSet::new();
     let mut members = Vec::new();
@@ -68,9 +107,10 @@ fn members(texts: &[String], faults: &mut Vec<String>) -> Vec<Member> {
         match member(text) {
             Ok(member) if known.insert(member.key.clone()) => members.push(member),
             Ok(member) => {
-                faults.push(format!("--member {text}: {} is given twice, leave one out", member.key));
+                let message = format!("{} is given twice, leave one out", member.key);
+                faults.push(Fault::new(format!("--member {text}"), message));
             }
-            Err(fault) => faults.push(format!("--member {text}: {fault}")),
+            Err(fault) => faults.push(Fault::new(format!("--member {text}"), fault)),
         }
     }
     members
@@ -99,7 +139,7 @@ fn key(text: &str) -> Result<String, String> {
         return text.parse().map(|node: NodeId| node.to_string()).map_err(|error| error.to_string());
     }
     match SocketAddr::from_str(text) {
-        Ok(address) if address.port() == 0 => Err("port 0 is none, take one from 1 to 65535".to_owned()),
+        Ok(address) if address.port() == 0 => Err("port 0 is not a port, use one from 1 to 65535".to_owned()),
         Ok(address) => Ok(address.to_string()),
         Err(_) if Ipv6Addr::from_str(text).is_ok() => {
             Err("IPv6 needs brackets and a port, write for example [::1]:8080".to_owned())
@@ -115,74 +155,52 @@ fn key(text: &str) -> Result<String, String> {
     }
 }
 
-fn algorithm(arguments: &Arguments, faults: &mut Vec<String>) -> Algorithm {
+/// `None` if an argument of it is wrong.
+fn algorithm(arguments: &Arguments, faults: &mut Vec<Fault>) -> Option<Algorithm> {
     let before = faults.len();
-    let virtual_nodes = number("--virtual-nodes", arguments.virtual_nodes.as_deref(), faults);
-    let minimum = number("--minimum-ring-size", arguments.minimum_ring_size.as_deref(), faults);
-    let maximum = number("--maximum-ring-size", arguments.maximum_ring_size.as_deref(), faults);
-    let table_size = number("--maglev-table-size", arguments.maglev_table_size.as_deref(), faults);
-    let named = choice("--algorithm", arguments.algorithm.as_deref(), &ALGORITHMS, faults);
+    let has_virtual_nodes = arguments.virtual_nodes.is_some();
     let by_envoy = arguments.minimum_ring_size.is_some() || arguments.maximum_ring_size.is_some();
     let by_table = arguments.maglev_table_size.is_some();
+    let virtual_nodes = value(&arguments.virtual_nodes, DEFAULT_VIRTUAL_NODES, faults);
+    let minimum = value(&arguments.minimum_ring_size, DEFAULT_MINIMUM_RING_SIZE, faults);
+    let maximum = value(&arguments.maximum_ring_size, MAXIMUM_POINTS, faults);
+    let table_size = value(&arguments.maglev_table_size, DEFAULT_TABLE_SIZE, faults);
+    let default = if by_table { Name::Maglev } else { Name::RingHash };
+    let name = value(&arguments.algorithm, default, faults);
 
-    let name = named.unwrap_or(if by_table { Name::Maglev } else { Name::RingHash });
-    if arguments.virtual_nodes.is_some() && by_envoy {
-        faults.push(
-            "--virtual-nodes and --minimum-ring-size or --maximum-ring-size exclude each other: leave one out"
-                .to_owned(),
-        );
+    if has_virtual_nodes && by_envoy {
+        let message = "exclude each other: leave one out";
+        faults.push(Fault::new("--virtual-nodes and --minimum-ring-size or --maximum-ring-size", message));
     }
-    // An algorithm that was named wrongly says nothing about what fits it.
-    if arguments.algorithm.is_none() || named.is_some() {
-        if name != Name::RingHash && (arguments.virtual_nodes.is_some() || by_envoy) {
-            faults.push("ring sizes are for --algorithm ring-hash: leave them out, or take that".to_owned());
-        }
-        if name != Name::Maglev && by_table {
-            faults
-                .push("--maglev-table-size is for --algorithm maglev: leave it out, or take that".to_owned());
-        }
+    // A wrong algorithm says nothing about what goes with it.
+    let name = name?;
+    if name != Name::RingHash && (has_virtual_nodes || by_envoy) {
+        let message = "are for --algorithm ring-hash: leave them out, or use that";
+        faults.push(Fault::new("ring sizes", message));
     }
-
+    if name != Name::Maglev && by_table {
+        let message = "is for --algorithm maglev: leave it out, or use that";
+        faults.push(Fault::new("--maglev-table-size", message));
+    }
+    if faults.len() > before {
+        return None;
+    }
     let algorithm = match name {
-        Name::RingHash if by_envoy => Algorithm::RingHash(RingSize::Envoy {
-            minimum: minimum.unwrap_or(DEFAULT_MINIMUM_RING_SIZE),
-            maximum: maximum.unwrap_or(MAXIMUM_POINTS),
-        }),
-        Name::RingHash => {
-            Algorithm::RingHash(RingSize::VirtualNodes(virtual_nodes.unwrap_or(DEFAULT_VIRTUAL_NODES)))
+        Name::RingHash if by_envoy => {
+            Algorithm::RingHash(RingSize::Envoy { minimum: minimum?, maximum: maximum? })
         }
-        Name::Maglev => Algorithm::Maglev { table_size: table_size.unwrap_or(DEFAULT_TABLE_SIZE) },
+        Name::RingHash => Algorithm::RingHash(RingSize::VirtualNodes(virtual_nodes?)),
+        Name::Maglev => Algorithm::Maglev { table_size: table_size? },
         Name::Rendezvous => Algorithm::Rendezvous,
     };
-    // With a fault above, this would blame a default that nobody chose.
-    if faults.len() == before
-        && let Err(error) = algorithm.validate()
-    {
-        faults.push(error.to_string());
-    }
-    algorithm
+    algorithm.validate().map_err(|error| faults.push(Fault::new("ring", error.to_string()))).ok()?;
+    Some(algorithm)
 }
 
-fn number<Number: FromStr>(option: &str, text: Option<&str>, faults: &mut Vec<String>) -> Option<Number> {
-    let text = text?;
-    let number = text.parse().ok();
-    if number.is_none() {
-        faults.push(format!("{option} {text}: not a whole number in range, write for example {option} 1031"));
+/// What was given, else the default; `None` if it is wrong.
+fn value<T: Clone>(given: &Option<Given<T>>, default: T, faults: &mut Vec<Fault>) -> Option<T> {
+    match given {
+        Some(given) => given.clone().take(faults),
+        None => Some(default),
     }
-    number
-}
-
-fn choice<Value: Copy>(
-    option: &str,
-    text: Option<&str>,
-    choices: &[(&str, Value)],
-    faults: &mut Vec<String>,
-) -> Option<Value> {
-    let text = text?;
-    let value = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if value.is_none() {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        faults.push(format!("{option} {text}: there is no such one, take {}", names.join(" or ")));
-    }
-    value
 }

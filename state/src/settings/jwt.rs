@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use berth_core::token::{Algorithm, Policy};
+use clap::Args;
 
-use super::{Arguments, Sources};
+use super::checks::Checks;
+use crate::given::{Given, Parser, file, filled, list};
 
 /// Where the keys are, and what else a token must satisfy.
 #[derive(Debug, Clone)]
@@ -15,96 +17,95 @@ pub struct Jwt {
     pub policy: Policy,
 }
 
-impl Sources<'_> {
+#[derive(Args)]
+pub(super) struct JwtFlags {
+    /// File with a JSON Web Key Set, read again when it changes: operators then need a JWT by one of its keys, with the scope
+    /// berth.read or berth.operate
+    #[arg(long, value_name = "FILE", value_parser = file())]
+    jwks: Option<Given<PathBuf>>,
+    /// What JWTs may be signed by, with commas; needed with --jwks
+    #[arg(long, value_name = "NAMES", value_parser = algorithms())]
+    jwt_algorithms: Option<Given<Vec<Algorithm>>>,
+    /// What a JWT's iss must be [default: anything]
+    #[arg(long, value_name = "NAME", value_parser = filled())]
+    jwt_issuer: Option<Given<String>>,
+    /// What a JWT's aud must have one of, with commas [default: anything]
+    #[arg(long, value_name = "NAMES", value_parser = list(|name| Ok(name.to_owned())))]
+    jwt_audience: Option<Given<Vec<String>>>,
+}
+
+impl JwtFlags {
     /// `is_fenced`: proxies show something too, without which their calls would be open to all.
-    pub(super) fn jwt(&mut self, a: &Arguments, is_fenced: bool) -> Option<Jwt> {
-        let jwks = self.text("jwks", &a.jwks);
-        let algorithms = self.list("jwt-algorithms", &a.jwt_algorithms);
-        let issuer = self.text("jwt-issuer", &a.jwt_issuer);
-        let audiences = self.list("jwt-audience", &a.jwt_audience);
+    pub(super) fn check(self, is_fenced: bool, checks: &mut Checks) -> Option<Jwt> {
         let given = [
-            ("jwt-algorithms", algorithms.is_some()),
-            ("jwt-issuer", issuer.is_some()),
-            ("jwt-audience", audiences.is_some()),
+            ("jwt-algorithms", self.jwt_algorithms.is_some()),
+            ("jwt-issuer", self.jwt_issuer.is_some()),
+            ("jwt-audience", self.jwt_audience.is_some()),
         ];
+        let has_jwks = self.jwks.is_some();
+        let jwks = checks.take(self.jwks);
+        let algorithms = checks.take(self.jwt_algorithms);
+        let issuer = checks.take(self.jwt_issuer);
+        let audiences = checks.take(self.jwt_audience).unwrap_or_default();
         let Some(jwks) = jwks else {
-            for (name, _) in given.iter().filter(|(_, given)| *given) {
-                self.faults.push(format!("{name}: only goes with jwks, which is missing"));
+            for (name, _) in given.iter().filter(|(_, given)| *given && !has_jwks) {
+                checks.fault(name, "only goes with jwks, which is missing");
             }
             return None;
         };
         if !is_fenced {
-            let message = "jwks: resolve would be open to everybody, as it takes no JWT: give the proxies a token, or \
+            let message = "resolve would be open to everybody, as it takes no JWT: give the proxies a token, or \
                            have them show a certificate by tls-client-ca";
-            self.faults.push(message.to_owned());
+            checks.fault("jwks", message);
         }
-        let algorithms = self.algorithms(algorithms);
-        let (_, audiences) = audiences.unwrap_or_default();
-        let policy = Policy { issuer, audiences, ..Policy::new(algorithms) };
-        Some(Jwt { jwks: jwks.into(), policy })
+        let [(_, has_algorithms), ..] = given;
+        if !has_algorithms {
+            let message = "is missing: name those that the issuer signs with, for example RS256";
+            checks.fault("jwt-algorithms", message);
+        }
+        let policy = Policy { issuer, audiences, ..Policy::new(algorithms.unwrap_or_default()) };
+        Some(Jwt { jwks, policy })
     }
+}
 
-    fn algorithms(&mut self, given: Option<(String, Vec<String>)>) -> Vec<Algorithm> {
-        let Some((place, names)) = given else {
-            let message =
-                "jwt-algorithms: is missing: name those that the issuer signs with, for example RS256";
-            self.faults.push(message.to_owned());
-            return Vec::new();
-        };
-        let mut algorithms = Vec::new();
-        for name in names {
-            match Algorithm::named(&name) {
-                Some(algorithm) => algorithms.push(algorithm),
-                None => {
-                    let known: Vec<&str> = Algorithm::ALL.iter().map(|(name, _)| *name).collect();
-                    self.faults.push(format!("{place}: must be of {}, is {name:?}", known.join(", ")));
-                }
-            }
+/// The names of algorithms, of one kind.
+fn algorithms() -> Parser<Vec<Algorithm>> {
+    let names = list(|name| {
+        Algorithm::named(name).ok_or_else(|| {
+            let known: Vec<&str> = Algorithm::ALL.iter().map(|(name, _)| *name).collect();
+            format!("must be of {}, is {name:?}", known.join(", "))
+        })
+    });
+    names.and(|algorithms| match Algorithm::are_mixed(algorithms) {
+        true => {
+            Err("mixes secrets (HS256, HS384, HS512) with public keys, one of which could be taken for the \
+                     other: keep to one kind"
+                .to_owned())
         }
-        if Algorithm::are_mixed(&algorithms) {
-            self.faults.push(format!(
-                "{place}: mixes secrets (HS256, HS384, HS512) with public keys, one of which could be taken for the \
-                 other: keep to one kind"
-            ));
-        }
-        algorithms
-    }
-
-    /// What stands between commas, none of it empty, and the place it comes from.
-    fn list(&mut self, name: &str, flag: &Option<String>) -> Option<(String, Vec<String>)> {
-        let (place, text) = self.find(name, flag)?;
-        let entries: Vec<String> = text.split(',').map(|entry| entry.trim().to_owned()).collect();
-        if entries.iter().any(String::is_empty) {
-            self.faults.push(format!("{place}: must be names with commas between them, is {text:?}"));
-        }
-        Some((place, entries.into_iter().filter(|entry| !entry.is_empty()).collect()))
-    }
+        false => Ok(()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Settings;
+    use super::super::{CommandLine, Settings};
     use super::*;
+    use crate::given::Fault;
 
-    fn settings(arguments: &Arguments) -> Result<Settings, Vec<String>> {
-        Settings::new(arguments, &|_| None)
-    }
-
-    fn some(text: &str) -> Option<String> {
-        Some(text.to_owned())
+    fn settings(flags: &[&str]) -> Result<Settings, Vec<Fault>> {
+        Settings::read(&CommandLine::typed(flags))
     }
 
     #[test]
     fn a_policy_is_what_was_said_and_by_default_needs_an_expiry() {
-        let arguments = Arguments {
-            token: some("t"),
-            jwks: some("keys.json"),
-            jwt_algorithms: some("RS256, Ed25519"),
-            jwt_audience: some("berth,games"),
-            ..Arguments::default()
-        };
+        let flags = [
+            "--token=t",
+            "--jwks=keys.json",
+            "--jwt-algorithms=RS256, Ed25519",
+            "--jwt-audience=berth,games",
+        ];
 
-        let jwt = settings(&arguments).unwrap().jwt.unwrap();
+        let jwt = settings(&flags).unwrap().jwt.unwrap();
 
         assert_eq!(jwt.jwks, PathBuf::from("keys.json"));
         let audiences = vec!["berth".to_owned(), "games".to_owned()];
@@ -115,56 +116,41 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once() {
-        let jwks = || Arguments { token: some("t"), jwks: some("k"), ..Arguments::default() };
-        for (arguments, faults) in [
-            (jwks(), &["jwt-algorithms: is missing"][..]),
+        for (flags, faults) in [
+            (&["--token=t", "--jwks=k"][..], &["jwt-algorithms: is missing"][..]),
             (
-                Arguments { token: None, jwt_algorithms: some("none,hs256,"), ..jwks() },
+                &["--jwks=k", "--jwt-algorithms=none,hs256,"],
                 &[
                     "--jwt-algorithms: must be names with commas",
-                    "jwks: resolve would be open to everybody",
                     "is \"none\"",
                     "is \"hs256\"",
+                    "jwks: resolve would be open to everybody",
                 ],
             ),
             (
-                Arguments { jwt_algorithms: some("HS256,RS256"), jwt_audience: some(""), ..jwks() },
-                &["--jwt-audience: must be", "--jwt-algorithms: mixes secrets"],
+                &["--token=t", "--jwks=k", "--jwt-algorithms=HS256,RS256", "--jwt-audience="],
+                &["--jwt-algorithms: mixes secrets", "--jwt-audience: must be"],
             ),
             (
-                Arguments {
-                    jwt_algorithms: some("ES256"),
-                    jwt_issuer: some("i"),
-                    jwt_audience: some("a"),
-                    ..Arguments::default()
-                },
+                &["--jwt-algorithms=ES256", "--jwt-issuer=i", "--jwt-audience=a"],
                 &["jwt-algorithms: only goes with jwks", "jwt-issuer: only", "jwt-audience: only"],
             ),
-            (
-                Arguments { jwks: some(""), jwt_issuer: some(""), ..jwks() },
-                &["--jwks: is empty", "--jwt-issuer: is empty"],
-            ),
+            (&["--token=t", "--jwks=", "--jwt-issuer="], &["--jwks: is empty", "--jwt-issuer: is empty"]),
         ] {
-            let told = settings(&arguments).unwrap_err();
+            let told = settings(flags).unwrap_err();
             assert_eq!(told.len(), faults.len(), "{told:#?}");
             for (fault, says) in told.iter().zip(faults) {
-                assert!(fault.contains(says), "{says} is not in {fault}");
+                assert!(fault.to_string().contains(says), "{says} is not in {fault}");
             }
         }
     }
 
     #[test]
     fn a_client_certificate_is_as_good_for_the_proxies_as_a_token() {
-        let arguments = Arguments {
-            jwks: some("k"),
-            jwt_algorithms: some("ES256"),
-            tls_cert: some("c"),
-            tls_key: some("k"),
-            tls_client_ca: some("a"),
-            ..Arguments::default()
-        };
+        let flags =
+            ["--jwks=k", "--jwt-algorithms=ES256", "--tls-cert=c", "--tls-key=k", "--tls-client-ca=a"];
 
-        assert!(settings(&arguments).is_ok());
-        assert!(settings(&Arguments { tls_client_ca: None, ..arguments }).is_err());
+        assert!(settings(&flags).is_ok());
+        assert!(settings(&flags[..4]).is_err());
     }
 }

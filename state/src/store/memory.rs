@@ -185,7 +185,7 @@ impl Store for Memory {
             .map(|(ask, former)| pool.resolve(ask, former.as_ref(), request, &self.keeping, now, self.life))
             .collect();
         for (former, (ask, pin)) in formers.iter().zip(request.sessions.iter().zip(&pins)) {
-            // Who shows no version of his own is nobody to say that others' are old.
+            // A request without a session version does not say that others are old.
             if let (Some(former), Some(to), Some(_)) = (former, pin.session_version, ask.session_version) {
                 pool.raise(former, to, request, &self.keeping, now, self.life);
             }

@@ -2,23 +2,25 @@
 //!
 //! A pool is spread over sixteen shards by its session keys (`layout`). All keys of a shard share a hash tag, so the
 //! script that resolves a session touches one slot, and a claim or rehome, its life and its change event are one atomic
-//! step (`scripts`). `link` sends many of them (`call`) at once and bounds each in time; `gate` stops asking a store that does
-//! not answer.
+//! step (`scripts`). `link` sends many of them (`call`) at once over a `connection` and bounds each in time;
+//! `gate` stops asking a store that does not answer.
 
+mod bounds;
 mod call;
 mod clustered;
+mod connection;
 mod gate;
 mod layout;
 mod link;
+mod options;
 mod reading;
 mod recording;
 mod resolving;
 mod scripts;
+mod single;
 mod waiting;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use berth_core::time::Millis;
@@ -31,38 +33,14 @@ use redis::Value;
 use self::call::{Group, Step};
 use self::layout::{Position, SHARDS, Shard};
 use self::link::Link;
+pub use self::options::{Options, Tls};
 use self::reading::{Stored, integer, list, misread, text};
 use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
+use crate::given::Fault;
 
 /// How far back the changes of one session are looked for, in its shard.
 const EVENTS_LOOKED_AT: usize = 1024;
-
-/// Where the servers are and how they are asked.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// `redis://` or `rediss://`, with user and password if need be; several for a Cluster.
-    pub urls: Vec<String>,
-    /// The servers form a Redis Cluster.
-    pub cluster: bool,
-    /// Ask a replica to confirm each resolve.
-    pub quorum: bool,
-    /// For `rediss://`.
-    pub tls: Tls,
-    /// The longest any verb may take.
-    pub timeout: Duration,
-    /// How long and how much to keep.
-    pub keeping: Keeping,
-}
-
-/// PEM files for `rediss://`.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    /// Authorities of the servers' certificates; absent is the system's.
-    pub ca: Option<PathBuf>,
-    /// The service's own certificate and private key, if the servers ask for one.
-    pub client: Option<(PathBuf, PathBuf)>,
-}
 
 /// The store on Redis.
 pub struct Redis {
@@ -71,12 +49,16 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A store on the servers that `options` name. Connects when it is first asked; needs a tokio runtime.
+    /// A store on the servers that `options` name, whose files it reads. Connects when it is first asked; needs a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// What is wrong with the options.
-    pub fn new(options: &Options) -> Result<Self, String> {
-        Ok(Self { link: Link::new(options)?, keeping: options.keeping })
+    /// What is wrong with the options or their files.
+    pub fn open(options: &Options) -> Result<Self, Fault> {
+        let certificates = options.read_certificates()?;
+        let link =
+            Link::new(options, certificates).map_err(|error| Fault::new("redis", error.to_string()))?;
+        Ok(Self { link, keeping: options.keeping })
     }
 
     /// Where this store keeps a pin, for tests that let one expire.

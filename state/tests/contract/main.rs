@@ -56,7 +56,7 @@ async fn memory_keeps_the_contract() {
 #[tokio::test]
 async fn redis_keeps_the_contract() {
     let server = RedisServer::start(&[]);
-    contract(&|keeping| Arc::new(Redis::new(&options(&server, keeping)).unwrap()), 3).await;
+    contract(&|keeping| Arc::new(Redis::open(&options(&server, keeping)).unwrap()), 3).await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn redis_cluster_keeps_the_contract() {
         timeout: PATIENT,
         keeping,
     };
-    contract(&|keeping| Arc::new(Redis::new(&options(keeping)).unwrap()), 3).await;
+    contract(&|keeping| Arc::new(Redis::open(&options(keeping)).unwrap()), 3).await;
 }
 
 /// `services`: how many may stand in front of one store.

@@ -26,7 +26,7 @@ impl Service {
     }
 
     pub fn on_redis(options: Options) -> Self {
-        Self::start(Limits::default(), move || Arc::new(Redis::new(&options).unwrap()))
+        Self::start(Limits::default(), move || Arc::new(Redis::open(&options).unwrap()))
     }
 
     pub fn start(limits: Limits, store: impl FnOnce() -> Arc<dyn Store> + Send + 'static) -> Self {

@@ -73,8 +73,9 @@ impl Call {
         })
     }
 
-    /// The steps whose scripts the server does not know, by text, and their places. Only those: what it carried out because
-    /// somebody taught it the script meanwhile would be answered anew, as found what it has just claimed or rehomed.
+    /// The steps whose scripts the server does not know, by text, and their places. Only those: a step that it carried out,
+    /// because another call loaded the script meanwhile, would be answered a second time, and say found instead of claimed or
+    /// rehomed.
     pub(super) fn unknown(&self, answers: &Answers) -> Option<(Vec<usize>, Self)> {
         let places: Vec<usize> = (0..)
             .zip(&answers.values)
@@ -107,7 +108,7 @@ pub(super) struct Group {
 pub(super) struct Answers {
     /// One for each step.
     pub(super) values: Vec<Value>,
-    /// Whether a replica confirmed; `None` if nobody asked it.
+    /// Whether a replica confirmed; `None` if it was not asked.
     pub(super) durable: Option<bool>,
 }
 

@@ -1,7 +1,7 @@
 //! The connections to a Redis Cluster: redirections are followed, and a map of the slots that is out of date is given up.
 //!
 //! The library learns that a slot has moved from an answer or a closed connection. A primary that hangs, or whose machine
-//! is gone, gives neither: its shards would be asked there for ever, also when its replica had long taken over. So a call
+//! is gone, gives neither: its shards would be asked there indefinitely, even long after its replica took over. So a call
 //! without an answer has the shard tried over new connections, beside the old ones, which serve the other shards: they are
 //! replaced once the shard answers on the new ones. Before the failover it does not, and nothing changes.
 
@@ -15,10 +15,11 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{RedisError, TlsCertificates};
 
-use super::Options;
+use super::bounds::{CONNECT_TIMEOUT, UNACKNOWLEDGED};
 use super::call::{Answers, Call, failure, refused, server_error};
 use super::layout::Shard;
-use super::link::{CONNECT_TIMEOUT, UNACKNOWLEDGED, lock};
+use super::options::Options;
+use crate::lock::lock;
 use crate::store::StoreError;
 
 /// New connections may take this long until a shard answers on them: connecting to a server that hangs takes a second, and
@@ -118,7 +119,7 @@ impl Clustered {
     }
 }
 
-/// A call that is under way. One that ends late and without an answer has its shard tried anew.
+/// A call that is under way. One that ends late and without an answer has its shard tried on new connections.
 struct Unanswered<'c> {
     clustered: Option<&'c Arc<Clustered>>,
     shard: &'c Shard,

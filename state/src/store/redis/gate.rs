@@ -1,6 +1,6 @@
 //! Stops asking a store that does not answer, but for one probe now and then.
 //!
-//! The same for replicas that do not confirm: whoever waits for one holds up the connection.
+//! The same for replicas that do not confirm: a call that waits for one holds up the connection.
 //!
 //! A request that is given up is still queued in the connection. With a store that hangs, each would wait its full time
 //! and leave one more behind; the gate bounds both.

@@ -13,7 +13,7 @@ use std::fmt;
 use berth_core::wire::{Cursor, NodeRecord, PoolName, SessionKey};
 
 /// Slots of a pool. Enough to spread one pool over a cluster of sixteen primaries, few enough to read sixteen logs many
-/// times a second. Fixed for ever: with another number every pin would be elsewhere.
+/// times a second. It must never change: with another number every pin would be in another place.
 pub(super) const SHARDS: usize = 16;
 
 /// One shard of one pool.

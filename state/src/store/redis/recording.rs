@@ -1,7 +1,7 @@
 //! Records of nodes: written in shard 0 by compare-and-set, then copied to the others, so that each shard resolves its
 //! sessions without asking another.
 //!
-//! What a record becomes is decided in core, not in Lua. A failure half way is repaired by whoever repeats the request: also
+//! What a record becomes is decided in core, not in Lua. A failure half way is repaired when the request is repeated: also
 //! one that changes nothing copies again.
 
 use std::time::Instant;
@@ -53,7 +53,7 @@ impl Redis {
             if record.is_spent(now) { spent.push((text, record)) } else { nodes.push(record) }
         }
         if !spent.is_empty() {
-            // In vain, it is for the next one to do.
+            // If it fails, the next list drops them.
             let _ = self.drop_records(pool, &spent, since).await;
         }
         nodes.sort_by(|one, other| one.node.cmp(&other.node));

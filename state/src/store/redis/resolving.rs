@@ -125,7 +125,7 @@ impl Redis {
         let answered = request.sessions.iter().zip(pins);
         let raised = formers.iter().zip(answered).filter_map(|(former, (ask, pin))| {
             let (former, to) = (former.as_ref()?, pin.session_version?);
-            // Who shows no version of his own is nobody to say that others' are old.
+            // A request without a session version does not say that others are old.
             ask.session_version?;
             (former.session_version < to).then_some((former.key, (former.key, to)))
         });

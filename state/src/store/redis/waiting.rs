@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::connection::Connection;
 use super::gate::Gate;
-use super::link::{Connection, lock};
+use crate::lock::lock;
 use crate::store::StoreError;
 
 /// Connections on which calls wait for a replica, each one at a time.
