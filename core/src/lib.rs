@@ -51,4 +51,5 @@ pub mod session;
 pub mod snapshot;
 pub mod time;
 pub mod token;
+pub mod watch;
 pub mod wire;

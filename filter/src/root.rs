@@ -15,13 +15,13 @@ use berth_core::membership::Hosts;
 use berth_core::ring::session_hash;
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
+use berth_core::watch::{Sight, Watch};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
 use crate::host;
 use crate::shared::{Leadership, Lease};
 use crate::stream::Stream;
-use crate::watch::{Sight, Watch};
 use crate::worker::{Link, Worker};
 
 /// A look at the membership takes Envoy's main thread 9 µs a host; at 2 % of its time that is 0.45 ms a host.
@@ -39,6 +39,9 @@ const FIRST_TICKS_END: Millis = Millis(2000);
 /// three polls.
 const BLIND_AFTER: Millis = Millis(30_000);
 
+/// The admin interface answers whatever host it is asked for, if that is a valid one; a cluster's name may not be.
+const ADMIN_HOST: &str = "localhost";
+
 /// The root context.
 pub(crate) struct Root {
     id: u32,
@@ -55,6 +58,7 @@ impl Root {
 struct Live {
     worker: Rc<Worker>,
     poll_interval: Millis,
+    admin_cluster: String,
     watch: Watch,
     lease: Lease,
     next_poll: Millis,
@@ -71,8 +75,8 @@ impl Context for Root {
         if live.watch.is_asking(token) {
             let now = host::now();
             let answer = host::answer_body(headers, body_size);
-            if let Sight::Look(hosts) = live.watch.answered(answer.as_deref(), now) {
-                live.learn(hosts.as_ref(), now);
+            let sight = live.watch.handle_reply(token, answer.as_deref(), now);
+            if live.follow(sight.unwrap_or(Sight::Nothing), now) {
                 live.worker.take_ready(self.id, now);
             }
             return;
@@ -151,6 +155,7 @@ impl Live {
         Self {
             lease: Lease::new(&format!("{:x}", session_hash(source.as_bytes())), holder),
             poll_interval: config.poll_interval,
+            admin_cluster: config.admin_cluster.clone(),
             watch,
             worker: Rc::new(Worker::new(config)),
             next_poll: Millis(0),
@@ -197,9 +202,26 @@ impl Live {
         self.next_poll = now + interval;
         self.look_at_static(now);
         let is_polled = self.worker.links.iter().any(|link| link.cluster.is_some());
-        if is_polled && !self.watch.look() {
-            self.learn(None, now);
+        if is_polled {
+            self.watch.look();
+            self.follow(Sight::Nothing, now);
         }
+    }
+
+    /// Makes the calls of a look, and folds it into the rosters when it is over. True if it is.
+    fn follow(&mut self, mut sight: Sight, now: Millis) -> bool {
+        while let Some(call) = self.watch.poll_call() {
+            match host::get(&self.admin_cluster, ADMIN_HOST, &call.path, call.timeout) {
+                Ok(token) => self.watch.call_started(token),
+                Err(failure) => sight = self.watch.call_refused(&failure, now),
+            }
+        }
+        while let Some(event) = self.watch.poll_event() {
+            log::warn!("berth: {event}");
+        }
+        let Sight::Look(hosts) = sight else { return false };
+        self.learn(hosts.as_ref(), now);
+        true
     }
 
     /// The configured interval, stretched for large clusters.

@@ -5,16 +5,14 @@
 //! because a change of weights alone shows nowhere else. A look whose hosts need it waits for it, so that no node is taken
 //! for another one; but not for long, and without an answer what was known before goes on.
 
-use berth_core::affinity::CallFailure;
-use berth_core::cluster::{CLUSTERS_QUERY, Clusters, ENDPOINTS_QUERY};
-use berth_core::membership::{Hosts, fingerprint, parse_clusters};
-use berth_core::outage::Outage;
-use berth_core::time::Millis;
+use std::collections::VecDeque;
 
-use crate::host;
+use crate::affinity::CallFailure;
+use crate::cluster::{CLUSTERS_QUERY, Clusters, ENDPOINTS_QUERY};
+use crate::membership::{Hosts, fingerprint, parse_clusters};
+use crate::outage::Outage;
+use crate::time::Millis;
 
-/// The admin interface answers whatever host it is asked for, if that is a valid one; a cluster's name may not be.
-const ADMIN_HOST: &str = "localhost";
 /// An admin that has not answered by then is stuck; the next interval asks again.
 const POLL_TIMEOUT: Millis = Millis(5000);
 /// How long a look waits for the configuration: for an answer, plus 300 µs a host (five times what it takes).
@@ -27,27 +25,43 @@ const FACTS_RETRY: Millis = Millis(5000);
 const FACTS_MICROS_PER_HOST: u64 = 2850;
 
 /// What an answer led to.
-pub(crate) enum Sight {
-    /// There is nothing to be seen yet.
+#[derive(Debug)]
+pub enum Sight {
+    /// There is nothing to be seen yet; there may be another call to make.
     Nothing,
     /// A look is over, and showed nothing if it failed.
     Look(Option<Hosts>),
 }
 
-#[derive(Clone, Copy)]
+/// A GET to make of Envoy's admin interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchCall {
+    /// The path with its query.
+    pub path: String,
+    /// How long to wait for the answer.
+    pub timeout: Millis,
+}
+
+#[derive(Debug, Clone, Copy)]
 enum Call {
     Hosts,
     Clusters,
     Endpoints,
 }
 
-/// The looks of one root.
-pub(crate) struct Watch {
+/// The looks of one worker.
+///
+/// [`Self::look`] begins one. Make each call of [`Self::poll_call`], report it with [`Self::call_started`] or
+/// [`Self::call_refused`], and hand in its answer with [`Self::handle_reply`].
+#[derive(Debug)]
+pub struct Watch {
     admin_cluster: String,
     /// The clusters that are looked at.
     clusters: Vec<String>,
     hosts_path: String,
-    under_way: Option<(u32, Call)>,
+    next: Option<(Call, WatchCall)>,
+    under_way: Option<(Option<u32>, Call)>,
+    events: VecDeque<String>,
     outage: Outage,
     /// The look that waits for the configuration.
     seen: Hosts,
@@ -63,13 +77,17 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(admin_cluster: &str, clusters: Vec<String>) -> Self {
+    /// Looks at these clusters through the cluster of the admin interface.
+    #[must_use]
+    pub fn new(admin_cluster: &str, clusters: Vec<String>) -> Self {
         let hosts_path = format!("/clusters?filter={}", any_of(clusters.iter().map(String::as_str)));
         Self {
             admin_cluster: admin_cluster.to_owned(),
             clusters,
             hosts_path,
+            next: None,
             under_way: None,
+            events: VecDeque::new(),
             outage: Outage::default(),
             seen: Vec::new(),
             print: 0,
@@ -83,53 +101,89 @@ impl Watch {
     }
 
     /// Other looks differ in this.
-    pub(crate) fn source(&self) -> String {
+    #[must_use]
+    pub fn source(&self) -> String {
         format!("{}/{}", self.admin_cluster, self.hosts_path)
     }
 
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
+    #[must_use]
+    /// True while a look is not over.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some() || self.next.is_some()
     }
 
     /// The place of a cluster in what a look shows.
-    pub(crate) fn place(&self, cluster: &str) -> Option<usize> {
+    #[must_use]
+    pub fn place(&self, cluster: &str) -> Option<usize> {
         self.clusters.iter().position(|name| name == cluster)
     }
 
     /// What is known of the configuration, if anything.
-    pub(crate) fn facts(&self) -> Option<&Clusters> {
+    #[must_use]
+    pub fn facts(&self) -> Option<&Clusters> {
         self.facts.as_ref()
     }
 
     /// True if what is known of the configuration is of the hosts of the latest look, or says nothing of single hosts.
-    pub(crate) fn is_current(&self) -> bool {
+    #[must_use]
+    pub fn is_current(&self) -> bool {
         self.print == self.facts_print || self.facts.as_ref().is_some_and(|facts| !facts.matter())
     }
 
-    /// Begins a look. False if Envoy refused the call at once.
-    pub(crate) fn look(&mut self) -> bool {
-        let path = self.hosts_path.clone();
-        let begun = self.ask(Call::Hosts, &path, POLL_TIMEOUT);
-        if let Err(failure) = &begun {
-            self.note(Some(failure));
+    /// Begins a look.
+    pub fn look(&mut self) {
+        self.ask(Call::Hosts, self.hosts_path.clone(), POLL_TIMEOUT);
+    }
+
+    /// The next call to make.
+    pub fn poll_call(&mut self) -> Option<WatchCall> {
+        let (call, request) = self.next.take()?;
+        self.under_way = Some((None, call));
+        Some(request)
+    }
+
+    /// The call was made; its answer will bear `token`.
+    pub fn call_started(&mut self, token: u32) {
+        if let Some((under_way, _)) = &mut self.under_way {
+            *under_way = Some(token);
         }
-        begun.is_ok()
+    }
+
+    /// The call could not be made.
+    pub fn call_refused(&mut self, failure: &CallFailure, now: Millis) -> Sight {
+        self.end_call(Err(failure), now)
+    }
+
+    /// A call came to its end. `None` if it is not the one that is under way.
+    pub fn handle_reply(
+        &mut self,
+        token: u32,
+        body: Result<&[u8], &CallFailure>,
+        now: Millis,
+    ) -> Option<Sight> {
+        self.is_asking(token).then(|| self.end_call(body, now))
+    }
+
+    /// What the log is to say next.
+    pub fn poll_event(&mut self) -> Option<String> {
+        self.events.pop_front()
+    }
+
+    /// True if it waits for the answer to this call.
+    #[must_use]
+    pub fn is_asking(&self, token: u32) -> bool {
+        self.under_way.is_some_and(|(under_way, _)| under_way == Some(token))
     }
 
     fn note(&mut self, failure: Option<&CallFailure>) {
         if self.outage.note(failure.is_some()) {
             let told = failure.map_or("they work again", |failure| &failure.detail);
-            log::warn!("berth: looks at the members through the cluster {}: {told}", self.admin_cluster);
+            let cluster = &self.admin_cluster;
+            self.events.push_back(format!("looks at the members through the cluster {cluster}: {told}"));
         }
     }
 
-    /// True if it waits for the answer to this call.
-    pub(crate) fn is_asking(&self, token: u32) -> bool {
-        self.under_way.is_some_and(|(under_way, _)| under_way == token)
-    }
-
-    /// Takes in the answer that it waits for.
-    pub(crate) fn answered(&mut self, body: Result<&[u8], &CallFailure>, now: Millis) -> Sight {
+    fn end_call(&mut self, body: Result<&[u8], &CallFailure>, now: Millis) -> Sight {
         let Some((_, call)) = self.under_way.take() else { return Sight::Nothing };
         if matches!(call, Call::Hosts) {
             self.note(body.err());
@@ -140,14 +194,12 @@ impl Watch {
             (Call::Hosts, Some(body)) => self.see(body, now),
             (Call::Clusters, Some(body)) if let Some(half) = Clusters::read(body) => {
                 self.half = half;
-                let path = format!("{ENDPOINTS_QUERY}{}", any_of(self.half.services()));
                 if self.half.services().next().is_none() {
                     return self.conclude(None);
                 }
-                match self.ask(Call::Endpoints, &path, self.patience()) {
-                    Ok(()) => Sight::Nothing,
-                    Err(failure) => self.conclude(Some(&failure.detail)),
-                }
+                let path = format!("{ENDPOINTS_QUERY}{}", any_of(self.half.services()));
+                self.ask(Call::Endpoints, path, self.patience());
+                Sight::Nothing
             }
             (Call::Endpoints, Some(body)) => {
                 let is_read = self.half.read_endpoints(body);
@@ -172,10 +224,8 @@ impl Watch {
         if may_ask && (!is_known || since >= FACTS_INTERVAL || now < self.facts_asked) {
             self.facts_asked = now;
             let path = format!("{CLUSTERS_QUERY}{}", any_of(self.clusters.iter().map(String::as_str)));
-            return match self.ask(Call::Clusters, &path, self.patience()) {
-                Ok(()) => Sight::Nothing,
-                Err(failure) => self.conclude(Some(&failure.detail)),
-            };
+            self.ask(Call::Clusters, path, self.patience());
+            return Sight::Nothing;
         }
         // Rather a look less than nodes under wrong names, as long as it can be told soon.
         if !is_known && !self.facts_failed && self.facts.as_ref().is_some_and(Clusters::matter) {
@@ -189,7 +239,8 @@ impl Watch {
         self.facts_failed = failure.is_some();
         if self.facts_outage.note(self.facts_failed) {
             let told = failure.unwrap_or("it works again");
-            log::warn!("berth: {}: /config_dump, which has the names of nodes: {told}", self.admin_cluster);
+            let cluster = &self.admin_cluster;
+            self.events.push_back(format!("{cluster}: /config_dump, which has the names of nodes: {told}"));
         }
         if failure.is_none() {
             self.facts = Some(std::mem::take(&mut self.half));
@@ -198,10 +249,8 @@ impl Watch {
         Sight::Look(Some(std::mem::take(&mut self.seen)))
     }
 
-    fn ask(&mut self, call: Call, path: &str, timeout: Millis) -> Result<(), CallFailure> {
-        let token = host::get(&self.admin_cluster, ADMIN_HOST, path, timeout)?;
-        self.under_way = Some((token, call));
-        Ok(())
+    fn ask(&mut self, call: Call, path: String, timeout: Millis) {
+        self.next = Some((call, WatchCall { path, timeout }));
     }
 
     fn host_count(&self) -> u64 {
