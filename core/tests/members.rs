@@ -338,15 +338,21 @@ fn a_subset_policy_that_parts_nothing_does_not_disable_berth() {
     }
 }
 
-/// Envoy's default interval without traffic, and a threshold that is common: the check decides all the same.
+/// Envoy's default interval without traffic, and a threshold and a jitter that are common: the check decides all the same.
 #[test]
 fn common_checks_decide() {
-    for threshold in 1..=3 {
-        let facts =
-            clusters(&format!(r#"{{"timeout":"1s","interval":"5s","unhealthy_threshold":{threshold}}}"#));
+    for (more, longest) in [
+        (r#""unhealthy_threshold":1"#, 61_000),
+        (r#""unhealthy_threshold":2"#, 67_000),
+        (r#""unhealthy_threshold":3"#, 73_000),
+        (r#""unhealthy_threshold":3,"interval_jitter":"1s""#, 76_000),
+        (r#""unhealthy_threshold":3,"interval_jitter_percent":10"#, 80_000),
+        (r#""unhealthy_threshold":1,"interval_jitter_percent":100"#, 121_000),
+    ] {
+        let facts = clusters(&format!(r#"{{"timeout":"1s","interval":"5s",{more}}}"#));
         let period = facts.get("nodes").unwrap().check_period;
-        assert!(period >= Some(Millis(61_000)), "{period:?}");
-        assert!(check_decides(period), "{threshold}: {period:?}");
+        assert_eq!(period, Some(Millis(longest)), "{more}");
+        assert_eq!(check_decides(period), longest <= 120_000, "{more}");
     }
     assert!(!check_decides(None) && !check_decides(Some(Millis(3_600_000))));
 }
