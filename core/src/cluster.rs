@@ -240,10 +240,11 @@ impl ClusterFacts {
             ".name" => self.name = text.to_owned(),
             ".eds_cluster_config.service_name" => self.service = text.to_owned(),
             ".type" if text == "ORIGINAL_DST" => self.unsupported = Some(Unsupported::OriginalDestination),
-            ".cluster_type.name" if text == "envoy.clusters.aggregate" => {
+            // The name beside it is free text.
+            ".cluster_type.typed_config.@type" if text.contains(".clusters.aggregate.") => {
                 self.unsupported = Some(Unsupported::Aggregate);
             }
-            ".cluster_type.name" if text == "envoy.clusters.dynamic_forward_proxy" => {
+            ".cluster_type.typed_config.@type" if text.contains(".clusters.dynamic_forward_proxy.") => {
                 self.unsupported = Some(Unsupported::DynamicForwardProxy);
             }
             ".lb_subset_config.subset_selectors" => self.unsupported = Some(Unsupported::Subset),

@@ -1,7 +1,7 @@
 //! Members as Envoy has them, across modules: what its configuration says, what follows for a node's state, and what that
 //! means for the owner that a pin names.
 
-use berth_core::cluster::{ClusterFacts, Clusters};
+use berth_core::cluster::{ClusterFacts, Clusters, Unsupported};
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::owners::{Owners, PROVISIONAL, Standing, provisional_time};
@@ -335,6 +335,22 @@ fn a_subset_policy_that_parts_nothing_does_not_disable_berth() {
         );
         let clusters = Clusters::read(json.as_bytes()).unwrap();
         assert_eq!(clusters.get("nodes").unwrap().unsupported, None, "{policies}");
+    }
+}
+
+/// The name of a cluster's extension is free text; its type is not.
+#[test]
+fn a_kind_of_cluster_is_known_by_its_type_whatever_it_is_called() {
+    for (name, package, unsupported) in [
+        ("mine", "aggregate", Some(Unsupported::Aggregate)),
+        ("mine", "dynamic_forward_proxy", Some(Unsupported::DynamicForwardProxy)),
+        ("envoy.clusters.aggregate", "dns", None),
+    ] {
+        let json = format!(
+            r#"{{"configs":[{{"static_clusters":[{{"cluster":{{"name":"nodes","cluster_type":{{"name":"{name}","typed_config":{{"@type":"type.googleapis.com/envoy.extensions.clusters.{package}.v3.ClusterConfig"}}}}}}}}]}}]}}"#
+        );
+        let clusters = Clusters::read(json.as_bytes()).unwrap();
+        assert_eq!(clusters.get("nodes").unwrap().unsupported, unsupported, "{name}: {package}");
     }
 }
 
