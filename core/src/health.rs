@@ -112,13 +112,14 @@ impl State {
 pub struct Health {
     /// Envoy calls it unhealthy now.
     unhealthy: bool,
+    /// Its checks have begun, and nothing good was said of it since. Whether it was well before is another matter.
     pending: bool,
     /// Nothing good was ever said of it, here or at another address.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_new: bool,
     degraded: bool,
     draining: bool,
-    /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
+    /// When it joined, or was first well since; `None` if it was there when Berth first looked, or has warmed up.
     joined: Option<Millis>,
     cooldown: Option<Cooldown>,
     /// Its priority is in panic. All nodes of one say the same.
@@ -143,7 +144,7 @@ impl Health {
     /// A node that joined at `now`.
     #[must_use]
     pub fn joined(now: Millis) -> Self {
-        Self { joined: Some(now), ..Self::default() }
+        Self { joined: Some(now), is_new: true, ..Self::default() }
     }
 
     /// A new node as it is until its first check has answered.
@@ -180,7 +181,8 @@ impl Health {
         Self { cooldown, operator: self.operator, ..Self::joined(now) }
     }
 
-    /// The node goes on at another address: what was seen of the old one says nothing of it, and its checks begin again.
+    /// The node goes on at another address: what was seen of the old one says nothing of it, and its checks begin again. Its
+    /// place on the ring is the same, so it does not warm up again.
     #[must_use]
     pub fn moved(self) -> Self {
         let Self { operator, joined, is_new, .. } = self;
@@ -207,12 +209,16 @@ impl Health {
             cooldown.is_checked |= is_checked && flags.unhealthy;
         }
         self.unhealthy = flags.unhealthy;
-        // A node is new from its first good word on, or its checks would eat its warm-up.
-        if self.pending && !flags.pending && self.joined.is_some() {
+        // The first check of a new node must not eat its warm-up. One that was well before goes on with what is left of it.
+        if self.is_new && self.pending && !flags.pending && self.joined.is_some() {
             self.joined = Some(now);
         }
         self.pending = flags.pending;
         self.is_new &= flags.pending;
+        let has_warmed_up = |joined: &mut Millis| *joined + policy.warm_up <= now;
+        if !self.is_new {
+            self.joined.take_if(has_warmed_up);
+        }
         self.degraded = flags.degraded;
         self.draining = flags.draining;
     }

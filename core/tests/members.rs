@@ -2,11 +2,12 @@
 //! means for the owner that a pin names.
 
 use berth_core::cluster::{ClusterFacts, Clusters, Unsupported};
+use berth_core::decision::Placement;
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::owners::{Owners, PROVISIONAL, Standing, provisional_time};
 use berth_core::passive::check_decides;
-use berth_core::ring::{Algorithm, RingSize};
+use berth_core::ring::{Algorithm, RingSize, session_hash};
 use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
@@ -165,6 +166,100 @@ fn a_node_that_left_in_cooldown_and_returns_elsewhere_waits_for_its_first_check(
         at(65),
     );
     assert_ne!(state(&roster, "db-1", &policy, at(65)), State::Cooldown);
+}
+
+/// Which node each of 1,000 sessions has by the ring alone.
+fn homes(roster: &Roster, policy: &HealthPolicy, now: Millis) -> Vec<String> {
+    let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(512));
+    let view = Snapshot::build(roster, algorithm, policy, now, None).unwrap();
+    let home = |number: u32| {
+        let placement = Placement::of(&view, session_hash(&number.to_le_bytes())).unwrap();
+        placement.nodes(&view).next().unwrap().name.clone()
+    };
+    (0..1000).map(home).collect()
+}
+
+/// Without pins, a warm-up that begins a second time takes a node's sessions away. It makes no difference whether the proxy
+/// saw the nodes join, nor whether their first check has answered when they are back.
+#[test]
+fn a_node_that_returns_or_moves_has_all_its_sessions_when_it_is_well() {
+    let policy = HealthPolicy::default();
+    type Hosts = fn(HostFlags) -> Vec<Observation>;
+    let cases: [(&str, Hosts, Hosts); 3] = [
+        ("all are gone for 3 s", |_| vec![], |back| (0..10).map(|n| named(n, 0, back)).collect()),
+        (
+            "six of ten are gone for 3 s",
+            |_| (6..10).map(|n| named(n, 0, GOOD)).collect(),
+            |back| (0..10).map(|n| named(n, 0, if n < 6 { back } else { GOOD })).collect(),
+        ),
+        (
+            "one of ten moves",
+            |flags| {
+                (0..10).map(|n| named(n, usize::from(n == 2), if n == 2 { flags } else { GOOD })).collect()
+            },
+            |back| (0..10).map(|n| named(n, usize::from(n == 2), if n == 2 { back } else { GOOD })).collect(),
+        ),
+    ];
+    for ((case, away, back), first, boots) in cases
+        .into_iter()
+        .flat_map(|case| [(case, 10, false), (case, 1, false), (case, 10, true), (case, 1, true)])
+    {
+        let mut roster = Roster::default();
+        for (nodes, second) in [(first, 0), (10, 100), (10, 3600)] {
+            roster.observe((0..nodes).map(|n| named(n, 0, GOOD)).collect(), &policy, at(second));
+        }
+        let before = homes(&roster, &policy, at(3600));
+
+        let flags = if boots { BAD } else { GOOD };
+        roster.observe(away(flags), &policy, at(3601));
+        roster.observe(back(flags), &policy, at(3604));
+        roster.observe(back(GOOD), &policy, at(3606));
+
+        for second in [3606, 3610, 3620, 3640] {
+            let after = homes(&roster, &policy, at(second));
+            let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+            assert_eq!(moved, 0, "{case}, {first} at first, {boots}: {second}");
+        }
+    }
+}
+
+/// Its share is that of the proxies that did not see it move. One that was never well begins with its first good check.
+#[test]
+fn a_node_that_moves_or_returns_in_its_warm_up_goes_on_with_it() {
+    let policy = HealthPolicy::default();
+    let looked = |looks: &[(u64, usize, HostFlags)]| {
+        let mut roster = Roster::default();
+        roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+        for (second, at_address, flags) in looks {
+            let new = named(4, *at_address, *flags);
+            roster.observe((0..4).map(|n| named(n, 0, GOOD)).chain([new]).collect(), &policy, at(*second));
+        }
+        roster
+    };
+    let unmoved = looked(&[(100, 0, GOOD)]);
+    let moved = looked(&[(100, 0, GOOD), (110, 1, BAD), (115, 1, GOOD)]);
+    let never_well = looked(&[(100, 0, BAD), (110, 1, BAD), (115, 1, GOOD)]);
+    let mut away = looked(&[(100, 0, GOOD)]);
+    for (count, second) in [(0, 110), (5, 113)] {
+        away.observe((0..count).map(|n| named(n, 0, GOOD)).collect(), &policy, at(second));
+    }
+
+    for second in [115, 125, 130] {
+        let expected = state(&unmoved, "db-4", &policy, at(second));
+        assert_eq!(state(&moved, "db-4", &policy, at(second)), expected, "moved: {second}");
+        assert_eq!(state(&away, "db-4", &policy, at(second)), expected, "away: {second}");
+    }
+    assert_eq!(state(&never_well, "db-4", &policy, at(115)), State::Warming(State::WHOLE / 10));
+}
+
+#[test]
+fn a_clock_that_is_set_back_warms_no_node_up_again() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    for (nodes, second) in [(1, 1000), (4, 2000), (4, 2030), (4, 500)] {
+        roster.observe((0..nodes).map(|n| named(n, 0, GOOD)).collect(), &policy, at(second));
+    }
+    assert_eq!(snapshot(&roster, &policy, at(500)).count_states()[0], 4);
 }
 
 /// A proxy whose first looks had no answer from /config_dump names its nodes by address. It must not tell the state
