@@ -173,12 +173,11 @@ impl Health {
         is_memorable.then(|| Self { cooldown: self.cooldown, operator: self.operator, ..Self::default() })
     }
 
-    /// The node of which this was remembered is back: it warms up, after what is left of its cooldown. Nothing left, and
-    /// it is a node like any new one, but for what is on record.
+    /// The node of which this was remembered is back: a new one, but for what is on record and what is left of its cooldown.
     #[must_use]
     pub fn rejoined(self, now: Millis) -> Self {
         let cooldown = if self.in_cooldown(now) { self.cooldown } else { None };
-        Self { cooldown, operator: self.operator, ..Self::joined(now) }
+        Self { cooldown, operator: self.operator, ..Self::joined(now).unknown() }
     }
 
     /// The node goes on at another address: what was seen of the old one says nothing of it, and its checks begin again. Its
@@ -194,9 +193,9 @@ impl Health {
         let is_checked = flags.unhealthy;
         flags.unhealthy |= flags.ejected;
         self.forget_the_future(now);
-        // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. Whoever
-        // was never seen well has not failed: it is not there yet.
-        if self.pending && self.cooldown.is_none() && flags.unhealthy {
+        // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. A node that
+        // has not been well since its checks began has not failed, unless it is in a cooldown of its own.
+        if self.pending && !self.in_own_cooldown(now) && flags.unhealthy {
             flags = HostFlags { unhealthy: false, pending: true, ..flags };
         }
         match (self.unhealthy, flags.unhealthy) {

@@ -262,6 +262,33 @@ fn a_clock_that_is_set_back_warms_no_node_up_again() {
     assert_eq!(snapshot(&roster, &policy, at(500)).count_states()[0], 4);
 }
 
+/// A cooldown that is over says nothing of what its first check will find.
+#[test]
+fn a_node_that_was_in_a_cooldown_once_waits_for_its_first_check_like_any_other() {
+    let policy = HealthPolicy::default();
+    let all =
+        |bad: &[usize]| (0..4).map(|n| named(n, 0, if bad.contains(&n) { BAD } else { GOOD })).collect();
+    let mut known = Roster::default();
+    for (second, bad) in [(0, &[][..]), (10, &[1]), (20, &[]), (200, &[])] {
+        known.observe(all(bad), &policy, at(second));
+    }
+
+    let mut held = known.clone();
+    held.observe(vec![named(0, 0, GOOD)], &policy, at(201));
+    held.observe(all(&[1, 2]), &policy, at(203));
+    let mut rejoined = known.clone();
+    rejoined.observe([0, 2, 3].map(|n| named(n, 0, GOOD)).into(), &policy, at(201));
+    rejoined.observe(all(&[1]), &policy, at(220));
+
+    assert_eq!(["db-1", "db-2"].map(|name| state(&held, name, &policy, at(203))), [State::Pending; 2]);
+    assert_eq!(state(&rejoined, "db-1", &policy, at(220)), State::Pending);
+    for mut roster in [held, rejoined] {
+        roster.report_failure("db-1", &policy, at(230));
+        roster.observe(all(&[1]), &policy, at(231));
+        assert_eq!(state(&roster, "db-1", &policy, at(231)), State::Cooldown, "in its own cooldown");
+    }
+}
+
 /// A proxy whose first looks had no answer from /config_dump names its nodes by address. It must not tell the state
 /// cluster that the names which all pins bear are gone.
 #[test]
