@@ -237,6 +237,8 @@ impl Roster {
             node.former.take_if(|former| names.contains(former));
         }
         for mut node in known.nodes.into_iter().flatten() {
+            // A panic is of its priority, and stays there.
+            node.health.set_panic(false, None, now);
             // One that is out, or was announced to leave, has not vanished.
             let is_out = matches!(node.health.state(policy, now), State::Cooldown | State::Draining);
             if !is_out && !node.health.is_pending() {
