@@ -4,7 +4,7 @@
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
-mod vanished;
+mod gone;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
-use vanished::Vanished;
+use gone::Vanished;
 
 /// The number of the published form: another one whenever a release before could misread it. All that VMs share bears it, the
 /// lease of the leader too, so that each release follows a leader that writes what it can read.
