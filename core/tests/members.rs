@@ -411,6 +411,46 @@ fn replacements_that_came_while_blind_count() {
     assert_eq!(roster.held(&policy, at(120)).count(), 0);
 }
 
+/// Whatever became of it before, what counts is how it left last.
+#[test]
+fn a_node_that_flaps_stays_in_the_cooldown_in_which_it_left_last() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let all = |bad: Option<usize>| -> Vec<Observation> {
+        (0..4).map(|n| named(n, 0, if bad == Some(n) { BAD } else { GOOD })).collect()
+    };
+    for (second, bad) in [(0, None), (10, Some(1)), (20, None), (200, None)] {
+        roster.observe(all(bad), &policy, at(second));
+    }
+    // Its cooldown is over; it vanishes with two others, and they are back in time.
+    roster.observe(vec![named(0, 0, GOOD)], &policy, at(201));
+    roster.observe(all(None), &policy, at(203));
+    // It fails, leaves and returns.
+    roster.observe(all(Some(1)), &policy, at(260));
+    roster.observe([0, 2, 3].map(|n| named(n, 0, GOOD)).into(), &policy, at(261));
+    roster.observe(all(None), &policy, at(265));
+
+    assert_eq!(state(&roster, "db-1", &policy, at(265)), State::Cooldown);
+}
+
+/// Envoy's cluster is empty for a moment: thousands of nodes are gone, and back.
+#[test]
+fn thousands_of_nodes_vanish_and_return_in_one_look() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let all = || -> Vec<Observation> {
+        (0..20_000).map(|n| host(&format!("10.0.{}.{}:80", n / 250, n % 250), None, GOOD)).collect()
+    };
+    let rounds = 5;
+    for round in 0..rounds {
+        roster.observe(all(), &policy, at(round * 10));
+        roster.observe(vec![], &policy, at(round * 10 + 1));
+        assert_eq!(roster.held(&policy, at(round * 10 + 1)).count(), 20_000);
+    }
+    roster.observe(all(), &policy, at(rounds * 10));
+    assert_eq!(snapshot(&roster, &policy, at(rounds * 10)).count_states()[0], 20_000);
+}
+
 /// A panic that is over does not begin again because a held node brings it back.
 #[test]
 fn a_held_node_does_not_bring_an_old_panic_back() {
