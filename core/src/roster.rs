@@ -32,7 +32,8 @@ pub struct Node {
     /// What it is called, if that is not its address: see [`Node::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The name that it had, if it has none any longer: pins may bear it.
+    /// What it was called before, as pins may call it: the name that it had, if it has none any longer; if it has one and has moved
+    /// since, the address at which it got that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     former: Option<String>,
     /// Envoy's priority; 0 is the first choice.
@@ -58,16 +59,25 @@ impl Node {
         self.name.as_deref().unwrap_or(&self.address)
     }
 
-    /// What pins may bear in place of its name: its address, or the name that it had.
+    /// What pins may bear in place of its name: the address at which it got that, or the name that it had.
     #[must_use]
     pub fn alias(&self) -> Option<&str> {
-        if self.name.is_some() { Some(&self.address) } else { self.former.as_deref() }
+        self.former.as_deref().or(self.name.is_some().then_some(&self.address))
     }
 
     /// True if this host is the node: it bears its name, or its name has become known, or is none any longer.
     fn is(&self, seen: &Observation) -> bool {
         self.name() == seen.name()
             || self.address == seen.address && self.name.is_some() != seen.name.is_some()
+    }
+
+    /// The [`Self::former`] of the node that it is now.
+    fn former_of(self, seen: &Observation) -> Option<String> {
+        match (self.name, &seen.name) {
+            (name, None) => name.or(self.former),
+            (None, Some(_)) => None,
+            (Some(_), Some(_)) => self.former.or((self.address != seen.address).then_some(self.address)),
+        }
     }
 
     /// Its health as a node of this priority: it does not take the panic of its former one along.
@@ -166,11 +176,11 @@ impl Roster {
             }
             // As a rule at the end: Envoy lists its hosts by priority.
             let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
-            let former = former.filter(|_| seen.name.is_none());
+            let former = former.and_then(|node| node.former_of(&seen));
             let node = Node {
                 address: seen.address,
                 name: seen.name,
-                former: former.and_then(|node| node.name.or(node.former)),
+                former,
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,

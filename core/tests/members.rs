@@ -348,6 +348,56 @@ fn nodes_that_get_names_are_the_same_nodes() {
     assert_eq!(snapshot(&roster, &policy, at(120)).count_states()[0], 4);
 }
 
+/// What a pin that is older than the names calls its node is the node's, not the address's.
+#[test]
+fn a_pin_that_is_older_than_the_names_follows_its_node_to_another_address() {
+    let policy = HealthPolicy::default();
+    let (mut roster, mut owners) = (Roster::default(), Owners::default());
+    let plain = |n: usize| host(&format!("10.0.0.{n}:80"), None, GOOD);
+    let mut look = |hosts: Vec<Observation>, second: u64| {
+        roster.observe(hosts, &policy, at(second));
+        roster = Roster::decode(&roster.encode()).unwrap();
+        let view = snapshot(&roster, &policy, at(second));
+        owners.adopt(&view, at(second));
+        let judge = |owner: &str| match owners.judge(
+            &owner.parse().unwrap(),
+            Some(Millis(3_600_000)),
+            &view,
+            at(second),
+        ) {
+            Standing::Usable(place) => view.nodes[place].name.clone(),
+            other => format!("{other:?}"),
+        };
+        ["10.0.0.2:80", "10.0.0.3:80", "db-2", "db-3"].map(judge)
+    };
+    let own = ["db-2", "db-3", "db-2", "db-3"];
+    look((0..4).map(plain).collect(), 0);
+    assert_eq!(look((0..4).map(|n| named(n, 0, GOOD)).collect(), 60), own);
+
+    // One moves, and another takes its address over; then both move on.
+    let first = || [named(0, 0, GOOD), named(1, 0, GOOD)];
+    let after = |second: &str, third: &str| {
+        let moved = [host(second, Some("db-2"), GOOD), host(third, Some("db-3"), GOOD)];
+        first().into_iter().chain(moved).collect::<Vec<_>>()
+    };
+    for (round, (second, third)) in (2..).zip([
+        ("10.0.0.3:80", "10.0.1.3:80"),
+        ("10.0.2.2:80", "10.0.0.2:80"),
+        ("10.0.0.3:80", "10.0.1.3:80"),
+    ]) {
+        assert_eq!(look(after(second, third), round * 60), own);
+    }
+    // A new node at that address does not take the pin either, nor while the node that has it is held.
+    let new = || host("10.0.0.3:80", Some("db-9"), GOOD);
+    let hosts = after("10.0.2.2:80", "10.0.1.3:80").into_iter().chain([new()]);
+    assert_eq!(look(hosts.collect(), 600), own);
+    assert_eq!(look(vec![new()], 660), ["Held"; 4]);
+    // When it is gone for good, another that has moved to its address is none of its.
+    look(after("10.0.0.3:80", "10.0.1.3:80"), 663);
+    let hosts = first().into_iter().chain([host("10.0.0.3:80", Some("db-2"), GOOD)]).collect();
+    assert_eq!(look(hosts, 720), ["db-2", "Unusable", "db-2", "Unusable"]);
+}
+
 /// Names are taken away, or two hosts come to bear one: the hosts are there, so pins of before find them.
 #[test]
 fn pins_find_a_node_by_the_name_that_it_had() {
@@ -571,4 +621,11 @@ fn a_held_node_is_held_by_its_address_too_and_waits_for_its_checks_when_it_is_ba
 
     roster.observe(vec![named(0, 0, GOOD), named(3, 0, BAD)], &policy, at(62));
     assert_eq!(state(&roster, "db-3", &policy, at(62)), State::Pending);
+    let view = snapshot(&roster, &policy, at(62));
+    owners.adopt(&view, at(62));
+    assert!(!view.has_panic());
+    for owner in ["db-3", "10.0.0.3:80"] {
+        let standing = owners.judge(&owner.parse().unwrap(), Some(Millis(3_600_000)), &view, at(62));
+        assert_eq!(standing, Standing::Usable(1), "{owner}: its first check has time to answer");
+    }
 }
