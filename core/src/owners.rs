@@ -134,8 +134,9 @@ impl Owners {
             if snapshot.is_held(owner.as_str()) {
                 return Standing::Held;
             }
-            let is_news =
-                owned.is_some_and(is_recent) || self.since.is_none_or(|since| is_recent(now.since(since)));
+            // What left before this VM looked may be held by proxies that saw it leave.
+            let may_be_held = |since| now.since(since) < GRACE.max(snapshot.vanish_grace);
+            let is_news = owned.is_some_and(is_recent) || self.since.is_none_or(may_be_held);
             // In panic no pin is rewritten, so there is nothing to say of it.
             return if snapshot.has_panic() || is_news && !self.gone.contains(owner) {
                 Standing::Unknown

@@ -299,12 +299,12 @@ fn names_that_are_not_known_yet_are_not_gone() {
     roster.learn(None, true);
     roster.observe((0..4).map(|n| host(&format!("10.0.0.{n}:80"), None, GOOD)).collect(), &policy, at(0));
     owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
-    let view = snapshot(&roster, &policy, at(6));
+    let view = snapshot(&roster, &policy, at(12));
     let owner = "db-1".parse().unwrap();
-    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unknown);
+    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(12)), Standing::Unknown);
     // A node that is called by its address everywhere is gone if it is not there.
     let owner = "10.0.0.9:80".parse().unwrap();
-    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unusable);
+    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(12)), Standing::Unusable);
 }
 
 /// A proxy that cannot see names does not ask four times a second for each session of a named node.
@@ -584,6 +584,31 @@ fn common_checks_decide() {
         assert_eq!(check_decides(period), longest <= 120_000, "{more}");
     }
     assert!(!check_decides(None) && !check_decides(Some(Millis(3_600_000))));
+}
+
+/// It starts while the control plane has lost most nodes: other proxies hold what these own, and it cannot tell that they are gone.
+#[test]
+fn a_proxy_that_has_just_started_calls_no_owner_gone_that_others_may_hold() {
+    let owner = "db-3".parse().unwrap();
+    for (grace, gone_from) in [(10_000, 10), (0, 5), (2_000, 5)] {
+        let policy = HealthPolicy { vanish_grace: Millis(grace), ..HealthPolicy::default() };
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        roster.observe(vec![named(0, 0, GOOD)], &policy, at(0));
+        let view = snapshot(&roster, &policy, at(0));
+        owners.adopt(&view, at(0));
+        for second in 0..15 {
+            let standing = owners.judge(&owner, Some(Millis(3_600_000)), &view, at(second));
+            let expected = if second < gone_from { Standing::Unknown } else { Standing::Unusable };
+            assert_eq!(standing, expected, "{grace} ms: {second}");
+        }
+        // One that it sees leave alone is gone at once.
+        roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(1));
+        owners.adopt(&snapshot(&roster, &policy, at(1)), at(1));
+        roster.observe((0..3).map(|n| named(n, 0, GOOD)).collect(), &policy, at(2));
+        let view = snapshot(&roster, &policy, at(2));
+        owners.adopt(&view, at(2));
+        assert_eq!(owners.judge(&owner, Some(Millis(0)), &view, at(2)), Standing::Unusable);
+    }
 }
 
 /// What was read is of other hosts than those that are there: a node that moved is called by its address until it is read again.
