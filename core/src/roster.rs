@@ -22,7 +22,7 @@ use gone::{Former, Gone, Known};
 
 /// The number of the published form: another one whenever a release before could misread it. All that VMs share bears it, the
 /// lease of the leader too, so that each release follows a leader that writes what it can read.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
