@@ -240,10 +240,11 @@ impl ClusterFacts {
             ".name" => self.name = text.to_owned(),
             ".eds_cluster_config.service_name" => self.service = text.to_owned(),
             ".type" if text == "ORIGINAL_DST" => self.unsupported = Some(Unsupported::OriginalDestination),
-            ".cluster_type.name" if text == "envoy.clusters.aggregate" => {
+            // The name beside it is free text.
+            ".cluster_type.typed_config.@type" if text.contains(".clusters.aggregate.") => {
                 self.unsupported = Some(Unsupported::Aggregate);
             }
-            ".cluster_type.name" if text == "envoy.clusters.dynamic_forward_proxy" => {
+            ".cluster_type.typed_config.@type" if text.contains(".clusters.dynamic_forward_proxy.") => {
                 self.unsupported = Some(Unsupported::DynamicForwardProxy);
             }
             ".lb_subset_config.subset_selectors" => self.unsupported = Some(Unsupported::Subset),
@@ -267,8 +268,8 @@ struct Check {
     interval: Millis,
     /// The longest of those without traffic.
     no_traffic_interval: Option<Millis>,
-    /// Its intervals may be longer by a percentage.
-    is_jittery: bool,
+    /// By how much its intervals may be longer, in percent.
+    jitter_percent: u64,
     /// The timeout and a jitter.
     more: Millis,
     /// So many checks must fail before one counts.
@@ -279,7 +280,7 @@ impl Check {
     fn note(&mut self, field: &str, text: &str) {
         match field {
             "timeout" | "interval_jitter" => self.more = self.more + duration(text),
-            "interval_jitter_percent" => self.is_jittery = true,
+            "interval_jitter_percent" => self.jitter_percent = text.parse().unwrap_or(100),
             "unhealthy_threshold" => self.threshold = text.parse().unwrap_or(1),
             _ if field.starts_with("no_traffic") => {
                 self.no_traffic_interval = self.no_traffic_interval.max(Some(duration(text)));
@@ -292,8 +293,8 @@ impl Check {
     fn period(self) -> Millis {
         // Only the first of several that must fail can be one without traffic: the failures that are to be judged are some.
         let first = self.interval.max(self.no_traffic_interval.unwrap_or(NO_TRAFFIC_INTERVAL));
-        let one =
-            |interval: Millis| interval + if self.is_jittery { interval } else { Millis(0) } + self.more;
+        let jitter = |interval: Millis| Millis(interval.0.saturating_mul(self.jitter_percent) / 100);
+        let one = |interval: Millis| interval + jitter(interval) + self.more;
         one(first) + Millis(one(self.interval).0.saturating_mul(self.threshold.max(1) - 1))
     }
 }

@@ -112,13 +112,14 @@ impl State {
 pub struct Health {
     /// Envoy calls it unhealthy now.
     unhealthy: bool,
+    /// Its checks have begun, and nothing good was said of it since. Whether it was well before is another matter.
     pending: bool,
     /// Nothing good was ever said of it, here or at another address.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_new: bool,
     degraded: bool,
     draining: bool,
-    /// When it joined; `None` if it was there when Berth first looked, or it has warmed up since.
+    /// When it joined, or was first well since; `None` if it was there when Berth first looked, or has warmed up.
     joined: Option<Millis>,
     cooldown: Option<Cooldown>,
     /// Its priority is in panic. All nodes of one say the same.
@@ -143,7 +144,7 @@ impl Health {
     /// A node that joined at `now`.
     #[must_use]
     pub fn joined(now: Millis) -> Self {
-        Self { joined: Some(now), ..Self::default() }
+        Self { joined: Some(now), is_new: true, ..Self::default() }
     }
 
     /// A new node as it is until its first check has answered.
@@ -172,15 +173,15 @@ impl Health {
         is_memorable.then(|| Self { cooldown: self.cooldown, operator: self.operator, ..Self::default() })
     }
 
-    /// The node of which this was remembered is back: it warms up, after what is left of its cooldown. Nothing left, and
-    /// it is a node like any new one, but for what is on record.
+    /// The node of which this was remembered is back: a new one, but for what is on record and what is left of its cooldown.
     #[must_use]
     pub fn rejoined(self, now: Millis) -> Self {
         let cooldown = if self.in_cooldown(now) { self.cooldown } else { None };
-        Self { cooldown, operator: self.operator, ..Self::joined(now) }
+        Self { cooldown, operator: self.operator, ..Self::joined(now).unknown() }
     }
 
-    /// The node goes on at another address: what was seen of the old one says nothing of it, and its checks begin again.
+    /// The node goes on at another address: what was seen of the old one says nothing of it, and its checks begin again. Its
+    /// place on the ring is the same, so it does not warm up again.
     #[must_use]
     pub fn moved(self) -> Self {
         let Self { operator, joined, is_new, .. } = self;
@@ -192,9 +193,9 @@ impl Health {
         let is_checked = flags.unhealthy;
         flags.unhealthy |= flags.ejected;
         self.forget_the_future(now);
-        // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. Whoever
-        // was never seen well has not failed: it is not there yet.
-        if self.pending && self.cooldown.is_none() && flags.unhealthy {
+        // Envoy shows a host as failed until its first check is answered, and seldom says that it is only that. A node that
+        // has not been well since its checks began has not failed, unless it is in a cooldown of its own.
+        if self.pending && !self.in_own_cooldown(now) && flags.unhealthy {
             flags = HostFlags { unhealthy: false, pending: true, ..flags };
         }
         match (self.unhealthy, flags.unhealthy) {
@@ -207,12 +208,16 @@ impl Health {
             cooldown.is_checked |= is_checked && flags.unhealthy;
         }
         self.unhealthy = flags.unhealthy;
-        // A node is new from its first good word on, or its checks would eat its warm-up.
-        if self.pending && !flags.pending && self.joined.is_some() {
+        // The first check of a new node must not eat its warm-up. One that was well before goes on with what is left of it.
+        if self.is_new && self.pending && !flags.pending && self.joined.is_some() {
             self.joined = Some(now);
         }
         self.pending = flags.pending;
         self.is_new &= flags.pending;
+        let has_warmed_up = |joined: &mut Millis| *joined + policy.warm_up <= now;
+        if !self.is_new {
+            self.joined.take_if(has_warmed_up);
+        }
         self.degraded = flags.degraded;
         self.draining = flags.draining;
     }

@@ -47,7 +47,7 @@ pub struct Owners {
     /// By place in the snapshot; `None` for a name that no pin can have.
     ids: Vec<Option<NodeId>>,
     places: BTreeMap<NodeId, usize>,
-    /// What else pins call members: the address if the pin is older than the name, or a name that was taken away.
+    /// What else pins call members: see [`crate::roster::Node::alias`].
     aliases: BTreeMap<NodeId, usize>,
     /// The last that left, the latest at the end.
     gone: VecDeque<NodeId>,
@@ -73,9 +73,18 @@ impl Owners {
             *id = id.take().filter(|id| !self.places.contains_key(id));
             self.places.extend(id.clone().map(|id| (id, place)));
         }
-        let nodes = snapshot.nodes.iter().enumerate();
-        self.aliases =
-            nodes.filter_map(|(place, node)| Some((node.alias.as_ref()?.parse().ok()?, place))).collect();
+        self.aliases.clear();
+        // Of two the last counts: a node that has moved is older than one that has come to its address.
+        for has_moved in [false, true] {
+            for (place, node) in snapshot.nodes.iter().enumerate() {
+                if let Some(alias) =
+                    node.alias.as_ref().filter(|alias| (**alias != node.address) == has_moved)
+                    && let Ok(id) = alias.parse()
+                {
+                    self.aliases.insert(id, place);
+                }
+            }
+        }
         let is_pending =
             |place: usize| snapshot.nodes.get(place).is_some_and(|node| node.state == State::Pending);
         let pending = self.places.iter().filter(|(_, place)| is_pending(**place));
@@ -116,15 +125,18 @@ impl Owners {
     #[must_use]
     pub fn judge(&self, owner: &NodeId, owned: Option<Millis>, snapshot: &Snapshot, now: Millis) -> Standing {
         let is_recent = |time: Millis| time < GRACE;
-        let Some(place) = self.places.get(owner).or_else(|| self.aliases.get(owner)).copied() else {
+        // A node that has come to the address of a held one is not the one that the pin means.
+        let alias = || self.aliases.get(owner).filter(|_| !snapshot.is_held(owner.as_str()));
+        let Some(place) = self.places.get(owner).or_else(alias).copied() else {
             if may_be_unseen_name(owner, snapshot) {
                 return Standing::Unknown;
             }
             if snapshot.is_held(owner.as_str()) {
                 return Standing::Held;
             }
-            let is_news =
-                owned.is_some_and(is_recent) || self.since.is_none_or(|since| is_recent(now.since(since)));
+            // What left before this VM looked may be held by proxies that saw it leave.
+            let may_be_held = |since| now.since(since) < GRACE.max(snapshot.vanish_grace);
+            let is_news = owned.is_some_and(is_recent) || self.since.is_none_or(may_be_held);
             // In panic no pin is rewritten, so there is nothing to say of it.
             return if snapshot.has_panic() || is_news && !self.gone.contains(owner) {
                 Standing::Unknown
@@ -134,7 +146,9 @@ impl Owners {
         };
         // The first check of a pending member has not answered here, but the other proxy has seen it well, or it would own
         // nothing.
-        let is_new = self.pending.get(owner).is_some_and(|since| is_recent(now.since(*since)));
+        let id = self.ids.get(place).and_then(Option::as_ref);
+        let since = id.and_then(|id| self.pending.get(id));
+        let is_new = since.is_some_and(|since| is_recent(now.since(*since)));
         if is_new || snapshot.may_serve(place) { Standing::Usable(place) } else { Standing::Unusable }
     }
 

@@ -4,26 +4,25 @@
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
-mod vanished;
+mod gone;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterFacts;
-use crate::health::{Health, HealthPolicy, State};
+use crate::health::{Health, HealthPolicy};
 use crate::levels::{self, Level};
 use crate::membership::Observation;
 use crate::passive::check_decides;
-use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::NodeRecord;
 
-use vanished::Vanished;
+use gone::{Former, Gone, Known};
 
 /// The number of the published form: another one whenever a release before could misread it. All that VMs share bears it, the
 /// lease of the leader too, so that each release follows a leader that writes what it can read.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// One member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +32,8 @@ pub struct Node {
     /// What it is called, if that is not its address: see [`Node::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The name that it had, if it has none any longer: pins may bear it.
+    /// What it was called before, as pins may call it: the name that it had, if it has none any longer; if it has one and has moved
+    /// since, the address at which it got that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     former: Option<String>,
     /// Envoy's priority; 0 is the first choice.
@@ -59,16 +59,25 @@ impl Node {
         self.name.as_deref().unwrap_or(&self.address)
     }
 
-    /// What pins may bear in place of its name: its address, or the name that it had.
+    /// What pins may bear in place of its name: the address at which it got that, or the name that it had.
     #[must_use]
     pub fn alias(&self) -> Option<&str> {
-        if self.name.is_some() { Some(&self.address) } else { self.former.as_deref() }
+        self.former.as_deref().or(self.name.is_some().then_some(&self.address))
     }
 
     /// True if this host is the node: it bears its name, or its name has become known, or is none any longer.
     fn is(&self, seen: &Observation) -> bool {
         self.name() == seen.name()
             || self.address == seen.address && self.name.is_some() != seen.name.is_some()
+    }
+
+    /// The [`Self::former`] of the node that it is now.
+    fn former_of(self, seen: &Observation) -> Option<String> {
+        match (self.name, &seen.name) {
+            (name, None) => name.or(self.former),
+            (None, Some(_)) => None,
+            (Some(_), Some(_)) => self.former.or((self.address != seen.address).then_some(self.address)),
+        }
     }
 
     /// Its health as a node of this priority: it does not take the panic of its former one along.
@@ -98,56 +107,13 @@ pub struct Roster {
     /// Envoy's configuration has not been read for these hosts, so nodes may be called by their addresses that have names.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nameless: bool,
-    /// Nodes that left in their cooldown: a node that flaps by leaving and joining is not a new one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    departed: Vec<Departed>,
-    /// Members that disappeared without an announcement.
-    #[serde(default, skip_serializing_if = "Vanished::is_empty")]
-    vanished: Vanished,
+    /// Nodes that left lately: some may be back.
+    #[serde(default, skip_serializing_if = "Gone::is_empty")]
+    gone: Gone,
     /// Envoy has not been seen for so long that what it last said of health is not believed any longer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     blind: bool,
 }
-
-/// A node that is no member any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Departed {
-    node: Node,
-    left: Millis,
-}
-
-/// The nodes of the last look, until they are found again by name or by address.
-struct Known {
-    nodes: Vec<Option<Node>>,
-    /// The hashes of both with the node's place, in order.
-    index: Vec<(u64, u32)>,
-}
-
-impl Known {
-    fn new(nodes: Vec<Node>) -> Self {
-        let mut index = Vec::new();
-        for (place, node) in (0..).zip(&nodes) {
-            let texts = [node.name(), &node.address];
-            index.extend(texts.map(|text| (session_hash(text.as_bytes()), place)));
-        }
-        index.sort_unstable();
-        Self { nodes: nodes.into_iter().map(Some).collect(), index }
-    }
-
-    /// The node that this host is: the one of its name, or else the one at its address.
-    fn take(&mut self, seen: &Observation) -> Option<Node> {
-        let texts = [seen.name(), &seen.address];
-        texts.into_iter().find_map(|text| {
-            let hash = session_hash(text.as_bytes());
-            let start = self.index.partition_point(|(other, _)| *other < hash);
-            let mut same = self.index.iter().skip(start).take_while(|(other, _)| *other == hash);
-            same.find_map(|(_, place)| self.nodes.get_mut(*place as usize)?.take_if(|node| node.is(seen)))
-        })
-    }
-}
-
-/// Addresses are reused for ever, memory is not. More than leave in one deploy; the latest are kept.
-const MAX_DEPARTED: usize = 256;
 
 impl Roster {
     /// Reads a published roster; anything else, such as one of another release, is `None` and is built anew.
@@ -177,37 +143,27 @@ impl Roster {
         // After a long time without sight the members of then say nothing about who is new.
         let was_blind = std::mem::take(&mut self.blind);
         let is_first_look = was_blind || self.nodes.is_empty();
-        let mut known = Known::new(std::mem::take(&mut self.nodes));
+        let members = std::mem::take(&mut self.nodes).into_iter().map(|node| Former::new(node, now));
+        let (mut members, mut gone) = (Known::new(members), Known::new(std::mem::take(&mut self.gone.nodes)));
         let mut names = BTreeSet::new();
         for seen in observations {
             // One name is one node, however often it is listed.
             if !names.insert(seen.name().to_owned()) {
                 continue;
             }
-            let (mut health, former) = match known.take(&seen) {
-                Some(node) => (node.as_of(seen.priority, now), Some(node)),
-                // Its checks begin again.
-                None if let Some(node) = self.vanished.take(&seen, policy, now) => {
-                    (node.health.clone().awaited(), Some(node))
-                }
-                None if is_first_look => {
-                    // Before the first look of all there was nothing to replace.
-                    if before.version > 0 {
-                        self.vanished.arrived(now);
-                    }
-                    (Health::established().unknown(), None)
-                }
-                None => match self.departed.iter().position(|departed| departed.node.is(&seen)) {
-                    Some(index) => {
-                        let node = self.departed.swap_remove(index).node;
-                        (node.health.clone().rejoined(now), Some(node))
-                    }
-                    None => {
-                        self.vanished.arrived(now);
-                        (Health::joined(now).unknown(), None)
-                    }
-                },
-            };
+            let member = members.take(&seen);
+            let health = member.as_ref().map(|member| member.node.as_of(seen.priority, now));
+            let former = member.or_else(|| gone.take(&seen));
+            // Before the first look of all there was nothing to replace.
+            if former.is_none() && before.version > 0 {
+                self.gone.arrived(now);
+            }
+            let health = health.or_else(|| former.as_ref()?.returns(is_first_look, policy, now));
+            let mut health = health.unwrap_or_else(|| {
+                let new = if is_first_look { Health::established() } else { Health::joined(now) };
+                new.unknown()
+            });
+            let former = former.map(|former| former.node);
             if former.as_ref().is_some_and(|node| node.address != seen.address) {
                 health = health.moved();
             }
@@ -220,11 +176,11 @@ impl Roster {
             }
             // As a rule at the end: Envoy lists its hosts by priority.
             let place = self.nodes.partition_point(|node| node.priority <= seen.priority);
-            let former = former.filter(|_| seen.name.is_none());
+            let former = former.and_then(|node| node.former_of(&seen));
             let node = Node {
                 address: seen.address,
                 name: seen.name,
-                former: former.and_then(|node| node.name.or(node.former)),
+                former,
                 priority: seen.priority,
                 weight: seen.weight,
                 locality: seen.locality,
@@ -236,21 +192,7 @@ impl Roster {
         for node in &mut self.nodes {
             node.former.take_if(|former| names.contains(former));
         }
-        for mut node in known.nodes.into_iter().flatten() {
-            // One that is out, or was announced to leave, has not vanished.
-            let is_out = matches!(node.health.state(policy, now), State::Cooldown | State::Draining);
-            if !is_out && !node.health.is_pending() {
-                self.vanished.left(node.clone(), now);
-            }
-            if let Some(health) = std::mem::take(&mut node.health).departed(now) {
-                self.departed.push(Departed { node: Node { health, ..node }, left: now });
-            }
-        }
-        self.vanished.judge(self.nodes.len(), policy, now);
-        // For as long as cooldowns can last.
-        self.departed.retain(|departed| now.since(departed.left) <= policy.max_cooldown);
-        let surplus = self.departed.len().saturating_sub(MAX_DEPARTED);
-        self.departed.drain(..surplus);
+        self.gone.update(gone, members, &names, policy, now);
         self.settle(&before, policy, now)
     }
 
@@ -304,8 +246,8 @@ impl Roster {
             }
         }
         // One that left may be back, and what was remembered would hold until the next record.
-        let departed = self.departed.iter_mut().map(|departed| &mut departed.node);
-        for node in self.nodes.iter_mut().chain(departed).chain(self.vanished.nodes()) {
+        let gone = self.gone.nodes.iter_mut().map(|gone| &mut gone.node);
+        for node in self.nodes.iter_mut().chain(gone) {
             if let Some(record) = latest.get(node.name()) {
                 node.health.record(record);
             }
@@ -336,7 +278,7 @@ impl Roster {
 
     /// The members that vanished together and may be back soon: their sessions are not to be given away at `now`.
     pub fn held(&self, policy: &HealthPolicy, now: Millis) -> impl Iterator<Item = &str> {
-        self.vanished.held(policy, now)
+        self.gone.held(policy, now)
     }
 
     /// Looks again at what time alone has changed, when there is no news. True if that changed anything.

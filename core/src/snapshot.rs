@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub nodes: Vec<SnapshotNode>,
     /// Nodes that vanished together: their sessions are not given away yet. In the order of their names.
     pub held: Vec<String>,
+    /// For how long such sessions are kept: [`HealthPolicy::vanish_grace`].
+    pub vanish_grace: Millis,
     /// Envoy's cluster cannot be steered: see [`crate::cluster::Unsupported`].
     pub unsupported: bool,
     /// Nodes are called by their addresses because their names are not known.
@@ -110,6 +112,7 @@ impl Snapshot {
             nodes,
             timed: !held.is_empty() || roster.nodes.iter().any(|node| node.health.is_timed(policy, now)),
             held,
+            vanish_grace: policy.vanish_grace,
             has_panic: levels.iter().any(|level| level.is_panic),
             levels,
             rings,

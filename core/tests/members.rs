@@ -1,12 +1,13 @@
 //! Members as Envoy has them, across modules: what its configuration says, what follows for a node's state, and what that
 //! means for the owner that a pin names.
 
-use berth_core::cluster::{ClusterFacts, Clusters};
+use berth_core::cluster::{ClusterFacts, Clusters, Unsupported};
+use berth_core::decision::Placement;
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::owners::{Owners, PROVISIONAL, Standing, provisional_time};
 use berth_core::passive::check_decides;
-use berth_core::ring::{Algorithm, RingSize};
+use berth_core::ring::{Algorithm, RingSize, session_hash};
 use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
@@ -167,6 +168,127 @@ fn a_node_that_left_in_cooldown_and_returns_elsewhere_waits_for_its_first_check(
     assert_ne!(state(&roster, "db-1", &policy, at(65)), State::Cooldown);
 }
 
+/// Which node each of 1,000 sessions has by the ring alone.
+fn homes(roster: &Roster, policy: &HealthPolicy, now: Millis) -> Vec<String> {
+    let algorithm = Algorithm::RingHash(RingSize::VirtualNodes(512));
+    let view = Snapshot::build(roster, algorithm, policy, now, None).unwrap();
+    let home = |number: u32| {
+        let placement = Placement::of(&view, session_hash(&number.to_le_bytes())).unwrap();
+        placement.nodes(&view).next().unwrap().name.clone()
+    };
+    (0..1000).map(home).collect()
+}
+
+/// Without pins, a warm-up that begins a second time takes a node's sessions away. It makes no difference whether the proxy
+/// saw the nodes join, nor whether their first check has answered when they are back.
+#[test]
+fn a_node_that_returns_or_moves_has_all_its_sessions_when_it_is_well() {
+    let policy = HealthPolicy::default();
+    type Hosts = fn(HostFlags) -> Vec<Observation>;
+    let cases: [(&str, Hosts, Hosts); 3] = [
+        ("all are gone for 3 s", |_| vec![], |back| (0..10).map(|n| named(n, 0, back)).collect()),
+        (
+            "six of ten are gone for 3 s",
+            |_| (6..10).map(|n| named(n, 0, GOOD)).collect(),
+            |back| (0..10).map(|n| named(n, 0, if n < 6 { back } else { GOOD })).collect(),
+        ),
+        (
+            "one of ten moves",
+            |flags| {
+                (0..10).map(|n| named(n, usize::from(n == 2), if n == 2 { flags } else { GOOD })).collect()
+            },
+            |back| (0..10).map(|n| named(n, usize::from(n == 2), if n == 2 { back } else { GOOD })).collect(),
+        ),
+    ];
+    for ((case, away, back), first, boots) in cases
+        .into_iter()
+        .flat_map(|case| [(case, 10, false), (case, 1, false), (case, 10, true), (case, 1, true)])
+    {
+        let mut roster = Roster::default();
+        for (nodes, second) in [(first, 0), (10, 100), (10, 3600)] {
+            roster.observe((0..nodes).map(|n| named(n, 0, GOOD)).collect(), &policy, at(second));
+        }
+        let before = homes(&roster, &policy, at(3600));
+
+        let flags = if boots { BAD } else { GOOD };
+        roster.observe(away(flags), &policy, at(3601));
+        roster.observe(back(flags), &policy, at(3604));
+        roster.observe(back(GOOD), &policy, at(3606));
+
+        for second in [3606, 3610, 3620, 3640] {
+            let after = homes(&roster, &policy, at(second));
+            let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+            assert_eq!(moved, 0, "{case}, {first} at first, {boots}: {second}");
+        }
+    }
+}
+
+/// Its share is that of the proxies that did not see it move. One that was never well begins with its first good check.
+#[test]
+fn a_node_that_moves_or_returns_in_its_warm_up_goes_on_with_it() {
+    let policy = HealthPolicy::default();
+    let looked = |looks: &[(u64, usize, HostFlags)]| {
+        let mut roster = Roster::default();
+        roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(0));
+        for (second, at_address, flags) in looks {
+            let new = named(4, *at_address, *flags);
+            roster.observe((0..4).map(|n| named(n, 0, GOOD)).chain([new]).collect(), &policy, at(*second));
+        }
+        roster
+    };
+    let unmoved = looked(&[(100, 0, GOOD)]);
+    let moved = looked(&[(100, 0, GOOD), (110, 1, BAD), (115, 1, GOOD)]);
+    let never_well = looked(&[(100, 0, BAD), (110, 1, BAD), (115, 1, GOOD)]);
+    let mut away = looked(&[(100, 0, GOOD)]);
+    for (count, second) in [(0, 110), (5, 113)] {
+        away.observe((0..count).map(|n| named(n, 0, GOOD)).collect(), &policy, at(second));
+    }
+
+    for second in [115, 125, 130] {
+        let expected = state(&unmoved, "db-4", &policy, at(second));
+        assert_eq!(state(&moved, "db-4", &policy, at(second)), expected, "moved: {second}");
+        assert_eq!(state(&away, "db-4", &policy, at(second)), expected, "away: {second}");
+    }
+    assert_eq!(state(&never_well, "db-4", &policy, at(115)), State::Warming(State::WHOLE / 10));
+}
+
+#[test]
+fn a_clock_that_is_set_back_warms_no_node_up_again() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    for (nodes, second) in [(1, 1000), (4, 2000), (4, 2030), (4, 500)] {
+        roster.observe((0..nodes).map(|n| named(n, 0, GOOD)).collect(), &policy, at(second));
+    }
+    assert_eq!(snapshot(&roster, &policy, at(500)).count_states()[0], 4);
+}
+
+/// A cooldown that is over says nothing of what its first check will find.
+#[test]
+fn a_node_that_was_in_a_cooldown_once_waits_for_its_first_check_like_any_other() {
+    let policy = HealthPolicy::default();
+    let all =
+        |bad: &[usize]| (0..4).map(|n| named(n, 0, if bad.contains(&n) { BAD } else { GOOD })).collect();
+    let mut known = Roster::default();
+    for (second, bad) in [(0, &[][..]), (10, &[1]), (20, &[]), (200, &[])] {
+        known.observe(all(bad), &policy, at(second));
+    }
+
+    let mut held = known.clone();
+    held.observe(vec![named(0, 0, GOOD)], &policy, at(201));
+    held.observe(all(&[1, 2]), &policy, at(203));
+    let mut rejoined = known.clone();
+    rejoined.observe([0, 2, 3].map(|n| named(n, 0, GOOD)).into(), &policy, at(201));
+    rejoined.observe(all(&[1]), &policy, at(220));
+
+    assert_eq!(["db-1", "db-2"].map(|name| state(&held, name, &policy, at(203))), [State::Pending; 2]);
+    assert_eq!(state(&rejoined, "db-1", &policy, at(220)), State::Pending);
+    for mut roster in [held, rejoined] {
+        roster.report_failure("db-1", &policy, at(230));
+        roster.observe(all(&[1]), &policy, at(231));
+        assert_eq!(state(&roster, "db-1", &policy, at(231)), State::Cooldown, "in its own cooldown");
+    }
+}
+
 /// A proxy whose first looks had no answer from /config_dump names its nodes by address. It must not tell the state
 /// cluster that the names which all pins bear are gone.
 #[test]
@@ -177,12 +299,12 @@ fn names_that_are_not_known_yet_are_not_gone() {
     roster.learn(None, true);
     roster.observe((0..4).map(|n| host(&format!("10.0.0.{n}:80"), None, GOOD)).collect(), &policy, at(0));
     owners.adopt(&snapshot(&roster, &policy, at(0)), at(0));
-    let view = snapshot(&roster, &policy, at(6));
+    let view = snapshot(&roster, &policy, at(12));
     let owner = "db-1".parse().unwrap();
-    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unknown);
+    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(12)), Standing::Unknown);
     // A node that is called by its address everywhere is gone if it is not there.
     let owner = "10.0.0.9:80".parse().unwrap();
-    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(6)), Standing::Unusable);
+    assert_eq!(owners.judge(&owner, Some(Millis(3_600_000)), &view, at(12)), Standing::Unusable);
 }
 
 /// A proxy that cannot see names does not ask four times a second for each session of a named node.
@@ -224,6 +346,56 @@ fn nodes_that_get_names_are_the_same_nodes() {
 
     roster.observe(plain(), &policy, at(120));
     assert_eq!(snapshot(&roster, &policy, at(120)).count_states()[0], 4);
+}
+
+/// What a pin that is older than the names calls its node is the node's, not the address's.
+#[test]
+fn a_pin_that_is_older_than_the_names_follows_its_node_to_another_address() {
+    let policy = HealthPolicy::default();
+    let (mut roster, mut owners) = (Roster::default(), Owners::default());
+    let plain = |n: usize| host(&format!("10.0.0.{n}:80"), None, GOOD);
+    let mut look = |hosts: Vec<Observation>, second: u64| {
+        roster.observe(hosts, &policy, at(second));
+        roster = Roster::decode(&roster.encode()).unwrap();
+        let view = snapshot(&roster, &policy, at(second));
+        owners.adopt(&view, at(second));
+        let judge = |owner: &str| match owners.judge(
+            &owner.parse().unwrap(),
+            Some(Millis(3_600_000)),
+            &view,
+            at(second),
+        ) {
+            Standing::Usable(place) => view.nodes[place].name.clone(),
+            other => format!("{other:?}"),
+        };
+        ["10.0.0.2:80", "10.0.0.3:80", "db-2", "db-3"].map(judge)
+    };
+    let own = ["db-2", "db-3", "db-2", "db-3"];
+    look((0..4).map(plain).collect(), 0);
+    assert_eq!(look((0..4).map(|n| named(n, 0, GOOD)).collect(), 60), own);
+
+    // One moves, and another takes its address over; then both move on.
+    let first = || [named(0, 0, GOOD), named(1, 0, GOOD)];
+    let after = |second: &str, third: &str| {
+        let moved = [host(second, Some("db-2"), GOOD), host(third, Some("db-3"), GOOD)];
+        first().into_iter().chain(moved).collect::<Vec<_>>()
+    };
+    for (round, (second, third)) in (2..).zip([
+        ("10.0.0.3:80", "10.0.1.3:80"),
+        ("10.0.2.2:80", "10.0.0.2:80"),
+        ("10.0.0.3:80", "10.0.1.3:80"),
+    ]) {
+        assert_eq!(look(after(second, third), round * 60), own);
+    }
+    // A new node at that address does not take the pin either, nor while the node that has it is held.
+    let new = || host("10.0.0.3:80", Some("db-9"), GOOD);
+    let hosts = after("10.0.2.2:80", "10.0.1.3:80").into_iter().chain([new()]);
+    assert_eq!(look(hosts.collect(), 600), own);
+    assert_eq!(look(vec![new()], 660), ["Held"; 4]);
+    // When it is gone for good, another that has moved to its address is none of its.
+    look(after("10.0.0.3:80", "10.0.1.3:80"), 663);
+    let hosts = first().into_iter().chain([host("10.0.0.3:80", Some("db-2"), GOOD)]).collect();
+    assert_eq!(look(hosts, 720), ["db-2", "Unusable", "db-2", "Unusable"]);
 }
 
 /// Names are taken away, or two hosts come to bear one: the hosts are there, so pins of before find them.
@@ -289,6 +461,46 @@ fn replacements_that_came_while_blind_count() {
     assert_eq!(roster.held(&policy, at(120)).count(), 0);
 }
 
+/// Whatever became of it before, what counts is how it left last.
+#[test]
+fn a_node_that_flaps_stays_in_the_cooldown_in_which_it_left_last() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let all = |bad: Option<usize>| -> Vec<Observation> {
+        (0..4).map(|n| named(n, 0, if bad == Some(n) { BAD } else { GOOD })).collect()
+    };
+    for (second, bad) in [(0, None), (10, Some(1)), (20, None), (200, None)] {
+        roster.observe(all(bad), &policy, at(second));
+    }
+    // Its cooldown is over; it vanishes with two others, and they are back in time.
+    roster.observe(vec![named(0, 0, GOOD)], &policy, at(201));
+    roster.observe(all(None), &policy, at(203));
+    // It fails, leaves and returns.
+    roster.observe(all(Some(1)), &policy, at(260));
+    roster.observe([0, 2, 3].map(|n| named(n, 0, GOOD)).into(), &policy, at(261));
+    roster.observe(all(None), &policy, at(265));
+
+    assert_eq!(state(&roster, "db-1", &policy, at(265)), State::Cooldown);
+}
+
+/// Envoy's cluster is empty for a moment: thousands of nodes are gone, and back.
+#[test]
+fn thousands_of_nodes_vanish_and_return_in_one_look() {
+    let policy = HealthPolicy::default();
+    let mut roster = Roster::default();
+    let all = || -> Vec<Observation> {
+        (0..20_000).map(|n| host(&format!("10.0.{}.{}:80", n / 250, n % 250), None, GOOD)).collect()
+    };
+    let rounds = 5;
+    for round in 0..rounds {
+        roster.observe(all(), &policy, at(round * 10));
+        roster.observe(vec![], &policy, at(round * 10 + 1));
+        assert_eq!(roster.held(&policy, at(round * 10 + 1)).count(), 20_000);
+    }
+    roster.observe(all(), &policy, at(rounds * 10));
+    assert_eq!(snapshot(&roster, &policy, at(rounds * 10)).count_states()[0], 20_000);
+}
+
 /// A panic that is over does not begin again because a held node brings it back.
 #[test]
 fn a_held_node_does_not_bring_an_old_panic_back() {
@@ -301,10 +513,11 @@ fn a_held_node_does_not_bring_an_old_panic_back() {
     roster.observe(all(&[], &ten), &policy, at(0));
     roster.observe(all(&[0, 1, 2, 3, 4, 5], &ten), &policy, at(60));
     assert!(roster.has_panic());
-    // The six fail for good, are gone; four of the rest vanish with them.
-    roster.observe(all(&[], &[8, 9]), &policy, at(61));
+    // The six fail for good, are gone; three of the rest vanish with them.
+    roster.observe(all(&[], &[9]), &policy, at(61));
+    assert_eq!(roster.held(&policy, at(61)).count(), 6, "by name and by address");
     for second in 62..67 {
-        roster.observe(all(&[], &[8, 9]), &policy, at(second));
+        roster.observe(all(&[], &[9]), &policy, at(second));
     }
     assert!(!roster.has_panic());
     roster.observe(all(&[], &[6, 7, 8, 9]), &policy, at(68));
@@ -338,17 +551,64 @@ fn a_subset_policy_that_parts_nothing_does_not_disable_berth() {
     }
 }
 
-/// Envoy's default interval without traffic, and a threshold that is common: the check decides all the same.
+/// The name of a cluster's extension is free text; its type is not.
+#[test]
+fn a_kind_of_cluster_is_known_by_its_type_whatever_it_is_called() {
+    for (name, package, unsupported) in [
+        ("mine", "aggregate", Some(Unsupported::Aggregate)),
+        ("mine", "dynamic_forward_proxy", Some(Unsupported::DynamicForwardProxy)),
+        ("envoy.clusters.aggregate", "dns", None),
+    ] {
+        let json = format!(
+            r#"{{"configs":[{{"static_clusters":[{{"cluster":{{"name":"nodes","cluster_type":{{"name":"{name}","typed_config":{{"@type":"type.googleapis.com/envoy.extensions.clusters.{package}.v3.ClusterConfig"}}}}}}}}]}}]}}"#
+        );
+        let clusters = Clusters::read(json.as_bytes()).unwrap();
+        assert_eq!(clusters.get("nodes").unwrap().unsupported, unsupported, "{name}: {package}");
+    }
+}
+
+/// Envoy's default interval without traffic, and a threshold and a jitter that are common: the check decides all the same.
 #[test]
 fn common_checks_decide() {
-    for threshold in 1..=3 {
-        let facts =
-            clusters(&format!(r#"{{"timeout":"1s","interval":"5s","unhealthy_threshold":{threshold}}}"#));
+    for (more, longest) in [
+        (r#""unhealthy_threshold":1"#, 61_000),
+        (r#""unhealthy_threshold":2"#, 67_000),
+        (r#""unhealthy_threshold":3"#, 73_000),
+        (r#""unhealthy_threshold":3,"interval_jitter":"1s""#, 76_000),
+        (r#""unhealthy_threshold":3,"interval_jitter_percent":10"#, 80_000),
+        (r#""unhealthy_threshold":1,"interval_jitter_percent":100"#, 121_000),
+    ] {
+        let facts = clusters(&format!(r#"{{"timeout":"1s","interval":"5s",{more}}}"#));
         let period = facts.get("nodes").unwrap().check_period;
-        assert!(period >= Some(Millis(61_000)), "{period:?}");
-        assert!(check_decides(period), "{threshold}: {period:?}");
+        assert_eq!(period, Some(Millis(longest)), "{more}");
+        assert_eq!(check_decides(period), longest <= 120_000, "{more}");
     }
     assert!(!check_decides(None) && !check_decides(Some(Millis(3_600_000))));
+}
+
+/// It starts while the control plane has lost most nodes: other proxies hold what these own, and it cannot tell that they are gone.
+#[test]
+fn a_proxy_that_has_just_started_calls_no_owner_gone_that_others_may_hold() {
+    let owner = "db-3".parse().unwrap();
+    for (grace, gone_from) in [(10_000, 10), (0, 5), (2_000, 5)] {
+        let policy = HealthPolicy { vanish_grace: Millis(grace), ..HealthPolicy::default() };
+        let (mut roster, mut owners) = (Roster::default(), Owners::default());
+        roster.observe(vec![named(0, 0, GOOD)], &policy, at(0));
+        let view = snapshot(&roster, &policy, at(0));
+        owners.adopt(&view, at(0));
+        for second in 0..15 {
+            let standing = owners.judge(&owner, Some(Millis(3_600_000)), &view, at(second));
+            let expected = if second < gone_from { Standing::Unknown } else { Standing::Unusable };
+            assert_eq!(standing, expected, "{grace} ms: {second}");
+        }
+        // One that it sees leave alone is gone at once.
+        roster.observe((0..4).map(|n| named(n, 0, GOOD)).collect(), &policy, at(1));
+        owners.adopt(&snapshot(&roster, &policy, at(1)), at(1));
+        roster.observe((0..3).map(|n| named(n, 0, GOOD)).collect(), &policy, at(2));
+        let view = snapshot(&roster, &policy, at(2));
+        owners.adopt(&view, at(2));
+        assert_eq!(owners.judge(&owner, Some(Millis(0)), &view, at(2)), Standing::Unusable);
+    }
 }
 
 /// What was read is of other hosts than those that are there: a node that moved is called by its address until it is read again.
@@ -386,4 +646,11 @@ fn a_held_node_is_held_by_its_address_too_and_waits_for_its_checks_when_it_is_ba
 
     roster.observe(vec![named(0, 0, GOOD), named(3, 0, BAD)], &policy, at(62));
     assert_eq!(state(&roster, "db-3", &policy, at(62)), State::Pending);
+    let view = snapshot(&roster, &policy, at(62));
+    owners.adopt(&view, at(62));
+    assert!(!view.has_panic());
+    for owner in ["db-3", "10.0.0.3:80"] {
+        let standing = owners.judge(&owner.parse().unwrap(), Some(Millis(3_600_000)), &view, at(62));
+        assert_eq!(standing, Standing::Usable(1), "{owner}: its first check has time to answer");
+    }
 }

@@ -60,8 +60,8 @@ fn kinds_that_cannot_be_steered_are_known_by_their_configuration() {
 fn a_check_has_answered_after_its_longest_interval_jitter_and_timeout() {
     let clusters = clusters();
 
-    // max(1 s, 2 s unhealthy, 1 s without traffic) and as much for a percentage, 250 ms, and a timeout of 3 s.
-    assert_eq!(clusters.get("nodes").unwrap().check_period, Some(Millis(7250)));
+    // max(1 s, 2 s unhealthy, 1 s without traffic) and 50 % of it, 250 ms, and a timeout of 3 s.
+    assert_eq!(clusters.get("nodes").unwrap().check_period, Some(Millis(6250)));
     // Without traffic once a minute, as nothing else is said.
     assert_eq!(clusters.get("mg").unwrap().check_period, Some(Millis(63_000)));
     assert_eq!(clusters.get("st").unwrap().check_period, None);

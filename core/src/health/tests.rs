@@ -294,7 +294,8 @@ fn a_node_cannot_leave_and_return_to_escape_a_shared_cooldown() {
     let mut health = Health::established();
     health.record(&on_record(3, NodeState::Draining, Some(20)));
 
-    let health = health.departed(at(1)).unwrap().rejoined(at(2));
+    let mut health = health.departed(at(1)).unwrap().rejoined(at(2));
+    health.observe(GOOD, &POLICY, at(2));
 
     assert_eq!(state(&health, 19), State::Cooldown);
     assert_eq!(state(&health, 20), State::Draining, "what is wanted of it holds too");

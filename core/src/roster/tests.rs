@@ -457,7 +457,7 @@ fn what_is_remembered_of_the_vanished_ends_with_the_grace_time() {
     }
     assert!(roster.encode().len() < 20_000, "{} bytes", roster.encode().len());
     roster.observe(members(9_990..10_000), &POLICY, at(2000));
-    assert!(roster.vanished.is_empty());
+    assert!(roster.gone.is_empty());
 }
 
 /// A node that has not been seen unhealthy lately is not kept out by what was seen before.
