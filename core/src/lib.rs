@@ -35,6 +35,7 @@ pub mod event;
 pub mod feed;
 pub mod flight;
 pub mod health;
+pub mod issuer;
 pub mod levels;
 pub mod membership;
 pub mod outage;
