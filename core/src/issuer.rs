@@ -199,8 +199,9 @@ impl Issuer {
 mod tests {
     use super::*;
 
+    /// With a public key for Ed25519.
     const JWKS: &[u8] =
-        br#"{"keys":[{"kty":"oct","kid":"a","k":"YSBzZWNyZXQgb2YgYXQgbGVhc3QgMzIgYnl0ZXMgLi4"}]}"#;
+        br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"BGZHCTCMh5sPDhurIfSkdG5VJQwAzBSlFelRWCww3-g"}]}"#;
 
     fn issuer() -> Issuer {
         let remote = RemoteKeys {
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(second.claim(head, Millis(10)), None);
         assert!(second.want(head, Millis(10)), "keys are on their way");
         assert!(!second.has_settled(head));
-        assert!(second.claim(head, Millis(2_000)).is_some(), "the first worker is gone");
+        assert!(second.claim(head, Millis(5_000)).is_some(), "the first worker is gone");
     }
 
     #[test]
