@@ -5,7 +5,7 @@
 //! fetch that fails leaves the keys as they are: they are good until the issuer says otherwise. How the record is shared,
 //! and how a fetch is made, is not decided here.
 
-use crate::affinity::CallFailure;
+use crate::call::CallFailure;
 use crate::config::{JwtProvider, RemoteKeys, Verification};
 use crate::counters::Counters;
 use crate::ring::session_hash;

@@ -26,6 +26,7 @@
 pub mod affinity;
 pub mod attributes;
 pub mod breaker;
+pub mod call;
 pub mod changelog;
 pub mod cluster;
 pub mod config;

@@ -12,8 +12,9 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
-use berth_core::affinity::{Affinity, CallFailure, Caller, Event};
+use berth_core::affinity::{Affinity, Event};
 use berth_core::attributes::Attributes;
+use berth_core::call::{CallFailure, Caller};
 use berth_core::config::{Config, HashKey, Membership, StateCluster};
 use berth_core::event::{BYPASSED_STAT, Counter, RuleResult};
 use berth_core::feed::{Feed, FeedReply, Publication};

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use berth_core::affinity::CallFailure;
+use berth_core::call::CallFailure;
 use berth_core::config::JwtProvider;
 use berth_core::event::jwks_stat;
 use berth_core::issuer::Issuer;
