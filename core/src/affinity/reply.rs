@@ -64,6 +64,7 @@ impl Affinity {
         self.note_answer(body, true, now);
         if body.is_err() {
             self.maintenance.set(now, PAUSE);
+            self.due.ends = false;
             if !self.ends.retry(ending) {
                 self.count(Counter::Dropped(Dropped::End));
             }
