@@ -142,19 +142,26 @@ impl Affinity {
             // It comes from a pin, which the decision without an answer has replaced.
             _ => {
                 let (key, wire) = (group.pin_key, group.key);
-                self.make_untold(key, wire);
+                self.make_untold(key, wire, 0);
             }
         }
     }
 
-    /// A provisional pin is where the state service had the session, and the node has yet to be told. A touch must not make
-    /// it certain, so it is past its time.
-    fn make_untold(&mut self, key: PinKey, wire: WireKey) {
+    /// The pin is where the state service had the session, and the node has yet to be told. A touch must not make it certain,
+    /// so it is past its time.
+    fn make_untold(&mut self, key: PinKey, wire: WireKey, session_version: u32) {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(key, Millis(0)) else { return };
         let Some(node) = self.pins.name(pin.node).map(str::to_owned) else { return };
-        let Pin { version, session_version, .. } = pin;
+        let session_version = session_version.max(pin.session_version);
         let (node, expires, kind) = (node.as_str(), Millis(0), Kind::Restored);
-        self.pins.insert(key, wire, Pin { node, version, expires, kind, session_version });
+        self.pins.insert(key, wire, Pin { node, version: pin.version, expires, kind, session_version });
+    }
+
+    fn is_untold(&mut self, key: PinKey) -> bool {
+        match self.pins.get(key, Millis(0)) {
+            Known::Fresh(pin) | Known::Stale(pin) => pin.kind == Kind::Restored,
+            Known::Absent => false,
+        }
     }
 
     /// What the node has to be told waits in the pin for the next request that goes there.
@@ -233,12 +240,14 @@ impl Affinity {
         let Ok(mut placement) = placement else { return (placement, None) };
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
-        // What its node has to be told outlasts the outage, unless the request takes it along.
-        let is_kept = last.is_none() && known.is_some_and(|pin| pin.kind == Kind::Restored);
-        if let Some(node) = placement.nodes(snapshot).next().filter(|_| !is_kept) {
+        let wire = own.ask.key.into();
+        if last.is_none() && self.is_untold(own.key) {
+            // What its node has to be told outlasts the outage.
+            self.make_untold(own.key, wire, session_version);
+        } else if let Some(node) = placement.nodes(snapshot).next() {
             let (node, expires, kind) = (node.name.as_str(), now + lasts, Kind::Provisional);
             let pin = Pin { node, version, expires, kind, session_version };
-            self.pins.insert(own.key, own.ask.key.into(), pin);
+            self.pins.insert(own.key, wire, pin);
         }
         let notice = last
             .filter(|(_, pin)| pin.kind == Kind::Restored)
