@@ -433,15 +433,17 @@ impl Affinity {
             let withheld = Err(NoPlacement::Withheld(Reason::PinUnavailable));
             return (terms.is_strict && is_out).then_some((withheld, None));
         };
+        let outcome = as_seen(snapshot, index, Outcome::Hit);
+        // One that is turned away tells the node nothing.
+        let is_served = outcome != Outcome::Panic || self.config.policy.on_panic != OnPanic::Reject;
         let mut notice = None;
-        if pin.kind == Kind::Restored && self.pins.settle(key) {
+        if is_served && pin.kind == Kind::Restored && self.pins.settle(key) {
             notice = Some(Notice::Restore { version: pin.version });
             self.count(Counter::Restored);
         }
-        if pin.kind == Kind::Away && self.pins.return_home(key) {
+        if is_served && pin.kind == Kind::Away && self.pins.return_home(key) {
             self.count(Counter::Returned);
         }
-        let outcome = as_seen(snapshot, index, Outcome::Hit);
         let mut placement = placement::pinned(snapshot, id.hash(), index, outcome);
         if pin.kind == Kind::Provisional {
             placement.outcome = as_seen(snapshot, index, Outcome::Ring);

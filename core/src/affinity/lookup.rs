@@ -93,7 +93,7 @@ impl Affinity {
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
             // The highest of all that are known: a store that lost it must not take an old token's for the latest.
-            session_version: terms.version.map(|own| own.max(known_version)),
+            session_version: terms.version.max(Some(known_version).filter(|known| *known > 0)),
             alias_of: previous.as_ref().map(|previous| SessionKey::new(pool, previous.as_bytes())),
             ..ask
         };

@@ -120,7 +120,7 @@ impl Affinity {
                 session_version: pin.session_version.unwrap_or(0),
             };
             if self.remember(*key, pin.key.into(), told) || pin.restore {
-                self.pins.unsettle(*key);
+                self.keep_notice(*key);
             }
         }
     }

@@ -109,28 +109,66 @@ impl Affinity {
                 self.waiters.remove(&stream);
                 self.releases.notice.clone_from(&notice);
                 let decision = self.decide(placement, notice);
-                if !matches!(decision, Decision::Route { .. }) {
-                    give_back(&mut group, self.releases.notice.take());
-                }
+                let is_placed = matches!(decision, Decision::Route { .. });
                 self.releases.groups.push_front(group);
+                if !is_placed {
+                    self.give_back();
+                }
                 return Some(Release { stream, decision });
             }
             if group.settled.is_some_and(|settled| settled.is_kept && settled.notice.is_some()) {
-                self.pins.unsettle(group.pin_key);
+                self.keep_notice(group.pin_key);
             }
         }
     }
 
     /// The latest release was delivered, or its stream was gone: then the next request of the session tells the node.
     pub fn released(&mut self, is_delivered: bool) {
-        let Some(notice) = self.releases.notice.take() else { return };
         if !is_delivered {
-            if let Some(group) = self.releases.groups.front_mut() {
-                give_back(group, Some(notice));
-            }
-        } else if matches!(notice, Notice::Restore { .. }) {
+            self.give_back();
+        } else if matches!(self.releases.notice.take(), Some(Notice::Restore { .. })) {
             self.count(Counter::Restored);
         }
+    }
+
+    /// The node was not told after all: the next request of the session is to.
+    fn give_back(&mut self) {
+        let Some(notice) = self.releases.notice.take() else { return };
+        let Some(group) = self.releases.groups.front_mut() else { return };
+        match &mut group.settled {
+            Some(settled) if settled.index.is_some() => {
+                settled.notice = settled.notice.take().or(Some(notice));
+            }
+            // It comes from a pin, which the decision without an answer has replaced.
+            _ => {
+                let (key, wire) = (group.pin_key, group.key);
+                self.make_untold(key, wire, 0);
+            }
+        }
+    }
+
+    /// The pin is where the state service had the session, and the node has yet to be told. A touch must not make it certain,
+    /// so it is past its time.
+    fn make_untold(&mut self, key: PinKey, wire: WireKey, session_version: u32) {
+        let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(key, Millis(0)) else { return };
+        let Some(node) = self.pins.name(pin.node).map(str::to_owned) else { return };
+        let session_version = session_version.max(pin.session_version);
+        let (node, expires, kind) = (node.as_str(), Millis(0), Kind::Restored);
+        self.pins.insert(key, wire, Pin { node, version: pin.version, expires, kind, session_version });
+    }
+
+    fn is_untold(&mut self, key: PinKey) -> bool {
+        match self.pins.get(key, Millis(0)) {
+            Known::Fresh(pin) | Known::Stale(pin) => pin.kind == Kind::Restored,
+            Known::Absent => false,
+        }
+    }
+
+    /// What the node has to be told waits in the pin for the next request that goes there.
+    pub(super) fn keep_notice(&mut self, key: PinKey) {
+        // A pin whose node had vanished has no room for both. The node matters more than the count of those that returned.
+        self.pins.return_home(key);
+        self.pins.unsettle(key);
     }
 
     /// Requests that waited on have another question. The time that each may take began when it first waited.
@@ -202,21 +240,18 @@ impl Affinity {
         let Ok(mut placement) = placement else { return (placement, None) };
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
-        if let Some(node) = placement.nodes(snapshot).next() {
+        let wire = own.ask.key.into();
+        if last.is_none() && self.is_untold(own.key) {
+            // What its node has to be told outlasts the outage.
+            self.make_untold(own.key, wire, session_version);
+        } else if let Some(node) = placement.nodes(snapshot).next() {
             let (node, expires, kind) = (node.name.as_str(), now + lasts, Kind::Provisional);
             let pin = Pin { node, version, expires, kind, session_version };
-            self.pins.insert(own.key, own.ask.key.into(), pin);
+            self.pins.insert(own.key, wire, pin);
         }
         let notice = last
             .filter(|(_, pin)| pin.kind == Kind::Restored)
             .map(|(_, pin)| Notice::Restore { version: pin.version });
         (Ok(if is_strict { placement.strictly() } else { placement }), notice)
-    }
-}
-
-/// The node was not told after all.
-fn give_back(group: &mut Group, notice: Option<Notice>) {
-    if let Some(settled) = &mut group.settled {
-        settled.notice = settled.notice.take().or(notice);
     }
 }

@@ -64,6 +64,7 @@ impl Affinity {
         self.note_answer(body, true, now);
         if body.is_err() {
             self.maintenance.set(now, PAUSE);
+            self.due.ends = false;
             if !self.ends.retry(ending) {
                 self.count(Counter::Dropped(Dropped::End));
             }
@@ -133,13 +134,21 @@ impl Affinity {
         let name = match standing {
             // Another node serves it meanwhile, and the pin stays where it is.
             Standing::Held => Some(pin.node.to_string()),
+            // It is said only once that the node was restarted, so that must outlast the node's cooldown.
+            Standing::Unusable if pin.restore => Some(pin.node.to_string()),
             _ => index.and_then(|index| snapshot.nodes.get(index)).map(|node| node.name.clone()),
         };
         if let Some(node) = &name {
             let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
-            // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
-            let expires = if lookup.epoch == self.epoch { expires } else { Millis(0) };
-            let kind = if standing == Standing::Held { Kind::Away } else { Kind::Settled };
+            // An answer from before a change, which may be its own, is a hint: better than none while there is no other. So is
+            // one whose owner cannot be used.
+            let is_hint = lookup.epoch != self.epoch || standing == Standing::Unusable;
+            let expires = if is_hint { Millis(0) } else { expires };
+            let kind = match standing {
+                Standing::Held => Kind::Away,
+                Standing::Unusable => Kind::Restored,
+                Standing::Usable(_) | Standing::Unknown => Kind::Settled,
+            };
             let told = Told { node, version, expires, kind, session_version };
             if self.remember(lookup.key, lookup.ask.key.into(), told) {
                 notice = notice.or(Some(Notice::Restore { version }));
