@@ -45,6 +45,7 @@ use crate::snapshot::Snapshot;
 use crate::time::{Millis, Timer};
 use crate::wire::PoolName;
 
+pub use crate::call::{CallFailure, Caller};
 pub use call::{Call, CallId};
 pub use release::Release;
 
