@@ -126,6 +126,10 @@ impl Affinity {
             self.count(Counter::Rehomed);
         }
         let session_version = pin.session_version.unwrap_or(0).max(lookup.ask.session_version.unwrap_or(0));
+        let known_version = match self.pins.get(lookup.key, now) {
+            Known::Fresh(known) | Known::Stale(known) => known.session_version.max(session_version),
+            Known::Absent => session_version,
+        };
         let version = pin.version;
         let mut notice = match &pin.from {
             Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
@@ -164,6 +168,7 @@ impl Affinity {
             outcome,
             notice,
             session_version,
+            known_version,
             is_kept,
         }
     }
