@@ -134,18 +134,18 @@ fn all_records_are_read_now_and_then() {
 }
 
 #[test]
-fn a_cooldown_is_told_once_and_again_if_it_lasts_notably_longer() {
+fn a_cooldown_is_reported_once_and_again_if_it_lasts_notably_longer() {
     let mut feed = read_on();
     calls(&mut feed, NOW, &[]);
-    let told = calls(&mut feed, NOW, &[("10.0.0.1:80", 30_000)]);
-    assert_eq!(told, [r#"PUT /v1/nodes/10.0.0.1:80?pool=nodes {"cooldown_until_ms":1000030000}"#]);
+    let made = calls(&mut feed, NOW, &[("10.0.0.1:80", 30_000)]);
+    assert_eq!(made, [r#"PUT /v1/nodes/10.0.0.1:80?pool=nodes {"cooldown_until_ms":1000030000}"#]);
     assert!(matches!(feed.handle_reply(COOLDOWN_TOKEN, Some(b"{}"), NOW), Some(FeedReply::Nothing)));
 
     assert!(calls(&mut feed, at(1_000), &[("10.0.0.1:80", 31_000)]).is_empty());
     assert_eq!(calls(&mut feed, at(8_000), &[("10.0.0.1:80", 38_000)]).len(), 1);
     feed.handle_reply(COOLDOWN_TOKEN, None, at(8_000));
     assert!(calls(&mut feed, at(8_999), &[("10.0.0.1:80", 38_000)]).is_empty());
-    assert_eq!(calls(&mut feed, at(9_000), &[("10.0.0.1:80", 38_000)]).len(), 1, "it was not heard");
+    assert_eq!(calls(&mut feed, at(9_000), &[("10.0.0.1:80", 38_000)]).len(), 1, "the call failed");
 }
 
 #[test]
