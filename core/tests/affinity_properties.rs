@@ -143,7 +143,7 @@ struct World {
     is_new: bool,
     truth: BTreeMap<u8, Owned>,
     /// The versions of notices and tokens never go down; forgotten with the session.
-    told: BTreeMap<u8, u64>,
+    noticed: BTreeMap<u8, u64>,
     routed_token: BTreeMap<u8, u32>,
     /// All answers were true.
     is_truthful: bool,
@@ -228,7 +228,7 @@ impl World {
             delivers: true,
             is_new,
             truth: BTreeMap::new(),
-            told: BTreeMap::new(),
+            noticed: BTreeMap::new(),
             routed_token: BTreeMap::new(),
             is_truthful: true,
         }
@@ -524,8 +524,8 @@ impl World {
             && self.is_truthful
             && is_delivered
         {
-            let told = self.told.insert(asked.session, *version);
-            prop_assert!(told.is_none_or(|told| told <= *version), "{version} after {told:?}");
+            let before = self.noticed.insert(asked.session, *version);
+            prop_assert!(before.is_none_or(|before| before <= *version), "{version} after {before:?}");
         }
         Ok(())
     }

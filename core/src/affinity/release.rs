@@ -5,7 +5,7 @@
 //! then, the next one does.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::lookup::Lookup;
@@ -64,8 +64,10 @@ pub(super) struct Settled {
     pub(super) outcome: Outcome,
     /// For the node, with the first request that goes there.
     pub(super) notice: Option<Notice>,
-    /// The highest version of its token that is known.
+    /// The highest version of its token that the state service knows now.
     pub(super) session_version: u32,
+    /// The highest that is known here: a lookup may have been under way when its session came with a newer one.
+    pub(super) known_version: u32,
     /// It is remembered.
     pub(super) is_kept: bool,
 }
@@ -171,15 +173,23 @@ impl Affinity {
         self.pins.unsettle(key);
     }
 
-    /// Requests that waited on have another question. The time that each may take began when it first waited.
+    /// Requests that waited on have another question. Those of one session share it, within the time of the one that has
+    /// waited longest.
     fn ask_again(&mut self) {
         let mut again = std::mem::take(&mut self.releases.again);
         // The newest token first: its answer is one to all others.
         again.sort_unstable_by_key(|(_, _, lookup)| Reverse(lookup.ask.session_version));
+        let mut began: BTreeMap<WireKey, Millis> = BTreeMap::new();
+        for (key, stream, _) in &again {
+            let Some(waiter) = self.waiters.get(stream) else { continue };
+            let earliest = began.entry(*key).or_insert(waiter.since);
+            *earliest = waiter.since.min(*earliest);
+        }
         for (key, stream, lookup) in again {
             let Some(waiter) = self.waiters.get_mut(&stream) else { continue };
             waiter.lookup = Rc::clone(&lookup);
-            if let Join::Refused(_) = self.lookups.join(key, stream, waiter.since, || Rc::clone(&lookup)) {
+            let since = began.get(&key).copied().unwrap_or(waiter.since);
+            if let Join::Refused(_) = self.lookups.join(key, stream, since, || Rc::clone(&lookup)) {
                 self.release_without_answer(vec![Released { key, request: lookup, waiters: vec![stream] }]);
             }
         }
@@ -187,7 +197,7 @@ impl Affinity {
 
     /// Where the word of the state service leads one of the requests that waited for it.
     fn by_answer(&mut self, snapshot: &Snapshot, own: &Lookup, settled: &mut Settled, now: Millis) -> Placed {
-        if own.is_latest_only && own.version < settled.session_version {
+        if own.is_latest_only && own.version < settled.known_version {
             return (Err(NoPlacement::Superseded), None);
         }
         let is_strict = own.ask.strict;

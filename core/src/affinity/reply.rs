@@ -126,6 +126,10 @@ impl Affinity {
             self.count(Counter::Rehomed);
         }
         let session_version = pin.session_version.unwrap_or(0).max(lookup.ask.session_version.unwrap_or(0));
+        let known_version = match self.pins.get(lookup.key, now) {
+            Known::Fresh(known) | Known::Stale(known) => known.session_version.max(session_version),
+            Known::Absent => session_version,
+        };
         let version = pin.version;
         let mut notice = match &pin.from {
             Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
@@ -134,20 +138,20 @@ impl Affinity {
         let name = match standing {
             // Another node serves it meanwhile, and the pin stays where it is.
             Standing::Held => Some(pin.node.to_string()),
-            // It is said only once that the node was restarted, so that must outlast the node's cooldown.
-            Standing::Unusable if pin.restore => Some(pin.node.to_string()),
+            // It is said only once that the node was restarted, so that must last until the node can be used.
+            Standing::Unusable | Standing::Unknown if pin.restore => Some(pin.node.to_string()),
             _ => index.and_then(|index| snapshot.nodes.get(index)).map(|node| node.name.clone()),
         };
         if let Some(node) = &name {
             let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
             // An answer from before a change, which may be its own, is a hint: better than none while there is no other. So is
             // one whose owner cannot be used.
-            let is_hint = lookup.epoch != self.epoch || standing == Standing::Unusable;
+            let is_hint = lookup.epoch != self.epoch || index.is_none() && standing != Standing::Held;
             let expires = if is_hint { Millis(0) } else { expires };
             let kind = match standing {
                 Standing::Held => Kind::Away,
-                Standing::Unusable => Kind::Restored,
-                Standing::Usable(_) | Standing::Unknown => Kind::Settled,
+                Standing::Unusable | Standing::Unknown => Kind::Restored,
+                Standing::Usable(_) => Kind::Settled,
             };
             let told = Told { node, version, expires, kind, session_version };
             if self.remember(lookup.key, lookup.ask.key.into(), told) {
@@ -164,6 +168,7 @@ impl Affinity {
             outcome,
             notice,
             session_version,
+            known_version,
             is_kept,
         }
     }

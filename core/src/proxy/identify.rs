@@ -1,6 +1,7 @@
 //! Which session a request belongs to, and what becomes of one that names none.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use super::tokens::Memo;
 use super::{Proxy, Request, Waiter};
@@ -67,8 +68,10 @@ impl Proxy {
 
     fn find(&self, rule: &Rule, memo: &mut Memo, waiter: &Waiter<'_>) -> Found {
         let Waiter { attributes, .. } = *waiter;
-        let mut token = |provider| memo.token(&self.tokens, provider, attributes, self.tick);
-        session::find(&rule.session.sources, &mut |name| attributes.header(name), &mut token)
+        let memo = RefCell::new(memo);
+        let mut header = |name: &str| memo.borrow().last_look(name, attributes);
+        let mut token = |provider| memo.borrow_mut().token(&self.tokens, provider, attributes, self.tick);
+        session::find(&rule.session.sources, &mut header, &mut token)
     }
 
     /// A token that is not to be believed; or that cannot be verified yet, which is not its sender's fault.

@@ -48,13 +48,11 @@ pub(super) fn find(
     attributes: &dyn Attributes,
     tick: Millis,
 ) -> Option<usize> {
-    let (mut authority, mut path, mut cluster) = (None, None, None);
+    let mut cluster = None;
     rules.iter().position(|rule| {
         let matches = &rule.config.matches;
-        (matches.hosts.is_empty()
-            || matches.takes_host(fetched(&mut authority, || attributes.header(":authority"))))
-            && (matches.path_prefixes.is_empty()
-                || matches.takes_path(fetched(&mut path, || attributes.header(":path"))))
+        (matches.hosts.is_empty() || matches.takes_host(memo.authority(attributes)))
+            && (matches.path_prefixes.is_empty() || matches.takes_path(memo.path(attributes)))
             && (matches.clusters.is_empty()
                 || matches.takes_cluster(fetched(&mut cluster, || route_cluster(attributes))))
             && matches.headers.iter().all(|header| header.takes(memo.header(&header.name, attributes)))

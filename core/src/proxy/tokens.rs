@@ -49,17 +49,39 @@ pub struct Provider {
 /// depend on a token.
 #[derive(Debug, Default)]
 pub(super) struct Memo {
+    authority: Option<Vec<u8>>,
+    path: Option<Vec<u8>>,
     headers: Vec<(Box<str>, Option<Vec<u8>>)>,
     tokens: Vec<(usize, Token)>,
 }
 
 impl Memo {
+    pub(super) fn authority(&mut self, attributes: &dyn Attributes) -> &[u8] {
+        self.authority.get_or_insert_with(|| attributes.header(":authority").unwrap_or_default())
+    }
+
+    pub(super) fn path(&mut self, attributes: &dyn Attributes) -> &[u8] {
+        self.path.get_or_insert_with(|| attributes.header(":path").unwrap_or_default())
+    }
+
     pub(super) fn header(&mut self, name: &str, attributes: &dyn Attributes) -> Option<&[u8]> {
         let index = self.headers.iter().position(|(asked, _)| **asked == *name).unwrap_or_else(|| {
             self.headers.push((name.into(), attributes.header(name)));
             self.headers.len() - 1
         });
         self.headers.get(index)?.1.as_deref()
+    }
+
+    /// A header that is not looked at again: it is read unless it was before, and not kept.
+    pub(super) fn last_look(&self, name: &str, attributes: &dyn Attributes) -> Option<Vec<u8>> {
+        let known = match name {
+            ":authority" => self.authority.as_ref().map(Some),
+            ":path" => self.path.as_ref().map(Some),
+            _ => None,
+        };
+        let kept =
+            || self.headers.iter().find(|(asked, _)| **asked == *name).map(|(_, value)| value.as_ref());
+        known.or_else(kept).map_or_else(|| attributes.header(name), Option::<&Vec<u8>>::cloned)
     }
 
     pub(super) fn token(
@@ -73,7 +95,7 @@ impl Memo {
             return token.clone();
         }
         let asked = tokens.0.get(provider);
-        let token = asked.map_or(Token::Absent, |asked| asked.token(attributes, tick));
+        let token = asked.map_or(Token::Absent, |asked| asked.token(self, attributes, tick));
         self.tokens.push((provider, token.clone()));
         token
     }
@@ -141,11 +163,11 @@ impl Provider {
     }
 
     /// `tick` is the time of the latest tick: exact enough for what was verified before.
-    fn token(&self, attributes: &dyn Attributes, tick: Millis) -> Token {
+    fn token(&self, memo: &mut Memo, attributes: &dyn Attributes, tick: Millis) -> Token {
         let token = match &self.config.verification {
             Verification::Upstream(payload) => self.left_by_envoy(payload, attributes),
-            Verification::Keys(policy, keys) => self.verify(policy, keys, attributes, tick),
-            Verification::Remote(policy, _) => self.verify(policy, &self.keys, attributes, tick),
+            Verification::Keys(policy, keys) => self.verify(policy, keys, memo, attributes, tick),
+            Verification::Remote(policy, _) => self.verify(policy, &self.keys, memo, attributes, tick),
         };
         if let Token::Refused(refusal) = token {
             let index = Refusal::ALL.iter().position(|known| *known == refusal);
@@ -154,8 +176,19 @@ impl Provider {
         token
     }
 
-    fn verify(&self, policy: &Policy, keys: &Keys, attributes: &dyn Attributes, tick: Millis) -> Token {
-        let Some(token) = token::find(&self.config.from, &mut |name| attributes.header(name)) else {
+    fn verify(
+        &self,
+        policy: &Policy,
+        keys: &Keys,
+        memo: &mut Memo,
+        attributes: &dyn Attributes,
+        tick: Millis,
+    ) -> Token {
+        let mut header = |name: &str| match name {
+            ":path" => Some(memo.path(attributes).to_vec()),
+            name => memo.header(name, attributes).map(<[u8]>::to_vec),
+        };
+        let Some(token) = token::find(&self.config.from, &mut header) else {
             return Token::Absent;
         };
         if token.len() > MAX_TOKEN {
