@@ -45,7 +45,7 @@ use crate::snapshot::Snapshot;
 use crate::time::{Millis, Timer};
 use crate::wire::PoolName;
 
-pub use call::{Call, CallFailure, CallId, Caller};
+pub use call::{Call, CallId};
 pub use release::Release;
 
 use ends::Ends;

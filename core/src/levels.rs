@@ -13,7 +13,7 @@
 //! Hosts count equally, whatever their weights: `weighted_priority_health` is not read.
 
 use crate::health::{HealthPolicy, State};
-use crate::roster::Node;
+use crate::roster::node::Node;
 use crate::time::Millis;
 
 /// Envoy's overprovisioning factor, in percent, for load assignments that set none: a level of which 72 % are healthy is

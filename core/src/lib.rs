@@ -26,6 +26,7 @@
 pub mod affinity;
 pub mod attributes;
 pub mod breaker;
+pub mod call;
 pub mod changelog;
 pub mod cluster;
 pub mod config;
@@ -35,6 +36,7 @@ pub mod event;
 pub mod feed;
 pub mod flight;
 pub mod health;
+pub mod issuer;
 pub mod levels;
 pub mod membership;
 pub mod outage;

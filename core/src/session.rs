@@ -11,6 +11,7 @@
 
 mod claims;
 mod cookie;
+mod error;
 mod extract;
 mod source;
 mod template;
@@ -23,7 +24,8 @@ use xxhash_rust::xxh64::xxh64;
 
 pub use claims::{ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
-pub use source::{Source, SourceError};
+pub use error::SourceError;
+pub use source::Source;
 
 pub(crate) use source::is_header_name;
 

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::affinity::CallFailure;
+use crate::call::CallFailure;
 use crate::cluster::{CLUSTERS_QUERY, Clusters, ENDPOINTS_QUERY};
 use crate::membership::{Hosts, fingerprint, parse_clusters};
 use crate::outage::Outage;

@@ -2,11 +2,11 @@
 //! means for the owner that a pin names.
 
 use berth_core::cluster::{ClusterFacts, Clusters, Unsupported};
-use berth_core::decision::Placement;
 use berth_core::health::{HealthPolicy, State};
 use berth_core::membership::{HostFlags, Observation};
 use berth_core::owners::{Owners, PROVISIONAL, Standing, provisional_time};
 use berth_core::passive::check_decides;
+use berth_core::placement::Placement;
 use berth_core::ring::{Algorithm, RingSize, session_hash};
 use berth_core::roster::{Node, Roster};
 use berth_core::snapshot::Snapshot;

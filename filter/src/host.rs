@@ -5,7 +5,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use berth_core::affinity::CallFailure;
+use berth_core::call::CallFailure;
 use berth_core::config::StateCluster;
 use berth_core::event::CallResult;
 use berth_core::time::Millis;

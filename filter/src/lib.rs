@@ -9,7 +9,6 @@
 
 mod effects;
 mod host;
-mod issuer;
 mod metrics;
 mod root;
 mod shared;

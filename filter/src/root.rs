@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use berth_core::affinity::Caller;
+use berth_core::call::Caller;
 use berth_core::cluster::ClusterFacts;
 use berth_core::config::{Config, Membership};
 use berth_core::event::{Counter, PollResult};

@@ -5,6 +5,7 @@
 //! roster's [`FORMAT`]: releases with another one in the same Envoy have a leader, rosters and logs of their own.
 
 use berth_core::changelog::{ChangeLog, Head};
+use berth_core::issuer::KeySetHead;
 use berth_core::passive::Ledger;
 use berth_core::roster::{FORMAT, Roster};
 use berth_core::time::Millis;
@@ -171,19 +172,6 @@ pub(crate) struct KeySetKey {
     head: String,
 }
 
-/// How things stand with an issuer's keys.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct KeySetHead {
-    /// When they were asked for last.
-    pub(crate) tried: Millis,
-    /// When they are to be asked for next.
-    pub(crate) due: Millis,
-    /// Somebody asks right now.
-    pub(crate) is_under_way: bool,
-    /// Of what was answered; 0 if nothing was.
-    pub(crate) hash: u64,
-}
-
 impl KeySetKey {
     /// Providers that read the same keys share them, also across a configuration reload.
     pub(crate) fn new(cluster: &str, host: &str, path: &str) -> Self {
@@ -207,19 +195,6 @@ impl KeySetKey {
 
     pub(crate) fn set_body(&self, body: &[u8]) {
         host::set_shared(&self.body, body, None);
-    }
-}
-
-impl KeySetHead {
-    fn encode(self) -> Vec<u8> {
-        let Self { tried, due, is_under_way, hash } = self;
-        format!("{} {} {} {hash}", tried.0, due.0, u64::from(is_under_way)).into_bytes()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut numbers = bytes.split(|byte| *byte == b' ').map(parse_number);
-        let mut next = || numbers.next().flatten();
-        Some(Self { tried: Millis(next()?), due: Millis(next()?), is_under_way: next()? == 1, hash: next()? })
     }
 }
 

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use berth_core::affinity::Caller;
+use berth_core::call::Caller;
 use berth_core::decision::Decision;
 use berth_core::proxy::Request;
 use proxy_wasm::traits::{Context, HttpContext};

@@ -5,14 +5,16 @@
 //! Envoy are to know. It decides nothing.
 
 mod failures;
+mod issuers;
 mod members;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
-use berth_core::affinity::{Affinity, CallFailure, Caller, Event};
+use berth_core::affinity::{Affinity, Event};
 use berth_core::attributes::Attributes;
+use berth_core::call::{CallFailure, Caller};
 use berth_core::config::{Config, HashKey, Membership, StateCluster};
 use berth_core::event::{BYPASSED_STAT, Counter, RuleResult};
 use berth_core::feed::{Feed, FeedReply, Publication};
@@ -23,9 +25,10 @@ use berth_core::wire::NodeRecord;
 
 use crate::effects::{self, Effects};
 use crate::host;
-use crate::issuer::Issuer;
 use crate::metrics::{Metrics, PoolMetrics, rule_metrics, token_metrics};
 use crate::shared::{ChangesKey, FailuresKey, RosterKey};
+
+use issuers::IssuerLink;
 
 /// The time between ticks while requests wait: what is queued goes out, and what is overdue goes on, with the next one.
 const FAST_TICK: Millis = Millis(10);
@@ -36,7 +39,7 @@ pub(crate) struct Worker {
     pub(crate) effects: Effects,
     pub(crate) links: Vec<Link>,
     /// Of each token provider whose issuer publishes keys.
-    issuers: Vec<Option<RefCell<Issuer>>>,
+    issuers: Vec<Option<IssuerLink>>,
     rule_metrics: Vec<Metrics<{ RuleResult::ALL.len() }>>,
     token_metrics: Vec<Metrics<TOKEN_RESULTS>>,
     bypassed_metric: Metrics<1>,
@@ -74,7 +77,7 @@ impl Worker {
         let effects = Effects::new(config.debug_header);
         let links = config.pools.iter().map(|pool| Link::new(pool, state.as_deref())).collect();
         let proxy = Proxy::new(config, random, host::now());
-        let issuers = proxy.tokens.iter().map(|provider| Issuer::of(&provider.config).map(RefCell::new));
+        let issuers = proxy.tokens.iter().map(|provider| IssuerLink::of(&provider.config));
         Self {
             effects,
             links,
@@ -117,8 +120,8 @@ impl Worker {
     pub(crate) fn take_ready(&self, root: u32, now: Millis) {
         let ready = self.proxy.borrow_mut().take_ready(
             now,
-            |provider| self.issuer(provider).is_none_or(|issuer| issuer.borrow().has_settled()),
-            |provider| self.issuer(provider).map_or(Millis(0), |issuer| issuer.borrow().patience()),
+            |provider| self.issuer(provider).is_none_or(IssuerLink::has_settled),
+            |provider| self.issuer(provider).map_or(Millis(0), IssuerLink::patience),
         );
         let is_empty = ready.is_empty();
         for (stream, waited) in ready {
@@ -384,30 +387,6 @@ impl Worker {
         self.change_roster(pool, now, |roster, policy| roster.record(records, policy, now));
     }
 
-    /// Fetches keys that are due, and takes over those that another VM has fetched.
-    pub(crate) fn tick_issuers(&self, now: Millis) {
-        for (provider, issuer) in self.issuers.iter().enumerate() {
-            let Some(issuer) = issuer else { continue };
-            if let Some(keys) = issuer.borrow_mut().tick(now) {
-                self.proxy.borrow_mut().tokens.set_keys(provider, keys);
-            }
-        }
-    }
-
-    /// A call came to its end. False if it was none for keys.
-    pub(crate) fn handle_keys(&self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
-        let mut issuers = self.issuers.iter().flatten();
-        let is_its = issuers.any(|issuer| issuer.borrow_mut().answered(token, body, now));
-        if is_its {
-            self.tick_issuers(now);
-        }
-        is_its
-    }
-
-    fn issuer(&self, provider: usize) -> Option<&RefCell<Issuer>> {
-        self.issuers.get(provider)?.as_ref()
-    }
-
     /// Hands everything that was counted to Envoy.
     pub(crate) fn flush(&self) {
         let proxy = self.proxy.borrow();
@@ -421,7 +400,7 @@ impl Worker {
             metrics.add(provider.take_counts());
         }
         for issuer in self.issuers.iter().flatten() {
-            issuer.borrow().flush();
+            issuer.flush();
         }
         self.bypassed_metric
             .add(Some((0, proxy.take_bypassed())).filter(|(_, count)| *count > 0).into_iter());
@@ -498,7 +477,7 @@ impl Attributes for Here<'_> {
     }
 
     fn wants_keys(&self, provider: usize, now: Millis) -> bool {
-        self.0.issuer(provider).is_some_and(|issuer| issuer.borrow_mut().want(now))
+        self.0.issuer(provider).is_some_and(|issuer| issuer.want(now))
     }
 }
 

@@ -3,13 +3,15 @@
 //! How it runs – as a process or in a container – is [`launch`]'s affair; nothing here differs between the two.
 
 mod admin;
+mod command;
 mod docker;
 mod launch;
 mod process;
 mod usage;
 
 pub use admin::Host;
-pub(crate) use launch::{Launcher, root};
+pub(crate) use command::root;
+pub(crate) use launch::Launcher;
 
 use std::fmt;
 use std::net::SocketAddr;

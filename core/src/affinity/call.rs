@@ -7,6 +7,7 @@ use super::lookup::Lookup;
 use super::refresh::Asked;
 use super::{Affinity, BATCH, Event, MAINTENANCE_TIMEOUT, PAUSE};
 use crate::breaker::Permit;
+use crate::call::{CallFailure, Caller};
 use crate::event::{CallResult, Counter};
 use crate::flight::Batch;
 use crate::time::Millis;
@@ -33,34 +34,6 @@ enum Kind {
     Touch,
     Refresh(Asked),
     End(Ending),
-}
-
-/// The context that a call belongs to: its answer is lost if that context ends first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
-    /// A request's.
-    Stream(u32),
-    /// The worker's own, which does not end.
-    Root,
-}
-
-/// How a call failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallFailure {
-    /// As it is counted.
-    pub result: CallResult,
-    /// The answer was 404.
-    pub is_missing: bool,
-    /// For the log: the answer's status and the beginning of its body, or why there was no answer.
-    pub detail: String,
-}
-
-impl CallFailure {
-    /// A failure without an answer.
-    #[must_use]
-    pub fn new(detail: &str) -> Self {
-        Self { result: CallResult::Failed, is_missing: false, detail: detail.to_owned() }
-    }
 }
 
 impl Affinity {

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use super::call::CallFailure;
 use super::lookup::Lookup;
 use super::release::{Group, Settled};
 use super::{Affinity, PAUSE, believed_until};
+use crate::call::CallFailure;
 use crate::decision::Notice;
 use crate::event::{Counter, Dropped, Outcome};
 use crate::flight::Released;

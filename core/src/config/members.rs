@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::fields::{Faults, Fields, array, quoted, shown, string};
-use super::pool::Membership;
 use crate::membership::Observation;
 
 pub(super) fn read_membership(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Membership> {
@@ -39,6 +38,15 @@ fn read_members(list: &Value, path: &str, faults: &mut Faults) -> Option<Vec<Obs
         members.push(member);
     }
     Some(members)
+}
+
+/// Where a pool's members come from.
+#[derive(Debug)]
+pub enum Membership {
+    /// From Envoy's admin interface, where the cluster has this name.
+    Cluster(String),
+    /// From the configuration.
+    Static(Vec<Observation>),
 }
 
 /// `"10.0.0.1:80"` or `{"address": "10.0.0.1:80", "weight": 2}`.

@@ -1,13 +1,30 @@
 //! How a pool's ring is built, and how patient it is with its nodes.
 
 use super::fields::{Faults, Fields, show_duration};
-use super::pool::{OnPanic, OnVanish};
 use crate::health::HealthPolicy;
 use crate::ring::{
     Algorithm, DEFAULT_MINIMUM_RING_SIZE, DEFAULT_TABLE_SIZE, DEFAULT_VIRTUAL_NODES, MAXIMUM_TABLE_SIZE,
     RingError, RingSize,
 };
 use crate::time::Millis;
+
+/// What panic means for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPanic {
+    /// It goes where it would if all nodes were healthy.
+    IgnoreHealth,
+    /// It is answered with 503.
+    Reject,
+}
+
+/// What a request gets whose session's node vanished and may be back soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnVanish {
+    /// The node that would be next, until then.
+    Reroute,
+    /// 503: its session is nowhere else.
+    Reject,
+}
 
 /// Envoy's limit of both ring sizes; `ring::MAXIMUM_POINTS` as the type they are read in.
 const MAXIMUM_RING_SIZE: u32 = 8_388_608;

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, quoted};
-use super::members::read_membership;
-use super::policy::{read_health, read_ring};
+use super::members::{Membership, read_membership};
+use super::policy::{OnPanic, OnVanish, read_health, read_ring};
 use super::session::{Session, read_session};
 use crate::health::HealthPolicy;
 use crate::membership::Observation;
@@ -45,33 +45,6 @@ pub enum HashKey {
     Unplaced,
     /// All that name a session: the route draws one of its weighted clusters by the hash.
     Always,
-}
-
-/// Where a pool's members come from.
-#[derive(Debug)]
-pub enum Membership {
-    /// From Envoy's admin interface, where the cluster has this name.
-    Cluster(String),
-    /// From the configuration.
-    Static(Vec<Observation>),
-}
-
-/// What panic means for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnPanic {
-    /// It goes where it would if all nodes were healthy.
-    IgnoreHealth,
-    /// It is answered with 503.
-    Reject,
-}
-
-/// What a request gets whose session's node vanished and may be back soon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnVanish {
-    /// The node that would be next, until then.
-    Reroute,
-    /// 503: its session is nowhere else.
-    Reject,
 }
 
 impl Pool {

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
+use super::error::SourceError;
 use super::extract::percent_decoded;
-use super::source::SourceError;
 
 /// The segment that stands for the session id.
 const SESSION: &str = "{session}";

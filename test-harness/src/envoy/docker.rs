@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Child, Command};
 
-use super::launch::{Launch, output, root, script};
+use super::command::{Launch, output, root, script};
 
 #[derive(Debug)]
 pub(super) struct Docker {

@@ -1,23 +1,14 @@
 //! Which Envoy runs, and how: `BERTH_HARNESS=process`, `docker`, or `auto`, which is Docker where an engine answers.
 //! `scripts/get-envoy` and `scripts/envoy-image` provide it, so that a shell and a test have the same one.
 
-use std::fmt::Debug;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::command::{Launch, output, root};
 use super::docker::Docker;
 use super::process::Process;
-
-/// One way to run Envoy.
-pub(super) trait Launch: Debug + Send + Sync {
-    /// A command that runs Envoy in the foreground; its arguments follow.
-    fn command(&self, name: &str, directory: &Path) -> Command;
-
-    /// Ends the Envoy of this name. The child is waited for by the caller.
-    fn kill(&self, name: &str, child: &mut Child);
-}
 
 /// The chosen way to run Envoy.
 #[derive(Debug)]
@@ -73,29 +64,6 @@ impl Launcher {
             self.0.command(&format!("berth-{}-{}", std::process::id(), unique()), &directory.join("_"));
         output(command.args(["--mode", "validate", "-c"]).arg(file).current_dir(root())).map(drop)
     }
-}
-
-/// The top of the tree.
-pub(crate) fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    root.canonicalize().expect("the tree this was built from")
-}
-
-/// What a script of the tree prints.
-pub(super) fn script(name: &str, argument: Option<&str>) -> Result<String, String> {
-    output(Command::new(root().join("scripts").join(name)).args(argument))
-}
-
-/// What a command prints; everything it said if it fails.
-pub(super) fn output(command: &mut Command) -> Result<String, String> {
-    let name = command.get_program().display().to_string();
-    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if !output.status.success() {
-        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-        return Err(format!("{name} ({}): {}", output.status, text(said)));
-    }
-    Ok(text(&output.stdout))
 }
 
 /// A number that no other Envoy of this test process has.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use super::launch::{Launch, script};
+use super::command::{Launch, script};
 
 #[derive(Debug)]
 pub(super) struct Process {

@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 
 use crate::NODE_PORTS;
 use crate::crowd::{By, Crowd};
-use crate::identity::{Identity, Session};
+use crate::identity::Identity;
 use crate::issuer::TokenIssuer;
 use crate::screen::Screen;
+use crate::session::Session;
 use crate::stage::{SESSIONS, names};
 
 const COMMANDS: &str = "\

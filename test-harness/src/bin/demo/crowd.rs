@@ -9,8 +9,9 @@ use berth_harness::hyper::Method;
 use berth_harness::{Client, Request, StateService, World};
 use futures_util::{StreamExt, stream};
 
-use crate::identity::{Identity, Session};
+use crate::identity::Identity;
 use crate::native;
+use crate::session::Session;
 
 /// Requests under way at once.
 pub(crate) const CONCURRENCY: usize = 32;

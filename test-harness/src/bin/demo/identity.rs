@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::issuer::{AUDIENCE, ISSUER, TokenIssuer};
 use crate::native;
+use crate::session::Session;
 
 /// The least that Berth allows; the default is 5 minutes. So it is with `jwt_authn` here.
 pub(crate) const REFRESH: &str = "10s";
@@ -17,19 +18,6 @@ const HEADER: &str = "x-session-id";
 pub(crate) enum Identity {
     Header,
     Token(TokenIssuer),
-}
-
-/// A session, and what it was called before.
-#[derive(Clone)]
-pub(crate) struct Session {
-    pub(crate) id: String,
-    pub(crate) previous: Option<String>,
-}
-
-impl Session {
-    pub(crate) fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), previous: None }
-    }
 }
 
 impl Identity {

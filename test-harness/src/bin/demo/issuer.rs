@@ -9,7 +9,7 @@ use berth_harness::Issuer;
 use berth_harness::tokens::{self, Algorithm, key_set, now, sign, sign_bytes};
 use serde_json::{Value, json};
 
-use crate::identity::Session;
+use crate::session::Session;
 
 pub(crate) const ISSUER: &str = "https://id.example.com";
 pub(crate) const AUDIENCE: &str = "games";

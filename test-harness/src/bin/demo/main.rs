@@ -10,6 +10,7 @@ mod identity;
 mod issuer;
 mod native;
 mod screen;
+mod session;
 mod stage;
 mod story;
 mod tokens;

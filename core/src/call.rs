@@ -1,0 +1,31 @@
+//! Calls that the adapter makes for core: whose they are, and how they fail.
+
+use crate::event::CallResult;
+
+/// The context that a call belongs to: its answer is lost if that context ends first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A request's.
+    Stream(u32),
+    /// The worker's own, which does not end.
+    Root,
+}
+
+/// How a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFailure {
+    /// As it is counted.
+    pub result: CallResult,
+    /// The answer was 404.
+    pub is_missing: bool,
+    /// For the log: the answer's status and the beginning of its body, or why there was no answer.
+    pub detail: String,
+}
+
+impl CallFailure {
+    /// A failure without an answer.
+    #[must_use]
+    pub fn new(detail: &str) -> Self {
+        Self { result: CallResult::Failed, is_missing: false, detail: detail.to_owned() }
+    }
+}

@@ -1,0 +1,12 @@
+//! Nodes as Envoy has them: clusters, names, priorities, weights, and the ring that follows.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clusters;
+mod membership;
+mod node_names;
+mod priorities;
+mod ring_agreement;
+mod vanished;
+mod weighted;

@@ -1,0 +1,9 @@
+//! With a state cluster: where sessions live, at small and large numbers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod pins;
+mod pins_nodes;
+mod pins_scale;
+mod scale;

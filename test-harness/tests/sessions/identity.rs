@@ -1,0 +1,195 @@
+//! Where a session's id may stand in a request, and what is no id: always the same node for the same id.
+
+use crate::support::{placing, pool, sessions, told};
+use berth_harness::{Request, Response, World};
+use serde_json::json;
+
+/// The places of the shipped configuration, in its order.
+fn places_of(world: &World, id: &str) -> [Request; 4] {
+    [
+        world.get("/").header("x-session-id", id),
+        world.get("/").header("cookie", format!("theme=dark; sid={id}; lang=en")),
+        world.get(&format!("/ws/{id}/events?page=2")),
+        world.get(&format!("/play?page=2&sid={id}")),
+    ]
+}
+
+/// Sessions on three different nodes.
+async fn on_three_nodes(world: &World) -> [(String, String); 3] {
+    let keys = sessions(100);
+    let mut found: Vec<(String, String)> = Vec::new();
+    for (key, node) in keys.iter().zip(world.nodes_of(&keys).await) {
+        if found.iter().all(|(_, other)| *other != node) {
+            found.push((key.clone(), node));
+        }
+    }
+    found.truncate(3);
+    found.try_into().expect("sessions on three nodes")
+}
+
+#[track_caller]
+fn assert_sessionless(answer: &Response) {
+    assert_eq!(answer.status, 200);
+    assert_eq!((told(answer, "outcome"), told(answer, "reason")), ("sessionless", "no_session"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_id_reaches_one_node_from_every_place() {
+    let world = placing(World::builder().nodes(5)).await;
+
+    for id in sessions(20) {
+        let mut nodes = Vec::new();
+        for request in places_of(&world, &id) {
+            let answer = request.send().await;
+            assert_eq!(told(&answer, "outcome"), "ring");
+            assert_eq!(told(&answer, "node"), answer.node());
+            nodes.push(answer.node().to_owned());
+        }
+        let offered = format!("chat, session.{id}");
+        let socket = world.get("/").header("sec-websocket-protocol", offered).websocket().await;
+        nodes.push(socket.node().to_owned());
+
+        assert!(nodes.iter().all(|node| *node == nodes[0]), "{id}: {nodes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_place_with_an_id_wins() {
+    let world = placing(World::builder().nodes(5)).await;
+    let [(a, node_a), (b, node_b), (c, node_c)] = on_three_nodes(&world).await;
+
+    let both = world.get(&format!("/ws/{c}?sid={c}")).header("cookie", format!("sid={b}"));
+    assert_eq!(both.clone().header("x-session-id", &a).send().await.node(), node_a);
+    assert_eq!(both.clone().header("x-session-id", "").send().await.node(), node_b);
+    assert_eq!(both.clone().header("x-session-id", " \t ").send().await.node(), node_b);
+    assert_eq!(both.header("x-session-id", "x".repeat(513)).send().await.node(), node_b);
+
+    let no_cookie = world.get(&format!("/ws/{c}?sid={a}")).header("cookie", "sid=; theme=dark");
+    assert_eq!(no_cookie.send().await.node(), node_c);
+    let no_segment = world.get(&format!("/ws/?sid={a}")).header("sec-websocket-protocol", "session.b");
+    assert_eq!(no_segment.send().await.node(), node_a);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn percent_encoded_ids_are_the_ids_they_encode() {
+    let world = placing(World::builder().nodes(5)).await;
+
+    for number in 0..10 {
+        let plain = world.get("/").header("x-session-id", format!("a b/{number}?ü")).send().await;
+        let encoded = format!("a%20b%2F{number}%3f%C3%BC");
+        for path in
+            [format!("/ws/{encoded}"), format!("/w%73/{encoded}?x=1"), format!("/?s%69d={encoded}&sid=other")]
+        {
+            let answer = world.get(&path).send().await;
+            assert_eq!(answer.node(), plain.node(), "{path}");
+            assert_eq!(answer.received().path, path, "the node gets the path as the client sent it");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenant_and_user_name_a_session_together() {
+    let composite = json!([{"all": [{"header": "x-tenant"}, {"cookie": "sid"}]}]);
+    let world = World::builder().nodes(5).configuration(move |json| {
+        json["debug_header"] = true.into();
+        pool(json)["session"]["sources"] = composite.clone();
+    });
+    let world = crate::support::quick(world).start().await;
+    let send = async |tenant: &str, user: &str| {
+        let request = world.get("/").header("x-tenant", tenant).header("cookie", format!("sid={user}"));
+        request.send().await
+    };
+    berth_harness::eventually(
+        async || told(&send("a", "b").await, "reason") == "owner",
+        crate::support::SOON,
+    )
+    .await;
+
+    let (mut moved, mut moved_by_cut) = (0, 0);
+    for user in 0..40 {
+        let (red, blue) = (send("red", &user.to_string()).await, send("blue", &user.to_string()).await);
+        assert_eq!(send("red", &user.to_string()).await.node(), red.node());
+        moved += usize::from(red.node() != blue.node());
+        // The same characters, cut elsewhere.
+        let (one, other) = (send(&format!("t{user}"), "u").await, send("t", &format!("{user}u")).await);
+        moved_by_cut += usize::from(one.node() != other.node());
+    }
+
+    // By chance a fifth stays.
+    assert!(moved > 20, "{moved} of 40 users are elsewhere for another tenant");
+    assert!(moved_by_cut > 20, "{moved_by_cut} of 40 pairs are told apart");
+    assert_sessionless(&world.get("/").header("x-tenant", "red").send().await);
+    assert_sessionless(&world.get("/").header("cookie", "sid=1").send().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offered_subprotocols_reach_the_node_and_the_websocket_works() {
+    let world = placing(World::builder().nodes(5)).await;
+
+    for id in sessions(5) {
+        let home = world.nodes_of(&[&id]).await.remove(0);
+        for (offered, chosen) in [
+            (format!("session.{id}, chat"), format!("session.{id}")),
+            (format!("chat.v2,session.{id}"), "chat.v2".to_owned()),
+        ] {
+            // The node accepts the first that it is offered.
+            let request = world.get("/").header("sec-websocket-protocol", &offered);
+            let mut socket = request.clone().websocket().await;
+            assert_eq!((socket.node(), socket.protocol()), (home.as_str(), Some(chosen.as_str())));
+            assert_eq!(socket.echo("hello").await.as_deref(), Some("hello"));
+
+            let received = request.send().await.received();
+            assert_eq!(received.header("sec-websocket-protocol"), Some(offered.as_bytes()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_an_id_is_none() {
+    let world = placing(World::builder().nodes(5)).await;
+    let longest = "x".repeat(512);
+    let at_home = world.nodes_of(&[&longest]).await.remove(0);
+    let before = world.envoy(0).metric("berth_requests_total", &[("outcome", "sessionless")]).await;
+
+    assert_eq!(world.get(&format!("/?sid={longest}")).send().await.node(), at_home);
+    assert_eq!(world.get(&format!("/?sid={}", "%78".repeat(512))).send().await.node(), at_home);
+    let too_long = "x".repeat(513);
+    let mut refused = places_of(&world, &too_long).to_vec();
+    refused.push(world.get("/").header("sec-websocket-protocol", format!("session.{too_long}")));
+    for id in ["", "%00", "a%0d%0ab", "a%1fb", "a%7Fb", "%20"] {
+        refused.push(world.get(&format!("/ws/{id}")));
+        refused.push(world.get(&format!("/?sid={id}")));
+    }
+    refused.push(world.get("/").header("x-session-id", "a\tb"));
+    let count = refused.len();
+    for request in refused {
+        assert_sessionless(&request.send().await);
+    }
+
+    let counted = async || world.envoy(0).metric("berth_requests_total", &[("outcome", "sessionless")]).await;
+    berth_harness::eventually(async || counted().await == before + count as f64, crate::support::SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_of_repeated_headers_and_cookies_names_the_session() {
+    let world = placing(World::builder().nodes(5)).await;
+    let [(a, node_a), (b, node_b), _] = on_three_nodes(&world).await;
+
+    for http2 in [false, true] {
+        let get = || if http2 { world.get("/").http2() } else { world.get("/") };
+
+        let headers = get().header("x-session-id", &b).header("x-session-id", &a);
+        assert_eq!(headers.send().await.node(), node_b, "HTTP/2: {http2}");
+        let in_one = get().header("cookie", format!("sid={b}; theme=dark; sid={a}"));
+        assert_eq!(in_one.send().await.node(), node_b, "HTTP/2: {http2}");
+        let cookies = get().header("cookie", format!("sid={b}")).header("cookie", format!("sid={a}"));
+        assert_eq!(cookies.send().await.node(), node_b, "HTTP/2: {http2}");
+    }
+
+    // HTTP/2 lets a client split its cookies (RFC 9113, section 8.2.3), and Envoy joins them. HTTP/1 does not, and
+    // Envoy shows a filter the first header alone.
+    let split =
+        |request: Request| request.header("cookie", "theme=dark").header("cookie", format!("sid={a}"));
+    assert_eq!(split(world.get("/").http2()).send().await.node(), node_a);
+    assert_sessionless(&split(world.get("/")).send().await);
+}

@@ -1,0 +1,11 @@
+//! Which session a request belongs to, and that it stays with its node.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod affinity;
+mod bad_input;
+mod destination;
+mod identity;
+mod missing;
+mod protocols;

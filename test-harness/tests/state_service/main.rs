@@ -1,0 +1,11 @@
+//! Calls to the state cluster: when it is slow, away, starting, or asks for a token.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod start;
+mod state_access;
+mod state_authority;
+mod state_failures;
+mod state_flights;
+mod state_redis;

@@ -1,0 +1,8 @@
+//! Sessions named by tokens: keys, claims, versions and former ids.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod rotation;
+mod terms;
+mod tokens;
