@@ -24,6 +24,7 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 	cargo fmt --all --check
 	scripts/check-deps
 	scripts/check-paths
+	scripts/check-prose
 	cargo clippy $(CARGO_FLAGS) --workspace --exclude berth-filter --all-targets -- -D warnings
 	cargo clippy $(CARGO_FLAGS) --profile wasm -p berth-filter --target wasm32-wasip1 -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc -q $(CARGO_FLAGS) --no-deps --workspace --exclude berth-filter
