@@ -132,7 +132,7 @@ fn evict(criterion: &mut Criterion) {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_millis(900));
     for size in SIZES {
-        // Each time round nobody is left of the last one.
+        // Each round starts without pins of the last one.
         let (keys, names) = (keys(2 * size), names());
         let mut turn = 0;
         let mut next = || {

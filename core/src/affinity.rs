@@ -68,7 +68,7 @@ const BATCH: usize = 64;
 /// What is counted of one pool.
 pub type PoolCounters = Counters<{ Counter::ALL.len() }>;
 
-/// What the engine of one pool is told once.
+/// The settings of one pool's engine, fixed when it is created.
 #[derive(Debug, Clone)]
 pub struct AffinityConfig {
     /// The pool's name.
@@ -300,8 +300,8 @@ impl Affinity {
             self.events.push_back(Event::Unnameable(node.name.clone()));
         }
         for index in started {
-            // Only the state service knows which of its sessions the node was not told about. An answer that is under way
-            // may be from before.
+            // Only the state service knows which of the node's sessions were not announced to it. An answer that is
+            // under way may be from before the restart.
             self.epoch = self.epoch.wrapping_add(1);
             if let Some(node) = snapshot.nodes.get(index) {
                 self.pins.expire_node(&node.name);
@@ -414,7 +414,7 @@ impl Affinity {
     ) -> Option<(Result<Placement, NoPlacement>, Option<Notice>)> {
         let Known::Fresh(pin) = self.pins.get(key, now) else { return None };
         match terms.version.unwrap_or(0).cmp(&pin.session_version) {
-            // The state service must hear of it.
+            // The state service must learn the newer version.
             Ordering::Greater => return None,
             Ordering::Less if terms.is_latest_only() => return Some((Err(NoPlacement::Superseded), None)),
             _ => {}
@@ -502,7 +502,7 @@ impl Affinity {
         }
     }
 
-    /// When a pin that is told or touched now is no longer to be relied on.
+    /// The time from which a pin that is reported or touched now is no longer trusted.
     fn pin_expires(&mut self, ttl: Millis, now: Millis) -> Millis {
         if let Some(interval) = self.touches.learn_ttl(ttl, self.config.state.pins.touch_interval) {
             self.pins.touch_every(interval);

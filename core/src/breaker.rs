@@ -1,7 +1,7 @@
 //! Whether to ask the state cluster at all: after some failures in a row, not for a while.
 //!
-//! Closed, everybody may ask. Open, nobody, until the backoff is over; then half open: one call may try, and its outcome
-//! decides. A probe that never answers is given up, so nothing can hold the breaker half open. Results are not matched
+//! Closed, every call is allowed. Open, no call is, until the backoff is over; then half open: one call may try, and its
+//! outcome decides. A probe that never answers is given up, so nothing can hold the breaker half open. Results are not matched
 //! with permits: what was asked before the breaker opened has answered or timed out before the shortest backoff ends,
 //! and a late success is as good a sign of life as any. What a denied request gets is not decided here.
 
@@ -59,7 +59,7 @@ impl Breaker {
         Self { policy, state: State::Closed { failures: 0 } }
     }
 
-    /// Whether a call may be made at `now`. Whoever is told to probe must call, and report what came of it.
+    /// Whether a call may be made at `now`. A caller that gets [`Permit::Probe`] must call, and report the outcome.
     pub fn allow(&mut self, now: Millis) -> Permit {
         let backoff = match self.state {
             State::Closed { .. } => return Permit::Allow,
@@ -176,7 +176,11 @@ mod tests {
         assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
         breaker.succeeded();
         assert!((0..5).any(|_| breaker.failed(at(now), 0)));
-        assert_eq!(breaker.allow(at(now + 200)), Permit::Probe, "after a recovery it starts anew");
+        assert_eq!(
+            breaker.allow(at(now + 200)),
+            Permit::Probe,
+            "after a recovery the backoff starts at its shortest again"
+        );
     }
 
     #[test]

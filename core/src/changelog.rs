@@ -2,7 +2,7 @@
 //!
 //! One of them polls the state cluster and appends; the others read on from where they stopped. The log is bounded, so
 //! a reader can fall off its end, and the poller itself can have missed changes: either way all a reader can do is
-//! doubt its pins, which then resolve anew. Encoded as fixed-size records, since a busy log is read often.
+//! doubt its pins, which are then resolved again. Encoded as fixed-size records, since a busy log is read often.
 
 use std::collections::VecDeque;
 
@@ -37,7 +37,7 @@ pub struct ChangeLog {
     changes: VecDeque<(SessionKey, u64)>,
 }
 
-/// How far a log goes; published beside it, so that whoever has read it all copies only this.
+/// How far a log goes; published beside it, so that a reader that is up to date copies only this.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The number of the next change.
@@ -123,7 +123,7 @@ pub struct Reader {
 /// What a reader has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
-    /// Any of the pool's pins may have changed: they are hints and no more.
+    /// Any of the pool's pins may have changed: from now on they are only hints.
     Missed,
     /// Outdate these pins.
     Changes(Vec<(SessionKey, u64)>),

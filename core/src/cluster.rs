@@ -162,7 +162,7 @@ impl Locality {
 pub struct Clusters(Vec<ClusterFacts>);
 
 impl Clusters {
-    /// Reads the answer to [`CLUSTERS_QUERY`]; `None` if it is none.
+    /// Reads the answer to [`CLUSTERS_QUERY`]; `None` if `dump` is not such an answer.
     #[must_use]
     pub fn read(dump: &[u8]) -> Option<Self> {
         let mut clusters = Vec::new();
@@ -193,7 +193,7 @@ impl Clusters {
         whole.then_some(Self(clusters))
     }
 
-    /// Adds the answer to [`ENDPOINTS_QUERY`]. False if it is none.
+    /// Adds the answer to [`ENDPOINTS_QUERY`]. False if `dump` is not such an answer.
     pub fn read_endpoints(&mut self, dump: &[u8]) -> bool {
         let Ok(dump) = std::str::from_utf8(dump) else { return false };
         let mut reader = Reader::default();

@@ -1,4 +1,4 @@
-//! Counts that cost no call to the host: they add up here, and whoever exports metrics takes them now and then.
+//! Counts that cost no call to the host: they add up here, and the metrics export takes them from time to time.
 
 use std::cell::Cell;
 

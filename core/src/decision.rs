@@ -19,7 +19,7 @@ pub enum Decision {
     Route {
         /// The nodes, best first.
         placement: Placement,
-        /// What the first of them is told about the session.
+        /// The notice about the session for the first of them.
         notice: Option<Notice>,
     },
     /// It goes where Envoy's own ring sends its session id.
@@ -59,7 +59,7 @@ pub struct Reply {
     pub is_withheld: bool,
 }
 
-/// What a node is told about a session that it does not hold yet: the value of the header `x-berth-session`.
+/// The notice to a node about a session that it does not hold yet: the value of the header `x-berth-session`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// Another node had it until now.
@@ -105,7 +105,7 @@ impl PoolPolicy {
         Self { on_panic: *on_panic, on_vanish: *on_vanish, retry_after }
     }
 
-    /// To the nodes of a placement, or what it means that there is none.
+    /// The decision for a placement, or for the lack of one.
     #[must_use]
     pub fn decide(&self, placement: Result<Placement, NoPlacement>, notice: Option<Notice>) -> Decision {
         match placement {

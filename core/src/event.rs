@@ -34,7 +34,7 @@ pub enum Outcome {
     Hit,
     /// The state cluster knew its node.
     Found,
-    /// Nobody had the session; the state cluster gave it to this node.
+    /// No node had the session; the state cluster gave it to this one.
     Claimed,
     /// Its node may not serve it any more; the state cluster gave it to this one.
     Rehomed,
@@ -96,7 +96,7 @@ pub enum Reason {
     NoUsableNode,
     /// A pin names the node.
     Pin,
-    /// The state cluster gave no answer, so the ring did; where affinity is strict, nobody.
+    /// The state cluster gave no answer, so the ring decided; where affinity is strict, no node serves the session.
     StateAway,
     /// The session's node vanished together with many others and may be back soon: the node that would be next serves it.
     Vanished,
@@ -168,7 +168,7 @@ pub enum Counter {
     Rehomed,
     /// `berth_state_calls_total{result}`: questions to the state cluster.
     StateCalls(CallResult),
-    /// `berth_restored_total`: sessions whose node was told to load their state.
+    /// `berth_restored_total`: sessions whose node was notified to load their state.
     Restored,
     /// `berth_resyncs_total`: all pins are hints from then on, because changes were missed.
     Resyncs,
@@ -188,7 +188,7 @@ pub enum Counter {
 pub enum Dropped {
     /// A pin that had not expired was pushed out by another, or could not be kept: its session is asked about again.
     Pin,
-    /// The end of a session, which the state cluster was not told of: its pin lives on for its time to live.
+    /// The end of a session was not reported to the state cluster: its pin lives on for its time to live.
     End,
 }
 

@@ -22,11 +22,11 @@ const POLL_TIMEOUT: Millis = Millis(WAIT + 2_000);
 const TIMEOUT: Millis = Millis(1_000);
 /// After a call that failed, or the second resync in a row.
 const PAUSE: Millis = Millis(1_000);
-/// After a poll that failed: while no poll waits, no change is heard.
+/// After a poll that failed: while no poll waits, no change is received.
 const POLL_PAUSE: Millis = Millis(200);
 /// How often all records are read, in case that a change of one was missed.
 const NODES_INTERVAL: Millis = Millis(10_000);
-/// The service refuses longer ones; a node that stays down is told about again.
+/// The service refuses longer ones; a node that stays down is reported again.
 const LONGEST_COOLDOWN: Millis = Millis(3_600_000);
 
 /// One pool's feed.
@@ -40,8 +40,8 @@ pub struct Feed {
     changes: Line,
     nodes: Line,
     cooldown: Line,
-    /// Until when each failed node is out, as the state service was told.
-    told: BTreeMap<String, Millis>,
+    /// Until when each failed node is out, as reported to the state service.
+    reported: BTreeMap<String, Millis>,
 }
 
 /// A call to make.
@@ -62,7 +62,7 @@ pub enum FeedCallKind {
     Changes,
     /// All records.
     Nodes,
-    /// A node that fails is told about.
+    /// The report of a node that fails.
     Cooldown,
 }
 
@@ -126,7 +126,7 @@ impl Feed {
             changes: Line::default(),
             nodes: Line::default(),
             cooldown: Line::default(),
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Feed {
     /// This worker leads from now on, and reads on from where its predecessor was.
     pub fn lead_from(&mut self, cursor: Option<Cursor>) {
         self.cursor = cursor;
-        self.told.clear();
+        self.reported.clear();
     }
 
     /// True if the published log has something that this worker has not read.
@@ -207,7 +207,7 @@ impl Feed {
         }
         if self.cooldown.ended(token) {
             if body.is_none() {
-                self.told.clear();
+                self.reported.clear();
                 self.cooldown.timer.set(now, PAUSE);
             }
             return Some(FeedReply::Nothing);
@@ -229,17 +229,17 @@ impl Feed {
         })
     }
 
-    /// Tells of one node that failed, or is out for notably longer than was told.
+    /// Reports one node that failed, or that is out for notably longer than was reported.
     fn next_cooldown(&mut self, cooldowns: &[(String, Millis)], now: Millis) -> Option<ApiRequest> {
-        self.told.retain(|_, until| now < *until);
+        self.reported.retain(|_, until| now < *until);
         cooldowns.iter().find_map(|(node, until)| {
             let name = node.parse::<NodeId>().ok()?;
             let until = (*until).min(now + LONGEST_COOLDOWN);
-            let told = self.told.get(node).copied().unwrap_or_default();
-            if until.since(told).0 < (until.since(now).0 / 4).max(1) {
+            let reported = self.reported.get(node).copied().unwrap_or_default();
+            if until.since(reported).0 < (until.since(now).0 / 4).max(1) {
                 return None;
             }
-            self.told.insert(node.clone(), until);
+            self.reported.insert(node.clone(), until);
             let change = NodeChange { cooldown_until_ms: Some(until.0), ..NodeChange::default() };
             Some(ApiRequest::change_node(&self.pool, &name, &change))
         })

@@ -6,8 +6,8 @@
 //!
 //! A call belongs to the context that made it. If that was a request's and the request ends first, the SDK drops the
 //! answer; [`Flights::stream_gone`] then puts the call's lookups back into the queue, from where the root, whose calls
-//! nothing ends, takes them with its next tick. A request that leads may call at once, so that nobody waits for a tick;
-//! what finds no call free waits in the queue and goes out in batches, with the next request that leads, answer to the
+//! nothing ends, takes them with its next tick. A request that leads may call at once, so that no request waits for a
+//! tick; what finds no call slot free waits in the queue and goes out in batches, with the next request that leads, answer to the
 //! root, or tick.
 //!
 //! A worker that has just started knows nothing. During its start a call that fails, or cannot be made, releases none of
@@ -67,7 +67,7 @@ const LOST_AFTER_TIMEOUTS: u64 = 8;
 /// What a request that misses has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Join {
-    /// Take a batch and call: nobody else will before the next tick.
+    /// Take a batch and call: no other request will before the next tick.
     Lead,
     /// Wait: somebody calls already, or will.
     Wait,
@@ -264,7 +264,7 @@ impl<R: Clone> Flights<R> {
     /// The call was made from the context of `owner`, or from the root.
     #[expect(clippy::needless_pass_by_value, reason = "a batch is sent once")]
     pub fn sent(&mut self, batch: Batch, token: u32, owner: Option<u32>, now: Millis) {
-        // The host hands out a token twice only if the first call is no more.
+        // The host hands out a token twice only if the first call has ended.
         self.requeue(|call| call.token == Some(token));
         if let Some(call) = self.calls.iter_mut().find(|call| call.number == batch.number) {
             (call.token, call.owner, call.since) = (Some(token), owner, now);
@@ -413,7 +413,7 @@ impl<R: Clone> Flights<R> {
         released
     }
 
-    /// Puts the lookups of calls that nobody will answer first in the queue; those that nobody waits for are dropped.
+    /// Puts the lookups of calls that will never be answered first in the queue; drops those without a waiter.
     fn requeue(&mut self, is_lost: impl Fn(&Call) -> bool) {
         // The youngest first, since each goes to the very front.
         while let Some(place) = self.calls.iter().rposition(&is_lost) {

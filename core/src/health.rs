@@ -355,7 +355,7 @@ impl Health {
         self.operator.as_ref().and_then(|operator| operator.cooldown_until)
     }
 
-    /// The end of the latest cooldown, whoever saw its reason.
+    /// The end of the latest cooldown, whether this proxy or another one saw its reason.
     fn cooldown_end(&self) -> Option<Millis> {
         self.cooldown.as_ref().map(Cooldown::end).max(self.shared_cooldown_end())
     }

@@ -5,7 +5,7 @@
 //! `source/extensions/load_balancing_policies/common/load_balancer_impl.cc`. Three things differ, on purpose:
 //!
 //! - Envoy counts healthy hosts, Berth counts the nodes that take new sessions: a node in cooldown, in standby or drained
-//!   by the operator is none of them, although Envoy may call it healthy.
+//!   by the operator does not count, although Envoy may call it healthy.
 //! - Panic is about who may serve the sessions that it has. An operator who drains nodes neither begins a panic nor ends one.
 //! - Where Envoy gives a level in panic no load at all, because none of its hosts is available while another level is
 //!   well enough, Berth does not call it a panic: no request would be sent there, so its sessions are rehomed.

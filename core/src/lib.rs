@@ -18,7 +18,7 @@
 //! 8. [`breaker`]: whether to ask it at all; [`owners`]: whether what it answers can be used; [`changelog`]: what it
 //!    said of other proxies' doing.
 //! 9. [`wire`]: what the filter and the state service say to each other.
-//! 10. [`rollout`]: how far all this is switched on, and for whom.
+//! 10. [`rollout`]: how far all this is switched on, and for which sessions.
 //! 11. [`config`]: the plugin configuration, every fault at once; [`event`]: the names of all that is counted or shown;
 //!     [`outage`]: when to say that something fails.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -20,7 +20,7 @@ pub struct Observation {
     pub hostname: String,
     /// Envoy's load-balancing weight, at least 1.
     pub weight: u32,
-    /// Where it stands: `region/zone/sub_zone`, empty if Envoy was told nothing.
+    /// Where it stands: `region/zone/sub_zone`, empty if Envoy's configuration names no locality.
     pub locality: String,
     /// What all hosts of its locality share, if the cluster weighs localities.
     pub locality_weight: Option<u32>,

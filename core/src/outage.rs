@@ -1,7 +1,7 @@
 //! When to say that something which is asked again and again fails, and when that it works again: once each for an outage.
 //!
-//! One good answer between failures does not end an outage, or what flaps would be told of with each turn. What is said,
-//! and where, is the caller's.
+//! One good answer between failures does not end an outage; otherwise each turn of a flapping service would be reported.
+//! What is said, and where, is up to the caller.
 
 /// One thing that may fail.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Outage {
 
 impl Outage {
     /// Takes in whether it failed this time. True if an outage has just begun, or is over by a second good answer in a row:
-    /// that is to be told.
+    /// the caller is to report that.
     pub fn note(&mut self, fails: bool) -> bool {
         let is_on = fails || self.is_on && !self.was_good;
         self.was_good = !fails;
@@ -26,22 +26,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_is_told_once_and_its_end_once() {
+    fn an_outage_is_reported_once_and_its_end_once() {
         let mut outage = Outage::default();
-        let mut told = |fails: &[bool]| fails.iter().map(|fails| outage.note(*fails)).collect::<Vec<_>>();
+        let mut reports = |fails: &[bool]| fails.iter().map(|fails| outage.note(*fails)).collect::<Vec<_>>();
 
-        assert_eq!(told(&[false, false]), [false, false]);
-        assert_eq!(told(&[true, true, true]), [true, false, false]);
-        assert_eq!(told(&[false, false, false]), [false, true, false]);
-        assert_eq!(told(&[true]), [true]);
+        assert_eq!(reports(&[false, false]), [false, false]);
+        assert_eq!(reports(&[true, true, true]), [true, false, false]);
+        assert_eq!(reports(&[false, false, false]), [false, true, false]);
+        assert_eq!(reports(&[true]), [true]);
     }
 
     #[test]
-    fn what_flaps_is_told_once() {
+    fn what_flaps_is_reported_once() {
         let mut outage = Outage::default();
 
-        let told = (0..100).filter(|turn| outage.note(turn % 2 == 0)).count();
+        let reports = (0..100).filter(|turn| outage.note(turn % 2 == 0)).count();
 
-        assert_eq!(told, 1);
+        assert_eq!(reports, 1);
     }
 }

@@ -17,8 +17,8 @@ pub use ledger::{Ledger, MAX_ROWS, Noted};
 
 /// How far back an answer counts for the node: a node that serves others is not sick.
 pub const WINDOW: Millis = Millis(10_000);
-/// How long a suspicion waits for answers that other VMs remember. Eight of their longest ticks: a worker that has more to do
-/// than it can is heard too.
+/// How long a suspicion waits for answers that other VMs remember. Eight of their longest ticks, so that
+/// an overloaded worker's answers count too.
 pub const OBJECTION: Millis = Millis(2_000);
 
 /// Upstream request timeout, remote reset, connection termination, upstream protocol error: the connection was up.
@@ -37,7 +37,7 @@ pub enum Kind {
     Connect,
     /// The connection was up, and no response began.
     Reset,
-    /// A retry hid it: most likely there was no connection, but that cannot be told.
+    /// A retry hid it: most likely there was no connection, but the filter cannot know.
     Hidden,
 }
 

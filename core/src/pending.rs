@@ -1,6 +1,6 @@
 //! The pending queue: requests that are paused until their worker has learned something that they cannot be decided without.
 //!
-//! It decides how long each need is waited for, and by whom. Whenever the worker has learned something, and on each tick,
+//! It decides how long each need is waited for, and by which requests. Whenever the worker has learned something, and on each tick,
 //! the adapter takes the requests that may go on and has them decided again, from the start. A need that was not met in its
 //! time is not waited for again until it has been met: what stays away delays the requests that came first, and none after
 //! them.

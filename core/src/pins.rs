@@ -1,4 +1,4 @@
-//! The pins one VM remembers of one pool: a bounded cache, so that a session's second request asks nobody.
+//! The pins one VM remembers of one pool: a bounded cache, so that a session's second request needs no call.
 //!
 //! It keeps what the state cluster said, or the ring in its absence, and orders it by last use. It decides neither who
 //! owns a session nor whether a node may serve: the caller looks at the node's state. Three things ask for a pin: a
@@ -70,7 +70,7 @@ pub enum Kind {
     Settled,
     /// The ring's, while the state cluster was away.
     Provisional,
-    /// The state cluster's, and the node has yet to be told to load the session's state: see [`Pins::settle`].
+    /// The state cluster's, and the node has yet to be notified to load the session's state: see [`Pins::settle`].
     Restored,
     /// The state cluster's, but the node vanished and another one served the session meanwhile: see [`Pins::return_home`].
     Away,
@@ -81,7 +81,7 @@ pub enum Kind {
 pub enum Lookup {
     /// A pin that holds.
     Fresh(Pin),
-    /// A pin past its time: ask, and if nobody answers prefer its node to the ring's.
+    /// A pin past its time: ask, and if no answer comes prefer its node to the ring's.
     Stale(Pin),
     /// Nothing.
     Absent,
@@ -220,14 +220,14 @@ impl Pins {
         is_older && self.discard(slot).is_some()
     }
 
-    /// The node of a restored session is about to be told. True for the one request that is to tell it.
+    /// The node of a restored session is about to be notified. True for the one request that carries the notice.
     pub fn settle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
             (pin.kind == Kind::Restored).then_some(Pin { kind: Kind::Settled, ..pin })
         })
     }
 
-    /// Nobody told the node after all: the next request is to.
+    /// The notice did not reach the node: the next request carries it.
     pub fn unsettle(&mut self, key: PinKey) -> bool {
         self.change(self.find(key), |pin| {
             (pin.kind == Kind::Settled).then_some(Pin { kind: Kind::Restored, ..pin })
@@ -260,7 +260,7 @@ impl Pins {
         self.nodes.member(node)
     }
 
-    /// The name of a pin's node; `None` if nobody knows the number any more.
+    /// The name of a pin's node; `None` if the number is no longer known.
     #[must_use]
     pub fn name(&self, node: NodeRef) -> Option<&str> {
         self.nodes.name(node)

@@ -4,8 +4,8 @@
 //! of the others. A session that has a node stays with it, whatever its priority.
 //!
 //! Without a state cluster the ring's answer *is* the placement, so an existing session and a new one look alike. The
-//! walk is kind to existing ones: a degraded, draining or standby node keeps the sessions the ring gives it, but inherits
-//! none from a node that is out, and serves as nobody's successor.
+//! walk spares existing ones: a degraded, draining or standby node keeps the sessions the ring gives it, but inherits
+//! none from a node that is out, and is no node's successor.
 //!
 //! With one, a pin says who owns the session; the ring then only says who comes next ([`pinned`]), and where a session
 //! without owner should live ([`for_new`]). Whether a pin's node may still serve is the caller's to ask.
@@ -26,7 +26,7 @@ pub struct Placement {
     pub outcome: Outcome,
     /// Why the owner owns it.
     pub reason: Reason,
-    /// Nobody but the owner is to serve it.
+    /// Only the owner may serve it.
     pub is_strict: bool,
 }
 
@@ -37,7 +37,7 @@ pub enum NoPlacement {
     NoMembers,
     /// Members there are, but none that may serve.
     NoUsableNode,
-    /// The session stays with a node that may not serve it now, or nobody can say which node that is.
+    /// The session stays with a node that may not serve it now, or that node is not known.
     Withheld(Reason),
     /// Its token was replaced by one of a higher version.
     Superseded,
@@ -47,7 +47,7 @@ impl Placement {
     /// Places the session with this hash.
     ///
     /// # Errors
-    /// If nobody can take it; what that means for the request is the pool's policy.
+    /// If no node can take it; what that means for the request is the pool's policy.
     pub fn of(snapshot: &Snapshot, hash: u64) -> Result<Self, NoPlacement> {
         let mut placement = Self::empty(Outcome::Ring, Reason::Owner);
         let level = snapshot.drawn_level(hash);

@@ -123,7 +123,7 @@ impl Default for Algorithm {
 }
 
 impl Algorithm {
-    /// Says whether a ring of this algorithm can be built at all, whoever the members are.
+    /// Says whether a ring of this algorithm can be built at all, for any members.
     ///
     /// # Errors
     /// The first fault found: a size of zero, above its limit, a minimum above the maximum, a table not prime.

@@ -39,13 +39,13 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// Nobody's sessions are placed.
+    /// No session is placed.
     #[must_use]
     pub fn is_off(self) -> bool {
         self.mode == Mode::Off || self.percent == 0
     }
 
-    /// Some sessions are out. A request that names none can then not be told from one of theirs.
+    /// Some sessions are out. A request without a session may then belong to one of them.
     #[must_use]
     pub fn is_partial(self) -> bool {
         self.percent < 100
@@ -82,7 +82,7 @@ mod tests {
     fn sessions_are_only_ever_added() {
         for id in ids() {
             let first = (0..=100).find(|percent| is_within(&id, *percent)).unwrap();
-            assert!(first >= 1, "at 0 percent nobody is in");
+            assert!(first >= 1, "at 0 percent no session is in");
             assert!((first..=100).all(|percent| is_within(&id, percent)));
         }
     }

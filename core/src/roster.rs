@@ -1,6 +1,6 @@
 //! What the VMs of one Envoy share about a pool: its members, their health, and which priorities are in panic.
 //!
-//! The leader folds each poll into the roster, any worker adds its own reports, and whoever changed it publishes it;
+//! The leader folds each poll into the roster, any worker adds its own reports, and the VM that changed it publishes it;
 //! a VM that sees a new version builds a [`crate::snapshot::Snapshot`] from it. How it is published (shared data,
 //! compare-and-swap) is the filter's affair.
 
@@ -53,7 +53,7 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Reads a published roster; anything else, such as one of another release, is `None` and is built anew.
+    /// Reads a published roster; anything else, such as one of another release, is `None` and is built again.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Self>(bytes)

@@ -171,7 +171,7 @@ impl Snapshot {
         if self.levels.len() < 2 { 0 } else { levels::draw(&self.levels, hash) }
     }
 
-    /// The level of the node at this place; the best one for a place that is none.
+    /// The level of the node at this place; the best level if there is no such place.
     #[must_use]
     pub fn level_of(&self, place: usize) -> usize {
         self.levels.iter().position(|level| place < level.end).unwrap_or(0)

@@ -30,8 +30,8 @@ impl Millis {
         Self(self.0.saturating_sub(earlier.0))
     }
 
-    /// True if this length has passed from `since` to `now`. A clock that was set back ends every wait: nobody knows how
-    /// long it would be.
+    /// True if this length has passed from `since` to `now`. A clock that was set back ends every wait:
+    /// its length is then not known.
     #[must_use]
     pub fn is_over(self, since: Self, now: Self) -> bool {
         now < since || now.since(since) >= self

@@ -177,9 +177,9 @@ impl Watch {
 
     fn note(&mut self, failure: Option<&CallFailure>) {
         if self.outage.note(failure.is_some()) {
-            let told = failure.map_or("they work again", |failure| &failure.detail);
+            let outcome = failure.map_or("they work again", |failure| &failure.detail);
             let cluster = &self.admin_cluster;
-            self.events.push_back(format!("looks at the members through the cluster {cluster}: {told}"));
+            self.events.push_back(format!("looks at the members through the cluster {cluster}: {outcome}"));
         }
     }
 
@@ -188,7 +188,7 @@ impl Watch {
         if matches!(call, Call::Hosts) {
             self.note(body.err());
         }
-        let told = body.err().map_or("its answer cannot be read", |failure| &failure.detail);
+        let failure = body.err().map_or("its answer cannot be read", |failure| &failure.detail);
         match (call, body.ok()) {
             (Call::Hosts, None) => Sight::Look(None),
             (Call::Hosts, Some(body)) => self.see(body, now),
@@ -203,9 +203,9 @@ impl Watch {
             }
             (Call::Endpoints, Some(body)) => {
                 let is_read = self.half.read_endpoints(body);
-                self.conclude((!is_read).then_some(told))
+                self.conclude((!is_read).then_some(failure))
             }
-            _ => self.conclude(Some(told)),
+            _ => self.conclude(Some(failure)),
         }
     }
 
@@ -227,7 +227,7 @@ impl Watch {
             self.ask(Call::Clusters, path, self.patience());
             return Sight::Nothing;
         }
-        // Rather a look less than nodes under wrong names, as long as it can be told soon.
+        // Skip a look rather than name nodes wrongly, as long as the names can be known soon.
         if !is_known && !self.facts_failed && self.facts.as_ref().is_some_and(Clusters::matter) {
             return Sight::Nothing;
         }
@@ -238,9 +238,10 @@ impl Watch {
     fn conclude(&mut self, failure: Option<&str>) -> Sight {
         self.facts_failed = failure.is_some();
         if self.facts_outage.note(self.facts_failed) {
-            let told = failure.unwrap_or("it works again");
+            let outcome = failure.unwrap_or("it works again");
             let cluster = &self.admin_cluster;
-            self.events.push_back(format!("{cluster}: /config_dump, which has the names of nodes: {told}"));
+            self.events
+                .push_back(format!("{cluster}: /config_dump, which has the names of nodes: {outcome}"));
         }
         if failure.is_none() {
             self.facts = Some(std::mem::take(&mut self.half));

@@ -51,7 +51,7 @@ pub const MIN_TTL: u64 = 1_000;
 /// The longest idle time of a session, in milliseconds: thirty days. Every pin takes memory for as long.
 pub const MAX_TTL: u64 = 30 * 24 * 3_600_000;
 
-/// `POST /v1/resolve`: who owns these sessions, claiming those that nobody does.
+/// `POST /v1/resolve`: who owns these sessions, claiming those that no node owns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolveRequest {
     /// The pool of all the sessions.

@@ -1,4 +1,4 @@
-//! The breaker under any history: it protects whom it should, and never for longer than it may.
+//! The breaker under any history: it protects the state cluster when it should, and never for longer than it may.
 use berth_core::breaker::{Breaker, BreakerPolicy, Permit};
 use berth_core::time::Millis;
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
-//! Single flight under any interleaving: nobody who waits is lost, nobody is released twice, no session is asked about
-//! twice at a time.
+//! Single flight under any interleaving: no waiter is lost, no waiter is released twice, no session is asked about twice
+//! at a time.
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_core::flight::{FlightLimits, Flights, Join, Refusal, Released};
@@ -45,7 +45,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What is true of the streams and calls, told by the steps alone.
+/// What is true of the streams and calls, derived from the steps alone.
 #[derive(Default)]
 struct World {
     /// Which session each stream waits for.
@@ -104,7 +104,7 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 prop_assert!(batch.keys().iter().all(|key| !asked.contains(key)), "asked twice at a time");
                 let keys = batch.keys().to_vec();
                 let waited_for = |key: &WireKey| world.waiting.values().any(|session| wire(*session) == *key);
-                prop_assert!(keys.iter().all(waited_for), "asked for nobody");
+                prop_assert!(keys.iter().all(waited_for), "asked for a session without a waiter");
                 flights.sent(batch, token, owner, now);
                 world.calls.insert(token, Call { keys, owner, since: now });
             }
@@ -155,7 +155,7 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
         prop_assert!(flights.sessions() <= limits.sessions && flights.calls() <= limits.calls);
     }
 
-    // Nobody depends on a timeout but those whose batch was lost.
+    // Only waiters whose batch was lost depend on a timeout.
     for token in std::mem::take(&mut world.calls).into_keys() {
         world.resume(&flights.answered(token))?;
     }

@@ -392,7 +392,7 @@ fn a_pin_that_is_older_than_the_names_follows_its_node_to_another_address() {
     let hosts = after("10.0.2.2:80", "10.0.1.3:80").into_iter().chain([new()]);
     assert_eq!(look(hosts.collect(), 600), own);
     assert_eq!(look(vec![new()], 660), ["Held"; 4]);
-    // When it is gone for good, another that has moved to its address is none of its.
+    // When it is gone for good, another that has moved to its address is not taken for it.
     look(after("10.0.0.3:80", "10.0.1.3:80"), 663);
     let hosts = first().into_iter().chain([host("10.0.0.3:80", Some("db-2"), GOOD)]).collect();
     assert_eq!(look(hosts, 720), ["db-2", "Unusable", "db-2", "Unusable"]);
@@ -447,7 +447,10 @@ fn ten_thousand_nodes_get_names_and_lose_them_in_one_look() {
         roster.observe((0..10_000).map(plain).collect(), &policy, at(round * 60 + 30));
     }
     let is_active = |node: &Node| node.health.state(&policy, at(700)) == State::Active;
-    assert!(roster.nodes.len() == 10_000 && roster.nodes.iter().all(is_active), "none left, and none is new");
+    assert!(
+        roster.nodes.len() == 10_000 && roster.nodes.iter().all(is_active),
+        "no node left, and no node is new"
+    );
 }
 
 /// While Envoy was not seen all nodes were replaced: they are no reason to hold the old ones.

@@ -191,7 +191,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
         prop_assert_eq!(pins.len(), model.known.len());
         prop_assert!(pins.memory_bytes() <= 100_000);
     }
-    // Whoever was used and not touched is due within an interval.
+    // A pin that was used and not touched is due within an interval.
     pins.due_for_touch(now, 0);
     let mut due = pins.due_for_touch(now + Millis(60_000), 1_000);
     let mut expected: Vec<WireKey> = model

@@ -320,7 +320,7 @@ proptest! {
         // Long enough to be out at all.
         let failing_policy = HealthPolicy { cooldown: Millis(1000), ..policy.clone() };
         let Some(address) = roster.nodes.get(failing).map(|node| node.address.clone()) else { return Ok(()) };
-        // Of a node that fails while it is new nobody knows which sessions it had.
+        // If a node fails while it is new, its sessions are not known.
         prop_assume!(before.nodes.iter().all(|node| !matches!(node.state, State::Warming(_) | State::Pending)));
 
         roster.report_failure(&address, &failing_policy, now);

@@ -32,16 +32,16 @@ fn every_transcript_tells_what_happens() {
 
     let mut wrong = String::new();
     for path in paths {
-        let told = fs::read_to_string(&path).unwrap();
-        let happened = play(&told, &path.display().to_string());
+        let expected = fs::read_to_string(&path).unwrap();
+        let happened = play(&expected, &path.display().to_string());
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&path, happened).unwrap();
             continue;
         }
-        for (index, (told, happened)) in told.lines().zip(happened.lines()).enumerate() {
-            if told != happened {
+        for (index, (expected, happened)) in expected.lines().zip(happened.lines()).enumerate() {
+            if expected != happened {
                 let place = format!("{}:{}", path.display(), index + 1);
-                writeln!(wrong, "{place}\n  told:     {told}\n  happened: {happened}").unwrap();
+                writeln!(wrong, "{place}\n  expected: {expected}\n  happened: {happened}").unwrap();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a ring promises whoever its members are: candidates are complete, changes move few keys, weights count.
+//! What a ring guarantees for any members: candidates are complete, changes move few keys, weights count.
 //!
 //! Random cases come from proptest. Statistical promises use fixed members and keys: a bound that chance breaks
 //! once in a while would be a flaky test.
@@ -131,7 +131,7 @@ proptest! {
             let old = offered(&before, &members, hash).next();
             old != Some(&removed.key) && old != offered(&after, &remaining, hash).next()
         });
-        // Usually none. A point or two may be astray among hundreds, and its part of the circle long.
+        // Usually none. One or two of hundreds of points may lie elsewhere, with a long part of the circle.
         prop_assert!(moved.count() <= 8);
     }
 

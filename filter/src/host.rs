@@ -15,8 +15,8 @@ use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
 /// Envoy's admin writes 250 bytes a host; what is larger than this would not be an answer but an attack on memory.
 const LARGEST_ANSWER: usize = 16 << 20;
-/// So much of the body of an answer that is no 200 gets into the log.
-const TOLD: usize = 160;
+/// So many bytes of an answer's body get into the log if its status is not 200.
+const LOGGED: usize = 160;
 
 /// The wall clock. A clock that cannot be read stands at zero.
 pub(crate) fn now() -> Millis {
@@ -39,7 +39,7 @@ pub(crate) fn plugin_configuration(size: usize) -> Option<Vec<u8>> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten()
 }
 
-/// A request header, of several of one name the first: Envoy shows a filter no more. HTTP/2's split cookies are one
+/// A request header; the first of several with one name, as Envoy shows a filter only that one. HTTP/2's split cookies are one
 /// by then. Only while the request's headers are being handled.
 pub(crate) fn request_header(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
@@ -85,7 +85,7 @@ pub(crate) fn shared(key: &str) -> (Option<Vec<u8>>, Option<u32>) {
     hostcalls::get_shared_data(key).unwrap_or((None, None))
 }
 
-/// Replaces a shared value. With a token: only if nobody did since; false if somebody did.
+/// Replaces a shared value. With a token: only if no other VM has replaced it since, else false.
 pub(crate) fn set_shared(key: &str, value: &[u8], token: Option<u32>) -> bool {
     hostcalls::set_shared_data(key, Some(value), token).is_ok()
 }
@@ -136,19 +136,19 @@ pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallFa
     if status == b"200" && size <= LARGEST_ANSWER {
         return body(size).ok_or_else(|| CallFailure::new("200, whose body cannot be read"));
     }
-    // Envoy's own answers say in their body why there is none: that the connection was reset, or the time was up.
-    let mut told = [&status[..], b" "].concat();
-    told.extend(body(size.min(TOLD)).unwrap_or_default());
-    told.iter_mut().filter(|byte| !matches!(byte, b' '..=b'~')).for_each(|byte| *byte = b'?');
+    // Envoy's own answers say in their body why the service gave no answer: a reset connection, or a timeout.
+    let mut detail = [&status[..], b" "].concat();
+    detail.extend(body(size.min(LOGGED)).unwrap_or_default());
+    detail.iter_mut().filter(|byte| !matches!(byte, b' '..=b'~')).for_each(|byte| *byte = b'?');
     Err(CallFailure {
         // Envoy's own answer when a call's time is up.
         result: if status == b"504" { CallResult::TimedOut } else { CallResult::Failed },
         is_missing: status == b"404",
-        detail: String::from_utf8(told).unwrap_or_default(),
+        detail: String::from_utf8(detail).unwrap_or_default(),
     })
 }
 
-/// From here on hostcalls are about that stream, or the root. False if it is no more: then they would still be about
+/// From here on hostcalls are about that stream, or the root. False if it has ended: then they would still be about
 /// another one.
 pub(crate) fn act_as(context: u32) -> bool {
     hostcalls::set_effective_context(context).is_ok()

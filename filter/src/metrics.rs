@@ -102,7 +102,7 @@ impl Share {
     }
 }
 
-/// What a VM that ends had added is taken away, or it would stay for ever.
+/// What a VM that ends had added is taken away, or it would stay until Envoy restarts.
 impl Drop for Share {
     fn drop(&mut self) {
         self.show(0);

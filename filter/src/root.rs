@@ -29,7 +29,7 @@ const MICROS_PER_HOST: u64 = 450;
 /// Within it the leader's death must be noticed too, so ticks are a quarter of the interval, but neither so frequent
 /// that they show nor so rare that another worker's news waits.
 const TICK: std::ops::RangeInclusive<u64> = 25..=250;
-/// What other proxies did to a pin must be heard of soon.
+/// What other proxies did to a pin must be learned soon.
 const LONGEST_TICK_WITH_PINS: u64 = 100;
 /// Until the first snapshot is there each tick counts: requests wait for it, or go by Envoy's own ring so long.
 const FIRST_TICKS: Millis = Millis(5);

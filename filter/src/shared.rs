@@ -37,7 +37,7 @@ impl RosterKey {
         Self { head: format!("{roster}/head"), roster }
     }
 
-    /// The published version, 0 if there is none, and when Envoy was last seen to name the members.
+    /// The published version, 0 if there is no roster yet, and when Envoy was last seen to name the members.
     pub(crate) fn head(&self) -> (u64, Millis) {
         host::shared(&self.head).0.map_or_else(Default::default, |bytes| parse_roster_head(&bytes))
     }

@@ -1,4 +1,4 @@
-//! Sessions that their backend ended: each is told to the state service, and again if that fails.
+//! Sessions that their backend ended: each is reported to the state service, and again if that fails.
 
 use std::collections::VecDeque;
 
@@ -32,7 +32,7 @@ impl Ends {
         self.queue.len() <= MAX_QUEUED || self.queue.pop_front().is_none()
     }
 
-    /// The next to be told, if a call is free.
+    /// The next end to report, if a call slot is free.
     pub(super) fn next(&mut self) -> Option<Ending> {
         if self.calls.len() < CALLS { self.queue.pop_front() } else { None }
     }
@@ -43,7 +43,7 @@ impl Ends {
         Some(self.calls.swap_remove(index).1)
     }
 
-    /// It has to be told again. False if it was tried often enough.
+    /// Queues the end to be reported again. False if it was tried often enough.
     pub(super) fn retry(&mut self, ending: Ending) -> bool {
         let may_retry = ending.tries < TRIES;
         if may_retry {

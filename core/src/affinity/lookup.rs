@@ -30,8 +30,8 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
-    /// What this request has to ask after an answer that another one got: the state service has not heard of its token, or
-    /// not that the node which it names cannot be used.
+    /// What this request has to ask after an answer that another one got: the state service does not know its token yet, or
+    /// does not know yet that the named node cannot be used.
     pub(super) fn next(
         self: &Rc<Self>,
         node: &NodeId,
@@ -78,8 +78,8 @@ impl Affinity {
             indexes.truncate(MAX_CANDIDATES);
         }
         // Where it was, if that is known: a session of a node that is gone is moved with its first question.
-        // One that has yet to be told something may be a node that is not known here yet: only the state service can say for
-        // how long it has had the session.
+        // A node with an undelivered notice may not be known here yet: only the state service can say for how long it
+        // has had the session.
         let may_be_new = |pin: &Pin| pin.kind == Kind::Restored && self.pins.member(pin.node).is_none();
         let names = known.iter().flatten().filter(|pin| !may_be_new(pin));
         let names = names.filter_map(|pin| self.pins.name(pin.node)?.parse().ok());

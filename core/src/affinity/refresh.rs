@@ -5,7 +5,7 @@
 //! the worker says where such sessions are. The question claims what no node has, and moves nothing; no request waits for
 //! the answer.
 
-use super::reply::Told;
+use super::reply::Reported;
 use super::{Affinity, BATCH, believed_until};
 use crate::pins::{Kind, Lookup as Known, PinKey, Pins};
 use crate::snapshot::Snapshot;
@@ -112,14 +112,14 @@ impl Affinity {
                 continue;
             }
             let expires = pin.ttl_ms.map_or(expires, |ttl| believed_until(Millis(ttl), now));
-            let told = Told {
+            let reported = Reported {
                 node: pin.node.as_str(),
                 version: pin.version,
                 expires,
                 kind: Kind::Settled,
                 session_version: pin.session_version.unwrap_or(0),
             };
-            if self.remember(*key, pin.key.into(), told) || pin.restore {
+            if self.remember(*key, pin.key.into(), reported) || pin.restore {
                 self.keep_notice(*key);
             }
         }

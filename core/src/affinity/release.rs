@@ -20,7 +20,7 @@ use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::wire::NodeId;
 
-/// A request that waits no longer. Report with [`Affinity::released`] whether it could be told.
+/// A request that waits no longer. Report with [`Affinity::released`] whether its node could be notified.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Release {
     /// Its stream.
@@ -50,7 +50,7 @@ pub(super) struct Group {
     pub(super) settled: Option<Settled>,
 }
 
-/// What the word of the state service comes to.
+/// What follows from an answer of the state service.
 #[derive(Debug)]
 pub(super) struct Settled {
     /// The owner that it named.
@@ -72,7 +72,7 @@ pub(super) struct Settled {
     pub(super) is_kept: bool,
 }
 
-/// Where a request goes, and what the node is told.
+/// Where a request goes, and the notice for its node.
 type Placed = (Result<Placement, NoPlacement>, Option<Notice>);
 
 impl Releases {
@@ -133,7 +133,7 @@ impl Affinity {
         }
     }
 
-    /// The node was not told after all: the next request of the session is to.
+    /// The notice did not reach the node: the next request of the session carries it.
     fn give_back(&mut self) {
         let Some(notice) = self.releases.notice.take() else { return };
         let Some(group) = self.releases.groups.front_mut() else { return };
@@ -144,14 +144,14 @@ impl Affinity {
             // It comes from a pin, which the decision without an answer has replaced.
             _ => {
                 let (key, wire) = (group.pin_key, group.key);
-                self.make_untold(key, wire, 0);
+                self.make_unnotified(key, wire, 0);
             }
         }
     }
 
-    /// The pin is where the state service had the session, and the node has yet to be told. A touch must not make it certain,
-    /// so it is past its time.
-    fn make_untold(&mut self, key: PinKey, wire: WireKey, session_version: u32) {
+    /// The pin names the node at which the state service had the session, and that node has yet to be notified. A touch must
+    /// not make the pin certain, so it counts as expired.
+    fn make_unnotified(&mut self, key: PinKey, wire: WireKey, session_version: u32) {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(key, Millis(0)) else { return };
         let Some(node) = self.pins.name(pin.node).map(str::to_owned) else { return };
         let session_version = session_version.max(pin.session_version);
@@ -159,14 +159,14 @@ impl Affinity {
         self.pins.insert(key, wire, Pin { node, version: pin.version, expires, kind, session_version });
     }
 
-    fn is_untold(&mut self, key: PinKey) -> bool {
+    fn is_unnotified(&mut self, key: PinKey) -> bool {
         match self.pins.get(key, Millis(0)) {
             Known::Fresh(pin) | Known::Stale(pin) => pin.kind == Kind::Restored,
             Known::Absent => false,
         }
     }
 
-    /// What the node has to be told waits in the pin for the next request that goes there.
+    /// Keeps the node's notice in the pin for the next request that goes there.
     pub(super) fn keep_notice(&mut self, key: PinKey) {
         // A pin whose node had vanished has no room for both. The node matters more than the count of those that returned.
         self.pins.return_home(key);
@@ -195,7 +195,7 @@ impl Affinity {
         }
     }
 
-    /// Where the word of the state service leads one of the requests that waited for it.
+    /// Where the answer of the state service sends one of the requests that waited for it.
     fn by_answer(&mut self, snapshot: &Snapshot, own: &Lookup, settled: &mut Settled, now: Millis) -> Placed {
         if own.is_latest_only && own.version < settled.known_version {
             return (Err(NoPlacement::Superseded), None);
@@ -251,9 +251,9 @@ impl Affinity {
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
         let wire = own.ask.key.into();
-        if last.is_none() && self.is_untold(own.key) {
-            // What its node has to be told outlasts the outage.
-            self.make_untold(own.key, wire, session_version);
+        if last.is_none() && self.is_unnotified(own.key) {
+            // The notice for its node outlasts the outage.
+            self.make_unnotified(own.key, wire, session_version);
         } else if let Some(node) = placement.nodes(snapshot).next() {
             let (node, expires, kind) = (node.name.as_str(), now + lasts, Kind::Provisional);
             let pin = Pin { node, version, expires, kind, session_version };

@@ -16,7 +16,7 @@ use crate::time::Millis;
 use crate::wire::{self, ResolveReply, TouchReply};
 
 /// A pin as it is remembered from a reply.
-pub(super) type Told<'t> = Pin<&'t str>;
+pub(super) type Reported<'t> = Pin<&'t str>;
 
 impl Affinity {
     /// A call came to its end: the body of a 200, or how it failed. False if the call is not one of these.
@@ -86,7 +86,7 @@ impl Affinity {
 
     /// Remembers the pins of a reply, and has the requests that waited for them released.
     fn release_by_reply(&mut self, released: Vec<Released<Rc<Lookup>>>, reply: &ResolveReply, now: Millis) {
-        // A request that waits implies a snapshot: none is ever taken away.
+        // A request that waits implies a snapshot: a snapshot is never taken away.
         let Some(snapshot) = self.snapshot.clone() else { return };
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
         for Released { key, request: lookup, waiters } in released {
@@ -103,7 +103,7 @@ impl Affinity {
         }
     }
 
-    /// Takes the word of the state service.
+    /// Applies an answer of the state service.
     fn settle(
         &mut self,
         snapshot: &Snapshot,
@@ -153,8 +153,8 @@ impl Affinity {
                 Standing::Unusable | Standing::Unknown => Kind::Restored,
                 Standing::Usable(_) => Kind::Settled,
             };
-            let told = Told { node, version, expires, kind, session_version };
-            if self.remember(lookup.key, lookup.ask.key.into(), told) {
+            let reported = Reported { node, version, expires, kind, session_version };
+            if self.remember(lookup.key, lookup.ask.key.into(), reported) {
                 notice = notice.or(Some(Notice::Restore { version }));
             }
         }
@@ -173,18 +173,18 @@ impl Affinity {
         }
     }
 
-    /// Remembers what the state service said. True if the node has yet to be told that the session was elsewhere.
-    pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Told<'_>) -> bool {
+    /// Remembers what the state service reported. True if the node has yet to be notified that the session was elsewhere.
+    pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Reported<'_>) -> bool {
         let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, Millis(0)) else {
             self.pins.insert(key, wire, pin);
             return false;
         };
         let is_same = self.pins.name(before.node) == Some(pin.node);
-        let is_untold = before.kind == Kind::Restored && is_same;
+        let is_unnotified = before.kind == Kind::Restored && is_same;
         // A new answer does not change that another node serves it meanwhile. Only its node's return does.
         let kind = if before.kind == Kind::Away && is_same { Kind::Away } else { pin.kind };
         let session_version = pin.session_version.max(before.session_version);
         self.pins.insert(key, wire, Pin { session_version, kind, ..pin });
-        is_untold
+        is_unnotified
     }
 }

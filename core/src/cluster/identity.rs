@@ -73,7 +73,7 @@ fn index(hosts: &[Observation], text: fn(&Observation) -> Option<&String>) -> In
 struct Bearers {
     all: u32,
     staying: u32,
-    /// The last of those that stay, or if there is none of all.
+    /// The last of those that stay; the last of all if no one stays.
     last: u32,
     last_is_well: bool,
     leaving_well: Option<u32>,

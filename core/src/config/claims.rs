@@ -28,7 +28,7 @@ impl ClaimBook {
         if place.is_none() {
             let known: Vec<String> = self.names.iter().map(|name| quoted(name)).collect();
             let are = if known.is_empty() {
-                "there are none".to_owned()
+                "the list is empty".to_owned()
             } else {
                 format!("they are {}", known.join(", "))
             };

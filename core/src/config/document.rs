@@ -1,6 +1,6 @@
 //! JSON text to a value, keeping what `serde_json::Value` alone would lose: fields given twice, and where a field stood.
 //!
-//! Of a field that is given twice serde keeps the last in silence; whoever wrote the first would never know. What the
+//! If a field is given twice, serde silently keeps the last one and the author of the first would never notice. What the
 //! fields mean is not decided here.
 
 use std::collections::{BTreeMap, BTreeSet};

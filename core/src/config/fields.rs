@@ -48,7 +48,7 @@ impl Faults {
     }
 }
 
-/// An object whose fields are taken one by one; what nobody took is unknown.
+/// An object whose fields are taken one by one; a field that is never taken is unknown.
 pub(crate) struct Fields<'v> {
     path: String,
     object: Option<&'v Map<String, Value>>,
@@ -220,7 +220,7 @@ impl<'v> Fields<'v> {
             .collect()
     }
 
-    /// Notes every field that nobody asked for.
+    /// Notes every field that was never asked for.
     pub(crate) fn finish(self, faults: &mut Faults) {
         let unknown = |name: &&String| !self.known.contains(name.as_str());
         for name in self.object.into_iter().flat_map(Map::keys).filter(unknown) {

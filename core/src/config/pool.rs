@@ -82,7 +82,7 @@ impl Pool {
             check_name(name, &fields.path_of("name"), faults);
         }
         let membership = read_membership(&mut fields, faults);
-        // Read by whoever makes a rule of it.
+        // Read where the rule is made.
         fields.value("match");
         let session = Rc::new(read_session(&mut fields, has_state, book, faults));
         let algorithm = read_ring(&mut fields, faults);

@@ -20,7 +20,7 @@ pub(super) const MAX_RULES: usize = 64;
 /// What is done with the requests that it takes.
 #[derive(Debug)]
 pub struct Rule {
-    /// Its name in metrics; the pool's, if it is no more than the pool's `match`.
+    /// Its name in metrics; the pool's name if the rule is only the pool's `match`.
     pub name: String,
     /// Whether it stands in `rules`, and so has metrics of its own.
     pub is_named: bool,

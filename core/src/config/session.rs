@@ -15,7 +15,7 @@ use crate::wire::{MAX_TTL, MIN_TTL};
 const MAX_SOURCES: usize = 16;
 /// How many claims may name a session together.
 const CLAIMS: std::ops::RangeInclusive<usize> = 2..=4;
-/// A minute is a test's; after a year nobody has the same session.
+/// A test uses a minute; no session lasts longer than a year.
 const MAX_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(366 * 24 * 3_600_000);
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);

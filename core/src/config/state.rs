@@ -1,4 +1,4 @@
-//! The state cluster: whom to ask who owns a session, how patiently, and how many answers to keep.
+//! The state cluster: which cluster to ask for the owner of a session, how long to wait, and how many answers to keep.
 
 use std::fmt;
 use std::ops::RangeInclusive;

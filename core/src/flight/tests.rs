@@ -206,7 +206,7 @@ fn a_call_of_a_start_that_fails_is_made_again_until_the_start_is_over() {
     send(&mut flights, 9, None, 60);
     assert_eq!(flights.answered(8), [released(2, &[20])]);
 
-    // One answer is none to the others: they keep their time, and what still comes has it too.
+    // One answer does not answer the others: they keep their deadline, and later waiters have it too.
     assert!(flights.is_starting() && flights.overdue(Millis(200)).is_empty());
     assert!(flights.failed(9, Millis(200)).is_empty());
     assert!(flights.overdue(Millis(210)).is_empty());

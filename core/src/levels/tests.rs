@@ -108,7 +108,7 @@ fn whatever_the_numbers_all_sessions_are_given_out_and_none_to_an_empty_level() 
                     for (index, (all, some, d, _)) in levels.iter().enumerate() {
                         let is_better_off = levels.iter().any(|level| level.1 + level.2 > 0);
                         let load = healthy[index] + degraded[index];
-                        // A panic that sends no request anywhere is none.
+                        // If no level has a usable host, each level in panic gets requests.
                         assert!(!panics[index] || load > 0 || is_better_off, "{levels:?}");
                         assert!(
                             *all > 0

@@ -4,7 +4,7 @@ use crate::time::Millis;
 
 use super::{Answers, Failure, Kind, OBJECTION, Rules, WINDOW};
 
-/// As many failed sessions of a node as are told apart; two are needed.
+/// How many failed sessions of a node are distinguished; two are needed.
 pub(super) const SESSIONS: usize = 3;
 /// More nodes than fail at once without a panic, in 8 KB. At the limit the first of a new node's failures are not
 /// counted, until another node answers, is put out, or has not failed for a [`WINDOW`].
@@ -46,7 +46,7 @@ pub enum Noted {
 }
 
 impl Ledger {
-    /// Reads the shared form; `None` if it is none.
+    /// Reads the shared form; `None` if `bytes` is not one.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let is_whole = bytes.len().is_multiple_of(ROW) && bytes.len() <= MAX_ROWS * ROW;
@@ -88,7 +88,7 @@ impl Ledger {
         let row = known.map(|place| self.rows.swap_remove(place)).filter(|row| row.stands(answers, now));
         let mut row = row.unwrap_or_else(|| Row { node: failure.node, ..Row::default() });
         row.add(failure, now);
-        row.hear(rules, answers, now);
+        row.weigh(rules, answers, now);
         if row.is_enough(rules, now) {
             return Noted::Enough;
         }
@@ -111,7 +111,7 @@ impl Ledger {
     ) -> bool {
         let before = self.clone();
         self.rows.retain_mut(|row| {
-            row.hear(rules, answers, now);
+            row.weigh(rules, answers, now);
             let stands = !row.is_empty() && row.stands(answers, now) && is_member(row.node);
             let is_enough = stands && row.is_enough(rules, now);
             if is_enough {
@@ -158,7 +158,7 @@ impl Row {
 
     /// Resets and timeouts count for nothing while the node serves sessions that have not failed. Which those are is known
     /// once there are enough failures.
-    fn hear(&mut self, rules: Rules, answers: &Answers, now: Millis) {
+    fn weigh(&mut self, rules: Rules, answers: &Answers, now: Millis) {
         let sessions = self.sessions.iter().filter(|session| **session != 0).count();
         let is_ready = self.resets > 0
             && sessions > 1

@@ -121,7 +121,7 @@ fn an_answer_anywhere_breaks_the_row() {
     for round in 0..4 {
         vms.fail(0, Kind::Connect, ADA, at(1_000 * round));
         vms.fail(0, Kind::Connect, BOB, at(1_000 * round + 1));
-        // Before it has heard of the failures, and after.
+        // Before it has learned of the failures, and after.
         if round % 2 == 0 {
             vms.tick(at(1_000 * round + 250));
         }
@@ -244,7 +244,7 @@ fn where_envoy_checks_nodes_itself_only_failed_connections_count() {
     for session in [ADA, BOB, EVE] {
         vms.fail(0, Kind::Reset, session, at(0));
     }
-    // The worker hears of the checks only now.
+    // The worker learns of the checks only now.
     vms.rules.is_checked = true;
     vms.tick(at(3_000));
     assert_eq!(vms.out, NONE);

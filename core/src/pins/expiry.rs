@@ -1,7 +1,7 @@
 //! For how long a pin holds: which ones are due to be prolonged, and what makes one a mere hint before its time.
 //!
-//! A session in use is touched in the store, and its pin is prolonged by the answer. Whoever learns that pins may be
-//! wrong expires them; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
+//! A session in use is touched in the store, and its pin is prolonged by the answer. Pins that may be wrong are
+//! expired; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
 //! where it lives, not whether it is in use.
 
 use super::{Kind, Pin, Pins, WireKey};
@@ -21,7 +21,7 @@ impl Pins {
             let Some(pin) = entry.pin() else { continue };
             if entry.take_used() && pin.kind != Kind::Provisional {
                 if now >= pin.expires {
-                    // Somebody may have claimed it anew since: the answer must not make it certain again.
+                    // Another proxy may have claimed it since: the answer must not make it certain again.
                     entry.set_pin(Pin { expires: Millis(0), ..pin });
                 }
                 due.push(entry.wire());
@@ -35,8 +35,8 @@ impl Pins {
         self.hand.go_round_in(interval);
     }
 
-    /// A touch prolonged a pin. False if there is none that the state cluster knows, or it was called past its time
-    /// since: a touch says that the session lives, not where.
+    /// A touch prolonged a pin. False if the state cluster knows no such pin, or the pin was expired since: a touch says
+    /// that the session lives, not where.
     pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
         self.change(self.find_wire(wire), |pin| {
             (pin.kind != Kind::Provisional && pin.expires > Millis(0)).then_some(Pin { expires, ..pin })
@@ -55,7 +55,7 @@ impl Pins {
         })
     }
 
-    /// The node was started anew: its pins are past their time.
+    /// The node was restarted: its pins are past their time.
     pub fn expire_node(&mut self, node: &str) {
         if let Some(node) = self.nodes.find(node) {
             self.expire(|pin| pin.node == node);

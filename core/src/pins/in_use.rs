@@ -1,5 +1,5 @@
 //! The sessions of requests that are under way: a WebSocket of hours is one request, and its session is in use all the
-//! time, though nobody asks for its pin.
+//! time, though no request asks for its pin.
 
 use super::hand::Hand;
 use crate::time::Millis;
@@ -17,7 +17,7 @@ pub struct InUse<T> {
 }
 
 impl<T: Clone> InUse<T> {
-    /// Nobody. Each session is to be looked at once in an interval.
+    /// An empty set. Each session is to be looked at once in an interval.
     #[must_use]
     pub fn new(interval: Millis) -> Self {
         Self { seats: Vec::new(), free: Vec::new(), hand: Hand::new(interval) }

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::wire::SessionKey;
 
-/// A session within one VM: nobody outside can tell which ids share a bucket.
+/// A session within one VM: no client can find out which ids share a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PinKey(pub u128);
 

@@ -41,7 +41,7 @@ fn what_a_full_cache_gives_up_is_counted_unless_it_had_expired() {
     }
     assert_eq!((pins.take_dropped(at(1)), pins.len()), (0, 100));
     put(&mut pins, 0, at(1_000));
-    assert_eq!(pins.take_dropped(at(1)), 0, "a pin that is told again takes no room");
+    assert_eq!(pins.take_dropped(at(1)), 0, "a pin that is reported again takes no room");
     put(&mut pins, 100, at(1_000));
     assert_eq!((pins.take_dropped(at(2)), pins.take_dropped(at(2)), pins.len()), (1, 0, 100));
 

@@ -39,7 +39,7 @@ impl Proxy {
             (Found::Session(id, history), _) => return Ok((id, history)),
             // Observe mode begins no sessions and rejects nothing.
             _ if rollout.mode == Mode::Observe => Decision::pass(Reason::NoSession),
-            // Below 100 % it cannot be told whether Berth is switched on for a request without a session.
+            // Below 100 % there is no way to know whether Berth is switched on for a request without a session.
             (Found::Refused(..), _) | (_, Missing::Reject) if rollout.is_partial() => {
                 Decision::pass(Reason::NotRolledOut)
             }

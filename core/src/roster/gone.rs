@@ -140,7 +140,7 @@ impl Former {
     /// Its health when it is back; `None` if it is a new node.
     pub(super) fn returns(&self, is_first_look: bool, policy: &HealthPolicy, now: Millis) -> Option<Health> {
         if self.is_held_at(policy, now) {
-            // It is no new one, but its checks begin again.
+            // The node is not new, but its checks begin again.
             return Some(self.node.health.clone().awaited());
         }
         self.memory().filter(|_| !is_first_look).map(|health| health.rejoined(now))

@@ -47,7 +47,7 @@ impl Node {
         self.former.as_deref().or(self.name.is_some().then_some(&self.address))
     }
 
-    /// True if this host is the node: it bears its name, or its name has become known, or is none any longer.
+    /// True if this host is the node: the names are equal, or the name has become known, or there is no name any longer.
     pub(super) fn is(&self, seen: &Observation) -> bool {
         self.name() == seen.name()
             || self.address == seen.address && self.name.is_some() != seen.name.is_some()

@@ -97,7 +97,7 @@ impl Source {
         Ok(Self(Kind::Single(Part::Subprotocol(prefix.to_owned()))))
     }
 
-    /// Several places that name the session together, for example tenant and user. Without any one of them there is none.
+    /// Several places that name the session together, for example tenant and user. If one is missing there is no session.
     pub fn composite(sources: Vec<Self>) -> Result<Self, SourceError> {
         if !COMPOSITE_PARTS.contains(&sources.len()) {
             return Err(SourceError::CompositeSize(sources.len()));

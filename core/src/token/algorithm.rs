@@ -30,7 +30,7 @@ pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
     Es256,
     /// ECDSA on P-384 with SHA-384. In wasm its check takes some 15 ms, where the others take 1 ms or less (measured in V8):
-    /// whoever sends garbage can keep a worker busy, so take ES256 if the issuer lets you choose.
+    /// a client that sends garbage can keep a worker busy, so take ES256 if the issuer lets you choose.
     Es384,
     /// Ed25519.
     EdDsa,
@@ -91,7 +91,7 @@ impl Algorithm {
         Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
 
-    /// True if whoever can verify can sign as well.
+    /// True if the key that verifies can sign as well.
     #[must_use]
     pub fn is_symmetric(self) -> bool {
         self.least_secret().is_some()

@@ -1,7 +1,7 @@
 //! Tokens that were verified, so that a client's next request costs a hash and not a signature check.
 //!
-//! Only what was verified is kept. What was refused is not: whoever can send anything could fill the cache with it and
-//! push out the tokens of others; to get in here takes a signature of the issuer.
+//! Only what was verified is kept. What was refused is not: otherwise any client could fill the cache with garbage
+//! and push out the tokens of others. An entry needs a signature of the issuer.
 //!
 //! A token is known by its SHA-256, not by a fast hash: a second token of the same hash would be taken for verified.
 
@@ -47,7 +47,7 @@ impl Default for Limits {
 
 /// What is known of verified tokens, the longest unused of which give way.
 ///
-/// After a change of keys it must be cleared: a key that was withdrawn verifies no more.
+/// After a change of keys it must be cleared: a key that was withdrawn no longer verifies.
 #[derive(Debug)]
 pub struct Cache<V> {
     limits: Limits,
@@ -140,7 +140,7 @@ impl<V> Cache<V> {
         self.index.len()
     }
 
-    /// True if none is known.
+    /// True if no token is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()

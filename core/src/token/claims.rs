@@ -23,7 +23,7 @@ impl Claims {
     /// Takes over a payload that somebody else has verified, such as Envoy's `jwt_authn`.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`] if it is no JSON object, or has a member twice.
+    /// [`Refusal::Malformed`] if it is not a JSON object, or has a member twice.
     pub fn from_payload(json: &[u8]) -> Result<Self, Refusal> {
         json::object(json).map(Self).ok_or(Refusal::Malformed)
     }
@@ -108,7 +108,7 @@ impl Claims {
     }
 }
 
-/// A NumericDate (RFC 7519, section 2). Before the epoch is the epoch, beyond reach is for ever.
+/// A NumericDate (RFC 7519, section 2). A date before the epoch is the epoch; one too large is [`Millis`]' maximum.
 fn date(value: &Value) -> Option<Millis> {
     let number = value.as_number()?;
     if let Some(seconds) = number.as_u64() {

@@ -1,7 +1,7 @@
 //! JSON whose every member is there once.
 //!
-//! Of a member that is given twice one parser takes the first, another the last. Whoever makes a token that two parties
-//! read differently has found a way between them, so it is not read at all (RFC 7515, section 4; RFC 7519, section 4).
+//! If a member is given twice, one parser takes the first and another the last. An attacker could make a token that two
+//! parties read differently, so it is not read at all (RFC 7515, section 4; RFC 7519, section 4).
 
 use std::fmt;
 

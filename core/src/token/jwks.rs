@@ -13,7 +13,7 @@ use super::{Algorithm, Key, Keys, json};
 
 /// No set may be longer. The largest in use have some ten keys with certificates of 2 KiB each.
 pub const MAX_BYTES: usize = 64 * 1024;
-/// More would be tried in vain: see `MAX_TRIES`.
+/// More keys would never be tried: see `MAX_TRIES`.
 pub(crate) const MAX_KEYS: usize = 64;
 
 /// Why a set of keys cannot be used.
@@ -47,7 +47,7 @@ impl error::Error for JwksError {}
 /// Where a set comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    /// Published: a secret in it is one no more, so it is skipped.
+    /// Published: a secret in it is no longer secret, so it is skipped.
     Remote,
     /// In the configuration.
     Inline,
@@ -57,7 +57,7 @@ impl Keys {
     /// The usable keys of a set that an issuer published.
     ///
     /// # Errors
-    /// If it is no set of keys, too large, or none of them is usable. Secrets (`oct`) are not: everybody can read them.
+    /// If it is not a set of keys, too large, or has no usable key. Secrets (`oct`) are not usable: everybody can read them.
     pub fn from_jwks(json: &[u8]) -> Result<Self, JwksError> {
         read(&parse(json)?, Origin::Remote)
     }
@@ -65,7 +65,7 @@ impl Keys {
     /// The usable keys of a set that an operator keeps, which may hold secrets.
     ///
     /// # Errors
-    /// If it is no set of keys, too large, or none of them is usable.
+    /// If it is not a set of keys, too large, or has no usable key.
     pub fn from_configured_jwks(json: &[u8]) -> Result<Self, JwksError> {
         read(&parse(json)?, Origin::Inline)
     }

@@ -1,7 +1,7 @@
 //! The compact form of a signed token (RFC 7515, section 7.1): three parts, read strictly.
 //!
 //! Decides what may be a token at all, before any key is touched. A form that two readers could take for different tokens
-//! is none: base64url with padding or stray bits, members given twice, extensions that are not understood.
+//! is refused: base64url with padding or stray bits, members given twice, extensions that are not understood.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

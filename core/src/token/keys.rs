@@ -191,7 +191,7 @@ impl Keys {
         self.0.len()
     }
 
-    /// True if there is none.
+    /// True if there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -203,7 +203,7 @@ impl Keys {
         self.0.iter().any(|key| algorithms.iter().any(|algorithm| key.fits(*algorithm)))
     }
 
-    /// Those that a token with this header may be signed with. Keys of the id that it names; if there are none, keys
+    /// Those that a token with this header may be signed with. Keys of the id that it names; if no key has it, keys
     /// without an id, which may have any. A token that names none may be signed with any key.
     pub(super) fn candidates<'k>(
         &'k self,
@@ -240,7 +240,7 @@ pub enum KeyError {
     PrivateKey,
     /// Of a kind or on a curve that is not offered.
     Unsupported,
-    /// Not a key: off its curve, of a wrong length, or with parameters nobody would choose.
+    /// Not a key: off its curve, of a wrong length, or with parameters that no issuer would choose.
     Invalid,
 }
 

@@ -55,7 +55,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The leeway if none is said: clocks that NTP keeps are within it by far.
+    /// The default leeway: clocks that NTP keeps are within it by far.
     pub const DEFAULT_LEEWAY: Millis = Millis(60_000);
 
     /// One that asks for nothing but a signature by one of `algorithms` and an expiry that is not over.
@@ -75,7 +75,7 @@ impl Policy {
 /// nothing about the policy.
 ///
 /// # Errors
-/// The first reason to refuse it. [`Refusal::UnknownKey`] may be cured by fetching keys anew.
+/// The first reason to refuse it. [`Refusal::UnknownKey`] may be cured by fetching keys again.
 ///
 /// ```
 /// use berth_core::time::Millis;

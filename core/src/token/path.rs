@@ -28,7 +28,7 @@ impl ClaimPath {
     /// The members by their names.
     ///
     /// # Errors
-    /// If a name is empty, or there are none or too many.
+    /// If a name is empty, or there is no name, or there are too many.
     pub fn from_segments(segments: Vec<String>) -> Result<Self, ClaimPathError> {
         if segments.is_empty() || segments.iter().any(String::is_empty) {
             return Err(ClaimPathError::EmptySegment);

@@ -1,4 +1,4 @@
-//! Why a token is refused, for metrics, for the client and for whoever fetches keys.
+//! Why a token is refused, for metrics, for the client and for the code that fetches keys.
 
 use std::{error, fmt};
 

@@ -14,7 +14,7 @@ impl TokenSource {
     /// What follows `prefix`, whose case does not count, in the value of a header: `Bearer ` in `authorization`.
     ///
     /// # Errors
-    /// If it is no header's name, or a list that has sources of its own.
+    /// If it is not a header's name, or if it is a list that has sources of its own.
     pub fn header(name: &str, prefix: &str) -> Result<Self, SourceError> {
         if name.starts_with(':') {
             return Err(SourceError::HeaderName(name.to_owned()));
@@ -25,7 +25,7 @@ impl TokenSource {
     /// The value of a cookie.
     ///
     /// # Errors
-    /// If it is no cookie's name.
+    /// If it is not a cookie's name.
     pub fn cookie(name: &str) -> Result<Self, SourceError> {
         Source::cookie(name).map(Self::from)
     }
@@ -33,7 +33,7 @@ impl TokenSource {
     /// The value of a query parameter.
     ///
     /// # Errors
-    /// If it is no parameter's name.
+    /// If it is not a parameter's name.
     pub fn query(name: &str) -> Result<Self, SourceError> {
         Source::query(name).map(Self::from)
     }

@@ -51,8 +51,8 @@ impl Wanted {
     /// Reads them from a verified token.
     ///
     /// # Errors
-    /// [`Refusal::ClaimType`] if a time or a version is there and is none: taken for missing, it would void the very limit
-    /// that it is wanted for.
+    /// [`Refusal::ClaimType`] if a time or a version is there and cannot be read: treated as missing, it would void the very
+    /// limit that it is wanted for.
     pub fn read(&self, claims: &Claims) -> Result<Facts, Refusal> {
         let read = |(path, form): (&ClaimPath, Form)| {
             let text = match form {

@@ -45,7 +45,7 @@ impl FromStr for Cursor {
 pub struct ChangesReply {
     /// Poll on from here.
     pub cursor: Cursor,
-    /// Changes were missed: forget all pins of the pool (they resolve anew) and poll on from the cursor.
+    /// Changes were missed: forget all pins of the pool (they are resolved again) and poll on from the cursor.
     #[serde(default)]
     pub resync: bool,
     /// What happened since, oldest first per session and per node. An event may come twice.
@@ -81,7 +81,7 @@ pub struct Event {
     /// Of the session, where it was raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_version: Option<u32>,
-    /// The node's record after its change, so that nobody has to ask.
+    /// The node's record after its change, so that proxies need not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<NodeRecord>,
 }
@@ -94,7 +94,7 @@ pub enum ChangeKind {
     Rehomed,
     /// A session has no owner any more.
     Ended,
-    /// A session has a higher version, the owner stays: whoever remembers its pin asks anew.
+    /// A session has a higher version, the owner stays: a proxy that remembers its pin asks again.
     Superseded,
     /// A node's record changed.
     Node,

@@ -93,13 +93,13 @@ pub struct NodeRecord {
     /// When it last changed.
     #[serde(default)]
     pub updated_ms: u64,
-    /// Somebody had all this forgotten. What is left is there so that proxies which missed it hear of it.
+    /// The record was forgotten on request. What is left is there so that proxies which missed that learn of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgotten: bool,
 }
 
-/// A record that says nothing any more is kept so long, in milliseconds: a day. A proxy that heard nothing for longer is one
-/// that nobody runs.
+/// A record that says nothing any more is kept so long, in milliseconds: a day. A proxy that received
+/// nothing for longer is not running.
 pub const SPENT_KEPT: u64 = 24 * 3_600_000;
 
 impl NodeRecord {
@@ -227,7 +227,7 @@ pub struct NodesReply {
 /// The answer to `DELETE /v1/nodes/{node}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgetReply {
-    /// True: something was recorded, and is no more.
+    /// True: something was recorded, and was deleted.
     pub forgotten: bool,
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::config::Fault;
 use crate::config::fields::{Faults, Fields, shown as shown_value};
 
-/// Beyond this the list of faults helps nobody, and a hostile body would have it grow to many times its own size.
+/// A longer list of faults helps no reader, and a hostile body would have it grow to many times its own size.
 const MAX_FAULTS: usize = 64;
 
 impl ResolveRequest {

@@ -21,7 +21,7 @@ impl Worker {
         }
     }
 
-    /// A request failed by the node's fault. If that is enough all VMs hear of it, this one at once.
+    /// A request failed by the node's fault. If that is enough all VMs learn of it, this one at once.
     fn note_failure(&self, pool: usize, failure: &Failure) {
         // A request to a node that is out was on its way before.
         if self.pool(pool).is_none_or(|pool| pool.is_out(failure.node)) {

@@ -15,7 +15,7 @@ fn a_public_key_is_no_secret() {
     let signature =
         jsonwebtoken::crypto::sign(signed.as_bytes(), &encoding, jsonwebtoken::Algorithm::HS256).unwrap();
     let token = format!("{signed}.{signature}");
-    // The token is sound: whoever takes the PEM for a secret accepts it.
+    // The token is sound: a verifier that takes the PEM for a secret accepts it.
     let fooled = verify(token.as_bytes(), &Keys::new(vec![pem]), &Policy::new(vec![Algorithm::Hs256]), NOW);
     assert!(fooled.is_ok());
 

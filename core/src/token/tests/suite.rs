@@ -15,7 +15,7 @@ struct Row {
     refused: usize,
     /// Valid by the mathematics, but not as this algorithm in a token.
     refused_by_policy: usize,
-    /// Suites differ on these; none is accepted by accident.
+    /// Suites differ on these; all of them are refused.
     either: usize,
     wrong: Vec<usize>,
 }
