@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Pools that are looked at this often; with more of them each is looked at less often, so that made-up names in polls
 /// cost the store no more than 32 × 20 looks a second.
 const OFTEN: u32 = 32;
-/// A position for resolves is renewed after this time. An older one only means that a poll hears old news again.
+/// A position for resolves is renewed after this time. An older one only means that a poll gets some changes twice.
 const RECENT: Duration = Duration::from_secs(1);
 /// Events of one reply: some 250 KB.
 const AT_ONCE: usize = 1024;
@@ -51,7 +51,7 @@ impl Changes {
         Self { store, stopping, pools: Mutex::default(), looking: AtomicU32::new(0) }
     }
 
-    /// The changes after a position (by default the newest), waiting if there are none yet.
+    /// The changes after a position (by default the newest). Waits until there is a change.
     ///
     /// # Errors
     /// The store does not answer.

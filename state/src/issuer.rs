@@ -21,10 +21,10 @@ pub enum KeysFault {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    /// It is no set of keys.
+    /// The file is not a set of keys.
     #[error(transparent)]
     Unusable(#[from] JwksError),
-    /// It is one, and could verify nothing.
+    /// The file is a set of keys, but no key fits the configured algorithms.
     #[error("has no key that goes with jwt-algorithms: name those that its issuer signs with")]
     NoneFits,
     /// There is no thread that could read it again.
@@ -164,8 +164,8 @@ mod tests {
                 Some(text) => std::fs::write(&file, text).unwrap(),
                 None => std::fs::remove_file(&file).unwrap(),
             }
-            let told = followed.look().unwrap().unwrap_err().to_string();
-            assert!(told.contains(says), "{told}");
+            let message = followed.look().unwrap().unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
             assert_eq!(followed.look(), None, "{says}");
             assert_eq!(issuer.keys(), first, "{says}");
         }

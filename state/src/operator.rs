@@ -189,8 +189,8 @@ async fn set_state(
     asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
 }
 
-/// Follows changes until there were enough. Once it has heard from the service it waits for one that went away: with Redis
-/// its successor goes on from the same position.
+/// Prints changes until the limit. If the service goes away after its first answer, this waits until the service is back:
+/// with Redis, the restarted service continues from the same position.
 async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
     let (mut after, mut is_away) = (String::new(), false);

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 /// The settings were wrong, as clap says it too.
 const BAD_SETTINGS: u8 = 2;
 
-/// Runs the service until it is told to stop.
+/// Runs the service until a signal stops it.
 pub(crate) fn run(command_line: &CommandLine) -> ExitCode {
     let settings = match Settings::read(command_line) {
         Ok(settings) => settings,
@@ -97,7 +97,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Told by a signal: first that the service will leave, then, after the delay or another signal, that it stops.
+/// Turns signals into two notices: the service will leave, and then, after the delay or another signal, the service stops.
 fn told_to_stop(delay: Duration) -> io::Result<(watch::Receiver<bool>, watch::Receiver<bool>)> {
     let ((leave, leaving), (stop, stopping)) = (watch::channel(false), watch::channel(false));
     let mut terminate = signal(SignalKind::terminate())?;

@@ -50,7 +50,7 @@ pub struct Settings {
     pub jwt: Option<Jwt>,
     /// TLS of the listener.
     pub tls: Option<ListenerFiles>,
-    /// Time between being told to stop and stopping.
+    /// Time between the stop signal and stopping.
     pub stop_delay: Duration,
     /// Logs as JSON objects.
     pub log_json: bool,
@@ -157,16 +157,16 @@ mod tests {
         let faults = read(&flags, "tlt = 1\n\npolls = []\nchanges-kept = 1").unwrap_err();
 
         assert_eq!(faults.len(), 12, "{faults:#?}");
-        let told = lines(&faults);
+        let report = lines(&faults);
         for says in [
             "berth.toml:1: tlt: there is no",
             "berth.toml:3: polls: must be",
             "berth.toml:4: changes-kept: must",
             "--durability: must be none or quorum, is \"full\"",
         ] {
-            assert!(told.contains(says), "{says} is not in {told}");
+            assert!(report.contains(says), "{says} is not in {report}");
         }
-        assert!(!told.contains("secret"), "{told}");
+        assert!(!report.contains("secret"), "{report}");
     }
 
     #[test]

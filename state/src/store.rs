@@ -1,8 +1,8 @@
 //! What the state service remembers: pins, nodes and the log of changes, in domain words.
 //!
 //! [`Store`] is the contract; `state/tests/contract/` holds every implementation to it. A store keeps no session id,
-//! only keys, and decides nothing about health: it is told which nodes are unusable, and knows what operators and
-//! proxies recorded of nodes.
+//! only keys, and decides nothing about health: each resolve names the unusable nodes, and the store keeps what operators
+//! and proxies recorded of nodes.
 
 pub mod claims;
 pub mod memory;
@@ -158,7 +158,7 @@ pub trait Store: Send + Sync + 'static {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError>;
 
-    /// The position before all changes, which is known without asking: a poll from it hears old news, or is told to resync.
+    /// The position before all changes, without a call to the store. A poll from it gets old changes, or a resync.
     fn origin(&self) -> Cursor;
 
     /// The newest position in the log.

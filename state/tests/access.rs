@@ -1,5 +1,5 @@
-//! Who may ask what of a `berth serve` that has `--jwks`: every call by everybody, keys that are rotated beneath it, and what
-//! those are told who may not.
+//! Who may ask what of a `berth serve` that has `--jwks`: every call by every caller, key rotation while it runs, and
+//! what a refusal says.
 #[path = "support/http.rs"]
 mod http;
 mod support;
@@ -110,7 +110,7 @@ fn with(claims: Value, name: &str, value: impl Into<Value>) -> Value {
     claims
 }
 
-/// Good claims, signed by a key that nobody knows under the name of one that is known.
+/// Good claims, signed by an unknown key that uses the id of a known key.
 fn by_another_key() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let header = Header { kid: Some("e".to_owned()), ..Header::new(Algorithm::ES256) };
@@ -164,7 +164,7 @@ fn each_call_is_for_those_it_is_meant_for() {
     let proxies = [200, 200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 403, 403, 403, 200];
     let read = [403, 403, 200, 200, 200, 200, 403, 403, 403, 403, 403, 403, 403, 403, 403];
     let operate = [403, 403, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200];
-    let (nothing, nobody) = ([403; 15], [401; 15]);
+    let (nothing, unauthenticated) = ([403; 15], [401; 15]);
 
     let jwt = |token: String| Some(format!("Bearer {token}"));
     let by = |claims: Value| jwt(sign(Algorithm::ES256, "e", claims));
@@ -175,7 +175,7 @@ fn each_call_is_for_those_it_is_meant_for() {
         format!("{signed}.{signature}")
     };
     for (who, authorization, expected) in [
-        ("nobody", None, nobody),
+        ("no credentials", None, unauthenticated),
         ("the proxies", jwt(PROXIES.to_owned()), proxies),
         ("a reader", jwt(token("berth.read")), read),
         ("an operator", jwt(token("berth.operate")), operate),
@@ -183,20 +183,20 @@ fn each_call_is_for_those_it_is_meant_for() {
         ("a lower-case scheme", by(all.clone()).map(|value| value.replace("Bearer", "bearer")), operate),
         ("a list of scopes", by(json!({"aud": ["x", "games"], "scp": ["berth.read"]})), read),
         ("a stranger", jwt(token("openid profile")), nothing),
-        ("expired", by(with(all.clone(), "exp", now() - 3600)), nobody),
-        ("not yet valid", by(with(all.clone(), "nbf", now() + 3600)), nobody),
-        ("for others", by(with(all.clone(), "aud", "payments")), nobody),
-        ("for nobody", by(json!({"scope": "berth.operate"})), nobody),
-        ("an unknown key", jwt(sign(Algorithm::ES256, "x", all.clone())), nobody),
-        ("another key", jwt(by_another_key()), nobody),
-        ("the key of another algorithm", jwt(sign(Algorithm::RS256, "e", all.clone())), nobody),
-        ("a signature of other claims", jwt(forged), nobody),
-        ("alg none", jwt(by_no_key()), nobody),
-        ("the public key as a secret", jwt(by_the_public_key()), nobody),
-        ("a wrong static token", jwt(format!("{PROXIES}x")), nobody),
-        ("another scheme", Some(format!("Basic {PROXIES}")), nobody),
-        ("no scheme", Some(token("berth.operate")), nobody),
-        ("no token", Some("Bearer ".to_owned()), nobody),
+        ("expired", by(with(all.clone(), "exp", now() - 3600)), unauthenticated),
+        ("not yet valid", by(with(all.clone(), "nbf", now() + 3600)), unauthenticated),
+        ("for others", by(with(all.clone(), "aud", "payments")), unauthenticated),
+        ("without an audience", by(json!({"scope": "berth.operate"})), unauthenticated),
+        ("an unknown key", jwt(sign(Algorithm::ES256, "x", all.clone())), unauthenticated),
+        ("another key", jwt(by_another_key()), unauthenticated),
+        ("the key of another algorithm", jwt(sign(Algorithm::RS256, "e", all.clone())), unauthenticated),
+        ("a signature of other claims", jwt(forged), unauthenticated),
+        ("alg none", jwt(by_no_key()), unauthenticated),
+        ("the public key as a secret", jwt(by_the_public_key()), unauthenticated),
+        ("a wrong static token", jwt(format!("{PROXIES}x")), unauthenticated),
+        ("another scheme", Some(format!("Basic {PROXIES}")), unauthenticated),
+        ("no scheme", Some(token("berth.operate")), unauthenticated),
+        ("no token", Some("Bearer ".to_owned()), unauthenticated),
     ] {
         let proxy = format!("Bearer {PROXIES}");
         assert_eq!(serve.ask("POST", "/v1/resolve", &resolve, Some(&proxy)).status, 200);
@@ -259,8 +259,8 @@ fn who_may_not_is_told_what_it_takes_and_nothing_of_why_a_token_is_wrong() {
         let authorization = token.map(|token| format!("Bearer {token}"));
         let reply = serve.ask(method, path, body, authorization.as_deref());
         assert_eq!(reply.status, status, "{reply:?}");
-        let told = reply.head.lines().find_map(|line| line.strip_prefix("www-authenticate: "));
-        assert_eq!(told, Some(challenge));
+        let sent = reply.head.lines().find_map(|line| line.strip_prefix("www-authenticate: "));
+        assert_eq!(sent, Some(challenge));
         let error = reply.json()["error"].clone();
         let code = if status == 401 { "unauthorized" } else { "forbidden" };
         assert_eq!(error["code"], code);

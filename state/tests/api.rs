@@ -149,7 +149,7 @@ fn other_refusals_are_json_too() {
         ("GET", "/v2", "", 404, "not_found"),
         ("GET", "/v1/resolve", "", 405, "method_not_allowed"),
         ("POST", "/v1/resolve", large.as_str(), 413, "body_too_large"),
-        ("GET", &format!("/v1/sessions/{}?pool=a", key("nobody")), "", 404, "not_found"),
+        ("GET", &format!("/v1/sessions/{}?pool=a", key("unknown")), "", 404, "not_found"),
     ] {
         let reply = service.ask(method, path, body);
         assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (status, Some(code)), "{path}");
@@ -276,7 +276,7 @@ fn the_request_id_of_the_proxy_is_in_the_event() {
     assert_eq!(session["events"][0]["correlation_id"], "11-22");
 }
 
-/// Rehomes through one service and tells how long a poll at another took to hear of it.
+/// Rehomes through one service; a poll at another service gets the event within half a second.
 fn news_between(asked: &Service, polled: &Service) {
     let start: ResolveReply = serde_json::from_str(&resolve(asked, "alice", &[A, B], &[]).body).unwrap();
     let mut after = start.cursor.to_string();
@@ -296,10 +296,10 @@ fn news_between(asked: &Service, polled: &Service) {
         let rehomed = Instant::now();
         resolve(asked, "alice", &[A, B], &[A]);
 
-        let (reply, heard) = poll.join().unwrap();
+        let (reply, arrived) = poll.join().unwrap();
         let event = &reply.json()["events"][0];
         assert_eq!((&event["kind"], &event["node"]), (&json!("rehomed"), &json!(B)));
-        assert!(heard - rehomed < Duration::from_millis(500), "{:?}", heard - rehomed);
+        assert!(arrived - rehomed < Duration::from_millis(500), "{:?}", arrived - rehomed);
 
         let after = reply.json()["cursor"].as_str().unwrap().to_owned();
         let nothing = polled.ask("GET", &format!("/v1/changes?pool=nodes&wait=100&after={after}"), "").json();
@@ -397,7 +397,7 @@ fn a_killed_redis_is_503_in_time_and_its_return_is_noticed() {
 
     server.restart();
     eventually("the service to find its store", || service.ask("GET", "/readyz", "").status == 200);
-    // What was in memory is gone, scripts included; sessions are claimed anew.
+    // What was in memory is gone, scripts included; sessions are claimed again.
     assert_eq!(resolve(&service, "alice", &[B], &[]).json()["pins"][0]["outcome"], "claimed");
 }
 
@@ -490,7 +490,7 @@ fn whatever_a_body_holds_is_answered() {
         );
         assert_eq!(http::raw(service.address, &[head.as_bytes(), bytes].concat()).status, 400);
     }
-    // Half a body and gone: nobody is there to be answered, and the service goes on.
+    // The client leaves after half a body: there is no connection to answer on, and the service still runs.
     let mut half = std::net::TcpStream::connect(service.address).unwrap();
     half.write_all(b"POST /v1/resolve HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{").unwrap();
     drop(half);

@@ -46,14 +46,14 @@ async fn resolve(store: &Redis, session: usize, candidate: usize) -> Result<Pin,
 
 const WRITERS: usize = 8;
 
-/// What one writer was told of one session, oldest first.
+/// The answers that one writer got for one session, oldest first.
 struct Track {
     key: SessionKey,
-    told: Vec<Told>,
+    answers: Vec<Answer>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Told {
+enum Answer {
     /// Owner and version, whether a replica has them, and when the answer came.
     Pin(String, u64, bool, Instant),
     /// No answer, or 503: it may have been written all the same.
@@ -67,9 +67,10 @@ impl Track {
 
     /// The last confirmed answer, and whether the writer tried something after it.
     fn confirmed(&self) -> Option<(&str, u64, Instant, bool)> {
-        let position = self.told.iter().rposition(|told| matches!(told, Told::Pin(_, _, true, _)))?;
-        let Told::Pin(node, version, _, at) = &self.told[position] else { return None };
-        Some((node, *version, *at, position + 1 < self.told.len()))
+        let position =
+            self.answers.iter().rposition(|answer| matches!(answer, Answer::Pin(_, _, true, _)))?;
+        let Answer::Pin(node, version, _, at) = &self.answers[position] else { return None };
+        Some((node, *version, *at, position + 1 < self.answers.len()))
     }
 }
 
@@ -81,13 +82,13 @@ fn write(service: &Service, writer: usize, stop: &AtomicBool, longest: &Mutex<Du
         turn += 1;
         if !turn.is_multiple_of(3) {
             let key = SessionKey::new("nodes", format!("{writer}-{turn}").as_bytes());
-            tracks.push(Track { key, told: Vec::new() });
+            tracks.push(Track { key, answers: Vec::new() });
         }
         // Now and then an old one, else the newest.
         let at = if turn.is_multiple_of(9) { turn * 7919 % tracks.len() } else { tracks.len() - 1 };
         let track = &mut tracks[at];
-        let (old, new) = if track.told.len().is_multiple_of(2) { (2, 1) } else { (1, 2) };
-        let session = json!({"key": track.key, "candidates": [node(new)], "unusable": if track.told.is_empty() { vec![] } else { vec![node(old)] }});
+        let (old, new) = if track.answers.len().is_multiple_of(2) { (2, 1) } else { (1, 2) };
+        let session = json!({"key": track.key, "candidates": [node(new)], "unusable": if track.answers.is_empty() { vec![] } else { vec![node(old)] }});
         let start = Instant::now();
         let reply =
             service.ask("POST", "/v1/resolve", &json!({"pool": "nodes", "sessions": [session]}).to_string());
@@ -95,14 +96,19 @@ fn write(service: &Service, writer: usize, stop: &AtomicBool, longest: &Mutex<Du
             let mut longest = longest.lock().unwrap();
             *longest = longest.max(start.elapsed());
         }
-        track.told.push(if reply.status == 200 {
+        track.answers.push(if reply.status == 200 {
             let pin = &reply.json()["pins"][0];
             let text = |name: &str| pin[name].as_str().unwrap().to_owned();
-            Told::Pin(text("node"), pin["version"].as_u64().unwrap(), pin["durable"] == true, Instant::now())
+            Answer::Pin(
+                text("node"),
+                pin["version"].as_u64().unwrap(),
+                pin["durable"] == true,
+                Instant::now(),
+            )
         } else {
             assert_eq!(reply.status, 503, "{reply:?}");
             std::thread::sleep(Duration::from_millis(5));
-            Told::Nothing
+            Answer::Nothing
         });
     }
     tracks
@@ -197,14 +203,14 @@ fn no_acknowledged_quorum_write_is_lost_when_a_primary_dies() {
             Some((node, version, at, tried_more)) => {
                 let found = (pin["node"].as_str().unwrap(), pin["version"].as_u64().unwrap());
                 let kept = found == (node, version) || (tried_more && found.1 > version && !lost);
-                assert!(kept, "confirmed {node} version {version}, now {pin}: {:?}", track.told);
+                assert!(kept, "confirmed {node} version {version}, now {pin}: {:?}", track.answers);
                 checked += 1;
                 let before = first_death.saturating_duration_since(at);
                 let near = first_shards.contains(&track.shard()) && at < first_death;
                 near_death += usize::from(near && before < Duration::from_millis(100));
             }
             None => {
-                let answered = track.told.iter().any(|told| matches!(told, Told::Pin(..)));
+                let answered = track.answers.iter().any(|answer| matches!(answer, Answer::Pin(..)));
                 unconfirmed_lost += usize::from(lost && answered);
             }
         }
@@ -243,7 +249,7 @@ async fn a_slot_that_moves_is_followed() {
     }
 }
 
-/// Nothing tells the service that the primary is another: no connection is closed, and nobody redirects it.
+/// The service gets no sign of the new primary: no connection is closed, and no server redirects it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_hangs_is_left_for_its_replica() {
     let cluster = RedisCluster::start();
@@ -269,7 +275,7 @@ async fn a_primary_that_hangs_is_left_for_its_replica() {
 
         for session in sessions {
             let key = SessionKey::new("nodes", &usize::to_le_bytes(session));
-            // What no replica confirmed may be lost; then it is claimed anew.
+            // What no replica confirmed may be lost; then it is claimed again.
             let answered = || async {
                 let pin = store.session(&pool(), key).await;
                 let owner = match pin {

@@ -1,5 +1,5 @@
-//! Redis loses what it had: whoever follows a pool's changes is told to ask anew, also if nothing had ever changed in it,
-//! and also if others were there first. Else two proxies keep different pins of one session alive for ever.
+//! Redis loses its data: every reader of a pool's changes must resync, even if the pool had no change before, and even if
+//! other readers come first. Otherwise two proxies could keep different pins of one session for as long as it lasts.
 mod support;
 
 use std::sync::Arc;
@@ -97,10 +97,10 @@ async fn every_reader_is_told(store: &dyn Store, lose: &dyn Fn()) {
         }
 
         for (name, cursor) in FILLED.into_iter().zip(&cursors) {
-            let told = poll(store, name, cursor).await;
-            assert!(told.resync && told.events.is_empty(), "{name}, others first: {others_come_first}");
-            let next = poll(store, name, &told.cursor).await;
-            assert_eq!((next.cursor, next.resync), (told.cursor, false), "{name}");
+            let reply = poll(store, name, cursor).await;
+            assert!(reply.resync && reply.events.is_empty(), "{name}, others first: {others_come_first}");
+            let next = poll(store, name, &reply.cursor).await;
+            assert_eq!((next.cursor, next.resync), (reply.cursor, false), "{name}");
         }
         let reply = poll(store, "never-used", &never_used).await;
         assert_eq!((reply.cursor, reply.resync), (never_used, false));
@@ -136,12 +136,12 @@ async fn readers_are_told_when_a_cluster_was_flushed_or_a_primary_came_back_empt
     let cursor = store.head(&pool("claims")).await.unwrap();
     let keys = format!("{{claims/{}}}", 7);
     cluster.servers[cluster.primary_of(&keys).unwrap()].restart();
-    let told =
+    let resynced =
         || async { store.changes(&pool("claims"), &cursor, 100).await.is_ok_and(|reply| reply.resync) };
-    eventually_async("a reader to be told", told).await;
+    eventually_async("a reader to resync", resynced).await;
 }
 
-/// A failover keeps what was replicated. The readers of what was not have news that nobody else will ever get.
+/// A failover keeps only replicated changes. A reader of the other changes has news that no other reader will ever get.
 #[tokio::test]
 async fn a_reader_of_news_that_a_failover_lost_is_told() {
     let server = RedisServer::start(&[]);
@@ -195,7 +195,7 @@ async fn a_waiting_poll_learns_where_a_new_log_is_and_that_it_is_gone() {
     let long = tokio::spawn(wait(Some(begun.cursor), 60_000));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(server.cli(&["FLUSHALL"]).trim(), "OK");
-    let told = tokio::time::timeout(Duration::from_secs(20), long).await.unwrap().unwrap();
-    assert!(told.resync);
-    assert_eq!(told.cursor, start.cursor);
+    let reply = tokio::time::timeout(Duration::from_secs(20), long).await.unwrap().unwrap();
+    assert!(reply.resync);
+    assert_eq!(reply.cursor, start.cursor);
 }

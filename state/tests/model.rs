@@ -1,6 +1,6 @@
 //! Random histories of resolves, touches, expiries, ends, node changes and what is forgotten of nodes, against the
 //! invariants, and the same on memory and Redis with the same answers. Time is no part of a history: a pin expires when the
-//! history says so, and cooldowns are for ever or over. Sessions end long ago, or so late that an hour more or less is known.
+//! history says so, and cooldowns are endless or over. Sessions end long ago, or so late that an hour more or less is known.
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +95,7 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
                 0 => change.state = Some(NodeState::ALL[random.below(4) as usize].1),
                 1 => change.boot_id = Some(format!("boot-{}", random.below(3))),
                 2 => change.weight = Some(1 + random.below(3) as u32),
-                // Rarely for ever: only forgetting ends it again.
+                // Rarely endless: only forgetting the node ends it.
                 _ => change.cooldown_until_ms = Some(if random.below(4) == 0 { FAR } else { 1 }),
             }
             Step::Node(node(random.below(NODES)), change)
@@ -197,7 +197,7 @@ async fn play(
 struct Law {
     pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeMap<SessionKey, u64>,
-    /// In cooldown for ever, unless that is forgotten.
+    /// In cooldown until the node's record is forgotten.
     cooling: BTreeSet<NodeId>,
     now: u64,
 }

@@ -183,14 +183,14 @@ fn the_pool_may_be_a_variable() {
     // The flag comes first.
     let others = with_pool("games", &["nodes", "--pool", "nodes", "--format", "json"]);
     assert_eq!(json_lines(&others).len(), 0);
-    // Whoever names none is told which it was, with the first word about a node.
-    let told = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    // Without a pool, the first command about a node reports which pool it used.
+    let warning = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
     let first = run(&service, &["drain", B]);
     assert!(
-        first.status.success() && told(&first).contains("in pool nodes, as neither --pool nor BERTH_POOL")
+        first.status.success() && warning(&first).contains("in pool nodes, as neither --pool nor BERTH_POOL")
     );
-    assert_eq!(told(&run(&service, &["set-state", B, "active"])), "");
-    assert_eq!(told(&with_pool("others", &["drain", B])), "");
+    assert_eq!(warning(&run(&service, &["set-state", B, "active"])), "");
+    assert_eq!(warning(&with_pool("others", &["drain", B])), "");
     // Also where the id is hashed with it.
     let body =
         json!({"pool": "games", "sessions": [{"key": SessionKey::new("games", b"ada"), "candidates": [A]}]});
@@ -220,7 +220,7 @@ fn watch_follows_changes() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
-    // The watcher starts at some point from now on: change something until it has heard of it.
+    // The watcher starts at some point from now on: change something until it prints a change.
     let first = std::thread::spawn(move || (lines.next().unwrap().unwrap(), lines));
     let start = Instant::now();
     let mut state = ["draining", "active"].into_iter().cycle();
@@ -239,7 +239,7 @@ fn watch_follows_changes() {
     assert!(watch.wait().unwrap().success());
 }
 
-/// Its service goes and comes back; what happened in between is heard as well, as Redis has it.
+/// The service stops and starts again; the watcher also prints the changes in between, because Redis keeps them.
 #[test]
 fn watch_outlives_a_restart_of_its_service() {
     let redis = RedisServer::start(&[]);
@@ -265,18 +265,18 @@ fn watch_outlives_a_restart_of_its_service() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (lines, heard) = std::sync::mpsc::channel();
+    let (lines, printed) = std::sync::mpsc::channel();
     let output = BufReader::new(watch.stdout.take().unwrap());
     std::thread::spawn(move || output.lines().for_each(|line| lines.send(line.unwrap()).unwrap()));
     let mut said = BufReader::new(watch.stderr.take().unwrap()).lines().map(Result::unwrap);
     let state = || {
-        let line = heard.recv_timeout(Duration::from_secs(20)).unwrap();
+        let line = printed.recv_timeout(Duration::from_secs(20)).unwrap();
         serde_json::from_str::<Value>(&line).unwrap()["record"]["state"].clone()
     };
     // It starts at some point from now on.
     let start = Instant::now();
     let mut turns = ["degraded", "active"].into_iter().cycle();
-    while heard.try_recv().is_err() {
+    while printed.try_recv().is_err() {
         assert!(start.elapsed() < Duration::from_secs(20));
         set_state(&other, turns.next().unwrap());
     }
@@ -290,7 +290,7 @@ fn watch_outlives_a_restart_of_its_service() {
     stop(&mut first);
     assert!(said.next().unwrap().contains("trying again each second"));
     set_state(&other, "draining");
-    // So long that it has asked in vain more than once.
+    // Long enough for several failed attempts.
     std::thread::sleep(Duration::from_millis(1_500));
     let mut again = serve(&address);
 
@@ -307,9 +307,9 @@ fn watch_outlives_a_restart_of_its_service() {
 #[test]
 fn exit_codes_say_what_went_wrong() {
     let service = Service::in_memory();
-    let nobody = format!("http://127.0.0.1:{}", free_ports(1)[0]);
+    let unreachable = format!("http://127.0.0.1:{}", free_ports(1)[0]);
     for (arguments, code, says) in [
-        (&["inspect", "nobody"][..], 1, "this session has no pin in pool nodes"),
+        (&["inspect", "unknown"][..], 1, "this session has no pin in pool nodes"),
         (&["set-state", "10.0.0.1:80", "up"], 2, "must be one of active, degraded"),
         (&["drain", "10.0.0.1"], 2, "must be ip:port"),
         (&["drain", "10.0.0.1:0"], 2, "must be ip:port"),
@@ -320,7 +320,7 @@ fn exit_codes_say_what_went_wrong() {
         (&["forget", "[::1]"], 2, "must be ip:port"),
         (&["forget", "10.0.0.1:80,10.0.0.2:80"], 2, "must be ip:port"),
         (&["forget", "10.0.0.1:80"], 1, "nothing is recorded of node"),
-        (&["watch", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
+        (&["watch", "--server", &unreachable], 3, "cannot reach 127.0.0.1:"),
         (&["inspect", "--key", "abc"], 2, "32 lower-case hex digits"),
         (&["inspect", ""], 2, "no session has an empty id"),
         (&["nodes", "--pool", "a/b"], 2, "--pool: must be"),
@@ -330,7 +330,7 @@ fn exit_codes_say_what_went_wrong() {
         (&["nodes", "--server", "http://a:b:1"], 2, "must be http://host:port"),
         (&["inspect"], 2, "required"),
         (&["inspect", "alice", "--key", "00"], 2, "cannot be used with"),
-        (&["nodes", "--server", &nobody], 3, "cannot reach 127.0.0.1:"),
+        (&["nodes", "--server", &unreachable], 3, "cannot reach 127.0.0.1:"),
     ] {
         let output = run(&service, arguments);
         let message = String::from_utf8_lossy(&output.stderr);

@@ -137,7 +137,7 @@ async fn records_that_say_nothing_any_more_are_dropped_after_a_day_in_memory() {
         clock.store(time, Ordering::Relaxed);
         assert_eq!(listed().await, numbers.into_iter().map(node).collect::<Vec<_>>(), "at {time}");
     }
-    // What is said next is later than all that proxies have heard.
+    // The next change is later than every change that proxies have received.
     change(&store, 1, state(NodeState::Draining)).await;
     assert_eq!(store.nodes(&pool()).await.unwrap()[0].updated_ms, 61_000 + 1_000 * SPENT_KEPT);
 }

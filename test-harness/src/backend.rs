@@ -1,5 +1,5 @@
-//! Fake nodes. Each is a real server on 127.0.0.1 that says who it is and what it received, and that can be told to
-//! fail in the ways nodes do: an error, silence, a reset, a closed port, a bad health check.
+//! Fake nodes. Each is a real server on 127.0.0.1 that reports its name and what it received. A test can make
+//! it fail as nodes do: an error, silence, a reset, a closed port, a bad health check.
 //!
 //! They run inside the test, so that a test changes a node by calling it. HTTP/1 and HTTP/2 (prior knowledge),
 //! WebSocket and unary gRPC are answered on the same port.

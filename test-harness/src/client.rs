@@ -153,10 +153,10 @@ impl Request {
     /// The answer, whatever its status.
     ///
     /// # Panics
-    /// If there is none: a connection that breaks, or a time limit that passes.
+    /// If no answer comes: the connection breaks or the time limit passes.
     pub async fn send(self) -> Response {
-        let told = format!("{} {}", self.method, self.uri);
-        self.try_send().await.unwrap_or_else(|failure| panic!("{told}: {failure}"))
+        let request = format!("{} {}", self.method, self.uri);
+        self.try_send().await.unwrap_or_else(|failure| panic!("{request}: {failure}"))
     }
 
     /// As [`Request::send`], with the failure as a value.
@@ -182,8 +182,10 @@ impl Request {
     /// # Panics
     /// If the upgrade is refused.
     pub async fn websocket(self) -> WebSocket {
-        let told = self.uri.to_string();
-        self.try_websocket().await.unwrap_or_else(|status| panic!("{told}: upgrade answered with {status}"))
+        let request = self.uri.to_string();
+        self.try_websocket()
+            .await
+            .unwrap_or_else(|status| panic!("{request}: upgrade answered with {status}"))
     }
 
     /// As [`Request::websocket`], with the status of a refusal as a value.
@@ -215,5 +217,5 @@ impl Request {
 /// An error with its causes: hyper's own message alone says nothing.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+    causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"))
 }

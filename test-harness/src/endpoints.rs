@@ -1,4 +1,4 @@
-//! The nodes as Envoy is told of them: one EDS file for all Envoys of a world, replaced by a move.
+//! The nodes that Envoy gets: one EDS file for all Envoys of a world, replaced by a rename.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -31,7 +31,7 @@ use admin::Admin;
 
 /// Loads of a module, first health checks and a container on a busy two-core machine, all together.
 const START: Duration = Duration::from_secs(30);
-/// A change of listeners compiles no module anew.
+/// A change of listeners does not compile a module again.
 const RELOAD: Duration = Duration::from_secs(15);
 /// The way of a line of log out of a container.
 const LOG: Duration = Duration::from_secs(2);
@@ -163,7 +163,7 @@ impl Envoy {
         admin::hosts(&self.admin("/clusters?format=json").await)
     }
 
-    /// How often a wasm VM trapped, or was or should have been loaded anew: 0 as long as the filter keeps its promise.
+    /// How often a wasm VM trapped, was reloaded, or should have been: 0 as long as the filter keeps its promise.
     ///
     /// Traps are counted in the log, because no stat tells of one before the next request.
     pub async fn wasm_failures(&self) -> u64 {
@@ -298,7 +298,7 @@ impl Envoy {
         };
         // A container's log arrives a little after what it tells of. A refusal that logs nothing has said it all.
         let errors = poll(async || errors().ok_or("no error in the log yet"), LOG).await.unwrap_or_default();
-        errors.iter().fold(admin::rejection(&dump), |told, line| format!("{told}\n{line}"))
+        errors.iter().fold(admin::rejection(&dump), |reason, line| format!("{reason}\n{line}"))
     }
 
     /// How often each of these clusters has taken or refused its endpoints.

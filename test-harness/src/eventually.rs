@@ -66,7 +66,7 @@ pub trait Attempt {
     /// What a successful try yields.
     type Found;
 
-    /// The find, or why there is none yet.
+    /// The value found, or why there is no value yet.
     fn outcome(self) -> Result<Self::Found, String>;
 }
 

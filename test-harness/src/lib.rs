@@ -227,14 +227,14 @@ impl World {
             let here =
                 hosts.iter().filter(|host| &host.cluster == cluster && !host.has("pending_dynamic_removal"));
             let mut shown: Vec<_> = here.map(|host| (host.address.clone(), host.weight)).collect();
-            let mut told: Vec<_> = set
+            let mut expected: Vec<_> = set
                 .iter()
                 .map(|endpoint| (endpoint.address.to_string(), u64::from(endpoint.weight)))
                 .collect();
             shown.sort();
-            told.sort();
-            if shown != told {
-                return Err(format!("{cluster} has {shown:?}, not yet {told:?}"));
+            expected.sort();
+            if shown != expected {
+                return Err(format!("{cluster} has {shown:?}, not yet {expected:?}"));
             }
         }
         Ok(())
@@ -256,7 +256,7 @@ pub fn root() -> std::path::PathBuf {
     envoy::root()
 }
 
-/// A port that was free a moment ago, for programs that must be told one. Prefer port 0 wherever there is a choice.
+/// A port that was free a moment ago, for programs that need a fixed one. Prefer port 0 wherever there is a choice.
 pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address")

@@ -58,7 +58,7 @@ where
     connections.shutdown().await;
 }
 
-/// Shares its port with its owner's other sockets, and with nobody else.
+/// Shares its port only with other sockets of the same user.
 fn socket(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();

@@ -195,7 +195,7 @@ impl RedisCluster {
         })
     }
 
-    /// The servers that are primaries now, in the order of their slots, by the word of one that runs.
+    /// The servers that are primaries now, in the order of their slots, as a running server reports.
     pub fn primaries(&self) -> Vec<usize> {
         let mut primaries: Vec<(u16, usize)> = self
             .view()
@@ -206,7 +206,7 @@ impl RedisCluster {
         primaries.into_iter().map(|(_, index)| index).collect()
     }
 
-    /// Which server is primary for a key's slot now; none while the former one is gone and nobody has taken over.
+    /// Which server is primary for a key's slot now; `None` while the former primary is gone and no replica has taken over.
     pub fn primary_of(&self, key: &str) -> Option<usize> {
         let slot: u16 = self.speaker()?.cli(&["CLUSTER", "KEYSLOT", key]).trim().parse().ok()?;
         let has = |member: &&Member| member.slots.iter().any(|&(from, to)| (from..=to).contains(&slot));
@@ -236,8 +236,8 @@ impl RedisCluster {
     }
 
     fn view(&self) -> Vec<Member> {
-        let told = self.speaker().map(|server| server.cli(&["CLUSTER", "NODES"])).unwrap_or_default();
-        members(&told).filter(|member| !member.failed).collect()
+        let report = self.speaker().map(|server| server.cli(&["CLUSTER", "NODES"])).unwrap_or_default();
+        members(&report).filter(|member| !member.failed).collect()
     }
 
     fn speaker(&self) -> Option<&RedisServer> {
@@ -261,8 +261,8 @@ struct Member {
 }
 
 /// Lines such as `ID 127.0.0.1:7000@17000 master - 0 1426238317239 4 connected 0-5460 5462`.
-fn members(told: &str) -> impl Iterator<Item = Member> {
-    told.lines().filter_map(|line| {
+fn members(report: &str) -> impl Iterator<Item = Member> {
+    report.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
         let slots = fields.iter().skip(8).filter_map(|range| {
             let (from, to) = range.split_once('-').unwrap_or((range, range));

@@ -1,5 +1,5 @@
-//! Tokens as an issuer signs them, with the keys of core's tests, and the key sets that it publishes. Whoever reads the
-//! tree has these keys.
+//! Tokens as an issuer signs them, with the keys of core's tests, and the key sets that it publishes. The keys are
+//! public: they are in this repository.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

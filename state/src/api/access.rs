@@ -44,7 +44,7 @@ pub(super) struct Caller {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Roles are not told apart.
+    /// The service does not distinguish roles.
     Anyone,
     Proxy,
     Operator,

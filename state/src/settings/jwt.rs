@@ -137,9 +137,9 @@ mod tests {
             ),
             (&["--token=t", "--jwks=", "--jwt-issuer="], &["--jwks: is empty", "--jwt-issuer: is empty"]),
         ] {
-            let told = settings(flags).unwrap_err();
-            assert_eq!(told.len(), faults.len(), "{told:#?}");
-            for (fault, says) in told.iter().zip(faults) {
+            let reported = settings(flags).unwrap_err();
+            assert_eq!(reported.len(), faults.len(), "{reported:#?}");
+            for (fault, says) in reported.iter().zip(faults) {
                 assert!(fault.to_string().contains(says), "{says} is not in {fault}");
             }
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 async fn touch_one(store: &dyn Store, name: &str, id: &str) -> TouchReply {
-    let request = TouchRequest { pool: pool(name), keys: vec![key("nobody"), key(id)] };
+    let request = TouchRequest { pool: pool(name), keys: vec![key("unknown"), key(id)] };
     let reply = store.touch(&request).await.unwrap();
     assert_eq!(reply.ttl_ms, KEEPING.ttl.0);
     reply
@@ -33,7 +33,7 @@ pub(crate) async fn idle_times_and_ends_are_remembered(store: &dyn Store) {
     );
     assert!(touch_one(store, "lives", "a").await.ttls_ms.is_empty());
 
-    // The earliest end counts, also where a rehome writes the pin anew.
+    // The earliest end counts, also where a rehome rewrites the pin.
     let ends = now + 30_000;
     for said in [Some(ends + 10_000), Some(ends), Some(ends + 20_000), None] {
         resolve_one(store, "lives", lasting(None, said)).await;

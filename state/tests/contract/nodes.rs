@@ -32,7 +32,7 @@ pub(crate) async fn node_records_change_in_part_and_cooldown_only_grows(store: &
     assert_eq!(events[2].record.as_ref(), Some(record));
     assert_eq!((events[0].kind, events[0].correlation_id.as_deref()), (ChangeKind::Node, Some("cid-3")));
 
-    // Many at once: each change counts, none is lost.
+    // Many at once: every change takes effect.
     let weights = join_all((1..=4).map(|weight| {
         let change = NodeChange { weight: Some(weight * 10), ..NodeChange::default() };
         async move { store.change_node(&pool("records"), node(9), &change).await.unwrap().version }
@@ -69,7 +69,7 @@ pub(crate) async fn neither_the_operator_nor_the_node_undoes_the_others_word(sto
     change(store, "words", 1, itself(NodeState::Degraded)).await;
     change(store, "words", 1, to_state(NodeState::Active)).await;
     assert_eq!(owners_of_new(store, "words", "degraded", &[1, 2]).await, nodes(&[2]).into_iter().collect());
-    // What proxies hear is what counts.
+    // Proxies get the effective state.
     let record = news(store, "words", &start).await.pop().unwrap().record.unwrap();
     assert_eq!((record.state, record.operator_state()), (NodeState::Degraded, NodeState::Active));
 
@@ -110,7 +110,7 @@ pub(crate) async fn what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store
     let left = event.record.unwrap();
     assert!(left.forgotten && left.takes_new_sessions(now_ms()));
     assert_eq!((left.weight, left.boot_id.as_ref(), left.note.as_ref()), (None, None, None));
-    // Whoever missed the event finds it here, for a while.
+    // A proxy that missed the event finds the record here for a while.
     assert_eq!(store.nodes(&name).await.unwrap(), [left]);
 
     assert_eq!(change(store, "forget", 1, to_state(NodeState::Standby)).await, 3);

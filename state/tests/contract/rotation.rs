@@ -67,7 +67,7 @@ pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn 
     // As for any pin: if no candidate is fit either, a move would only be the first of two.
     let stays = resolve_one(store, "out", rotated("c", "old", &[1, 3], &[1, 3])).await;
     assert_eq!(stays, pin("c", Outcome::Found, 1, 1));
-    // In panic nobody believes that it is down.
+    // In panic the store ignores that it is down.
     let panic = request("out", vec![rotated("d", "old", &[2], &[1])]);
     let pins = untimed(store.resolve(&ResolveRequest { panic: true, ..panic }).await.unwrap());
     assert_eq!(pins, [pin("d", Outcome::Found, 1, 1)]);
@@ -86,7 +86,7 @@ pub(crate) async fn strict_heirs_inherit_whatever_becomes_of_the_node(store: &dy
     let events = news(store, "strict-heirs", &start).await;
     assert!(events.iter().all(|event| event.kind == ChangeKind::Node), "{events:?}");
     // Without anything to inherit it is claimed as any other.
-    let orphan = SessionAsk { alias_of: Some(key("nobody")), ..strict("c", &[]) };
+    let orphan = SessionAsk { alias_of: Some(key("unknown")), ..strict("c", &[]) };
     assert_eq!(resolve_one(store, "strict-heirs", orphan).await, pin("c", Outcome::Claimed, 2, 1));
 }
 
@@ -156,7 +156,7 @@ pub(crate) async fn session_versions_grow_and_say_so(store: &dyn Store) {
     assert_eq!(claimed, versioned(pin("a", Outcome::Claimed, 1, 1), 2));
     let start = store.head(&pool("versions")).await.unwrap();
 
-    // A lower one, or none, gets its pin and is told the highest.
+    // A request with a lower version, or without one, gets its pin and the highest version.
     for lower in [with(a(), 1), with(a(), 0), a(), with(a(), 2)] {
         assert_eq!(resolve_one(store, "versions", lower).await, versioned(found(), 2));
     }

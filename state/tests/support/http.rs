@@ -31,17 +31,17 @@ impl Service {
 
     pub fn start(limits: Limits, store: impl FnOnce() -> Arc<dyn Store> + Send + 'static) -> Self {
         let (stop, stopping) = watch::channel(false);
-        let (tell, told) = std::sync::mpsc::channel();
+        let (send_address, bound) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = server::listen("127.0.0.1:0").await.unwrap();
-                tell.send(listener.local_addr().unwrap()).unwrap();
+                send_address.send(listener.local_addr().unwrap()).unwrap();
                 let limits = Limits { stopping: stopping.clone(), ..limits };
                 server::serve(listener, router(store(), limits), None, stopping).await;
             });
         });
-        Self { address: told.recv().unwrap(), stop, thread: Some(thread) }
+        Self { address: bound.recv().unwrap(), stop, thread: Some(thread) }
     }
 
     pub fn url(&self) -> String {

@@ -46,7 +46,7 @@ pub(super) async fn answer(
 
     let mut answer = match mode {
         _ if health_check => health(&shared),
-        Mode::Fail(status) => plain(status, "told to fail\n"),
+        Mode::Fail(status) => plain(status, "set to fail\n"),
         _ if request.uri().path() == "/fault/close" => return Err("a handler with a fault".into()),
         _ if request.uri().path() == "/fault/hang" => std::future::pending().await,
         _ if request.uri().path() == "/fault/cut" => cut(request.version(), reset),
@@ -99,7 +99,7 @@ fn health(shared: &Shared) -> Answer {
     if shared.healthy.load(Ordering::Relaxed) {
         plain(StatusCode::OK, "healthy\n")
     } else {
-        plain(StatusCode::SERVICE_UNAVAILABLE, "told to be unhealthy\n")
+        plain(StatusCode::SERVICE_UNAVAILABLE, "set to be unhealthy\n")
     }
 }
 
@@ -112,14 +112,14 @@ async fn echo(request: Request<Incoming>, shared: &Shared) -> Result<Answer, hyp
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes().iter().copied().map(char::from).collect()))
         .collect();
-    let told = serde_json::json!({
+    let report = serde_json::json!({
         "node": shared.name,
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
         "headers": headers,
         "body_length": body.len(),
     });
-    let mut answer = plain(StatusCode::OK, told.to_string());
+    let mut answer = plain(StatusCode::OK, report.to_string());
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)
 }

@@ -50,7 +50,7 @@ impl Response {
     /// A header's value, the first if there are several.
     ///
     /// # Panics
-    /// If it is no text; see [`Response::headers`] for bytes.
+    /// If it is not text; see [`Response::headers`] for bytes.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("a header of visible ASCII"))
@@ -62,15 +62,15 @@ impl Response {
     /// If the body is not a node's report.
     #[track_caller]
     pub fn received(&self) -> Received {
-        let told: serde_json::Value = serde_json::from_slice(&self.body)
+        let report: serde_json::Value = serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("not a node's report ({error}): {} {:?}", self.status, self.body));
         let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
         let header = |header: &serde_json::Value| (text(&header[0]), from_latin1(&text(&header[1])));
         Received {
-            method: text(&told["method"]),
-            path: text(&told["path"]),
-            headers: told["headers"].as_array().expect("a list").iter().map(header).collect(),
-            body_length: told["body_length"].as_u64().expect("a number"),
+            method: text(&report["method"]),
+            path: text(&report["path"]),
+            headers: report["headers"].as_array().expect("a list").iter().map(header).collect(),
+            body_length: report["body_length"].as_u64().expect("a number"),
         }
     }
 }

@@ -61,9 +61,9 @@ fn has_own_binary() -> bool {
 /// one, `--network=host` is some other network, and nothing would find the nodes.
 fn shares_this_host() -> Result<(), String> {
     let format = "{{.KernelVersion}}\n{{.Name}}\n{{.SecurityOptions}}";
-    let told = output(Command::new("docker").args(["info", "--format", format]))?;
-    let [kernel, name, security] = told.splitn(3, '\n').collect::<Vec<_>>()[..] else {
-        return Err(format!("docker info says {told:?}"));
+    let info = output(Command::new("docker").args(["info", "--format", format]))?;
+    let [kernel, name, security] = info.splitn(3, '\n').collect::<Vec<_>>()[..] else {
+        return Err(format!("docker info says {info:?}"));
     };
     let ours = [output(Command::new("uname").arg("-r"))?, output(Command::new("uname").arg("-n"))?];
     if [kernel, name] != ours {

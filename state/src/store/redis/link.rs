@@ -56,7 +56,7 @@ impl Link {
         value.ok_or_else(|| StoreError::Refused("there was no answer".to_owned()))
     }
 
-    /// All steps of all groups; `durable` asks a replica to confirm, if the store was told to.
+    /// Runs all steps of all groups; with `durable` a replica must confirm, if the store is configured for that.
     pub(super) async fn run(&self, groups: Vec<Group>, durable: bool) -> Result<Vec<Answers>, StoreError> {
         self.run_since(Instant::now(), groups, durable).await
     }

@@ -142,7 +142,7 @@ impl Stored {
     }
 }
 
-/// The last parts of a stored pin, of which all or none are there.
+/// The last parts of a stored pin: either all of them are present, or no part is.
 fn read_claims(parts: &[&str]) -> Option<Claims> {
     match *parts {
         [] => Some(Claims::default()),

@@ -2,7 +2,7 @@
 //! one script for each session, let former keys' pins learn higher session versions.
 //!
 //! A session and its former key have different slots, so no script sees both. Each round may be repeated, and between them
-//! others may act: the script checks the node that it was told like any candidate, and a session version only grows. Without
+//! others may act: the script checks the node it is given like any candidate, and a session version only grows. Without
 //! former keys, which is nearly always, there is one round.
 
 use std::fmt::Write as _;

@@ -18,7 +18,7 @@ use crate::report::Report;
 const USAGE: &str = "\
 usage: bench [requests] [tokens] [workers]
 
-Measures these parts, all of them if none is named, and writes target/bench/report.md and report.json. BERTH_WASM=file
+Measures the named parts, by default all of them, and writes target/bench/report.md and report.json. BERTH_WASM=file
 measures another build of the filter; one that knows no tokens only by `requests` and `workers`. With
 BERTH_BENCH_OTHER=/path/to/file `requests` measures that build beside it, in turn.";
 

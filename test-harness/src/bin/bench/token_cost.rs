@@ -1,5 +1,5 @@
-//! What a token costs, remembered or verified anew, beside Envoy's own `jwt_authn`, which does the same: verifies it and
-//! hands on the claim, here in a header by which ring_hash places.
+//! What a token costs, remembered or verified again, beside Envoy's own `jwt_authn`. That does the same: it verifies the
+//! token and passes the claim on, here in a header that ring_hash hashes.
 //!
 //! Tokens are signed before anything is measured. Berth has a second Envoy for HS256, as secrets and public keys are
 //! never in one provider.

@@ -97,7 +97,7 @@ fn by_token(proxy: u16, issuer: &TokenIssuer) -> String {
   curl -i 127.0.0.1:{proxy}/ -H \"authorization: Bearer $TOKEN\"      the header x-berth says what Berth did
   curl -i 127.0.0.1:{proxy}/ -H \"authorization: Bearer $TOKEN\" -H 'x-native: 1'    jwt_authn + ring_hash
   curl -i 127.0.0.1:{proxy}/ -H \"authorization: Bearer $EXPIRED\"    401, and says why
-  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1'            names nobody: any node
+  curl -i 127.0.0.1:{proxy}/ -H 'x-session-id: player-1'            names no session: any node
 ",
         tokens(issuer)
     )

@@ -177,7 +177,7 @@ impl Track {
         self.failed += look.failed();
         for ((now, moves), seen) in self.now.nodes.iter_mut().zip(&mut self.moves).zip(&look.nodes) {
             if seen.is_some() && now != seen {
-                // Whoever had not been served yet has not moved now.
+                // A session that was not served before has not moved.
                 *moves += usize::from(now.is_some());
                 now.clone_from(seen);
             }

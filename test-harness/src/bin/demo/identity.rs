@@ -61,7 +61,7 @@ impl Identity {
                     "audiences": [AUDIENCE],
                     "remote_jwks": {"cluster": "idp", "host": "id.example.com", "path": path, "refresh": REFRESH},
                 }]);
-                // The header alone names nobody any more.
+                // The header alone no longer names a session.
                 json["pools"][0]["session"]["sources"] =
                     json!([{"jwt": "players", "claim": "sid", "previous": "previous_sid"}]);
             })

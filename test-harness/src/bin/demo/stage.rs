@@ -89,7 +89,7 @@ impl<'w> Stage<'w> {
     /// Sessions ask all the time until both ways have settled, and once more after that.
     pub(crate) async fn watch(&mut self, goal: &Goal<'_>) {
         let deadline = Instant::now() + LIMIT;
-        // Workers hear of health up to `update_merge_window`, a second, late: that it is in the admin interface is not enough.
+        // Workers learn health up to `update_merge_window`, a second, after the admin interface shows it.
         let expected = self.crowd.on_ring(&goal.native, native::algorithm());
         loop {
             self.look().await;
@@ -103,7 +103,7 @@ impl<'w> Stage<'w> {
         self.wait(goal.states).await;
     }
 
-    /// Waits while nobody asks; then all ask once.
+    /// Waits without requests; then each session sends one.
     pub(crate) async fn wait(&mut self, states: &[(&str, usize)]) {
         if !knows(self.world, states).await {
             self.promise(false, &format!("settled within {LIMIT:?}: nodes {states:?}"));
@@ -129,8 +129,8 @@ impl<'w> Stage<'w> {
     pub(crate) async fn kill(&mut self, name: &str) {
         self.world.node_named(name).refuse().await;
         self.down.insert(name.to_owned());
-        // A request that Envoy has just put on one of those connections cannot be sent again, by whomever: it may have
-        // been served. The story is of those that can.
+        // A request that Envoy has just put on one of those connections cannot be retried by any
+        // proxy: it may have been served. The demo shows only requests that can be retried.
         let world = self.world;
         let closed = async || {
             let page = world.envoy(0).admin("/clusters").await;
@@ -196,7 +196,7 @@ async fn shows(world: &World, states: &[(&str, usize)]) -> bool {
     true
 }
 
-/// Waits until Berth's leader shows it and every worker has had ticks to hear of it.
+/// Waits until Berth's leader shows these states and every worker has had enough ticks to learn them.
 async fn knows(world: &World, states: &[(&str, usize)]) -> bool {
     if !until(async || shows(world, states).await).await {
         return false;

@@ -136,7 +136,7 @@ impl<'w> Story<'w> {
         let share = 100.0 * before.moves(after).count() as f64 / stage.crowd.len() as f64;
         let is_new = |_: &str, to: &str| members[usize::from(NODES)..].iter().any(|node| node == to);
         let native = format!("{} moved ({share:.0} %)", divided(&before, after, is_new));
-        stage.row("6 → 8 nodes", format!("{} moved", stage.berth.moved()), native, "nobody moves");
+        stage.row("6 → 8 nodes", format!("{} moved", stage.berth.moved()), native, "no session moves");
     }
 
     async fn die(&mut self, victim: &str) {
@@ -257,7 +257,7 @@ impl<'w> Story<'w> {
         );
         let berth =
             format!("{} moved, {} failed", stage.berth.moved(), stage.berth.failed() + first.failed());
-        stage.row("state cluster down", berth, "has none".into(), "nobody notices");
+        stage.row("state cluster down", berth, "has none".into(), "no session notices");
 
         stage.chapter("the state cluster is back");
         stage.world.state(0).restart().await;
@@ -301,7 +301,7 @@ impl<'w> Story<'w> {
         let stage = &mut self.stage;
         let all = names(stage.world);
         let dead: Vec<String> = all.iter().skip(usize::from(MOST_NODES) - PANIC).cloned().collect();
-        stage.chapter(&format!("{PANIC} of {MOST_NODES} nodes die at once; nobody asks until it is noticed"));
+        stage.chapter(&format!("{PANIC} of {MOST_NODES} nodes die at once; no requests until it is noticed"));
         let before = stage.berth.now().clone();
         for node in &dead {
             stage.kill(node).await;

@@ -40,8 +40,8 @@ pub(crate) async fn forge(stage: &mut Stage<'_>, issuer: &TokenIssuer) {
         stage.berth.moves() + stage.berth.failed() == 0,
         "the sessions that they named do not notice",
     );
-    let told = |(refused, reached): (usize, u64)| format!("{refused} × 401, {reached} at a node");
-    stage.row("200 forged tokens", told(berth), told(native), "none reaches a node");
+    let summary = |(refused, reached): (usize, u64)| format!("{refused} × 401, {reached} at a node");
+    stage.row("200 forged tokens", summary(berth), summary(native), "none reaches a node");
 }
 
 /// How many of these got 401, and how many requests reached a node.
@@ -68,11 +68,11 @@ pub(crate) async fn renew(stage: &mut Stage<'_>) {
         [renewed.look(&client, By::Berth).await, renewed.look(&client, By::Native).await];
     let (_, pinned) = renewed.pins(stage.world, &berth).await;
     let moved = berth.moves(&berth_after).count();
-    let astray = berth.moves(&renewed.on_ring(&names(stage.world), native::algorithm())).count();
-    stage.line(&format!("were they new sessions, {astray} would begin on another node"));
+    let elsewhere = berth.moves(&renewed.on_ring(&names(stage.world), native::algorithm())).count();
+    stage.line(&format!("as new sessions, {elsewhere} would begin on another node"));
 
     stage.promise(
-        moved + berth.failed() + berth_after.failed() == 0 && astray > 0,
+        moved + berth.failed() + berth_after.failed() == 0 && elsewhere > 0,
         &format!("each stays on its node: {moved} moved"),
     );
     stage.promise(
@@ -121,10 +121,10 @@ pub(crate) async fn rotate(stage: &mut Stage<'_>, issuer: &TokenIssuer) {
     );
     let berth = format!("{} moved, {} refused", stage.berth.moved(), stage.berth.failed());
     let native = format!("{} moved, {native}", stage.native.moved());
-    stage.row("keys rotate", berth, native, "nobody is refused");
+    stage.row("keys rotate", berth, native, "no session is refused");
 }
 
-/// Nobody publishes keys for longer than they are refreshed.
+/// The issuer is away for longer than the interval between refreshes of its keys.
 pub(crate) async fn lose_issuer(stage: &mut Stage<'_>, issuer: &TokenIssuer) {
     stage.chapter("the issuer is away for longer than a refresh of its keys");
     let all = names(stage.world);
@@ -154,12 +154,12 @@ pub(crate) async fn lose_issuer(stage: &mut Stage<'_>, issuer: &TokenIssuer) {
         ),
     );
     stage.promise(back, "when it is back its keys are fetched again");
-    let told = |known: usize, new: usize| format!("{known} known, {new} new refused");
+    let summary = |known: usize, new: usize| format!("{known} known, {new} new refused");
     stage.row(
         "issuer away",
-        told(stage.berth.failed(), berth.failed()),
-        told(stage.native.failed(), native.failed()),
-        "nobody notices",
+        summary(stage.berth.failed(), berth.failed()),
+        summary(stage.native.failed(), native.failed()),
+        "no session notices",
     );
 }
 

@@ -1,4 +1,4 @@
--- Writes a node's record in the pool's first shard, if nobody else did since it was read, and logs the change.
+-- Writes a node's record in the pool's first shard, if it is unchanged since it was read, and logs the change.
 --
 -- KEYS 1 the pool's records   hash, node -> JSON; only in shard 0
 --      2 shard 0's nodes      hash, node -> "version|state|cooldown until|boot id", what resolve.lua reads

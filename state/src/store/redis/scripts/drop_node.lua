@@ -1,4 +1,4 @@
--- Drops a node's record, or the copy of it in one shard, if it is still the one that nobody needs any more.
+-- Drops a node's record, or the copy of it in one shard, if it still has the text that is no longer needed.
 --
 -- KEYS 1 a hash, node -> text
 -- ARGV 1 node   2 the text

@@ -205,7 +205,7 @@ if not pin then
   end
   local at = string.format('%.0f', time())
   keep(version, at, at, boot, node)
-  -- Nobody could tell a log that was lost before its first change from one that still has none.
+  -- Without this entry, a log that was lost before its first change would look like a log without changes.
   if redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
   end
