@@ -2,7 +2,7 @@
 //! what one client can cause moves no other session.
 
 use crate::support::patience::{ask, caught_up, fellow, impatient, nodes_become, refuse, unchecked};
-use crate::support::{SOON, manager, routes, sessions, told};
+use crate::support::{SOON, manager, routes, sessions, shown};
 use berth_harness::{Backend, Builder, Client, State, World, eventually};
 use futures_util::future::join_all;
 
@@ -107,7 +107,7 @@ async fn node_is_not_put_out_by_one_session_though_its_requests_are_tried_again(
             let path = if retry_on == "5xx" { "/" } else { "/fault/close" };
             let response = world.get(path).header("x-session-id", "ada").send().await;
             assert!(response.status.is_server_error());
-            assert_eq!(told(&response, "reason"), "retried", "{retry_on}");
+            assert_eq!(shown(&response, "reason"), "retried", "{retry_on}");
         }
 
         world.nodes().iter().for_each(|node| node.serve());
@@ -181,7 +181,7 @@ async fn one_session_on_a_dead_node_moves_within_three_requests() {
         for _ in 0..3 {
             let client = Client::new(world.envoy(0).address());
             let response = client.get("/").header("x-session-id", "ada").send().await;
-            assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "retried"));
+            assert_eq!((response.status.as_u16(), shown(&response, "reason")), (200, "retried"));
         }
 
         nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
@@ -191,7 +191,7 @@ async fn one_session_on_a_dead_node_moves_within_three_requests() {
         });
         for response in join_all(asked).await {
             assert_ne!(response.node(), owner.name());
-            assert_ne!(told(&response, "reason"), "retried");
+            assert_ne!(shown(&response, "reason"), "retried");
         }
         assert_eq!(ejections(&world).await, 1.0);
     }
@@ -235,7 +235,7 @@ async fn where_envoy_checks_its_nodes_no_request_that_a_retry_saves_puts_one_out
     owner.fail(500);
     for _ in 0..10 {
         let response = ask(&world, "ada").await;
-        assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "retried"));
+        assert_eq!((response.status.as_u16(), shown(&response, "reason")), (200, "retried"));
     }
     owner.serve();
 
@@ -269,7 +269,7 @@ async fn still_owns(world: &World, owner: &Backend) {
     caught_up(world.envoy(0)).await;
     let response = ask(world, "ada").await;
     assert_eq!(response.node(), owner.name());
-    assert!(["owner", "pin"].contains(&told(&response, "reason")), "{response:?}");
+    assert!(["owner", "pin"].contains(&shown(&response, "reason")), "{response:?}");
     assert_eq!(ejections(world).await, 0.0);
 }
 

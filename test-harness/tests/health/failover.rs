@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::patience::{
     ask, cluster, destination, impatient, members_become_known, nodes_become, refuse,
 };
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 
 /// For tests in which only traffic may tell of a failure.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -41,7 +41,7 @@ async fn request_to_a_refusing_owner_succeeds_on_the_successor_that_the_ring_nam
         let heir = if nodes[0] == dead.name() { &nodes[1] } else { &nodes[0] };
         assert_eq!((response.status.as_u16(), response.node()), (200, heir.as_str()));
         if nodes[0] == dead.name() {
-            reasons.push(told(&response, "reason").to_owned());
+            reasons.push(shown(&response, "reason").to_owned());
         }
     }
     // A few requests found out by themselves. The rest were spared.
@@ -62,7 +62,7 @@ async fn node_stays_out_for_its_cooldown_and_twice_as_long_after_a_relapse() {
         nodes_become(world.envoy(0), &[("cooldown", 1)]).await;
         let heir = ask(&world, "ada").await;
         assert_ne!(heir.node(), owner.name());
-        assert_eq!(told(&heir, "reason"), "cooldown");
+        assert_eq!(shown(&heir, "reason"), "cooldown");
 
         let well = Instant::now();
         owner.restart().await;
@@ -168,7 +168,7 @@ async fn hanging_owner_is_put_out_by_its_active_check() {
     nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
 
     let response = ask(&world, "ada").await;
-    assert_eq!((response.node(), told(&response, "reason")), (nodes[1].as_str(), "cooldown"));
+    assert_eq!((response.node(), shown(&response, "reason")), (nodes[1].as_str(), "cooldown"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,8 +205,8 @@ async fn answer_of_a_node_that_was_not_named_is_counted_as_a_reassignment() {
 
     let response = ask(&world, "ada").await;
 
-    assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "retried"));
-    assert_eq!(told(&response, "node"), response.node());
+    assert_eq!((response.status.as_u16(), shown(&response, "reason")), (200, "retried"));
+    assert_eq!(shown(&response, "node"), response.node());
     let labels = [("pool", "nodes"), ("reason", "retried")];
     let counted = async || world.envoy(0).metric("berth_reassignments_total", &labels).await >= 1.0;
     eventually(counted, SOON).await;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::support::patience::{ask, caught_up, cluster, destination, nodes_become};
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 use berth_harness::{Builder, Endpoint, World, eventually};
 use serde_json::json;
 
@@ -28,7 +28,7 @@ async fn draining_and_degraded_nodes_keep_their_sessions_and_inherit_none() {
 
         for (key, before) in keys.iter().zip(&before) {
             let response = ask(&world, key).await;
-            assert_eq!((response.node(), told(&response, "reason")), (before.as_str(), "owner"), "{health}");
+            assert_eq!((response.node(), shown(&response, "reason")), (before.as_str(), "owner"), "{health}");
             assert!(!destination(&response)[1..].contains(&leaving.name().to_owned()), "{health}");
         }
         // Nor does it get the sessions of a node that fails.
@@ -59,7 +59,7 @@ async fn new_sessions_with_an_issued_cookie_begin_at_active_nodes_and_stay_there
     let mut served = BTreeMap::<String, u32>::new();
     for _ in 0..100 {
         let first = world.get("/").send().await;
-        assert_eq!(told(&first, "reason"), "issued");
+        assert_eq!(shown(&first, "reason"), "issued");
         let cookie = first.header("set-cookie").unwrap().split(';').next().unwrap();
         let second = world.get("/").header("cookie", cookie).send().await;
         assert_eq!((second.node(), second.header("set-cookie")), (first.node(), None));

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::patience::{ask, cluster, impatient, nodes_become};
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 use berth_harness::{Builder, Response, World, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,7 +22,7 @@ async fn sessions_stay_at_home_while_most_nodes_only_seem_unhealthy() {
     assert_eq!(panic(&world).await, 1.0);
     assert_eq!(world.nodes_of(&keys).await, before);
     let response = ask(&world, "ada").await;
-    assert_eq!((told(&response, "outcome"), told(&response, "reason")), ("panic", "owner"));
+    assert_eq!((shown(&response, "outcome"), shown(&response, "reason")), ("panic", "owner"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +40,7 @@ async fn requests_find_the_last_node_and_panic_ends_once_enough_are_back_for_a_w
     for key in &keys {
         let response = ask(&world, key).await;
         assert_eq!((response.status.as_u16(), response.node()), (200, world.node(2).name()));
-        assert_eq!(told(&response, "outcome"), "panic");
+        assert_eq!(shown(&response, "outcome"), "panic");
     }
 
     let well = Instant::now();
@@ -50,9 +50,9 @@ async fn requests_find_the_last_node_and_panic_ends_once_enough_are_back_for_a_w
     // Long before anybody trusts their health again.
     let home = async || world.nodes_of(&keys).await == before;
     eventually(home, SOON).await;
-    assert_eq!(told(&ask(&world, "ada").await, "outcome"), "panic");
+    assert_eq!(shown(&ask(&world, "ada").await, "outcome"), "panic");
 
-    eventually(async || told(&ask(&world, "ada").await, "outcome") == "ring", SOON).await;
+    eventually(async || shown(&ask(&world, "ada").await, "outcome") == "ring", SOON).await;
     let length = well.elapsed();
     // Their cooldown of 2 s, then panic_hold.
     assert!(length >= Duration::from_secs(3), "panic ended {length:?} after they were well");
@@ -72,7 +72,7 @@ async fn requests_find_the_last_of_many_nodes() {
 
     for key in sessions(100) {
         let response = ask(&world, &key).await;
-        assert_eq!((response.status.as_u16(), told(&response, "outcome")), (200, "panic"));
+        assert_eq!((response.status.as_u16(), shown(&response, "outcome")), (200, "panic"));
         assert_eq!(response.node(), world.node(5).name());
     }
 }
@@ -88,7 +88,7 @@ async fn request_is_answered_with_503_when_every_node_refuses() {
 
     let response = ask(&world, "ada").await;
 
-    assert_eq!((response.status.as_u16(), told(&response, "outcome")), (503, "panic"));
+    assert_eq!((response.status.as_u16(), shown(&response, "outcome")), (503, "panic"));
     let body = String::from_utf8_lossy(&response.body);
     assert!(body.contains("connect"), "{body}");
 
@@ -117,7 +117,7 @@ async fn reject_turns_sessions_away_before_they_reach_a_node() {
     let labels = [("pool", "nodes"), ("outcome", "rejected")];
     let counted = async || world.envoy(0).metric("berth_requests_total", &labels).await == 21.0;
     eventually(counted, SOON).await;
-    // Whoever has no session asks for any node, not for one that may have lost its mind.
+    // The panic rule protects sessions: a request without one still gets a node.
     assert_eq!(world.get("/").send().await.status, 200);
 
     for node in world.nodes() {
@@ -152,7 +152,7 @@ async fn threshold_of_zero_never_panics() {
 fn is_rejected(response: &Response, wait: &str, reason: &str) {
     assert_eq!(response.status, 503);
     assert_eq!(response.header("retry-after"), Some(wait));
-    assert_eq!(told(response, "outcome"), "rejected");
+    assert_eq!(shown(response, "outcome"), "rejected");
     let body = String::from_utf8_lossy(&response.body);
     assert!(body.contains(reason), "{body}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::patience::{
     caught_up, cluster, destination, fellow, members_become_known, nodes_become, refuse, unchecked,
 };
-use crate::support::{SOON, pool, routes, sessions, told};
+use crate::support::{SOON, pool, routes, sessions, shown};
 use berth_harness::{Backend, Client, Request, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -19,17 +19,17 @@ async fn third_refused_connection_in_a_row_puts_a_node_out_for_all_workers() {
     refuse(&world, &owner).await;
 
     for _ in 0..2 {
-        assert_eq!(told(&ask(&world).await, "reason"), "retried");
+        assert_eq!(shown(&ask(&world).await, "reason"), "retried");
     }
     caught_up(world.envoy(0)).await;
-    assert_eq!(told(&ask(&world).await, "reason"), "retried", "two are not enough");
+    assert_eq!(shown(&ask(&world).await, "reason"), "retried", "two are not enough");
 
     nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
     assert_eq!(ejections(&world).await, 1.0);
     // Forty connections, so some to each worker.
     let fresh = (0..40).map(async |_| from(&Client::new(world.envoy(0).address())).send().await);
     for response in join_all(fresh).await {
-        assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "cooldown"));
+        assert_eq!((response.status.as_u16(), shown(&response, "reason")), (200, "cooldown"));
         assert_ne!(response.node(), owner.name());
     }
 }
@@ -48,15 +48,15 @@ async fn node_that_is_still_down_after_its_cooldown_is_out_for_twice_as_long() {
     let owner = owner(&world).await;
     refuse(&world, &owner).await;
 
-    assert_eq!(told(&ask(&world).await, "reason"), "retried");
+    assert_eq!(shown(&ask(&world).await, "reason"), "retried");
     for cooldown in [1, 2] {
-        assert_eq!(told(&ask(&world).await, "reason"), "retried");
+        assert_eq!(shown(&ask(&world).await, "reason"), "retried");
         let out = Instant::now();
-        assert_eq!(told(&ask(&world).await, "reason"), "retried");
+        assert_eq!(shown(&ask(&world).await, "reason"), "retried");
 
-        // Then nobody asks it, until a request tries it again; that one succeeds too.
-        assert_eq!(told(&ask(&world).await, "reason"), "cooldown");
-        eventually(async || told(&ask(&world).await, "reason") == "retried", SOON).await;
+        // Then no request goes to the node until one tries it again; that one succeeds too.
+        assert_eq!(shown(&ask(&world).await, "reason"), "cooldown");
+        eventually(async || shown(&ask(&world).await, "reason") == "retried", SOON).await;
         assert!(
             out.elapsed() >= Duration::from_secs(cooldown),
             "out for {:?}, not {cooldown} s",
@@ -86,7 +86,7 @@ async fn success_in_between_starts_the_count_anew() {
     for _ in 0..3 {
         refuse(&world, &owner).await;
         for _ in 0..2 {
-            assert_eq!(told(&ask(&world).await, "reason"), "retried");
+            assert_eq!(shown(&ask(&world).await, "reason"), "retried");
         }
         owner.restart().await;
         assert_eq!(ask(&world).await.node(), owner.name());
@@ -153,7 +153,7 @@ async fn node_that_a_route_to_another_cluster_passes_over_never_counts() {
     for _ in 0..60 {
         let response = world.get("/elsewhere").header("x-session-id", "ada").send().await;
         let is_owner = response.node() == owner.name();
-        assert_eq!(told(&response, "reason"), if is_owner { "owner" } else { "other_cluster" });
+        assert_eq!(shown(&response, "reason"), if is_owner { "owner" } else { "other_cluster" });
         served.insert(response.node().to_owned());
     }
 
@@ -179,7 +179,7 @@ async fn member_that_envoy_does_not_know_is_passed_over_and_never_counts() {
         let nodes = destination(&response);
         let ghost = nodes[0] == "127.0.0.1:1";
         assert_eq!(response.node(), nodes[usize::from(ghost)]);
-        assert_eq!(told(&response, "reason"), if ghost { "retried" } else { "owner" });
+        assert_eq!(shown(&response, "reason"), if ghost { "retried" } else { "owner" });
         passed_over += u32::from(ghost);
     }
     assert!(passed_over > 5);
@@ -222,19 +222,19 @@ async fn third_failure_puts_it_out(world: &World, fault: impl Fn(&Backend), stat
 
     for session in ["ada", &fellow, "ada"] {
         let response = world.get("/").header("x-session-id", session).send().await;
-        assert_eq!((response.status.as_u16(), told(&response, "reason")), (status, "owner"));
+        assert_eq!((response.status.as_u16(), shown(&response, "reason")), (status, "owner"));
     }
 
     nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 2)]).await;
     let response = ask(world).await;
-    assert_eq!((response.status.as_u16(), told(&response, "reason")), (200, "cooldown"));
+    assert_eq!((response.status.as_u16(), shown(&response, "reason")), (200, "cooldown"));
     assert_eq!(ejections(world).await, 1.0);
 }
 
 async fn still_owns(world: &World, owner: &Backend) {
     caught_up(world.envoy(0)).await;
     let response = ask(world).await;
-    assert_eq!((response.node(), told(&response, "reason")), (owner.name(), "owner"));
+    assert_eq!((response.node(), shown(&response, "reason")), (owner.name(), "owner"));
     assert_eq!(ejections(world).await, 0.0);
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::support::fake_admin::{Answer, FakeAdmin};
 use crate::support::patience::{ask, caught_up, cluster, impatient, nodes_become, unchecked};
-use crate::support::{SOON, pool, routes, sessions, told};
+use crate::support::{SOON, pool, routes, sessions, shown};
 use berth_core::wire::SessionKey;
 use berth_harness::hyper::Method;
 use berth_harness::{Builder, Client, EndpointSet, Envoy, State, World, eventually};
@@ -140,7 +140,7 @@ async fn one_address_in_two_priorities_is_one_node_of_the_first() {
         ]});
     });
     let world = world.start().await;
-    let owner = async || told(&ask(&world, "ada").await, "reason") == "owner";
+    let owner = async || shown(&ask(&world, "ada").await, "reason") == "owner";
     eventually(owner, SOON).await;
     caught_up(world.envoy(0)).await;
     let [a, b] = [0, 1].map(|node| world.node(node));
@@ -257,7 +257,7 @@ async fn pins_follow_a_named_node_to_its_new_address() {
             let answer = ask(&world, key).await;
             let expected = if before == old.name() { new.name() } else { before };
             assert_eq!(answer.node(), expected, "{answer:?}");
-            assert!(["hit", "found"].contains(&told(&answer, "outcome")), "{answer:?}");
+            assert!(["hit", "found"].contains(&shown(&answer, "outcome")), "{answer:?}");
             moved += usize::from(before == old.name());
         }
         assert!(moved > 5, "{moved} sessions of 60");
@@ -293,14 +293,14 @@ fn warnings(envoy: &Envoy, of: &str) -> usize {
 /// A world whose cluster cannot be steered: all requests are Envoy's, and it is said once.
 async fn is_left_to_envoy(world: &World, warning: &str) {
     let envoy = world.envoy(0);
-    let known = async || told(&ask(world, "ada").await, "reason") == "unsupported_cluster";
+    let known = async || shown(&ask(world, "ada").await, "reason") == "unsupported_cluster";
     eventually(known, SOON).await;
     caught_up(envoy).await;
 
     for key in sessions(20) {
         let answer = ask(world, &key).await;
         assert_eq!(answer.status, 200);
-        assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("ring", "unsupported_cluster"));
+        assert_eq!((shown(&answer, "outcome"), shown(&answer, "reason")), ("ring", "unsupported_cluster"));
         assert_eq!(world.pin_of("nodes", &key).await, None);
     }
     let unplaced = async || {
@@ -381,7 +381,7 @@ async fn an_aggregate_is_left_to_envoy_and_the_cluster_inside_is_placed() {
     let world = pinned().bootstrap(aggregate).start().await;
     nodes_become(world.envoy(0), &[("active", 4)]).await;
     let first = ask(&world, "ada").await;
-    assert_eq!(told(&first, "outcome"), "claimed");
+    assert_eq!(shown(&first, "outcome"), "claimed");
     assert_eq!(ask(&world, "ada").await.node(), first.node());
     assert_eq!(warnings(world.envoy(0), "left to Envoy"), 0);
 }
@@ -401,7 +401,7 @@ async fn original_destinations_are_left_to_envoy() {
         let request = world.get("/").header("x-session-id", key);
         request.header("x-envoy-original-dst-host", there.name()).send().await
     };
-    eventually(async || told(&ask("ada").await, "reason") == "unsupported_cluster", SOON).await;
+    eventually(async || shown(&ask("ada").await, "reason") == "unsupported_cluster", SOON).await;
 
     for key in sessions(20) {
         let answer = ask(&key).await;
@@ -446,7 +446,7 @@ async fn nodes_that_get_names_while_they_serve_keep_their_sessions() {
     for (key, before) in keys.iter().zip(&before) {
         let answer = ask(&world, key).await;
         assert_eq!(answer.node(), before, "{answer:?}");
-        assert!(["hit", "found"].contains(&told(&answer, "outcome")), "{answer:?}");
+        assert!(["hit", "found"].contains(&shown(&answer, "outcome")), "{answer:?}");
     }
     let rehomed = "wasmcustom.berth_reassignments_total.pool.nodes.reason.rehomed";
     assert_eq!(world.envoy(0).stat(rehomed).await, 0);
@@ -473,7 +473,7 @@ async fn proxy_that_cannot_read_names_gives_no_session_of_a_named_node_away() {
     let since = std::time::Instant::now();
     let is_over = async || {
         for key in &keys {
-            assert_eq!(told(&ask(&world, key).await, "reason"), "state_away");
+            assert_eq!(shown(&ask(&world, key).await, "reason"), "state_away");
         }
         since.elapsed() > std::time::Duration::from_secs(8)
     };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::fake_admin::{Answer, FakeAdmin};
-use crate::support::{SHIPPED_RING, SOON, owners, places, plugin, pool, quick, sessions, told};
+use crate::support::{SHIPPED_RING, SOON, owners, places, plugin, pool, quick, sessions, shown};
 use berth_harness::hyper::Method;
 use berth_harness::{State, World, eventually, free_address};
 use serde_json::{Value, json};
@@ -88,7 +88,7 @@ async fn sessions_are_served_and_counted_until_the_members_are_known() {
     assert_eq!(world.nodes_of(&keys).await, first, "Envoy's own ring keeps them together");
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
     let answer = world.get("/ws/session-7").send().await;
-    assert_eq!((answer.node(), told(&answer, "reason")), (first[7].as_str(), "no_snapshot"));
+    assert_eq!((answer.node(), shown(&answer, "reason")), (first[7].as_str(), "no_snapshot"));
     eventually(async || unplaced(&world, "no_snapshot").await == 101, SOON).await;
     assert!(polls(&world, "failed").await > 0);
 
@@ -141,7 +141,7 @@ async fn another_worker_polls_when_the_leader_is_gone() {
     let polls: Vec<Instant> = admin.polls().into_iter().filter(|at| *at + interval > reloaded).collect();
     let silence = polls.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     // Two for the lease and a tick after its last renewal, one that would have passed anyway, one for a busy machine.
-    assert!(silence < 4 * interval, "nobody polled for {silence:?}");
+    assert!(silence < 4 * interval, "no worker polled for {silence:?}");
     let added = world.add_node().await;
     admin.tell(&truth(&world).await);
     let moved = async || world.nodes_of(&sessions(100)).await.iter().any(|node| node == added.name());
@@ -191,14 +191,14 @@ async fn listed_members_need_no_admin() {
 
     let nodes = world.nodes_of(&sessions(100)).await;
     assert_eq!(nodes.iter().collect::<BTreeSet<_>>(), listed.iter().collect());
-    assert_eq!(told(&world.get("/?sid=ada").send().await, "reason"), "owner");
+    assert_eq!(shown(&world.get("/?sid=ada").send().await, "reason"), "owner");
     assert_eq!(world.nodes_of(&sessions(100)).await, nodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_without_nodes_answers_503_until_some_appear() {
     let world = quick(World::builder().nodes(0)).start().await;
-    let empty = async || told(&world.get("/?sid=ada").send().await, "reason") == "no_members";
+    let empty = async || shown(&world.get("/?sid=ada").send().await, "reason") == "no_members";
     eventually(empty, SOON).await;
 
     for request in [world.get("/?sid=ada"), world.get("/")] {
@@ -208,11 +208,11 @@ async fn cluster_without_nodes_answers_503_until_some_appear() {
     }
     eventually(async || unplaced(&world, "no_members").await > 0, SOON).await;
 
-    // Whoever comes first has nobody to share with: no ramp.
+    // The first node has no other to share the load with: it gets no ramp.
     let node = world.add_node().await;
     places(world.envoy(0)).await;
     let answer = world.get("/?sid=ada").send().await;
-    assert_eq!((answer.node(), told(&answer, "reason")), (node.name(), "owner"));
+    assert_eq!((answer.node(), shown(&answer, "reason")), (node.name(), "owner"));
     assert_eq!(world.get("/").send().await.status, 200);
 }
 
@@ -258,7 +258,7 @@ async fn node_that_was_last_seen_unhealthy_is_not_kept_out_by_a_proxy_that_canno
     eventually(async || cooldown_of(&world, &node).await.is_some(), SOON).await;
 }
 
-/// Until when other proxies are told to keep away from a node, if that is still to come.
+/// The time until which other proxies are to avoid this node; none if that time is past.
 async fn cooldown_of(world: &World, node: &str) -> Option<u64> {
     let reply = world.state(0).request(Method::GET, "/v1/nodes?pool=nodes").send().await;
     let reply: Value = serde_json::from_slice(&reply.body).unwrap();

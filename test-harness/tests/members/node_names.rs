@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::support::patience::{ask, cluster, impatient, nodes_become};
 use crate::support::pinning::notices;
-use crate::support::{SOON, sessions, told};
+use crate::support::{SOON, sessions, shown};
 
-/// What Envoy is told of one node, and what it then calls it. `at` is where the node really listens.
+/// How one node is configured in Envoy, and how Envoy then names it. `at` is where the node really listens.
 #[derive(Clone, Copy)]
 enum Kind {
     Plain,
@@ -71,10 +71,10 @@ fn with_nodes(builder: Builder, kinds: &'static [Kind], checks: bool) -> Builder
     builder.nodes(kinds.len()).bootstrap(move |json| {
         let nodes = &mut cluster(json, "nodes");
         let file = nodes["eds_cluster_config"]["eds_config"]["path_config_source"]["path"].clone();
-        let told = std::fs::read_to_string(file.as_str().unwrap()).unwrap();
-        let told: Value = serde_json::from_str(&told).unwrap();
-        let told = told.pointer("/resources/0/endpoints/0/lb_endpoints").unwrap().as_array().unwrap();
-        let at = told.iter().map(|endpoint| {
+        let endpoints = std::fs::read_to_string(file.as_str().unwrap()).unwrap();
+        let endpoints: Value = serde_json::from_str(&endpoints).unwrap();
+        let endpoints = endpoints.pointer("/resources/0/endpoints/0/lb_endpoints").unwrap().as_array().unwrap();
+        let at = endpoints.iter().map(|endpoint| {
             let address = endpoint.pointer("/endpoint/address/socket_address").unwrap();
             format!("{}:{}", address["address"].as_str().unwrap(), address["port_value"])
         });
@@ -141,9 +141,9 @@ async fn assert_pinned(world: &World, kinds: &[Kind], keys: &[String]) -> Vec<St
     let names = names(world, kinds);
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();
     for (key, answer) in keys.iter().zip(ask_all(world, keys).await) {
-        assert_eq!(told(&answer, "outcome"), "claimed", "{key}");
+        assert_eq!(shown(&answer, "outcome"), "claimed", "{key}");
         let name = &names[answer.node()];
-        assert_eq!(told(&answer, "node"), name);
+        assert_eq!(shown(&answer, "node"), name);
         assert_eq!(world.pin_of("nodes", key).await.unwrap().node.as_str(), name);
         *shares.entry(name.clone()).or_default() += 1;
     }
@@ -153,7 +153,7 @@ async fn assert_pinned(world: &World, kinds: &[Kind], keys: &[String]) -> Vec<St
         assert!((even / 2..=even * 2).contains(&share), "{name} has {share} of {}: {shares:?}", keys.len());
     }
     let again = ask_all(world, keys).await;
-    assert!(again.iter().all(|answer| told(answer, "outcome") == "hit"));
+    assert!(again.iter().all(|answer| shown(answer, "outcome") == "hit"));
     again.iter().map(|answer| names[answer.node()].clone()).collect()
 }
 
@@ -208,11 +208,11 @@ async fn nodes_of_any_kind_are_drained_put_into_cooldown_and_left_by_their_names
     nodes_become(world.envoy(0), &[("cooldown", 1), ("active", 3)]).await;
     for (key, home) in keys.iter().zip(&homes).filter(|(_, home)| *home == out) {
         let answer = ask(&world, key).await;
-        assert_eq!(told(&answer, "outcome"), "rehomed");
+        assert_eq!(shown(&answer, "outcome"), "rehomed");
         let expected = (format!("rehomed; from={home}; version=2"), 1);
         assert_eq!(notices([&answer]).into_iter().collect::<Vec<_>>(), [expected]);
         assert_ne!(&names[answer.node()], home);
-        assert_eq!(told(&ask(&world, key).await, "outcome"), "hit");
+        assert_eq!(shown(&ask(&world, key).await, "outcome"), "hit");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::support::patience::{ask, caught_up, cluster, impatient, nodes_become};
 use crate::support::pinning::{all_see, moved, patiently_pinned};
-use crate::support::{SOON, pool, routes, sessions, told};
+use crate::support::{SOON, pool, routes, sessions, shown};
 use berth_harness::{Builder, Client, EndpointSet, Response, World, eventually};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -200,7 +200,7 @@ async fn on_panic_turns_away_the_sessions_of_the_priority_in_panic_only() {
         let answer = ask(&world, &key).await;
         let status = answer.status.as_u16();
         assert!(status == 503 || answer.node() == world.node(6).name(), "{answer:?}");
-        seen.insert((status, told(&answer, "outcome").to_owned()));
+        seen.insert((status, shown(&answer, "outcome").to_owned()));
     }
     let both = [(200, "ring".to_owned()), (503, "rejected".to_owned())];
     assert_eq!(seen, BTreeSet::from(both));
@@ -215,12 +215,12 @@ async fn set_priorities(world: &World, best: usize) {
 async fn set_priorities_to(world: &World, best: usize, next: u32) {
     let set = |set: &mut EndpointSet| set.iter_mut().skip(best).for_each(|endpoint| endpoint.priority = next);
     world.edit_endpoints(set).await;
-    let is_told = async || {
+    let is_applied = async || {
         let hosts = world.envoy(0).clusters().await;
         let here = hosts.iter().filter(|host| host.cluster == "nodes" && host.priority == u64::from(next));
         here.count() == world.nodes().len() - best
     };
-    eventually(is_told, SOON).await;
+    eventually(is_applied, SOON).await;
     for envoy in world.envoys() {
         caught_up(envoy).await;
     }
@@ -246,9 +246,9 @@ fn fresh(name: &str, count: usize) -> Vec<String> {
 
 /// The node of each session, which answers 200 and says that this is what became of it.
 async fn answers(world: &World, keys: &[String], outcome: &str) -> Vec<String> {
-    // For a worker that has not seen the session before a hit is found.
-    let is_outcome = |told: &str| told == outcome || told == "found" && outcome == "hit";
-    let is_right = |answer: &Response| answer.status == 200 && is_outcome(told(answer, "outcome"));
+    // A worker that has not seen the session yet reports "found" in place of "hit".
+    let is_outcome = |value: &str| value == outcome || value == "found" && outcome == "hit";
+    let is_right = |answer: &Response| answer.status == 200 && is_outcome(shown(answer, "outcome"));
     let mut nodes = Vec::new();
     for key in keys {
         let answer = ask(world, key).await;

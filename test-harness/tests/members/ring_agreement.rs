@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::support::patience::{caught_up, cluster, impatient, nodes_become};
-use crate::support::{SOON, pool, routes, sessions, told};
+use crate::support::{SOON, pool, routes, sessions, shown};
 use berth_harness::{Client, Host, World, eventually};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ async fn sessions_follow_the_native_ring_while_the_members_are_unknown() {
     for (key, native) in keys.iter().zip(&native).take(20) {
         let response = world.get(&format!("/ws/{key}")).send().await;
         assert_eq!((response.status.as_u16(), response.node()), (200, native.as_str()));
-        assert_eq!((told(&response, "outcome"), told(&response, "reason")), ("ring", "no_snapshot"));
+        assert_eq!((shown(&response, "outcome"), shown(&response, "reason")), ("ring", "no_snapshot"));
     }
     let labels = [("pool", "nodes"), ("reason", "no_snapshot")];
     // The native ones pass the filter too.
@@ -187,7 +187,7 @@ fn add_native(json: &mut Value, policy: &str, mut settings: Value) {
         format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{policy}").into();
     let mut native = cluster(json, "nodes").clone();
     native["name"] = "native".into();
-    // Otherwise workers hear of health and weights up to a second later than the admin interface shows them.
+    // Otherwise workers receive health and weights up to a second later than the admin interface shows them.
     native["common_lb_config"]["update_merge_window"] = "0s".into();
     native["load_balancing_policy"]["policies"] =
         json!([{"typed_extension_config": {"name": "native", "typed_config": settings}}]);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::patience::{caught_up, cluster, nodes_become};
 use crate::support::pinning::{moved, of, patiently};
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 
 /// Without active checks, and a grace time that no test's pause exceeds by accident.
 fn unchecked(grace: &'static str) -> Builder {
@@ -84,7 +84,7 @@ async fn sessions_of_many_that_vanish_and_return_in_time_are_where_they_were() {
             assert_eq!(answer.status, StatusCode::OK);
             if away.contains(home) {
                 assert_eq!(
-                    (told(&answer, "outcome"), told(&answer, "reason")),
+                    (shown(&answer, "outcome"), shown(&answer, "reason")),
                     ("ring", "vanished"),
                     "{key}"
                 );
@@ -113,7 +113,7 @@ async fn another_proxy_finds_pins_of_vanished_nodes_and_leaves_them() {
     drop_all_but(&world, 4).await;
     caught_up(world.envoy(1)).await;
 
-    // It has never heard of these sessions.
+    // It does not know these sessions.
     let (there, here) = (world.envoy(1).client(), world.client());
     for key in &keys {
         let other = of(&there, key).send().await;
@@ -140,7 +140,7 @@ async fn sessions_of_many_that_stay_away_are_rehomed_once_after_the_grace_time()
     let is_over = async || {
         let home = before.iter().position(|node| away.contains(node)).unwrap();
         let answer = of(&world.client(), &keys[home]).send().await;
-        told(&answer, "reason") != "vanished"
+        shown(&answer, "reason") != "vanished"
     };
     eventually(is_over, SOON).await;
 
@@ -150,8 +150,8 @@ async fn sessions_of_many_that_stay_away_are_rehomed_once_after_the_grace_time()
         assert_eq!(first.node(), second.node());
         assert_eq!(first.node() == home, !away.contains(home));
         // `found` where the news of the move came while it was asked about.
-        assert!(["hit", "found"].contains(&told(second, "outcome")), "{second:?}");
-        assert_eq!(told(second, "reason"), "pin");
+        assert!(["hit", "found"].contains(&shown(second, "outcome")), "{second:?}");
+        assert_eq!(shown(second, "reason"), "pin");
     }
     let rehomed = before.iter().filter(|node| away.contains(node)).count() as u64;
     let counted = async || counter(&world, "reassignments_total.pool.nodes.reason.rehomed").await == rehomed;
@@ -176,7 +176,7 @@ async fn one_that_vanishes_is_gone_at_once_and_its_sessions_are_rehomed_with_the
             answer.received().header("x-berth-session").map(String::from_utf8_lossy).map(String::from);
         match *home == gone {
             true => {
-                assert_eq!(told(&answer, "outcome"), "rehomed", "{key}");
+                assert_eq!(shown(&answer, "outcome"), "rehomed", "{key}");
                 assert_eq!(notice, Some(format!("rehomed; from={gone}; version=2")));
             }
             false => assert_eq!((answer.node(), notice), (home.as_str(), None)),
@@ -199,7 +199,7 @@ async fn nodes_that_are_replaced_or_drained_first_are_gone_at_once() {
     caught_up(world.envoy(0)).await;
     let green: Vec<String> = (6..12).map(|node| world.node(node).name().to_owned()).collect();
     for answer in answers(&world, &keys).await {
-        assert_eq!(told(&answer, "outcome"), "rehomed");
+        assert_eq!(shown(&answer, "outcome"), "rehomed");
         assert!(green.iter().any(|node| node == answer.node()));
     }
 
@@ -213,7 +213,7 @@ async fn nodes_that_are_replaced_or_drained_first_are_gone_at_once() {
     let last = world.node(11).name().to_owned();
     for answer in answers(&world, &keys).await {
         assert_eq!(answer.node(), last);
-        assert!(["rehomed", "found", "hit"].contains(&told(&answer, "outcome")), "{answer:?}");
+        assert!(["rehomed", "found", "hit"].contains(&shown(&answer, "outcome")), "{answer:?}");
     }
 }
 
@@ -232,7 +232,7 @@ async fn with_on_vanish_reject_their_sessions_get_503_until_the_node_is_back() {
         if away.contains(home) {
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
             assert!(answer.header("retry-after").is_some());
-            assert_eq!(told(answer, "reason"), "vanished");
+            assert_eq!(shown(answer, "reason"), "vanished");
         } else {
             assert_eq!(answer.node(), home);
         }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::state_away::{grow, verdict};
-use crate::support::{SOON, placing, pool, routes, sessions, told};
+use crate::support::{SOON, placing, pool, routes, sessions, shown};
 use berth_harness::{Builder, Request, Response, State, World, eventually};
 use serde_json::{Value, json};
 
@@ -104,13 +104,13 @@ fn one_pool(builder: Builder) -> Builder {
     })
 }
 
-/// What was shown of these answers, as `berth_requests_total` must count it.
+/// `berth_requests_total` counts the outcomes that the debug headers of these answers show.
 async fn counted_as_shown(world: &World, answers: &[Response]) {
-    let mut shown: BTreeMap<&str, f64> = BTreeMap::from([("hit", 0.0), ("found", 0.0)]);
+    let mut outcomes: BTreeMap<&str, f64> = BTreeMap::from([("hit", 0.0), ("found", 0.0)]);
     for answer in answers {
-        *shown.entry(told(answer, "outcome")).or_default() += 1.0;
+        *outcomes.entry(shown(answer, "outcome")).or_default() += 1.0;
     }
-    for (outcome, count) in shown {
+    for (outcome, count) in outcomes {
         let counted = async || {
             let labels = [("pool", "nodes"), ("outcome", outcome)];
             let found = world.envoy(0).metric("berth_requests_total", &labels).await;
@@ -143,13 +143,13 @@ async fn answer_of_another_cluster_is_never_called_a_hit() {
             let (outcome, reason) = verdict(answer);
             assert!(reason == "other_cluster" && (outcome == "ring" || outcome == "claimed"), "{answer:?}");
         } else {
-            assert_eq!(told(answer, "reason"), "pin", "{answer:?}");
+            assert_eq!(shown(answer, "reason"), "pin", "{answer:?}");
         }
     }
     assert!((20..=60).contains(&there), "{there} of 80");
-    let told = [("pool", "nodes"), ("reason", "other_cluster")];
+    let labels = [("pool", "nodes"), ("reason", "other_cluster")];
     let counted =
-        async || world.envoy(0).metric("berth_reassignments_total", &told).await == f64::from(there);
+        async || world.envoy(0).metric("berth_reassignments_total", &labels).await == f64::from(there);
     eventually(counted, SOON).await;
     counted_as_shown(&world, &answers).await;
 }
@@ -172,7 +172,7 @@ async fn hash_key_of_every_request_keeps_composite_ids_in_one_cluster() {
         for _ in 0..6 {
             let answer = world.get("/").header("x-tenant", "t").header("x-user", &id).send().await;
             let is_there = others.iter().any(|node| node == answer.node());
-            assert_eq!(told(&answer, "reason") == "other_cluster", is_there, "{answer:?}");
+            assert_eq!(shown(&answer, "reason") == "other_cluster", is_there, "{answer:?}");
             nodes.insert((is_there, answer.node().to_owned()));
         }
         assert_eq!(nodes.len(), 1, "{id}: {nodes:?}");

@@ -8,19 +8,19 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::patience::{ask, caught_up, impatient, nodes_become};
-use crate::support::{SOON, placing, pool, sessions, told};
+use crate::support::{SOON, placing, pool, sessions, shown};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_request_claims_and_the_next_ones_ask_nobody() {
     let world = patient(impatient().concurrency(1), State::memory()).start().await;
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let first = ask(&world, "ada").await;
-    assert_eq!((told(&first, "outcome"), told(&first, "reason")), ("claimed", "pin"), "{first:?}");
+    assert_eq!((shown(&first, "outcome"), shown(&first, "reason")), ("claimed", "pin"), "{first:?}");
 
     let resolves = resolves(&world).await;
     for _ in 0..20 {
         let next = ask(&world, "ada").await;
-        assert_eq!((told(&next, "outcome"), next.node()), ("hit", first.node()));
+        assert_eq!((shown(&next, "outcome"), next.node()), ("hit", first.node()));
     }
 
     assert_eq!(self::resolves(&world).await, resolves);
@@ -43,8 +43,8 @@ async fn workers_and_proxies_agree_by_asking_once_each() {
         let requests = (0..40).map(|_| client.get("/").header("x-session-id", "ada").send());
         for answer in join_all(requests).await {
             assert_eq!(answer.node(), first.node());
-            asked += usize::from(told(&answer, "outcome") == "found");
-            assert!(["hit", "found"].contains(&told(&answer, "outcome")), "{answer:?}");
+            asked += usize::from(shown(&answer, "outcome") == "found");
+            assert!(["hit", "found"].contains(&shown(&answer, "outcome")), "{answer:?}");
         }
     }
     assert!(asked >= 1, "the other proxy's workers had to ask");
@@ -88,11 +88,11 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
     let request = world.get("/").header("x-session-id", "ada").header("x-request-id", "5f3a-11");
     let moved = request.send().await;
 
-    assert_eq!(told(&moved, "outcome"), "rehomed");
+    assert_eq!(shown(&moved, "outcome"), "rehomed");
     let pin = world.pin_of("nodes", "ada").await.unwrap();
     let event = pin.events.last().unwrap();
     assert_eq!((pin.version, event.from.clone().unwrap().to_string()), (2, owner));
-    // Envoy gives each request an id of its own, unless it is told to keep the client's.
+    // Envoy gives each request an id of its own, unless it is configured to keep the client's.
     let id = moved.received().header("x-request-id").map(|id| String::from_utf8_lossy(id).into_owned());
     assert_eq!(event.correlation_id, id);
 }
@@ -114,8 +114,8 @@ async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
             async || (said("pins.pool.nodes").await, said("dropped_total.pool.nodes.reason.pin").await);
         eventually(async || counted().await == (max_pins, dropped), SOON).await;
         let labels = [("pool", "nodes"), ("reason", "pin")];
-        let shown = world.envoy(0).metric("berth_dropped_total", &labels).await;
-        assert_eq!(shown, dropped as f64);
+        let counted = world.envoy(0).metric("berth_dropped_total", &labels).await;
+        assert_eq!(counted, dropped as f64);
     }
 }
 
@@ -134,7 +134,7 @@ async fn reload_while_the_state_cluster_is_away_moves_nobody() {
 
     for (key, node) in keys.iter().zip(&before) {
         let answer = ask(&world, key).await;
-        assert_eq!((answer.node(), told(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
+        assert_eq!((answer.node(), shown(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
     }
 }
 
@@ -159,12 +159,12 @@ async fn worker_that_takes_the_lead_reads_on_where_the_other_one_was() {
 
     for (key, node) in keys.iter().zip(&before) {
         let answer = ask(&world, key).await;
-        assert_eq!((answer.node(), told(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
+        assert_eq!((answer.node(), shown(&answer, "outcome")), (node.as_str(), "hit"), "{key}");
     }
     assert_eq!(resyncs().await, 0.0);
-    // And hears what happens from now on.
+    // And it receives all later changes.
     assert!(world.state(0).end_session("nodes", &keys[0]).await);
-    eventually(async || told(&ask(&world, &keys[0]).await, "outcome") == "claimed", SOON).await;
+    eventually(async || shown(&ask(&world, &keys[0]).await, "outcome") == "claimed", SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use crate::support::patience::{caught_up, cluster, impatient, nodes_become};
 use crate::support::pinning::{
     agreed_nodes_of, all_see, from_each, moved, notices, of, patiently_pinned, shares, workers,
 };
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 
 /// For tests in which only traffic may tell of a failure.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -37,7 +37,7 @@ async fn nodes_that_the_operator_takes_out_of_use_keep_their_sessions_and_get_no
         for node in &out {
             let at_home = before.iter().position(|home| home == node).unwrap();
             for answer in from_each(&clients, &keys[at_home]).await {
-                assert_eq!((answer.node(), told(&answer, "reason")), (node.as_str(), "pin"));
+                assert_eq!((answer.node(), shown(&answer, "reason")), (node.as_str(), "pin"));
             }
         }
     }
@@ -72,16 +72,16 @@ async fn node_that_was_started_again_keeps_its_sessions_and_is_told_to_restore_e
 
     for (key, home) in keys.iter().zip(&before) {
         let mut answers = Vec::new();
-        let is_told = async || {
+        let is_notified = async || {
             answers.extend(from_each(&clients, key).await);
             home != &restarted || !notices(&answers).is_empty()
         };
-        eventually(is_told, SOON).await;
+        eventually(is_notified, SOON).await;
         answers.extend(from_each(&clients, key).await);
         assert!(answers.iter().all(|answer| answer.node() == home), "{key} moved");
-        let told: Vec<(String, usize)> = notices(&answers).into_iter().collect();
+        let notices: Vec<(String, usize)> = notices(&answers).into_iter().collect();
         let expected = (home == &restarted).then(|| ("restore; version=1".to_owned(), 1));
-        assert_eq!(told, Vec::from_iter(expected), "{key}");
+        assert_eq!(notices, Vec::from_iter(expected), "{key}");
     }
 }
 
@@ -106,11 +106,11 @@ async fn sessions_from_before_a_nodes_first_word_are_restored_after_its_second()
     says_boot_id(&world, &node, "second").await;
 
     let mut answers = Vec::new();
-    let is_told = async || {
+    let is_notified = async || {
         answers.extend(from_each(&clients, "ada").await);
         !notices(&answers).is_empty()
     };
-    eventually(is_told, SOON).await;
+    eventually(is_notified, SOON).await;
     answers.extend(from_each(&clients, "ada").await);
     assert_eq!(notices(&answers).into_iter().collect::<Vec<_>>(), [("restore; version=1".to_owned(), 1)]);
 }
@@ -133,9 +133,9 @@ async fn first_request_of_a_rehomed_session_says_so_and_no_other_does() {
     for (key, home) in keys.iter().zip(&before) {
         let answers = from_each(&clients, key).await;
         assert!(answers.iter().all(|answer| answer.node() == answers[0].node()), "{key} is split");
-        let told: Vec<(String, usize)> = notices(&answers).into_iter().collect();
+        let notices: Vec<(String, usize)> = notices(&answers).into_iter().collect();
         let expected = (home == dead.name()).then(|| (format!("rehomed; from={home}; version=2"), 1));
-        assert_eq!(told, Vec::from_iter(expected), "{key}");
+        assert_eq!(notices, Vec::from_iter(expected), "{key}");
     }
 }
 
@@ -152,7 +152,7 @@ async fn what_clients_say_in_the_header_for_nodes_never_reaches_one() {
         let mut answers = join_all(clients.iter().map(|client| forged(session, client))).await;
         answers.extend(join_all(clients.iter().map(|client| forged(session, client))).await);
         for outcome in ["claimed", "found", "hit"] {
-            assert!(answers.iter().any(|answer| told(answer, "outcome") == outcome), "{outcome}");
+            assert!(answers.iter().any(|answer| shown(answer, "outcome") == outcome), "{outcome}");
         }
         assert!(notices(&answers).is_empty(), "{:?}", notices(&answers));
     }
@@ -219,7 +219,7 @@ async fn ends_that_many_answers_repeat_hold_up_nothing() {
     eventually(async || world.pin_of("nodes", "grace").await.is_none(), Duration::from_secs(2)).await;
     let failed = [("pool", "nodes"), ("result", "failed")];
     assert_eq!(world.envoy(0).metric("berth_state_calls_total", &failed).await, 0.0);
-    assert_eq!(told(&of(&world.client(), "alan").send().await, "outcome"), "claimed");
+    assert_eq!(shown(&of(&world.client(), "alan").send().await, "outcome"), "claimed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -385,7 +385,8 @@ async fn sessions_of_any_number_of_nodes_that_left_are_rehomed_with_their_next_r
     assert_all_placed(&world, &keys, &living).await;
 }
 
-/// Every session is where its pin says, on a node that is there, within two requests, and asks no more after that.
+/// Within two requests, every session is at the node of its pin, and that node exists. After that, proxies ask the
+/// state service no further questions.
 async fn assert_all_placed(world: &World, keys: &[String], living: &BTreeSet<String>) {
     // All have been with their nodes for longer than a proxy may be behind.
     let pin = async || world.pin_of("nodes", &keys[keys.len() - 1]).await.unwrap().owned_ms;
@@ -395,7 +396,7 @@ async fn assert_all_placed(world: &World, keys: &[String], living: &BTreeSet<Str
         let asked = questions(world).await;
         for key in keys {
             let answer = of(&client, key).send().await;
-            let outcome = told(&answer, "outcome");
+            let outcome = shown(&answer, "outcome");
             // An answer that the news of its own move overtook is asked for a second time.
             assert!(round < 2 || outcome == "hit", "{key} is {outcome} in round {round}");
             let is_placed = outcome != "ring" && living.contains(answer.node());
@@ -408,7 +409,7 @@ async fn assert_all_placed(world: &World, keys: &[String], living: &BTreeSet<Str
     }
 }
 
-/// How many questions the services have had. Touches are none.
+/// How many resolve calls the services have received. Touches do not count.
 async fn questions(world: &World) -> f64 {
     world.state_metric("berth_state_requests_total", &[("call", "resolve")]).await
 }
@@ -437,7 +438,7 @@ async fn says_boot_id(world: &World, node: &str, boot_id: &str) {
 async fn begins_anew(world: &World, clients: &[Client], session: &str) {
     let mut answers: Vec<Response> = Vec::new();
     let outcome = |answers: &[Response], outcome: &str| {
-        answers.iter().filter(|answer| told(answer, "outcome") == outcome).count()
+        answers.iter().filter(|answer| shown(answer, "outcome") == outcome).count()
     };
     let claimed = async || {
         answers.extend(from_each(clients, session).await);

@@ -1,5 +1,5 @@
 //! Two proxies, eight workers, thousands of sessions over one Redis: which of them move when nodes come, fail, flap and
-//! return, and when an Envoy itself starts anew.
+//! return, and when an Envoy itself restarts.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::support::patience::{cluster, impatient};
 use crate::support::pinning::{
     agreed_nodes_of, all_see, from_each, moved, of, patiently_pinned, shares, workers,
 };
-use crate::support::{Numbers, SHIPPED_RING, SOON, owners, places, pool, routes, sessions, told};
+use crate::support::{Numbers, SHIPPED_RING, SOON, owners, places, pool, routes, sessions, shown};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_more_nodes_move_no_session_of_twenty_thousand_where_native_ring_hash_moves_a_quarter() {
@@ -144,10 +144,10 @@ async fn ten_thousand_new_sessions_at_both_proxies_at_once_have_one_owner_each_a
     let mut raced = 0;
     for (key, answers) in keys.iter().zip(&answers) {
         assert_eq!(answers[0].node(), answers[1].node(), "{key} is split");
-        let mut outcomes = [told(&answers[0], "outcome"), told(&answers[1], "outcome")];
+        let mut outcomes = [shown(&answers[0], "outcome"), shown(&answers[1], "outcome")];
         outcomes.sort_unstable();
         assert_eq!(outcomes, ["claimed", "found"], "{key}");
-        raced += usize::from(told(&answers[1], "outcome") == "claimed");
+        raced += usize::from(shown(&answers[1], "outcome") == "claimed");
         nodes.push(answers[0].node().to_owned());
     }
     let as_shipped = owners(&world, SHIPPED_RING, &keys);
@@ -175,14 +175,14 @@ async fn session_that_was_rehomed_elsewhere_is_routed_to_its_new_owner_within_ha
         let answers = from_each(clients, &key).await;
         let owner = answers[0].node().to_owned();
         for answer in from_each(clients, &key).await {
-            assert_eq!((answer.node(), told(&answer, "outcome")), (owner.as_str(), "hit"));
+            assert_eq!((answer.node(), shown(&answer, "outcome")), (owner.as_str(), "hit"));
         }
 
         let heir = rehome(&world, &key, &owner, &names).await;
-        let told = Instant::now();
+        let rehomed = Instant::now();
         let mut last_stale = Duration::ZERO;
         let is_late = async || {
-            let asked = told.elapsed();
+            let asked = rehomed.elapsed();
             let answers = from_each(clients, &key).await;
             let is_stale = answers.iter().any(|answer| answer.node() != heir);
             if is_stale {
@@ -215,7 +215,7 @@ async fn envoy_that_starts_anew_finds_the_pins_where_the_ring_would_have_others(
     assert!(elsewhere > 200, "the ring would move them: {elsewhere}");
 
     world.envoy(1).restart().await;
-    // At once: whoever comes before its worker knows the members waits for them.
+    // At once: a request that arrives before its worker knows the members waits for them.
     let after = world.envoy(1).client().nodes_of(&keys).await;
 
     let moved = moved(&keys, &before, &after).len();
@@ -264,7 +264,7 @@ async fn who_comes_before_the_members_are_known_waits_and_is_decided_like_anybod
     println!("who came early was answered within {:.0?}", start.elapsed());
     for ((answer, key), home) in known.iter().zip(&keys).zip(&before) {
         assert_eq!(
-            (answer.node(), told(answer, "outcome")),
+            (answer.node(), shown(answer, "outcome")),
             (home.as_str(), "found"),
             "{key}: {:?}",
             answer.header("x-berth")
@@ -272,7 +272,7 @@ async fn who_comes_before_the_members_are_known_waits_and_is_decided_like_anybod
         assert_eq!(answer.header("set-cookie"), None, "{key}");
     }
     for answer in new {
-        assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("claimed", "issued"));
+        assert_eq!((shown(&answer, "outcome"), shown(&answer, "reason")), ("claimed", "issued"));
         let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap();
         let next = client.get("/").header("cookie", cookie).send().await;
         assert_eq!(next.node(), answer.node());
@@ -314,7 +314,7 @@ async fn members_that_stay_unknown_hold_up_who_comes_first_for_half_a_second_and
     println!("members unknown: {slowest:.0?} at most, then {median:.0?} at the median");
     assert!(gone.iter().all(|gone| *gone), "they waited: {gone:?}");
     for (answer, _) in first.iter().chain(&second) {
-        assert_eq!((answer.status.as_u16(), told(answer, "reason")), (200, "no_snapshot"));
+        assert_eq!((answer.status.as_u16(), shown(answer, "reason")), (200, "no_snapshot"));
     }
     assert!((WAITING..SOON / 2).contains(&slowest), "{slowest:?}");
     assert!(median < WAITING, "{median:?}");
@@ -322,7 +322,7 @@ async fn members_that_stay_unknown_hold_up_who_comes_first_for_half_a_second_and
     admin.tell(&envoy.admin("/clusters").await);
     places(envoy).await;
     let outcomes: BTreeSet<String> =
-        wave().await.iter().map(|(answer, _)| told(answer, "outcome").to_owned()).collect();
+        wave().await.iter().map(|(answer, _)| shown(answer, "outcome").to_owned()).collect();
     assert_eq!(outcomes, BTreeSet::from(["claimed".to_owned()]));
 }
 
@@ -393,7 +393,7 @@ async fn use_sessions(world: &World, keys: &[String], seed: usize, over: &Atomic
 
 /// The shares of sessions that Envoy's own ring moves when two nodes come to six.
 struct Native {
-    /// With 512 points a node, before and after, which somebody would have to configure anew.
+    /// With 512 points a node, before and after, which an operator would have to reconfigure.
     growing: f64,
     /// With 3072 points, as shipped: each of six nodes has 512 of them, each of eight 384.
     fixed: f64,
@@ -431,7 +431,7 @@ impl Native {
 fn add_ring(json: &mut Value, name: &str, points: u32) {
     let mut ring = cluster(json, "nodes").clone();
     ring["name"] = name.into();
-    // Otherwise workers hear of the new nodes up to a second later than the admin interface shows them.
+    // Otherwise workers receive the new nodes up to a second later than the admin interface shows them.
     ring["common_lb_config"]["update_merge_window"] = "0s".into();
     ring["load_balancing_policy"]["policies"] = json!([{"typed_extension_config": {
         "name": "ring",

@@ -1,6 +1,6 @@
 //! Pools: by host, path or cluster a request comes to one of several, each with its own ring, policy and metrics.
 
-use crate::support::{SOON, owners, quick, routes, sessions, told};
+use crate::support::{SOON, owners, quick, routes, sessions, shown};
 use berth_core::ring::Algorithm;
 use berth_harness::{Client, Request, Response, World, eventually};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const RENDEZVOUS: Algorithm = Algorithm::Rendezvous;
 const MAGLEV: Algorithm = Algorithm::Maglev { table_size: 65_537 };
 
-/// Pools on the same nodes, told apart by how they place and by what they do without a session.
+/// Pools on the same nodes. They differ in how they place sessions and in how they treat a request without one.
 fn pools() -> Value {
     let pool = |name: &str, matches: Value, ring: &str, missing: Value| {
         json!({
@@ -48,7 +48,7 @@ async fn world() -> World {
                 let client = Client::new(world.envoy(0).address());
                 let request = client.get(path_of(pool)).header("host", host_of(pool));
                 let answer = request.header("x-session-id", "probe").send().await;
-                if told(&answer, "reason") != "owner" {
+                if shown(&answer, "reason") != "owner" {
                     return false;
                 }
             }

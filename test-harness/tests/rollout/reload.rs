@@ -17,8 +17,8 @@ fn without_ramp(builder: Builder) -> Builder {
     })
 }
 
-/// Asks for the sessions in turn, each time on a new connection, until told to stop; then says how often, and what was
-/// wrong.
+/// Requests the sessions in turn, each time on a new connection, until `stop` is set. Returns the number of requests
+/// and which answers were wrong.
 async fn hammer(world: Arc<World>, nodes: Vec<String>, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let (mut count, mut wrong) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
@@ -26,15 +26,15 @@ async fn hammer(world: Arc<World>, nodes: Vec<String>, stop: Arc<AtomicBool>) ->
             let client = Client::new(world.envoy(0).address());
             let answer = client.get("/").header("x-session-id", key).try_send().await;
             count += 1;
-            let told = match &answer {
+            let header = match &answer {
                 Ok(answer) if answer.status == 200 && answer.node() == node => {
                     answer.header("x-berth").unwrap_or("")
                 }
                 _ => "another answer",
             };
             // Silent once the reload has switched the header off.
-            if !told.is_empty() && !told.ends_with("reason=owner") {
-                wrong.push(format!("{key} of {node}: {told}: {answer:?}"));
+            if !header.is_empty() && !header.ends_with("reason=owner") {
+                wrong.push(format!("{key} of {node}: {header}: {answer:?}"));
             }
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::patience::cluster;
 use crate::support::tokens::by_token;
 use crate::support::tokens::token;
-use crate::support::{SOON, placing, quick, routes, sessions, told};
+use crate::support::{SOON, placing, quick, routes, sessions, shown};
 
 const MAGLEV: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
 /// Requests under way at once: more would find their connections refused on a busy machine.
@@ -78,7 +78,7 @@ async fn from_0_to_100_percent_only_sessions_that_enter_move_and_none_comes_back
         let other = nodes(&visits(world.envoy(1), &keys).await);
 
         assert_eq!(moved(&nodes(&now), &other), 0, "at {percent} % two proxies disagree");
-        let is_in = |answer: &Response| told(answer, "reason") != "not_rolled_out";
+        let is_in = |answer: &Response| shown(answer, "reason") != "not_rolled_out";
         let share = now.iter().filter(|answer| is_in(answer)).count() as f64 / keys.len() as f64;
         println!("{percent} %: {:.1} % are in", share * 100.0);
         assert!((share - percent as f64 / 100.0).abs() < 0.04, "{share} are in at {percent} %");
@@ -111,21 +111,21 @@ async fn observing_moves_nothing_and_foretells_what_enforcing_moves() {
 
     envoy.reload(|json| rollout(json, "observe", 100)).await.unwrap();
     let observed = visits(envoy, &keys).await;
-    assert_eq!(moved(&before, &nodes(&observed)), 0, "observing moves nobody");
+    assert_eq!(moved(&before, &nodes(&observed)), 0, "observing moves no session");
     eventually(
         async || results(envoy, "observed_same").await + results(envoy, "observed_moved").await == 2_000,
         SOON,
     )
     .await;
-    let foretold = results(envoy, "observed_moved").await as usize;
+    let predicted = results(envoy, "observed_moved").await as usize;
     envoy.reload(|json| rollout(json, "enforce", 100)).await.unwrap();
     let enforced = nodes(&visits(envoy, &keys).await);
 
     let happened = moved(&before, &enforced);
-    println!("foretold {foretold}, happened {happened} of {}", keys.len());
+    println!("predicted {predicted}, happened {happened} of {}", keys.len());
     assert!(happened > 1_000, "the two rings should disagree: {happened}");
-    assert!(foretold.abs_diff(happened) <= keys.len() / 100, "foretold {foretold}, happened {happened}");
-    let would: Vec<String> = observed.iter().map(|answer| told(answer, "would").to_owned()).collect();
+    assert!(predicted.abs_diff(happened) <= keys.len() / 100, "predicted {predicted}, happened {happened}");
+    let would: Vec<String> = observed.iter().map(|answer| shown(answer, "would").to_owned()).collect();
     assert_eq!(would, enforced, "the debug header names the node that it would have been");
 }
 
@@ -145,7 +145,7 @@ async fn who_may_be_out_is_never_turned_away() {
         envoy.reload(|json| rollout(json, "enforce", percent)).await.unwrap();
         for answer in [without().await, with(&bad).await] {
             assert_eq!(
-                (answer.status.as_u16(), told(&answer, "reason")),
+                (answer.status.as_u16(), shown(&answer, "reason")),
                 (200, "not_rolled_out"),
                 "{answer:?}"
             );
@@ -181,13 +181,13 @@ async fn first_rule_that_fits_decides() {
     let silver = get("/").header("x-tier", "silver").header("x-session-id", "ada").send().await;
     let stranger = world.get("/").header("host", "other.example.com").send().await;
 
-    assert_eq!((told(&file, "outcome"), told(&file, "reason")), ("sessionless", "affinity_off"));
+    assert_eq!((shown(&file, "outcome"), shown(&file, "reason")), ("sessionless", "affinity_off"));
     assert!(file.received().header("x-berth-destination").is_none());
-    assert_eq!(told(&gold, "reason"), "owner");
+    assert_eq!(shown(&gold, "reason"), "owner");
     assert_eq!(nameless.status, 400, "{nameless:?}");
     let body = String::from_utf8_lossy(&nameless.body);
     assert!(body.contains("send one as header x-player"), "{body}");
-    assert_eq!((told(&silver, "reason"), silver.node()), ("owner", gold.node()), "one session, one ring");
+    assert_eq!((shown(&silver, "reason"), silver.node()), ("owner", gold.node()), "one session, one ring");
     assert!(stranger.header("x-berth").is_none(), "no rule took it");
     let counted = async || {
         let metrics = world.envoy(0).prometheus().await;
@@ -202,7 +202,7 @@ async fn placing_by(builder: Builder, host: &'static str) -> World {
     let world = crate::support::quick(builder).start().await;
     let placed = async || {
         let probes = (0..24).map(|_| world.get("/").header("host", host).header("x-session-id", "p").send());
-        join_all(probes).await.iter().all(|answer| told(answer, "reason") == "owner")
+        join_all(probes).await.iter().all(|answer| shown(answer, "reason") == "owner")
     };
     eventually(placed, Duration::from_secs(10)).await;
     world

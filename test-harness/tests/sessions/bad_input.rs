@@ -191,7 +191,7 @@ async fn random_requests_get_the_answer_that_envoy_alone_gives() {
     let served = answers.iter().filter(|answer| answer.status() == Some(200)).count();
     assert!(served > RANDOM / 2, "only {served} of {RANDOM} came as far as a node");
     let placed =
-        |answer: &&RawResponse| raw_header(answer, "x-berth").is_some_and(|told| told.contains("ring"));
+        |answer: &&RawResponse| raw_header(answer, "x-berth").is_some_and(|header| header.contains("ring"));
     assert!(answers.iter().filter(placed).count() > RANDOM / 8);
 
     // HTTP/2 has its own way of reading headers. What a library lets through is less strange.

@@ -1,7 +1,7 @@
 //! A client never chooses its node: whatever it sends in Berth's own headers, on every way through the proxy.
 
 use crate::support::{
-    SHIPPED_RING, manager, owners, placing, pool, quick, raw_header, routes, sessions, told,
+    SHIPPED_RING, manager, owners, placing, pool, quick, raw_header, routes, sessions, shown,
 };
 use berth_harness::hyper::Method;
 use berth_harness::{Builder, Client, World, free_address};
@@ -55,7 +55,8 @@ async fn assert_sessions_stay(world: &World) {
     }
 }
 
-/// Requests that belong to no node in particular go to several, whomever they ask for; `headers` are in each.
+/// A request that names a node in Berth's own headers is not bound to it: no attempt reaches that node every time. Each
+/// request carries `headers`.
 async fn assert_spread(world: &World, headers: &str) {
     let client = world.client();
     for victim in world.nodes() {
@@ -122,7 +123,7 @@ async fn nobody_chooses_before_the_members_are_known() {
     for builder in [World::builder(), unprotected(World::builder())] {
         let world = quick(builder.cluster_address("berth_admin", free_address())).start().await;
         let answer = world.get("/").header("x-session-id", "ada").send().await;
-        assert_eq!(told(&answer, "reason"), "no_snapshot");
+        assert_eq!(shown(&answer, "reason"), "no_snapshot");
 
         assert_sessions_stay(&world).await;
         assert_spread(&world, "").await;
@@ -150,13 +151,13 @@ async fn routes_without_the_filter_are_protected_by_the_listener() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_wiring_places_the_same_and_shows_nodes_no_destination() {
     let keys = sessions(200);
-    for (file, shown) in [("envoy.yaml", true), ("envoy-metadata.yaml", false)] {
+    for (file, is_visible) in [("envoy.yaml", true), ("envoy-metadata.yaml", false)] {
         let world = placing(World::builder().file(file).nodes(5)).await;
 
         assert_eq!(world.nodes_of(&keys).await, owners(&world, SHIPPED_RING, &keys), "{file}");
         for key in &keys[..10] {
             let answer = world.get("/").header("x-session-id", key).send().await;
-            assert_eq!(answer.received().header("x-berth-destination").is_some(), shown, "{file}");
+            assert_eq!(answer.received().header("x-berth-destination").is_some(), is_visible, "{file}");
             assert_eq!(answer.received().header("x-berth-hash-key"), None, "{file}");
         }
 

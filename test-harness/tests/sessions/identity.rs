@@ -1,6 +1,6 @@
 //! Where a session's id may stand in a request, and what is no id: always the same node for the same id.
 
-use crate::support::{placing, pool, sessions, told};
+use crate::support::{placing, pool, sessions, shown};
 use berth_harness::{Request, Response, World};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ async fn on_three_nodes(world: &World) -> [(String, String); 3] {
 #[track_caller]
 fn assert_sessionless(answer: &Response) {
     assert_eq!(answer.status, 200);
-    assert_eq!((told(answer, "outcome"), told(answer, "reason")), ("sessionless", "no_session"));
+    assert_eq!((shown(answer, "outcome"), shown(answer, "reason")), ("sessionless", "no_session"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,8 +41,8 @@ async fn one_id_reaches_one_node_from_every_place() {
         let mut nodes = Vec::new();
         for request in places_of(&world, &id) {
             let answer = request.send().await;
-            assert_eq!(told(&answer, "outcome"), "ring");
-            assert_eq!(told(&answer, "node"), answer.node());
+            assert_eq!(shown(&answer, "outcome"), "ring");
+            assert_eq!(shown(&answer, "node"), answer.node());
             nodes.push(answer.node().to_owned());
         }
         let offered = format!("chat, session.{id}");
@@ -100,7 +100,7 @@ async fn tenant_and_user_name_a_session_together() {
         request.send().await
     };
     berth_harness::eventually(
-        async || told(&send("a", "b").await, "reason") == "owner",
+        async || shown(&send("a", "b").await, "reason") == "owner",
         crate::support::SOON,
     )
     .await;
@@ -117,7 +117,7 @@ async fn tenant_and_user_name_a_session_together() {
 
     // By chance a fifth stays.
     assert!(moved > 20, "{moved} of 40 users are elsewhere for another tenant");
-    assert!(moved_by_cut > 20, "{moved_by_cut} of 40 pairs are told apart");
+    assert!(moved_by_cut > 20, "{moved_by_cut} of 40 pairs are at different nodes");
     assert_sessionless(&world.get("/").header("x-tenant", "red").send().await);
     assert_sessionless(&world.get("/").header("cookie", "sid=1").send().await);
 }

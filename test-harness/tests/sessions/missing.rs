@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::{placing, pool, sessions, told};
+use crate::support::{placing, pool, sessions, shown};
 use berth_harness::{Response, World};
 use futures_util::{StreamExt, stream};
 use serde_json::json;
@@ -25,7 +25,7 @@ async fn pass_balances_over_all_nodes_by_their_load() {
     let world = placing(World::builder().nodes(3)).await;
 
     let answers = send_many(&world, 300).await;
-    assert!(answers.iter().all(|answer| told(answer, "outcome") == "sessionless"));
+    assert!(answers.iter().all(|answer| shown(answer, "outcome") == "sessionless"));
     assert!(answers.iter().all(|answer| answer.header("set-cookie").is_none()));
     let even = shares(&answers);
     assert!(even.len() == 3 && even.values().all(|share| *share > 50), "{even:?}");
@@ -50,7 +50,7 @@ async fn issued_cookie_begins_a_session_that_stays() {
     let mut ids = BTreeSet::new();
     let answers = send_many(&world, 1000).await;
     for answer in &answers {
-        assert_eq!((told(answer, "outcome"), told(answer, "reason")), ("ring", "issued"));
+        assert_eq!((shown(answer, "outcome"), shown(answer, "reason")), ("ring", "issued"));
         let cookies: Vec<&str> =
             answer.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap()).collect();
         let [cookie] = cookies[..] else { panic!("{cookies:?}") };
@@ -62,7 +62,7 @@ async fn issued_cookie_begins_a_session_that_stays() {
     }
     assert_eq!(ids.len(), 1000, "no id twice");
     assert!(shares(&answers).values().all(|share| *share > 100), "{:?}", shares(&answers));
-    // Each bit is random: none is the same in all ids, and all together are about half.
+    // Each bit is random: no bit is the same in all ids, and about half of all bits are set.
     let numbers: Vec<u128> = ids.iter().map(|id| u128::from_str_radix(id, 16).unwrap()).collect();
     assert_eq!(numbers.iter().fold(0, |all, number| all | number), u128::MAX);
     assert_eq!(numbers.iter().fold(u128::MAX, |all, number| all & number), 0);
@@ -73,7 +73,7 @@ async fn issued_cookie_begins_a_session_that_stays() {
         let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap();
         for _ in 0..2 {
             let next = world.get("/play").header("cookie", format!("theme=dark; {cookie}")).send().await;
-            assert_eq!((next.node(), told(&next, "reason")), (answer.node(), "owner"));
+            assert_eq!((next.node(), shown(&next, "reason")), (answer.node(), "owner"));
             assert_eq!(next.header("set-cookie"), None, "it has one");
         }
     }
@@ -112,7 +112,7 @@ async fn reject_says_where_the_session_is_expected() {
     for source in ["header x-session-id", "cookie sid", "/ws/{session}", "parameter sid", "session.<id>"] {
         assert!(body.contains(source), "{source:?} is missing in {body:?}");
     }
-    assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("rejected", "no_session"));
+    assert_eq!((shown(&answer, "outcome"), shown(&answer, "reason")), ("rejected", "no_session"));
     assert_eq!(world.get("/").try_websocket().await.unwrap_err(), 400);
     assert_eq!(world.client().post("/", "x".repeat(100_000)).send().await.status, 400);
 
@@ -121,7 +121,7 @@ async fn reject_says_where_the_session_is_expected() {
     assert_eq!((call.status.as_u16(), call.header("grpc-status")), (200, Some("13")));
     assert!(call.header("grpc-message").unwrap().contains("names no session"), "{call:?}");
 
-    assert_eq!(requests(), before, "no node has heard of any");
+    assert_eq!(requests(), before, "no node received a request");
     let nodes = world.nodes_of(&sessions(20)).await;
     assert_eq!(world.nodes_of(&sessions(20)).await, nodes, "sessions are served");
 }

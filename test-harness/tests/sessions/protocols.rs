@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{SOON, placing, sessions, told};
+use crate::support::{SOON, placing, sessions, shown};
 use berth_harness::{World, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +35,7 @@ async fn grpc_calls_reach_their_sessions_node() {
             let call = world.client().grpc("/berth.Test/Echo", key.as_bytes()).header("x-session-id", key);
             let answer = call.send().await;
 
-            assert_eq!((answer.node(), told(&answer, "outcome")), (node.as_str(), "ring"));
+            assert_eq!((answer.node(), shown(&answer, "outcome")), (node.as_str(), "ring"));
             assert_eq!(&answer.body[5..], key.as_bytes());
             assert_eq!(answer.trailers["grpc-status"], "0");
         }

@@ -19,7 +19,7 @@ fn mistakes() -> Vec<(&'static str, String, usize)> {
         ("a version of the future", text(json!({"v": 2, "pools": [good_pool("nodes")]})), 1),
         ("misspelt", text(json!({"v": 1, "pool": [good_pool("nodes")], "pol_interval": "1s"})), 3),
         (
-            "numbers without units, names that are none, a source that does not exist",
+            "numbers without units, invalid names, a source that does not exist",
             text(json!({
                 "v": 1,
                 "poll_interval": 1,
@@ -67,9 +67,9 @@ fn struct_value(json: &Value) -> Value {
 }
 
 #[track_caller]
-fn assert_tells(told: &str, faults: &[String]) {
+fn assert_names(error: &str, faults: &[String]) {
     for fault in faults {
-        assert!(told.contains(fault.as_str()), "{fault:?} is missing in:\n{told}");
+        assert!(error.contains(fault.as_str()), "{fault:?} is missing in:\n{error}");
     }
 }
 
@@ -80,9 +80,9 @@ fn envoy_does_not_start_and_names_every_fault() {
         assert!(faults.len() >= count, "{name}: {faults:?}");
 
         let (_directory, file) = bootstrap(string_value(&text));
-        let told = validate(&file).expect_err(name);
+        let error = validate(&file).expect_err(name);
 
-        assert_tells(&told, &faults);
+        assert_names(&error, &faults);
     }
 }
 
@@ -90,9 +90,9 @@ fn envoy_does_not_start_and_names_every_fault() {
 fn a_struct_is_refused_with_what_to_use_instead() {
     let (_directory, file) = bootstrap(struct_value(&json!({"v": 1, "pools": [good_pool("nodes")]})));
 
-    let told = validate(&file).unwrap_err();
+    let error = validate(&file).unwrap_err();
 
-    assert!(told.contains("google.protobuf.StringValue"), "{told}");
+    assert!(error.contains("google.protobuf.StringValue"), "{error}");
 }
 
 #[test]
@@ -111,9 +111,9 @@ async fn envoy_that_gets_it_from_its_control_plane_does_not_listen() {
         plugin(&mut json["static_resources"]["listeners"][0])["configuration"] = string_value(&text);
     });
 
-    let told = started.try_start().await.unwrap_err();
+    let error = started.try_start().await.unwrap_err();
 
-    assert_tells(&told, &faults);
+    assert_names(&error, &faults);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,16 +128,16 @@ async fn bad_reload_is_refused_with_every_fault_and_sessions_stay() {
         let refused = envoy.reload_listener(|listener| {
             plugin(listener)["configuration"] = string_value(&text);
         });
-        let told = refused.await.expect_err(name).to_string();
+        let error = refused.await.expect_err(name).to_string();
 
-        assert_tells(&told, &faults(&text));
+        assert_names(&error, &faults(&text));
         assert_eq!(world.nodes_of(&keys).await, nodes, "{name}");
     }
     let refused = envoy.reload_listener(|listener| {
         plugin(listener)["configuration"] = struct_value(&json!({"v": 1, "pools": [good_pool("nodes")]}));
     });
-    let told = refused.await.unwrap_err().to_string();
-    assert!(told.contains("google.protobuf.StringValue"), "{told}");
+    let error = refused.await.unwrap_err().to_string();
+    assert!(error.contains("google.protobuf.StringValue"), "{error}");
     assert_eq!(world.nodes_of(&keys).await, nodes);
 
     // What is good afterwards is taken.

@@ -290,7 +290,7 @@ async fn envoy_calls_ready_state_services_only() {
     eventually(async || healthy(1).await, SOON).await;
     assert_eq!(pin(&resolve(&client, "ada", "10.0.0.1:80").await).outcome, Outcome::Claimed);
 
-    // None is ready: the answer is Envoy's own, at once.
+    // No service is ready: Envoy answers for itself, at once.
     world.redis().pause();
     eventually(async || healthy(0).await, SOON).await;
     let refused = resolve(&client, "ada", "10.0.0.1:80").await;

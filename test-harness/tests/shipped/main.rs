@@ -1,4 +1,4 @@
-//! What users copy, what a wrong configuration is told, and the harness itself.
+//! The shipped files that users copy, the errors of a wrong configuration, and the harness itself.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::support::{SOON, manager, placing, plugin, sessions, told};
+use crate::support::{SOON, manager, placing, plugin, sessions, shown};
 use berth_core::config::Config;
 use berth_harness::{State, World, eventually, root, validate};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn envoy_accepts_every_bootstrap() {
     assert!(files.len() >= 2, "{files:?}");
 
     for file in files {
-        validate(&file).unwrap_or_else(|told| panic!("{}: {told}", file.display()));
+        validate(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 }
 
@@ -202,7 +202,7 @@ async fn prometheus_shows_metrics_with_their_labels() {
         ("berth_unplaced_total", BTreeSet::from(["pool", "reason"])),
     ]);
     let page = world.envoy(0).prometheus().await;
-    let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for line in page.lines().filter(|line| line.contains("berth_") && line.starts_with(|c: char| c != '#')) {
         let series = line.rsplit_once(' ').unwrap().0;
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
@@ -212,9 +212,9 @@ async fn prometheus_shows_metrics_with_their_labels() {
         let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
         let labels: BTreeMap<&str, &str> = labels.collect();
         assert!(labels.get("pool").is_none_or(|pool| *pool == "\"nodes\""), "{line}");
-        shown.entry(name).or_default().extend(labels.into_keys());
+        found.entry(name).or_default().extend(labels.into_keys());
     }
-    assert_eq!(shown, expected);
+    assert_eq!(found, expected);
 
     let envoy = world.envoy(0);
     assert_eq!(envoy.metric("berth_nodes", &[("pool", "nodes"), ("state", "active")]).await, 3.0);
@@ -244,7 +244,7 @@ async fn every_bootstrap_serves_on_the_oldest_envoy_too() {
         let keys = sessions(100);
         let nodes = world.nodes_of(&keys).await;
         assert_eq!(nodes, crate::support::owners(&world, crate::support::SHIPPED_RING, &keys), "{file}");
-        assert_eq!(told(&world.get("/").send().await, "outcome"), "sessionless");
+        assert_eq!(shown(&world.get("/").send().await, "outcome"), "sessionless");
 
         // The list is walked when its first node is gone.
         let gone = world.node(0);
@@ -252,7 +252,7 @@ async fn every_bootstrap_serves_on_the_oldest_envoy_too() {
         let (key, _) = keys.iter().zip(&nodes).find(|(_, node)| *node == gone.name()).unwrap();
         let answer = world.get("/").header("x-session-id", key).send().await;
         assert_eq!(answer.status, 200, "{file}");
-        assert_eq!((told(&answer, "reason"), told(&answer, "node")), ("retried", answer.node()));
+        assert_eq!((shown(&answer, "reason"), shown(&answer, "node")), ("retried", answer.node()));
         for (node, before) in world.nodes_of(&keys).await.iter().zip(&nodes) {
             assert!(node != gone.name() && (node == before || before == gone.name()), "{file}");
         }

@@ -6,7 +6,7 @@ use crate::support::fake_state::{Call, FakeState, Reply};
 use crate::support::state_away::{
     FAILURES, calls, moved_by_ring, open_breakers, over, patient_redis, state, verdict,
 };
-use crate::support::{SOON, placing, pool, sessions, told};
+use crate::support::{SOON, placing, pool, sessions, shown};
 use berth_harness::{Builder, Client, Response, State, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -154,7 +154,7 @@ async fn strict_session_is_turned_away_only_after_the_start() {
     assert!(answers.iter().all(|answer| verdict(answer) == ("claimed", "pin")), "{answers:#?}");
     let turned_away = async || {
         let stranger = stranger(&world).await;
-        (stranger.status.as_u16(), told(&stranger, "reason")) == (503, "state_away")
+        (stranger.status.as_u16(), shown(&stranger, "reason")) == (503, "state_away")
     };
     eventually(turned_away, SOON).await;
 }

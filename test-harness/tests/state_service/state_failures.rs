@@ -15,7 +15,7 @@ use crate::support::state_away::{
     FAILURES, all_agree, breakers_close, calls, connections, five, grow, moved_by_ring, nodes_by, only,
     open_breakers, over, patient_redis, pinned_by, start_is_over, state, verdict,
 };
-use crate::support::{SHIPPED_RING, SOON, owners, placing, pool, sessions, told};
+use crate::support::{SHIPPED_RING, SOON, owners, placing, pool, sessions, shown};
 
 /// Twenty times the state timeout: what a busy machine adds is not the filter's doing.
 const BRIEFLY: Duration = Duration::from_secs(1);
@@ -189,8 +189,7 @@ async fn requests_go_on_while_the_service_hangs_and_all_agree_once_it_goes_on() 
     agree_after(|world| world.state(0).pause(), async |world| world.state(0).resume()).await;
 }
 
-/// Two Envoys, of which each knows sessions that the other has not heard of, and whose owners the ring would not choose
-/// any more.
+/// Two Envoys. Each knows sessions that the other does not know, and the ring would no longer choose their owners.
 async fn agree_after(fail: impl Fn(&World), recover: impl AsyncFn(&World)) {
     let world = placing(five().envoys(2).state(State::redis())).await;
     let keys = sessions(60);
@@ -384,7 +383,7 @@ async fn reload_while_requests_wait_for_a_late_state_cluster_fails_none_of_them(
         .collect();
     eventually(async || fake.count(Call::Resolve) > 10, SOON).await;
     world.envoy(0).reload(|json| json["poll_interval"] = "300ms".into()).await.unwrap();
-    assert!(waiting.iter().any(|request| !request.is_finished()), "the reload met nobody");
+    assert!(waiting.iter().any(|request| !request.is_finished()), "the reload met no waiting request");
     let after: Vec<_> = (0..20)
         .map(|number| world.get("/").header("x-session-id", format!("after-{number}")).send())
         .collect();
@@ -451,7 +450,7 @@ async fn panic_that_rejects_does_so_for_pinned_and_new_sessions_and_claims_none(
 
     for key in &keys {
         let answer = world.get("/").header("x-session-id", key).send().await;
-        assert_eq!((answer.status.as_u16(), told(&answer, "outcome")), (503, "rejected"), "{key}");
+        assert_eq!((answer.status.as_u16(), shown(&answer, "outcome")), (503, "rejected"), "{key}");
     }
     for key in &keys[10..] {
         assert!(world.pin_of("nodes", key).await.is_none(), "{key}");

@@ -105,7 +105,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
 /// Whether the connection goes on.
 async fn respond(stream: &mut TcpStream, answer: Answer) -> std::io::Result<bool> {
     let head =
-        |status: u16, length: usize| format!("HTTP/1.1 {status} told\r\ncontent-length: {length}\r\n\r\n");
+        |status: u16, length: usize| format!("HTTP/1.1 {status} fake\r\ncontent-length: {length}\r\n\r\n");
     match answer {
         Answer::Page(page) => {
             stream.write_all(head(200, page.len()).as_bytes()).await?;

@@ -40,7 +40,7 @@ pub(crate) enum Reply {
     Silence,
 }
 
-/// The calls that are told apart.
+/// The calls that the fake distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     /// `POST /v1/resolve`.
@@ -133,7 +133,7 @@ impl FakeState {
 impl Shared {
     fn reply(&self, call: Call) -> Reply {
         let replies = self.replies.lock().unwrap();
-        replies.iter().find(|(told, _)| *told == call).map_or(Reply::Proper, |(_, reply)| reply.clone())
+        replies.iter().find(|(other, _)| *other == call).map_or(Reply::Proper, |(_, reply)| reply.clone())
     }
 }
 
@@ -220,7 +220,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
 /// Whether the connection goes on.
 async fn respond(stream: &mut TcpStream, asked: &Asked, reply: Reply) -> std::io::Result<bool> {
     let head =
-        |status: u16, length: usize| format!("HTTP/1.1 {status} told\r\ncontent-length: {length}\r\n\r\n");
+        |status: u16, length: usize| format!("HTTP/1.1 {status} fake\r\ncontent-length: {length}\r\n\r\n");
     match reply {
         Reply::Proper => {
             tokio::time::sleep(asked.wait()).await;

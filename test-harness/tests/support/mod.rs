@@ -73,7 +73,7 @@ pub(crate) async fn places(envoy: &Envoy) {
     let placed = async || {
         let probes = (0..PROBES).map(|_| async {
             let answer = Client::new(envoy.address()).get("/").header("x-session-id", "probe").send().await;
-            told(&answer, "reason").to_owned()
+            shown(&answer, "reason").to_owned()
         });
         let reasons: BTreeSet<String> = join_all(probes).await.into_iter().collect();
         let unplaced = |reason: &&String| matches!(reason.as_str(), "no_snapshot" | "no_members");
@@ -82,9 +82,9 @@ pub(crate) async fn places(envoy: &Envoy) {
     eventually(placed, SOON).await;
 }
 
-/// What the debug header says under this name; empty if it says nothing of it.
+/// The value of this field in the debug header; empty if the header has no such field.
 #[track_caller]
-pub(crate) fn told<'r>(answer: &'r Response, name: &str) -> &'r str {
+pub(crate) fn shown<'r>(answer: &'r Response, name: &str) -> &'r str {
     let header = answer.header("x-berth").unwrap_or_else(|| panic!("no x-berth: {answer:?}"));
     let mut fields = header.split("; ").filter_map(|field| field.split_once('='));
     fields.find(|(field, _)| *field == name).map_or("", |(_, value)| value)

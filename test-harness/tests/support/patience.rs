@@ -6,7 +6,7 @@ use berth_harness::{Backend, Builder, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{SOON, pool, sessions, told};
+use super::{SOON, pool, sessions, shown};
 
 /// A world that looks at its nodes five times a second, with short cooldowns and no ramps.
 pub(crate) fn impatient() -> Builder {
@@ -32,7 +32,7 @@ pub(crate) async fn fellow(world: &World, owner: &Backend) -> String {
             return session;
         }
     }
-    panic!("100 sessions, and none is at {}", owner.name());
+    panic!("no session of 100 is at {}", owner.name());
 }
 
 /// A request of this session.
@@ -55,7 +55,7 @@ pub(crate) fn cluster<'j>(json: &'j mut Value, name: &str) -> &'j mut Value {
     clusters.iter_mut().find(|cluster| cluster["name"] == name).unwrap()
 }
 
-/// Waits until Berth says that so many of its nodes are in each of these states, and every worker has heard of it.
+/// Waits until Berth reports this many nodes in each of these states and every worker knows it.
 pub(crate) async fn nodes_become(envoy: &Envoy, states: &[(&str, u64)]) {
     let seen = async || {
         for &(state, count) in states {
@@ -74,7 +74,7 @@ pub(crate) async fn nodes_become(envoy: &Envoy, states: &[(&str, u64)]) {
 pub(crate) async fn members_become_known(world: &World) {
     let known = async || {
         let requests = (0..20).map(|_| ask(world, "ada"));
-        join_all(requests).await.iter().all(|response| told(response, "reason") != "no_snapshot")
+        join_all(requests).await.iter().all(|response| shown(response, "reason") != "no_snapshot")
     };
     eventually(known, SOON).await;
 }

@@ -41,8 +41,8 @@ pub(crate) async fn agreed_nodes_of(world: &World, sessions: &[String]) -> Vec<S
     let ask = async |session: &String| {
         let answers = join_all(clients.iter().map(|client| of(client, session).send())).await;
         let is_split = answers.iter().any(|answer| answer.node() != answers[0].node());
-        let told: Vec<Option<&str>> = answers.iter().map(|answer| answer.header("x-berth")).collect();
-        assert!(!is_split, "{session} is split: {told:?}");
+        let headers: Vec<Option<&str>> = answers.iter().map(|answer| answer.header("x-berth")).collect();
+        assert!(!is_split, "{session} is split: {headers:?}");
         answers[0].node().to_owned()
     };
     let asks: Vec<_> = sessions.iter().map(ask).collect();
@@ -64,7 +64,7 @@ pub(crate) async fn from_each(clients: &[Client], session: &str) -> Vec<Response
     join_all(clients.iter().map(|client| of(client, session).send())).await
 }
 
-/// What the nodes were told of their sessions in these requests, with how often.
+/// The session notices that the nodes received with these requests, and how often each occurred.
 pub(crate) fn notices<'a>(answers: impl IntoIterator<Item = &'a Response>) -> BTreeMap<String, usize> {
     let mut notices = BTreeMap::new();
     for answer in answers {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::fake_state::FakeState;
 use super::patience::caught_up;
-use super::{SHIPPED_RING, SOON, owners, pool, told};
+use super::{SHIPPED_RING, SOON, owners, pool, shown};
 
 /// Failures in a row that open a breaker.
 pub(crate) const FAILURES: usize = 5;
@@ -118,7 +118,7 @@ pub(crate) async fn nodes_by(clients: &[Client], sessions: &[String]) -> Vec<BTr
     (0..sessions.len()).map(|place| by_each.iter().map(|nodes| nodes[place].clone()).collect()).collect()
 }
 
-/// The node of each session, once the state cluster has told it to the workers behind all of these clients.
+/// The node of each session, once the workers behind all of these clients have learned it from the state cluster.
 pub(crate) async fn pinned_by(clients: &[Client], sessions: &[String]) -> Vec<String> {
     let ask = async |client: &Client, session: &String| {
         let answer = client.get("/").header("x-session-id", session).send().await;
@@ -161,7 +161,7 @@ pub(crate) async fn all_agree(world: &World, sessions: &[String]) {
     eventually(agree, SOON * 2).await;
 }
 
-/// The owner of a session by the word of the store; an error while that does not answer.
+/// The owner of a session according to the state service; an error while the service does not answer.
 async fn stored(world: &World, session: &str) -> Result<Option<String>, String> {
     let path = format!("/v1/sessions/{}?pool=nodes", SessionKey::new("nodes", session.as_bytes()));
     let answer = world.state(0).request(Method::GET, &path).send().await;
@@ -179,7 +179,7 @@ async fn stored(world: &World, session: &str) -> Result<Option<String>, String> 
 #[track_caller]
 pub(crate) fn verdict(answer: &Response) -> (&str, &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
-    (told(answer, "outcome"), told(answer, "reason"))
+    (shown(answer, "outcome"), shown(answer, "reason"))
 }
 
 fn unique() -> usize {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::patience::{ask, impatient, nodes_become};
 use crate::support::pinning::{notices, patiently_pinned};
 use crate::support::tokens::token;
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 
 /// Sessions are named by tokens, with all that a token can say of them.
 fn rotating(builder: Builder, session: Value) -> Builder {
@@ -67,12 +67,12 @@ async fn renewed_id_stays_on_its_node_on_both_proxies_before_and_after_a_scale_o
         }
     }
     let by_ring = join_all(late.iter().map(|key| ask_ring(&world, key))).await;
-    let astray =
+    let moved =
         late.iter().zip(&homes[20..]).zip(&by_ring).filter(|((_, home), ring)| *home != *ring).count();
-    assert!(astray > 0, "by the ring alone some renewed ids would have moved");
+    assert!(moved > 0, "by the ring alone some renewed ids would have moved");
 }
 
-/// A token that is renewed after its node has died: the new node is told whose sessions it gets.
+/// A token that is renewed after its node has died: the new node learns whose sessions it takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn renewed_id_of_a_dead_node_is_rehomed_from_it() {
     let world = rotating(impatient(), json!({})).start().await;
@@ -86,8 +86,8 @@ async fn renewed_id_of_a_dead_node_is_rehomed_from_it() {
     let renewed = with(&world, 0, json!({"sid": "ada-2", "prev": "ada", "sv": 2})).await;
 
     assert_ne!(renewed.node(), home);
-    let told = format!("rehomed; from={home}; version=2");
-    assert_eq!(notices([&renewed]), [(told, 1)].into());
+    let notice = format!("rehomed; from={home}; version=2");
+    assert_eq!(notices([&renewed]), [(notice, 1)].into());
 }
 
 /// Where a renewed id would have gone had it been a new session.
@@ -178,7 +178,7 @@ async fn strict_waits_for_its_node_and_prefer_moves_when_it_dies() {
         if home == dead.name() {
             assert_eq!(answer.status, 503, "{key}: {answer:?}");
             assert!(answer.header("retry-after").is_some(), "{key}: {answer:?}");
-            assert_eq!(told(&answer, "reason"), "pin_unavailable");
+            assert_eq!(shown(&answer, "reason"), "pin_unavailable");
         } else {
             assert_eq!((answer.status.as_u16(), answer.node()), (200, home.as_str()), "{key}");
         }
@@ -248,7 +248,7 @@ async fn strict_session_of_a_node_that_left_begins_elsewhere_only_once_it_has_en
 
     for _ in 0..20 {
         let answer = of_class(&world, "strict", "ada").await;
-        assert_eq!((answer.status.as_u16(), told(&answer, "reason")), (503, "pin_unavailable"));
+        assert_eq!((answer.status.as_u16(), shown(&answer, "reason")), (503, "pin_unavailable"));
     }
     assert!(world.state(0).end_session("nodes", "ada").await);
 
@@ -269,7 +269,7 @@ async fn strict_without_an_answer_serves_whom_it_knows_and_withholds_the_others(
 
     assert_eq!((answer.status.as_u16(), answer.node()), (200, known.as_str()));
     assert_eq!(stranger.status, 503, "{stranger:?}");
-    assert_eq!(told(&stranger, "reason"), "state_away");
+    assert_eq!(shown(&stranger, "reason"), "state_away");
     assert_eq!(of_class(&world, "prefer", "eve").await.status, 200);
 }
 

@@ -1,5 +1,5 @@
-//! Requests of one session that want different things of it: older and newer tokens, firmer and looser rules, at the same
-//! moment, after one another, and while nobody answers.
+//! Requests of one session with different terms: older and newer tokens, stricter and looser rules, at the same moment,
+//! one after another, and while the state service does not answer.
 
 use berth_core::wire::NodeChange;
 use berth_harness::tokens::{RSA, now};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::patience::{ask, impatient, nodes_become};
 use crate::support::pinning::{all_see, notices, patiently_pinned};
 use crate::support::tokens::token;
-use crate::support::{SOON, pool, sessions, told};
+use crate::support::{SOON, pool, sessions, shown};
 
 /// Sessions are named by tokens that have versions and former ids, or by a header.
 fn by_versions(builder: Builder, session: Value) -> Builder {
@@ -26,7 +26,7 @@ fn by_versions(builder: Builder, session: Value) -> Builder {
     })
 }
 
-/// Whoever asks for it is served strictly.
+/// Requests with `x-class: strict` are served strictly.
 fn strictly_or_not(json: &mut Value) {
     let strict = json!({"headers": [{"name": "x-class", "one_of": ["strict"]}]});
     json["rules"] = json!([
@@ -80,7 +80,7 @@ async fn each_token_that_waits_gets_its_own_verdict() {
     }
     // What is known needs no question.
     assert_eq!(with(&world, 1, version(1)).await.status, 401);
-    assert_eq!(told(&with(&world, 1, version(2)).await, "outcome"), "hit");
+    assert_eq!(shown(&with(&world, 1, version(2)).await, "outcome"), "hit");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn tokens_of_several_versions_in_turn_cost_one_question_each() {
 
     for sv in [3, 4, 3, 4, 2] {
         let answer = with(&world, 0, version(sv)).await;
-        assert_eq!((told(&answer, "outcome"), answer.node()), ("hit", home.as_str()), "{sv}");
+        assert_eq!((shown(&answer, "outcome"), answer.node()), ("hit", home.as_str()), "{sv}");
     }
 }
 
@@ -145,8 +145,8 @@ async fn strict_request_that_waits_with_a_looser_one_is_still_strict() {
         strict.send().await
     });
 
-    assert_eq!((looser.status.as_u16(), told(&looser, "reason")), (200, "state_away"), "{looser:?}");
-    assert_eq!((strict.status.as_u16(), told(&strict, "reason")), (503, "state_away"), "{strict:?}");
+    assert_eq!((looser.status.as_u16(), shown(&looser, "reason")), (200, "state_away"), "{looser:?}");
+    assert_eq!((strict.status.as_u16(), shown(&strict, "reason")), (503, "state_away"), "{strict:?}");
     world.state(0).resume();
 }
 
@@ -160,8 +160,8 @@ async fn looser_request_while_nobody_answers_takes_no_strict_session_from_its_no
     let home = with(&world, 0, version(1)).await.node().to_owned();
     world.state(0).kill();
 
-    // The newer token has to be asked about, and nobody answers.
-    assert_eq!(told(&with(&world, 0, version(2)).await, "reason"), "state_away");
+    // The newer token needs a call to the state service, which does not answer.
+    assert_eq!(shown(&with(&world, 0, version(2)).await, "reason"), "state_away");
 
     let bearer = format!("Bearer {}", token(version(2)));
     let strict = world.get("/").header("x-class", "strict").header("authorization", bearer).send().await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::fake_admin::{Answer, FakeAdmin};
 use crate::support::tokens::{by_token, counted, token};
-use crate::support::{SOON, placing, quick, raw_header, sessions, told};
+use crate::support::{SOON, placing, quick, raw_header, sessions, shown};
 
 /// A token with an unknown key has the issuer asked once in this time, from the last answer on; until then it is refused.
 const REFETCH: Duration = Duration::from_millis(5_200);
@@ -90,7 +90,7 @@ async fn token_names_its_session_wherever_it_is_and_however_it_is_signed() {
         ];
         for (place, answer) in answers.iter().enumerate() {
             assert_eq!(
-                (answer.status.as_u16(), told(answer, "outcome")),
+                (answer.status.as_u16(), shown(answer, "outcome")),
                 (200, "ring"),
                 "{place}: {answer:?}"
             );
@@ -158,7 +158,7 @@ async fn token_that_is_not_to_be_believed_gets_401_and_no_reason() {
     // Other schemes are no tokens.
     let basic =
         world.get("/").header("authorization", "Basic Zm9v").header("x-session-id", "eve").send().await;
-    assert_eq!((basic.status.as_u16(), told(&basic, "outcome")), (200, "ring"));
+    assert_eq!((basic.status.as_u16(), shown(&basic, "outcome")), (200, "ring"));
     assert_eq!(world.envoy(0).wasm_failures().await, 0);
 }
 
@@ -170,7 +170,7 @@ async fn secret_that_is_shared_with_the_issuer_names_sessions_too() {
     for key in sessions(8) {
         let node = world.get("/").header("x-session-id", &key).send().await.node().to_owned();
         let answer = with_token(&world, &sign(Algorithm::HS256, "s", json!({"sid": key}))).await;
-        assert_eq!((told(&answer, "outcome"), answer.node()), ("ring", node.as_str()), "{answer:?}");
+        assert_eq!((shown(&answer, "outcome"), answer.node()), ("ring", node.as_str()), "{answer:?}");
     }
 }
 
@@ -220,7 +220,7 @@ async fn bad_token_can_count_as_none() {
     let answer = with_token(&world, &token(json!({"sid": "ada", "exp": 1}))).await;
 
     assert_eq!(answer.status, 200);
-    assert_eq!((told(&answer, "outcome"), told(&answer, "reason")), ("sessionless", "token_refused"));
+    assert_eq!((shown(&answer, "outcome"), shown(&answer, "reason")), ("sessionless", "token_refused"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -340,7 +340,11 @@ async fn keys_outlive_an_issuer_that_is_gone() {
         assert_eq!(visit(&session).await, 200, "{session}");
     }
     let unknown = sign(Algorithm::RS256, "b", json!({"sid": "ada"}));
-    assert_eq!(with_token(&world, &unknown).await.status, 401, "what nobody vouches for is still refused");
+    assert_eq!(
+        with_token(&world, &unknown).await.status,
+        401,
+        "a token signed with an unknown key is still refused"
+    );
     assert_eq!(world.envoy(0).wasm_failures().await, 0);
 }
 
@@ -427,14 +431,14 @@ async fn claims_choose_the_rule() {
     });
     let world = quick(builder).start().await;
     let gold = token(json!({"sid": "ada", "tier": "gold"}));
-    eventually(async || told(&with_token(&world, &gold).await, "reason") == "owner", SOON).await;
+    eventually(async || shown(&with_token(&world, &gold).await, "reason") == "owner", SOON).await;
 
     let silver = with_token(&world, &token(json!({"sid": "ada", "tier": "silver"}))).await;
     let forged =
         with_token(&world, &sign(Algorithm::HS256, "a", json!({"sid": "ada", "tier": "gold"}))).await;
 
-    assert_eq!(told(&silver, "reason"), "affinity_off");
-    assert_eq!(told(&forged, "reason"), "affinity_off", "a token that is refused fits no rule");
+    assert_eq!(shown(&silver, "reason"), "affinity_off");
+    assert_eq!(shown(&forged, "reason"), "affinity_off", "a token that is refused fits no rule");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,7 +459,7 @@ async fn claims_choose_the_pool() {
     let world = quick(builder).start().await;
     let placed = async |tier: &str| {
         let answer = with_token(&world, &token(json!({"sid": "ada", "tier": tier}))).await;
-        told(&answer, "reason") == "owner"
+        shown(&answer, "reason") == "owner"
     };
     eventually(async || placed("gold").await && placed("silver").await, SOON).await;
 
@@ -490,7 +494,7 @@ async fn what_jwt_authn_has_verified_is_taken_and_nothing_else() {
     for id in sessions(6).iter().chain(["12345678".to_owned()].iter()) {
         let answer = at("/verified", &token(json!({"player": {"id": id}}))).await;
         assert_eq!(
-            (told(&answer, "outcome"), answer.node()),
+            (shown(&answer, "outcome"), answer.node()),
             ("ring", by_header(id).await.as_str()),
             "{answer:?}"
         );
@@ -501,7 +505,7 @@ async fn what_jwt_authn_has_verified_is_taken_and_nothing_else() {
     }
 
     let unverified = at("/elsewhere", &token(json!({"player": {"id": "ada"}}))).await;
-    assert_eq!((unverified.status.as_u16(), told(&unverified, "outcome")), (200, "sessionless"));
+    assert_eq!((unverified.status.as_u16(), shown(&unverified, "outcome")), (200, "sessionless"));
     let forged = at("/verified", &sign(Algorithm::ES256, "a", json!({"player": {"id": "ada"}}))).await;
     assert_eq!(forged.status, 401, "that is jwt_authn's answer");
 }
