@@ -46,6 +46,35 @@ pub struct Out {
     pub in_panic: bool,
 }
 
+/// When a member was seen unhealthy.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct BadLooks {
+    /// The last time.
+    pub last: Millis,
+    /// The first good look after it.
+    pub over: Millis,
+    /// How often it failed.
+    pub failures: u32,
+    is_bad: bool,
+}
+
+impl BadLooks {
+    fn look(&mut self, is_bad: bool, now: Millis) {
+        if is_bad {
+            self.failures += u32::from(!self.is_bad);
+            (self.last, self.over) = (now, now);
+        } else if self.is_bad {
+            self.over = now;
+        }
+        self.is_bad = is_bad;
+    }
+
+    fn failed(&mut self, now: Millis) {
+        self.failures += 1;
+        (self.last, self.over) = (now, now);
+    }
+}
+
 /// Who made a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
@@ -80,8 +109,8 @@ pub struct Host {
     pub decided: Vec<u32>,
     /// What must never be, and was.
     pub wrong: Vec<String>,
-    /// When a member was last seen unhealthy in a look, by name.
-    pub bad_looks: BTreeMap<String, Millis>,
+    /// What looks and requests said of members, by name.
+    pub bad_looks: BTreeMap<String, BadLooks>,
 }
 
 impl Host {
@@ -269,8 +298,13 @@ impl Host {
         }
         self.next_poll = now + POLL_INTERVAL;
         let observed = look();
-        for host in observed.iter().flatten().filter(|host| host.flags.unhealthy) {
-            self.bad_looks.insert(host.name().to_owned(), now);
+        if let Some(hosts) = &observed {
+            let absent = |name: &String| hosts.iter().all(|host| host.name() != name);
+            let gone = self.bad_looks.iter_mut().filter(|(name, _)| absent(name));
+            gone.for_each(|(_, looks)| looks.look(false, now));
+        }
+        for host in observed.iter().flatten() {
+            self.bad_looks.entry(host.name().to_owned()).or_default().look(host.flags.unhealthy, now);
         }
         let policy = self.policy();
         let is_blind = now.since(self.seen) > BLIND_AFTER;
@@ -325,7 +359,7 @@ impl Host {
     fn put_out(&mut self, node: u64, now: Millis) {
         let name = self.proxy.pools[0].name_of(node).map(str::to_owned);
         if let Some(name) = name {
-            self.bad_looks.insert(name.clone(), now);
+            self.bad_looks.entry(name.clone()).or_default().failed(now);
             self.change_roster(now, |roster, policy| roster.report_failure(&name, policy, now));
         }
     }
@@ -418,6 +452,10 @@ impl Host {
     }
 
     fn send(&mut self, owner: Owner, mut request: ApiRequest, timeout: Millis) -> u32 {
+        if self.mutant == Some(Mutant::LostEnd) && request.method == "DELETE" {
+            // Another session's.
+            request.path = format!("/v1/sessions/{}?pool=nodes", "0".repeat(32));
+        }
         let token = self.next_token;
         self.next_token += 1;
         self.calls.insert(token, owner);

@@ -12,6 +12,7 @@ use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{self, ChangeKind, Event, ResolveReply, ResolveRequest, SessionKey};
 
+use crate::fleet::BadLooks;
 use crate::nodes::Nodes;
 use crate::store::Store;
 
@@ -25,6 +26,8 @@ pub const DECIDED: u64 = 50 + 25;
 pub const STARTED: u64 = 500 + 25;
 /// A node stays out for this long after it was last seen unhealthy, however often it has failed.
 pub const LONGEST_COOLDOWN: u64 = 16_000;
+/// The same after its first failure.
+const FIRST_COOLDOWN: u64 = 8_000;
 /// Why a session moves lies no further back: the longest cooldown, and how late it is seen and shared.
 const CAUSE: u64 = LONGEST_COOLDOWN + 10_000;
 /// The same for a proxy that does not see its members, and believes for a while what it saw last.
@@ -55,6 +58,8 @@ pub enum Kind {
     Drain,
     /// A node was not told of a session that it got.
     Notice,
+    /// A session that is over has a pin.
+    Ended,
 }
 
 /// A violation.
@@ -77,6 +82,11 @@ pub const LOST_WRITE: &str = "a lost write leaves two owners";
 /// A proxy whose clock was set back relies on a pin for longer than the store keeps it.
 pub const CLOCK_BACK: &str = "a clock that was set back keeps a pin fresh";
 
+/// A proxy that did not see its members for a while takes its first look for the last sight of a node's failure.
+pub const FIRST_LOOK: &str = "a look after a time without sight prolongs a cooldown";
+/// A proxy that missed the end of a session which it still serves says that it has it.
+pub const REVIVED: &str = "a refresh begins a session again that is over";
+
 /// Which proxy, and what its state was when something happened.
 #[derive(Debug, Clone, Copy)]
 pub struct Where {
@@ -90,6 +100,8 @@ pub struct Where {
     pub calm_since: Option<u64>,
     /// It does not see its members now.
     pub is_blind: bool,
+    /// It did not see them for a while, lately.
+    pub was_blind: bool,
     /// Its clock was off at some time.
     pub had_clock_off: bool,
 }
@@ -103,12 +115,25 @@ pub struct Checks {
     gone: BTreeMap<SessionKey, u64>,
     /// Nodes that have yet to be told, by proxy.
     untold: BTreeMap<(usize, SessionKey), String>,
+    /// Sessions that are over: where that was heard, by which life of the proxy.
+    over: BTreeMap<SessionKey, Over>,
     /// From when on all must agree.
     agree_from: u64,
     /// When a decision last differed from the store's owner.
     pub last_apart: u64,
     /// Sessions that moved.
     pub moved: u64,
+}
+
+#[derive(Debug)]
+struct Over {
+    proxy: usize,
+    life: u32,
+    at: u64,
+    /// A request of it was decided later, and may have begun it again.
+    is_used: bool,
+    /// The store gave it a pin again.
+    is_revived: bool,
 }
 
 impl Checks {
@@ -158,6 +183,11 @@ impl Checks {
                 self.owners.insert(ask.key, before);
             }
             self.gone.remove(&ask.key);
+            if pin.outcome == wire::Outcome::Claimed
+                && let Some(over) = self.over.get_mut(&ask.key)
+            {
+                over.is_revived = true;
+            }
             if let Some(from) = before.as_ref().filter(|from| **from != node) {
                 self.moved += 1;
                 self.moved_from(from, &node, ask, events, in_panic, nodes, at);
@@ -205,11 +235,12 @@ impl Checks {
             );
         }
         let within = if at.is_blind { BLIND_CAUSE } else { CAUSE };
-        let had_cause = Nodes::number(from).is_some_and(|node| nodes.had_trouble(node, within, at.now));
-        if !had_cause && !at.had_clock_off {
-            let what =
-                format!("proxy {} has a session moved from {from}, which was well for {within} ms", at.proxy);
-            self.note(Kind::Uncaused, at.now, key, what, None);
+        let node = Nodes::number(from);
+        let had_cause = |within| node.is_some_and(|node| nodes.had_trouble(node, within, at.now));
+        if !had_cause(within) && !at.had_clock_off {
+            let known = (at.was_blind && had_cause(BLIND_CAUSE)).then_some(FIRST_LOOK);
+            let what = format!("proxy {} moves a session from {from}, well for {within} ms", at.proxy);
+            self.note(Kind::Uncaused, at.now, key, what, known);
         }
     }
 
@@ -270,6 +301,9 @@ impl Checks {
         at: Where,
     ) {
         let must_agree = at.now >= self.agree_from;
+        if let Some(over) = self.over.get_mut(&key) {
+            over.is_used = true;
+        }
         let Decision::Route { placement, notice } = decision else {
             if must_agree && !matches!(decision, Decision::Reply(reply) if reply.status == 401) {
                 let what =
@@ -326,12 +360,37 @@ impl Checks {
     }
 
     /// A proxy tells of a cooldown.
-    pub fn cooldown_told(&mut self, node: &str, until: u64, last_bad: Option<Millis>, at: Where) {
-        let latest = last_bad.map_or(0, |bad| bad.0) + LONGEST_COOLDOWN + 1_100;
+    pub fn cooldown_told(&mut self, node: &str, until: u64, bad: BadLooks, at: Where) {
+        let length = if bad.failures > 1 { LONGEST_COOLDOWN } else { FIRST_COOLDOWN };
+        let latest = bad.last.0 + length;
         if until > latest && !at.had_clock_off {
             let over = until - latest;
-            let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
-            self.note(Kind::Cooldown, at.now, None, what, None);
+            let known = (until <= bad.over.0 + length).then_some(FIRST_LOOK);
+            // Looks are a second apart.
+            if known.is_none() || over > 1_100 {
+                let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
+                self.note(Kind::Cooldown, at.now, None, what, known);
+            }
+        }
+    }
+
+    /// A node says that a session is over, and a proxy hears it.
+    pub fn says_ended(&mut self, key: SessionKey, at: Where, life: u32) {
+        self.over.insert(key, Over { proxy: at.proxy, life, at: at.now, is_used: false, is_revived: false });
+    }
+
+    /// The end of a run: sessions that are over have no pin. A proxy that started anew has forgotten to say so, and one that
+    /// could not say it for long has given up.
+    pub fn ends_at_end(&mut self, store: &Store, life: u32, at: Where) {
+        let is_left = |(key, over): &(&SessionKey, &Over)| {
+            let could_say = at.calm_since.is_some_and(|calm| calm < over.at);
+            let is_its = over.proxy == at.proxy && over.life == life && could_say && !over.is_used;
+            is_its && !store.lost.contains(*key) && store.session(**key, at.time).is_some()
+        };
+        let left = self.over.iter().filter(is_left).map(|(key, over)| (*key, over.is_revived));
+        for (key, is_revived) in left.collect::<Vec<_>>() {
+            let what = format!("proxy {} heard that a session is over, and it still has a pin", at.proxy);
+            self.note(Kind::Ended, at.now, Some(key), what, is_revived.then_some(REVIVED));
         }
     }
 

@@ -14,8 +14,8 @@ pub enum Mutant {
     SilentRehome,
     /// No proxy hears that it missed changes.
     SilentGap,
-    /// An answer that was asked for before a change counts as newer than the change.
-    DeafToEnds,
+    /// The state service is not told that a session is over.
+    LostEnd,
 }
 
 impl Mutant {
@@ -26,7 +26,7 @@ impl Mutant {
         ("unrenewed-cooldown", Self::UnrenewedCooldown),
         ("silent-rehome", Self::SilentRehome),
         ("silent-gap", Self::SilentGap),
-        ("deaf-to-ends", Self::DeafToEnds),
+        ("lost-end", Self::LostEnd),
     ];
 
     /// The mutant of that name.

@@ -14,7 +14,7 @@ use berth_core::wire::SessionKey;
 
 use crate::clients::{POOL, Session, configuration};
 use crate::fleet::{Host, MOST_CALLS};
-use crate::invariants::{Checks, Kind, MEET, Violation, Where};
+use crate::invariants::{Checks, Kind, LONGEST_COOLDOWN, MEET, Violation, Where};
 use crate::mutants::Mutant;
 use crate::network::Network;
 use crate::nodes::{Nodes, Sight};
@@ -110,11 +110,13 @@ struct Envoy {
     life: u32,
     /// Of the latest tick that is planned.
     ticks: u64,
-    started: u64,
+    /// When the first request waited: from then on the start lasts.
+    first_wait: Option<u64>,
     clock_off: i64,
     had_clock_off: bool,
     clock_changed: u64,
     blind: u32,
+    blind_until: u64,
     troubles: u32,
     calm_since: u64,
     next_stream: u32,
@@ -140,6 +142,7 @@ impl Run {
         let mut random = Random::new(seed, 2);
         let Ok(pool) = POOL.parse() else { unreachable!("it is a name") };
         let max_pins = if random.percent(15) { 6 } else { 10_000 };
+        let changes = if random.percent(50) { 6 } else { 200 };
         let mut run = Self {
             now: 0,
             queue: BTreeMap::new(),
@@ -148,7 +151,7 @@ impl Run {
             mutant,
             faults: faults.to_vec(),
             nodes: Nodes::default(),
-            store: Store::new(pool),
+            store: Store::new(pool, changes),
             store_refuses: 0,
             proxies: Vec::new(),
             sessions: Vec::new(),
@@ -271,6 +274,7 @@ impl Run {
             let at = self.place(proxy);
             let envoy = &self.proxies[proxy];
             let states = envoy.host.states();
+            self.checks.ends_at_end(&self.store, envoy.life, at);
             self.checks.at_end(&states, &self.drained, &self.store.lost_nodes, at);
             let late = |flying: &&Flying| flying.decided == 0 && flying.began + 2_000 < at.now;
             let stuck: Vec<SessionKey> =
@@ -308,6 +312,7 @@ impl Run {
             time: self.time(),
             calm_since: (envoy.troubles == 0).then_some(envoy.calm_since),
             is_blind: envoy.blind > 0,
+            was_blind: envoy.blind_until + LONGEST_COOLDOWN + 2_000 > self.now,
             had_clock_off: envoy.had_clock_off,
         }
     }
@@ -326,11 +331,12 @@ impl Envoy {
             sight,
             life: 0,
             ticks: 0,
-            started: 0,
+            first_wait: None,
             clock_off: 0,
             had_clock_off: false,
             clock_changed: 0,
             blind: 0,
+            blind_until: 0,
             troubles: 0,
             calm_since: 0,
             next_stream: 1,

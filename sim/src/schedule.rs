@@ -16,7 +16,7 @@ pub const CALM: u64 = 3_000;
 /// All faults are over by then.
 pub const CHAOS_END: u64 = 43_000;
 /// Most faults are short, so that some sessions live through several.
-const SHORT: u64 = 2_500;
+const SHORT: u64 = 4_000;
 const LONG: u64 = 15_000;
 
 /// What fails.
@@ -73,7 +73,7 @@ pub struct Fault {
 #[must_use]
 pub fn of_seed(seed: u64) -> Vec<Fault> {
     let mut random = Random::new(seed, 1);
-    let count = random.between(2, 9);
+    let count = random.between(2, 10);
     let mut faults: Vec<Fault> = (0..count)
         .map(|_| {
             let at = random.between(CALM, CHAOS_END - SHORT);

@@ -20,8 +20,8 @@ use berth_core::wire::{
 use berth_state::store::memory::Memory;
 use berth_state::store::{Keeping, Store as _};
 
-/// The log is short, so that a reader that was away falls off its end.
-const KEEPING: Keeping = Keeping { ttl: Millis(60_000), ended: Millis(20_000), changes: 48 };
+/// A pin that is not used lives for a minute. What else is kept is the run's choice.
+const KEEPING: Keeping = Keeping { ttl: Millis(60_000), ended: Millis(20_000), changes: 0 };
 
 /// A write.
 #[derive(Debug, Clone)]
@@ -59,6 +59,7 @@ struct Done {
 /// The store.
 pub struct Store {
     pool: PoolName,
+    keeping: Keeping,
     memory: Memory,
     clock: Arc<AtomicU64>,
     done: Vec<Done>,
@@ -72,12 +73,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty one.
+    /// An empty one that keeps so many changes. If they are few, a reader that was away falls off their end.
     #[must_use]
-    pub fn new(pool: PoolName) -> Self {
+    pub fn new(pool: PoolName, changes: usize) -> Self {
+        let keeping = Keeping { changes, ..KEEPING };
         let clock = Arc::new(AtomicU64::new(0));
         Self {
-            memory: memory(&clock),
+            memory: memory(keeping, &clock),
+            keeping,
             pool,
             clock,
             done: Vec::new(),
@@ -152,7 +155,7 @@ impl Store {
                 Write::Node(node, _) => self.lost_nodes.extend([node.to_string()]),
             }
         }
-        self.memory = memory(&self.clock);
+        self.memory = memory(self.keeping, &self.clock);
         self.positions.clear();
         for done in std::mem::take(&mut self.done) {
             self.clock.store(done.at, Ordering::Relaxed);
@@ -200,9 +203,9 @@ impl Store {
     }
 }
 
-fn memory(clock: &Arc<AtomicU64>) -> Memory {
+fn memory(keeping: Keeping, clock: &Arc<AtomicU64>) -> Memory {
     let clock = Arc::clone(clock);
-    Memory::new(KEEPING, Arc::new(move || Millis(clock.load(Ordering::Relaxed))))
+    Memory::new(keeping, Arc::new(move || Millis(clock.load(Ordering::Relaxed))))
 }
 
 fn cursor(position: u64) -> Cursor {

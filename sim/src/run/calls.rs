@@ -122,7 +122,7 @@ impl Run {
             _ => Vec::new(),
         };
         if let Write::Node(node, change) = write {
-            let bad = self.proxies[proxy].host.bad_looks.get(node.as_str()).copied();
+            let bad = self.proxies[proxy].host.bad_looks.get(node.as_str()).copied().unwrap_or_default();
             if let Some(until) = change.cooldown_until_ms {
                 self.checks.cooldown_told(node.as_str(), until, bad, at);
             }

@@ -122,6 +122,7 @@ impl Run {
             What::StoreLoses(_) => self.trouble_all(false),
             What::Blind(proxy) => {
                 self.proxies[proxy].blind -= 1;
+                self.proxies[proxy].blind_until = now;
                 self.trouble(proxy, false);
             }
             What::ClockOff(proxy, by) => self.turn_clock(proxy, -by, false),
@@ -156,7 +157,7 @@ impl Run {
         let envoy = &mut self.proxies[proxy];
         envoy.host = host;
         envoy.life += 1;
-        envoy.started = now;
+        envoy.first_wait = None;
         envoy.calm_since = envoy.calm_since.max(now);
         envoy.flying.clear();
         envoy.ticks += 1;

@@ -21,7 +21,6 @@ pub(crate) struct Flying {
     sort: Sort,
     answer: Answer,
     has_left: bool,
-    had_snapshot: bool,
 }
 
 /// The kind of the session of this number.
@@ -37,7 +36,7 @@ pub(crate) fn kind(number: usize) -> Sort {
 impl Run {
     /// A client sends its next request.
     pub(super) fn client(&mut self, number: usize) {
-        let next = self.now + self.random.between(100, 2_400);
+        let next = self.now + self.random.between(100, 1_900);
         self.plan(next, Next::Client(number));
         let proxy = self.random.index(PROXIES);
         if self.random.percent(2) && self.now < CHAOS_END {
@@ -54,23 +53,19 @@ impl Run {
     fn request(&mut self, number: usize, proxy: usize) {
         let session = &self.sessions[number];
         let (headers, key, sort) = (session.headers(), session.key, session.kind);
-        let leaves = self.random.percent(8).then(|| self.random.between(0, 60));
+        let leaves = self.random.percent(15).then(|| self.random.between(0, 14));
         let (now, local) = (self.now, self.local(proxy));
         let envoy = &mut self.proxies[proxy];
         let stream = envoy.next_stream;
         envoy.next_stream += 1;
         let life = envoy.life;
-        let flying = Flying {
-            key,
-            began: now,
-            decided: 0,
-            sort,
-            answer: Answer::default(),
-            has_left: false,
-            had_snapshot: envoy.host.proxy.pools[0].snapshot().is_some(),
-        };
+        let flying = Flying { key, began: now, decided: 0, sort, answer: Answer::default(), has_left: false };
         envoy.flying.insert(stream, flying);
-        if envoy.host.begin(stream, headers, local) {
+        let ticks_too_slowly = envoy.host.begin(stream, headers, local);
+        if envoy.host.requests.get(&stream).is_some_and(|request| request.decision.is_none()) {
+            envoy.first_wait.get_or_insert(now);
+        }
+        if ticks_too_slowly {
             envoy.ticks += 1;
             let next = Next::Tick(proxy, envoy.ticks);
             self.plan(now + 10, next);
@@ -85,11 +80,10 @@ impl Run {
     pub(super) fn judge_wait(&mut self, proxy: usize, stream: u32) {
         let envoy = &self.proxies[proxy];
         let Some(flying) = envoy.flying.get(&stream) else { return };
-        let waited = self.now - flying.began;
-        let is_starting = !flying.had_snapshot || flying.began < envoy.started + STARTED;
-        let limit = if is_starting { 2 * STARTED } else { DECIDED };
+        let started = envoy.first_wait.map_or(0, |first| first + STARTED);
+        let (waited, limit) = (self.now - flying.began, started.max(flying.began + DECIDED));
         let key = flying.key;
-        if waited > limit {
+        if self.now > limit {
             let what = format!("a request of proxy {proxy} was decided after {waited} ms");
             self.checks.note(Kind::Request, self.now, Some(key), what, None);
         }
@@ -142,7 +136,7 @@ impl Run {
         let ends = answer.flags == 0 && self.now < CHAOS_END && self.random.percent(2);
         if ends {
             self.tell(Some(key), || format!("proxy {proxy} hears that the session is over"));
-            self.retire(key);
+            self.retire(key, proxy);
         }
         self.proxies[proxy].host.respond(stream, &answer, ends, local);
         let lasts = match sort {
@@ -154,7 +148,9 @@ impl Run {
     }
 
     /// Another session begins in place of one that is over.
-    fn retire(&mut self, key: SessionKey) {
+    fn retire(&mut self, key: SessionKey, proxy: usize) {
+        let (life, at) = (self.proxies[proxy].life, self.place(proxy));
+        self.checks.says_ended(key, at, life);
         let Some(number) = self.sessions.iter().position(|session| session.key == key) else { return };
         self.retired += 1;
         self.sessions[number] = Session::new(SESSIONS + self.retired, kind(number));
@@ -168,7 +164,7 @@ impl Run {
         let Some(flying) = self.proxies[proxy].flying.get_mut(&stream) else { return };
         flying.has_left = true;
         self.proxies[proxy].host.leave(stream);
-        let after = self.random.between(0, 6);
+        let after = self.random.between(0, 8);
         self.plan(self.now + after, Next::IsGone(proxy, life, stream));
     }
 
