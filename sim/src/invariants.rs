@@ -100,7 +100,7 @@ pub struct Where {
     pub calm_since: Option<u64>,
     /// It does not see its members now.
     pub is_blind: bool,
-    /// It did not see them for a while, lately.
+    /// Some proxy did not see its members for a while, lately. It tells the others what it believes.
     pub was_blind: bool,
     /// Its clock was off at some time.
     pub had_clock_off: bool,

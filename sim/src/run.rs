@@ -76,7 +76,7 @@ pub(crate) enum Next {
     Finishes(usize, u32, u32),
     Leaves(usize, u32, u32),
     IsGone(usize, u32, u32),
-    Probe(usize, usize),
+    Sends(usize, usize),
 }
 
 /// One run.
@@ -95,6 +95,8 @@ pub(crate) struct Run {
     sessions: Vec<Session>,
     retired: usize,
     drained: BTreeSet<usize>,
+    /// When the last proxy saw its members again.
+    blind_until: u64,
     calls: Calls,
     checks: Checks,
     report: Report,
@@ -116,7 +118,6 @@ struct Envoy {
     had_clock_off: bool,
     clock_changed: u64,
     blind: u32,
-    blind_until: u64,
     troubles: u32,
     calm_since: u64,
     next_stream: u32,
@@ -157,6 +158,7 @@ impl Run {
             sessions: Vec::new(),
             retired: 0,
             drained: BTreeSet::new(),
+            blind_until: 0,
             calls: Calls::default(),
             checks: Checks::new(CHAOS_END + MEET),
             report: Report::default(),
@@ -185,7 +187,7 @@ impl Run {
         for number in 0..SESSIONS {
             for proxy in 0..PROXIES {
                 let at = CHAOS_END + MEET + 200 + (number * PROXIES + proxy) as u64 * 230;
-                run.plan(at, Next::Probe(number, proxy));
+                run.plan(at, Next::Sends(number, proxy));
             }
         }
         run
@@ -207,7 +209,7 @@ impl Run {
                 self.finish_request(proxy, life, stream);
             }
             Next::Leaves(proxy, life, stream) => self.leave(proxy, life, stream),
-            Next::Probe(session, proxy) => self.probe(session, proxy),
+            Next::Sends(session, proxy) => self.send_one(session, proxy),
         }
     }
 
@@ -312,7 +314,7 @@ impl Run {
             time: self.time(),
             calm_since: (envoy.troubles == 0).then_some(envoy.calm_since),
             is_blind: envoy.blind > 0,
-            was_blind: envoy.blind_until + LONGEST_COOLDOWN + 2_000 > self.now,
+            was_blind: self.blind_until + LONGEST_COOLDOWN + 2_000 > self.now,
             had_clock_off: envoy.had_clock_off,
         }
     }
@@ -336,7 +338,6 @@ impl Envoy {
             had_clock_off: false,
             clock_changed: 0,
             blind: 0,
-            blind_until: 0,
             troubles: 0,
             calm_since: 0,
             next_stream: 1,

@@ -42,18 +42,24 @@ impl Run {
         if self.random.percent(2) && self.now < CHAOS_END {
             self.sessions[number].version += 1;
         }
+        // As a page that loads does.
+        if self.random.percent(30) {
+            for _ in 0..self.random.between(1, 3) {
+                let after = self.random.between(0, 3);
+                self.plan(self.now + after, Next::Sends(number, proxy));
+            }
+        }
         self.request(number, proxy);
     }
 
-    /// Faults are over: each session is sent through each proxy.
-    pub(super) fn probe(&mut self, number: usize, proxy: usize) {
+    /// A client sends a request beside others; or faults are over, and each session is sent through each proxy.
+    pub(super) fn send_one(&mut self, number: usize, proxy: usize) {
         self.request(number, proxy);
     }
 
     fn request(&mut self, number: usize, proxy: usize) {
         let session = &self.sessions[number];
         let (headers, key, sort) = (session.headers(), session.key, session.kind);
-        let leaves = self.random.percent(15).then(|| self.random.between(0, 14));
         let (now, local) = (self.now, self.local(proxy));
         let envoy = &mut self.proxies[proxy];
         let stream = envoy.next_stream;
@@ -61,17 +67,21 @@ impl Run {
         let life = envoy.life;
         let flying = Flying { key, began: now, decided: 0, sort, answer: Answer::default(), has_left: false };
         envoy.flying.insert(stream, flying);
+        let mut waits = false;
         let ticks_too_slowly = envoy.host.begin(stream, headers, local);
         if envoy.host.requests.get(&stream).is_some_and(|request| request.decision.is_none()) {
             envoy.first_wait.get_or_insert(now);
+            waits = true;
         }
         if ticks_too_slowly {
             envoy.ticks += 1;
             let next = Next::Tick(proxy, envoy.ticks);
             self.plan(now + 10, next);
         }
-        if let Some(after) = leaves {
-            self.plan(now + after, Next::Leaves(proxy, life, stream));
+        // Most clients that leave do so while they wait.
+        if self.random.percent(if waits { 35 } else { 4 }) {
+            let after = self.random.between(0, 12);
+            self.plan(self.now + after, Next::Leaves(proxy, life, stream));
         }
         self.settle(proxy);
     }
