@@ -22,6 +22,11 @@ pub const HEARD: u64 = 7_000 + 200 + 800;
 pub const MEET: u64 = 15_000 + 7_200 + 5_000 + 2_800;
 /// A request is decided after the timeout of its lookup, at the next fast tick but one.
 pub const DECIDED: u64 = 50 + 25;
+/// A request that waited for so long may have had no answer: another's client left, and the call was made again, or it was
+/// slow.
+const UNANSWERED: u64 = 38;
+/// How long the ring then decides.
+const PROVISIONAL: u64 = 2_000 + 100;
 /// The same while the proxy starts.
 pub const STARTED: u64 = 500 + 25;
 /// A node stays out for this long after it was last seen unhealthy, however often it has failed.
@@ -117,6 +122,8 @@ pub struct Checks {
     untold: BTreeMap<(usize, SessionKey), String>,
     /// Sessions that are over: where that was heard, by which life of the proxy.
     over: BTreeMap<SessionKey, Over>,
+    /// Sessions whose lookup was not answered in time, by proxy: until when the ring may decide.
+    excused: BTreeMap<(usize, SessionKey), u64>,
     /// From when on all must agree.
     agree_from: u64,
     /// When a decision last differed from the store's owner.
@@ -298,9 +305,14 @@ impl Checks {
         decision: &Decision,
         snapshot: Option<&Snapshot>,
         store: &Store,
+        waited: u64,
         at: Where,
     ) {
-        let must_agree = at.now >= self.agree_from;
+        if waited >= UNANSWERED {
+            self.excused.insert((at.proxy, key), at.now + PROVISIONAL);
+        }
+        let is_excused = self.excused.get(&(at.proxy, key)).is_some_and(|until| at.now <= *until);
+        let must_agree = at.now >= self.agree_from && !is_excused;
         if let Some(over) = self.over.get_mut(&key) {
             over.is_used = true;
         }

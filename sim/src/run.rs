@@ -258,12 +258,12 @@ impl Run {
         self.judge_wait(proxy, stream);
         let Some(flying) = self.proxies[proxy].flying.get_mut(&stream) else { return };
         flying.decided += 1;
-        let (count, key) = (flying.decided, flying.key);
+        let (count, key, waited) = (flying.decided, flying.key, self.now - flying.began);
         if count > 1 {
             let what = format!("a request of proxy {proxy} is decided {count} times");
             self.checks.note(Kind::Request, self.now, Some(key), what, None);
         }
-        self.checks.decided(key, &decision, snapshot.as_deref(), &self.store, at);
+        self.checks.decided(key, &decision, snapshot.as_deref(), &self.store, waited, at);
         self.tell(Some(key), || {
             let shown = requests::show(&decision, snapshot.as_deref());
             format!("proxy {proxy}: {shown}")

@@ -94,7 +94,7 @@ pub fn of_seed(seed: u64) -> Vec<Fault> {
 
 fn draw(random: &mut Random) -> What {
     let (node, proxy) = (random.index(NODES), random.index(PROXIES));
-    match random.between(0, 19) {
+    match random.between(0, 21) {
         0 | 1 => What::NodeDown(node),
         2 => What::NodeRestarts(node),
         3 | 4 => What::NodesDown(node, NODES / 2 + 1),
@@ -108,7 +108,7 @@ fn draw(random: &mut Random) -> What {
         13 => What::Twice(proxy),
         14 => What::ServiceDown(random.index(SERVICES)),
         15 => What::StoreRefuses,
-        16 => What::StoreLoses(random.between(50, 3_000)),
+        16 | 20 | 21 => What::StoreLoses(random.between(50, 6_000)),
         17 => What::Blind(proxy),
         18 => {
             let off = i64::try_from(random.between(500, 20_000)).unwrap_or(0);

@@ -79,8 +79,8 @@ impl Run {
             self.plan(now + 10, next);
         }
         // Most clients that leave do so while they wait.
-        if self.random.percent(if waits { 35 } else { 4 }) {
-            let after = self.random.between(0, 12);
+        if self.random.percent(if waits { 50 } else { 4 }) {
+            let after = if self.random.percent(50) { 1 } else { self.random.between(2, 20) };
             self.plan(self.now + after, Next::Leaves(proxy, life, stream));
         }
         self.settle(proxy);
@@ -174,7 +174,7 @@ impl Run {
         let Some(flying) = self.proxies[proxy].flying.get_mut(&stream) else { return };
         flying.has_left = true;
         self.proxies[proxy].host.leave(stream);
-        let after = self.random.between(0, 8);
+        let after = if self.random.percent(50) { 0 } else { self.random.between(1, 8) };
         self.plan(self.now + after, Next::IsGone(proxy, life, stream));
     }
 
