@@ -126,6 +126,8 @@ pub struct Checks {
     excused: BTreeMap<(usize, SessionKey), u64>,
     /// From when on all must agree.
     agree_from: u64,
+    /// Proxies have too few pins for all sessions: what a node has yet to be told is given up with its pin.
+    forgets: bool,
     /// When a decision last differed from the store's owner.
     pub last_apart: u64,
     /// Sessions that moved.
@@ -146,8 +148,8 @@ struct Over {
 impl Checks {
     /// Checks of a run in which all must agree from then on.
     #[must_use]
-    pub fn new(agree_from: u64) -> Self {
-        Self { agree_from, ..Self::default() }
+    pub fn new(agree_from: u64, forgets: bool) -> Self {
+        Self { agree_from, forgets, ..Self::default() }
     }
 
     /// Notes a violation.
@@ -290,7 +292,8 @@ impl Checks {
         let Some(reply) = body.ok().and_then(|body| serde_json::from_slice::<ResolveReply>(body).ok()) else {
             return;
         };
-        for pin in reply.pins.iter().filter(|pin| pin.from.is_some() || pin.restore) {
+        let is_notice = |pin: &&wire::Pin| !self.forgets && (pin.from.is_some() || pin.restore);
+        for pin in reply.pins.iter().filter(is_notice) {
             let node = pin.node.to_string();
             if states.get(&node).is_some_and(|state| state.serves()) {
                 self.untold.insert((at.proxy, pin.key), node);

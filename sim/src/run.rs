@@ -19,7 +19,7 @@ use crate::mutants::Mutant;
 use crate::network::Network;
 use crate::nodes::{Nodes, Sight};
 use crate::random::Random;
-use crate::schedule::{CHAOS_END, Fault, PROXIES};
+use crate::schedule::{CHAOS_END, Fault, NODES, PROXIES};
 use crate::store::Store;
 
 use calls::{Calls, Token};
@@ -160,7 +160,7 @@ impl Run {
             drained: BTreeSet::new(),
             blind_until: 0,
             calls: Calls::default(),
-            checks: Checks::new(CHAOS_END + MEET),
+            checks: Checks::new(CHAOS_END + MEET, max_pins < SESSIONS),
             report: Report::default(),
             story: is_told.then(Vec::new),
             configuration: configuration(max_pins),
@@ -171,6 +171,7 @@ impl Run {
             let host = Host::new(&run.configuration, &mut run.random, mutant, Millis(EPOCH));
             run.proxies.push(Envoy::new(host, sight));
         }
+        (0..NODES).for_each(|node| run.start_node(node));
         for proxy in 0..PROXIES {
             let first = run.random.between(0, 20);
             run.plan(first, Next::Tick(proxy, 0));

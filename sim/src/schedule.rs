@@ -73,7 +73,7 @@ pub struct Fault {
 #[must_use]
 pub fn of_seed(seed: u64) -> Vec<Fault> {
     let mut random = Random::new(seed, 1);
-    let count = random.between(2, 10);
+    let count = random.between(2, 11);
     let mut faults: Vec<Fault> = (0..count)
         .map(|_| {
             let at = random.between(CALM, CHAOS_END - SHORT);
@@ -94,9 +94,9 @@ pub fn of_seed(seed: u64) -> Vec<Fault> {
 
 fn draw(random: &mut Random) -> What {
     let (node, proxy) = (random.index(NODES), random.index(PROXIES));
-    match random.between(0, 21) {
+    match random.between(0, 23) {
         0 | 1 => What::NodeDown(node),
-        2 => What::NodeRestarts(node),
+        2 | 22 | 23 => What::NodeRestarts(node),
         3 | 4 => What::NodesDown(node, NODES / 2 + 1),
         5 => What::NodeVanishes(node),
         6 => What::NodesVanish(node, NODES / 2 + 1),

@@ -76,10 +76,7 @@ impl Run {
             What::NodeDown(node) => self.nodes.set_down(node, false, now),
             What::NodeRestarts(node) => {
                 self.nodes.set_down(node, false, now);
-                let boot_id = Some(self.nodes.started(node));
-                let change =
-                    NodeChange { boot_id, self_state: Some(NodeState::Active), ..NodeChange::default() };
-                self.record(node, change);
+                self.start_node(node);
             }
             What::NodesDown(first, count) => each(first, count, |node| self.nodes.set_down(node, false, now)),
             What::NodeVanishes(node) => self.nodes.set_unlisted(node, false, now),
@@ -128,6 +125,13 @@ impl Run {
             What::ClockOff(proxy, by) => self.turn_clock(proxy, -by, false),
             What::NodeMoves(_) | What::ProxyRestarts(_) => {}
         }
+    }
+
+    /// A node says that it has started.
+    pub(super) fn start_node(&mut self, node: usize) {
+        let boot_id = Some(self.nodes.started(node));
+        let change = NodeChange { boot_id, self_state: Some(NodeState::Active), ..NodeChange::default() };
+        self.record(node, change);
     }
 
     /// Has something recorded of a node. False if the store refuses.

@@ -43,7 +43,7 @@ impl Run {
             self.sessions[number].version += 1;
         }
         // As a page that loads does.
-        if self.random.percent(30) {
+        if self.random.percent(40) {
             for _ in 0..self.random.between(1, 3) {
                 let after = self.random.between(0, 3);
                 self.plan(self.now + after, Next::Sends(number, proxy));
