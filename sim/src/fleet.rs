@@ -180,7 +180,7 @@ impl Host {
 
     /// A call came to its end.
     pub fn reply(&mut self, token: u32, body: Result<&[u8], &CallFailure>, clock_jumped: bool, now: Millis) {
-        // That of a stream that is gone reaches no one.
+        // That of a stream that is gone is lost.
         let Some(owner) = self.calls.remove(&token) else { return };
         if let Owner::Engine(Caller::Stream(stream)) = owner
             && self.left.contains(&stream)

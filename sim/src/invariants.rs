@@ -282,7 +282,7 @@ impl Checks {
         self.gone.clear();
     }
 
-    /// A proxy starts anew.
+    /// A proxy is restarted.
     pub fn restarted(&mut self, proxy: usize) {
         self.untold.retain(|(other, _), _| *other != proxy);
     }
@@ -394,7 +394,7 @@ impl Checks {
         self.over.insert(key, Over { proxy: at.proxy, life, at: at.now, is_used: false, is_revived: false });
     }
 
-    /// The end of a run: sessions that are over have no pin. A proxy that started anew has forgotten to say so, and one that
+    /// The end of a run: sessions that are over have no pin. A proxy that was restarted has forgotten to say so, and one that
     /// could not say it for long has given up.
     pub fn ends_at_end(&mut self, store: &Store, life: u32, at: Where) {
         let is_left = |(key, over): &(&SessionKey, &Over)| {

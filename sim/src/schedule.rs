@@ -54,7 +54,7 @@ pub enum What {
     Blind(usize),
     /// A proxy's clock is off by so much.
     ClockOff(usize, i64),
-    /// A proxy starts anew.
+    /// A proxy is restarted.
     ProxyRestarts(usize),
 }
 
@@ -140,7 +140,7 @@ impl fmt::Display for Fault {
             What::StoreLoses(by) => format!("the store loses the writes of the last {by} ms"),
             What::Blind(p) => format!("proxy {p} does not see its members"),
             What::ClockOff(p, by) => format!("the clock of proxy {p} is off by {by} ms"),
-            What::ProxyRestarts(p) => format!("proxy {p} starts anew"),
+            What::ProxyRestarts(p) => format!("proxy {p} is restarted"),
         };
         match self.until - self.at {
             0 => write!(f, "{:>6} ms: {what}", self.at),

@@ -120,7 +120,8 @@ impl Affinity {
                 session_version: pin.session_version.unwrap_or(0),
             };
             if self.remember(*key, pin.key.into(), told) || pin.restore {
-                self.pins.unsettle(*key);
+                // Only sessions of nodes that may serve are asked about.
+                self.tell_later(*key, true);
             }
         }
     }

@@ -115,8 +115,9 @@ impl Affinity {
                 self.releases.groups.push_front(group);
                 return Some(Release { stream, decision });
             }
-            if group.settled.is_some_and(|settled| settled.is_kept && settled.notice.is_some()) {
-                self.pins.unsettle(group.pin_key);
+            if let Some(settled) = group.settled.filter(|settled| settled.is_kept && settled.notice.is_some())
+            {
+                self.tell_later(group.pin_key, settled.index.is_some());
             }
         }
     }
@@ -130,6 +131,20 @@ impl Affinity {
             }
         } else if matches!(notice, Notice::Restore { .. }) {
             self.count(Counter::Restored);
+        }
+    }
+
+    /// No request could tell the node what it has to know: the session's next one does. `is_back` says that the node may
+    /// serve, so that a session which was elsewhere while its node was away counts as returned.
+    pub(super) fn tell_later(&mut self, key: PinKey, is_back: bool) {
+        if self.pins.unsettle(key) {
+            return;
+        }
+        if self.pins.return_home(key) {
+            if is_back {
+                self.count(Counter::Returned);
+            }
+            self.pins.unsettle(key);
         }
     }
 
