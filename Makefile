@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm check test e2e validate demo bench fmt clean
+.PHONY: help setup wasm check test e2e validate demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 
 help: ## print this list
@@ -30,6 +30,7 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 	RUSTDOCFLAGS='-D warnings' cargo doc -q $(CARGO_FLAGS) --no-deps --workspace --exclude berth-filter
 	cargo nextest run $(CARGO_FLAGS) -p berth-core -p berth-state
 	cargo test -q $(CARGO_FLAGS) --doc --workspace --exclude berth-filter
+	cargo test -q $(CARGO_FLAGS) --release -p berth-sim --test seeds
 
 e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
 	cargo build $(CARGO_FLAGS) -p berth-state
@@ -40,6 +41,9 @@ bench: setup wasm ## costs beside peers in the same run: requests, tokens, worke
 	BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin bench
 	scripts/bench-state
 	cargo bench $(CARGO_FLAGS) -p berth-core --bench ring
+
+simulate: ## a fleet on one clock; ARGS='--seeds 100000 --first 1' runs more seeds, docs/simulation.md says what it looks for
+	@cargo run -q $(CARGO_FLAGS) --release -p berth-sim --bin simulate -- $(ARGS)
 
 fmt: ## format the code
 	cargo fmt --all

@@ -63,14 +63,15 @@ impl Affinity {
         now: Millis,
     ) -> Rc<Lookup> {
         let mut indexes = placement::for_new(snapshot, id.hash(), MAX_CANDIDATES);
-        let previous = terms.previous.clone().or_else(|| previous_by_header(terms, attributes));
+        let version = terms.version.max(self.known_version(key, now));
+        let by_header = || previous_by_header(terms, attributes).filter(|_| version.is_none());
+        let previous = terms.previous.clone().or_else(by_header);
         let previous = previous.filter(|previous| previous != id);
         let former = previous.as_ref().map(|previous| self.pins.key(previous.as_bytes()));
         let known = [Some(key), former].map(|key| match self.pins.get(key?, now) {
             Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
             Known::Absent => None,
         });
-        let known_version = known.first().copied().flatten().map_or(0, |pin| pin.session_version);
         let usable = known.into_iter().flatten().find_map(|pin| self.usable(&pin, snapshot));
         if let Some(last) = usable {
             indexes.retain(|index| *index != last);
@@ -97,7 +98,7 @@ impl Affinity {
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
             // The highest of all that are known: a store that lost it must not take an old token's for the latest.
-            session_version: terms.version.max(Some(known_version).filter(|known| *known > 0)),
+            session_version: version,
             alias_of: previous.as_ref().map(|previous| SessionKey::new(pool, previous.as_bytes())),
             ..ask
         };
@@ -115,6 +116,14 @@ impl Affinity {
             epoch: self.epoch,
             correlation,
         })
+    }
+}
+
+impl Affinity {
+    /// The token version that this worker knows of a session, if it has any.
+    fn known_version(&mut self, key: PinKey, now: Millis) -> Option<u32> {
+        let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(key, now) else { return None };
+        Some(pin.session_version).filter(|version| *version > 0)
     }
 }
 

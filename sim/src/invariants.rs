@@ -1,0 +1,435 @@
+//! What must hold whatever fails. Each check is handed what happened and notes what it finds; none of them acts.
+//!
+//! `docs/simulation.md` lists them with the windows that they allow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_core::affinity::CallFailure;
+use berth_core::decision::{Decision, Notice};
+use berth_core::event::{Outcome, Reason};
+use berth_core::health::State;
+use berth_core::snapshot::Snapshot;
+use berth_core::time::Millis;
+use berth_core::wire::{self, ChangeKind, Event, ResolveReply, ResolveRequest, SessionKey};
+
+use crate::fleet::BadLooks;
+use crate::nodes::Nodes;
+use crate::store::Store;
+
+/// A proxy that has no trouble learns of a change after one poll that was lost, its pause, and the next tick.
+pub const SEEN_BY: u64 = 7_000 + 200 + 800;
+/// Once faults are over: one touch interval, one poll, the breaker's longest backoff and a provisional placement.
+pub const MEET: u64 = 15_000 + 7_200 + 5_000 + 2_800;
+/// A request is decided after the timeout of its lookup, at the next fast tick but one.
+pub const DECIDED: u64 = 50 + 25;
+/// A request that waited for so long may have had no answer: another's client left, and the call was made again, or it was
+/// slow.
+const UNANSWERED: u64 = 38;
+/// How long the ring then decides.
+const PROVISIONAL: u64 = 2_000 + 100;
+/// The same while the proxy starts.
+pub const STARTED: u64 = 500 + 25;
+/// A node stays out for this long after it was last seen unhealthy, however often it has failed.
+pub const LONGEST_COOLDOWN: u64 = 16_000;
+/// The same after its first failure.
+const FIRST_COOLDOWN: u64 = 8_000;
+/// Why a session moves lies no further back: the longest cooldown, and how late it is seen and shared.
+const CAUSE: u64 = LONGEST_COOLDOWN + 10_000;
+/// The same for a proxy that does not see its members, and believes for a while what it saw last.
+const BLIND_CAUSE: u64 = CAUSE + 34_000;
+
+/// What was violated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A request did not end, or ended late.
+    Request,
+    /// A call, an answer or a release belongs to nothing.
+    Owner,
+    /// Something grows without bound.
+    Memory,
+    /// Two nodes serve a session for longer than the window.
+    TwoOwners,
+    /// A proxy goes by a pin that the store does not have.
+    Stale,
+    /// Faults are over, and proxies do not agree.
+    Apart,
+    /// A session moved without a cause, or without an event that says so.
+    Uncaused,
+    /// A pin was rewritten in panic.
+    Panic,
+    /// A cooldown lasts too long.
+    Cooldown,
+    /// A drain does not hold.
+    Drain,
+    /// A node was not notified of a session that it got.
+    Notice,
+    /// A session that is over has a pin.
+    Ended,
+}
+
+/// A violation.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// What was violated.
+    pub kind: Kind,
+    /// When, in milliseconds from the start of the run.
+    pub at: u64,
+    /// The session, if it is of one.
+    pub key: Option<SessionKey>,
+    /// In words.
+    pub what: String,
+    /// The known fault that it is a case of.
+    pub known: Option<&'static str>,
+}
+
+/// A write was lost in a failover: the parties do not compare what they believe.
+pub const LOST_WRITE: &str = "a lost write leaves two owners";
+/// A proxy whose clock was set back relies on a pin for longer than the store keeps it.
+pub const CLOCK_BACK: &str = "a clock that was set back keeps a pin fresh";
+
+/// A proxy that did not see its members for a while takes its first look for the last sight of a node's failure.
+pub const FIRST_LOOK: &str = "a look after a time without sight prolongs a cooldown";
+/// A proxy that missed the end of a session which it still serves says that it has it.
+pub const REVIVED: &str = "a refresh begins a session again that is over";
+
+/// Which proxy, and what its state was when something happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Where {
+    /// The proxy.
+    pub proxy: usize,
+    /// The run's time.
+    pub now: u64,
+    /// The same as a point in time.
+    pub time: Millis,
+    /// Since when nothing has kept it from hearing; `None` while something does.
+    pub calm_since: Option<u64>,
+    /// It does not see its members now.
+    pub is_blind: bool,
+    /// Some proxy did not see its members for a while, lately. It tells the others what it believes.
+    pub was_blind: bool,
+    /// Its clock was off at some time.
+    pub had_clock_off: bool,
+}
+
+/// All that is needed to judge.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// What was found.
+    pub found: Vec<Violation>,
+    owners: BTreeMap<SessionKey, (String, u64)>,
+    gone: BTreeMap<SessionKey, u64>,
+    /// Nodes that have yet to be notified of, by proxy.
+    untold: BTreeMap<(usize, SessionKey), String>,
+    /// Sessions that are over: where that was learned, by which life of the proxy.
+    over: BTreeMap<SessionKey, Over>,
+    /// Sessions whose lookup was not answered in time, by proxy: until when the ring may decide.
+    excused: BTreeMap<(usize, SessionKey), u64>,
+    /// From when on all must agree.
+    agree_from: u64,
+    /// Proxies have too few pins for all sessions: what a node has yet to be notified of is given up with its pin.
+    forgets: bool,
+    /// When a decision last differed from the store's owner.
+    pub last_apart: u64,
+    /// Sessions that moved.
+    pub moved: u64,
+}
+
+#[derive(Debug)]
+struct Over {
+    proxy: usize,
+    life: u32,
+    at: u64,
+    /// A request of it was decided later, and may have begun it again.
+    is_used: bool,
+    /// The store gave it a pin again.
+    is_revived: bool,
+}
+
+impl Checks {
+    /// Checks of a run in which all must agree from then on.
+    #[must_use]
+    pub fn new(agree_from: u64, forgets: bool) -> Self {
+        Self { agree_from, forgets, ..Self::default() }
+    }
+
+    /// Notes a violation.
+    pub fn note(
+        &mut self,
+        kind: Kind,
+        at: u64,
+        key: Option<SessionKey>,
+        what: String,
+        known: Option<&'static str>,
+    ) {
+        if self.found.len() < 50 {
+            self.found.push(Violation { kind, at, key, what, known });
+        }
+    }
+
+    /// The store is about to resolve: who owns the sessions now.
+    #[must_use]
+    pub fn before(&self, request: &ResolveRequest, store: &Store, at: Where) -> Vec<Option<String>> {
+        let owner = |key| store.session(key, at.time).map(|reply| reply.node.to_string());
+        request.sessions.iter().map(|ask| owner(ask.key)).collect()
+    }
+
+    /// The store has resolved.
+    #[expect(clippy::too_many_arguments, reason = "what a resolve was, and what it did")]
+    pub fn resolved(
+        &mut self,
+        request: &ResolveRequest,
+        before: &[Option<String>],
+        pins: &[wire::Pin],
+        events: &[Event],
+        in_panic: bool,
+        (store, nodes): (&Store, &Nodes),
+        at: Where,
+    ) {
+        for ((ask, before), pin) in request.sessions.iter().zip(before).zip(pins) {
+            let node = pin.node.to_string();
+            let known = self.owners.insert(ask.key, (node.clone(), at.now));
+            if let Some(before) = known.filter(|(known, _)| *known == node) {
+                self.owners.insert(ask.key, before);
+            }
+            self.gone.remove(&ask.key);
+            if pin.outcome == wire::Outcome::Claimed
+                && let Some(over) = self.over.get_mut(&ask.key)
+            {
+                over.is_revived = true;
+            }
+            if let Some(from) = before.as_ref().filter(|from| **from != node) {
+                self.moved += 1;
+                self.moved_from(from, &node, ask, events, in_panic, nodes, at);
+            }
+            self.claimed(ask, pin, in_panic, store, at);
+        }
+        for event in events.iter().filter_map(|event| event.key) {
+            self.untold.retain(|(_, key), _| *key != event);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a move was, and who asked for it")]
+    fn moved_from(
+        &mut self,
+        from: &str,
+        to: &str,
+        ask: &wire::SessionAsk,
+        events: &[Event],
+        in_panic: bool,
+        nodes: &Nodes,
+        at: Where,
+    ) {
+        let key = Some(ask.key);
+        if in_panic {
+            let what = format!(
+                "proxy {} is in panic, and its resolve moved a session from {from} to {to}",
+                at.proxy
+            );
+            self.note(Kind::Panic, at.now, key, what, None);
+        }
+        let says = |event: &&Event| {
+            event.kind == ChangeKind::Rehomed
+                && event.key == key
+                && event.from.as_ref().is_some_and(|node| node.as_str() == from)
+                && event.node.as_ref().is_some_and(|node| node.as_str() == to)
+                && matches!(event.reason, wire::Reason::Unusable | wire::Reason::Cooldown)
+        };
+        if !events.iter().any(|event| says(&event)) {
+            self.note(
+                Kind::Uncaused,
+                at.now,
+                key,
+                format!("no event says that {from} → {to}, and why"),
+                None,
+            );
+        }
+        let within = if at.is_blind { BLIND_CAUSE } else { CAUSE };
+        let node = Nodes::number(from);
+        let had_cause = |within| node.is_some_and(|node| nodes.had_trouble(node, within, at.now));
+        if !had_cause(within) && !at.had_clock_off {
+            let known = (at.was_blind && had_cause(BLIND_CAUSE)).then_some(FIRST_LOOK);
+            let what = format!("proxy {} moves a session from {from}, well for {within} ms", at.proxy);
+            self.note(Kind::Uncaused, at.now, key, what, known);
+        }
+    }
+
+    fn claimed(&mut self, ask: &wire::SessionAsk, pin: &wire::Pin, in_panic: bool, store: &Store, at: Where) {
+        if pin.outcome != wire::Outcome::Claimed || in_panic {
+            return;
+        }
+        let records = store.nodes(at.time);
+        let takes = |node: &wire::NodeId| {
+            let record = records.iter().find(|record| record.node == *node);
+            record.is_none_or(|record| record.takes_new_sessions(at.time.0))
+        };
+        let had_choice = ask.candidates.iter().any(|node| takes(node) && !ask.unusable.contains(node));
+        if had_choice && !takes(&pin.node) {
+            let what = format!("a new session was given to {}, which takes none", pin.node);
+            self.note(Kind::Drain, at.now, Some(ask.key), what, None);
+        }
+    }
+
+    /// A session was ended in the store.
+    pub fn ended(&mut self, key: SessionKey, now: u64) {
+        self.owners.remove(&key);
+        self.gone.insert(key, now);
+        self.untold.retain(|(_, other), _| *other != key);
+    }
+
+    /// Another instance of the store took over.
+    pub fn failed_over(&mut self) {
+        self.owners.clear();
+        self.gone.clear();
+    }
+
+    /// A proxy is restarted.
+    pub fn restarted(&mut self, proxy: usize) {
+        self.untold.retain(|(other, _), _| *other != proxy);
+    }
+
+    /// A proxy is about to receive an answer.
+    pub fn learn(&mut self, body: Result<&[u8], &CallFailure>, states: &BTreeMap<String, State>, at: Where) {
+        let Some(reply) = body.ok().and_then(|body| serde_json::from_slice::<ResolveReply>(body).ok()) else {
+            return;
+        };
+        let is_notice = |pin: &&wire::Pin| !self.forgets && (pin.from.is_some() || pin.restore);
+        for pin in reply.pins.iter().filter(is_notice) {
+            let node = pin.node.to_string();
+            if states.get(&node).is_some_and(|state| state.serves()) {
+                self.untold.insert((at.proxy, pin.key), node);
+            }
+        }
+    }
+
+    /// A request was decided.
+    pub fn decided(
+        &mut self,
+        key: SessionKey,
+        decision: &Decision,
+        snapshot: Option<&Snapshot>,
+        store: &Store,
+        waited: u64,
+        at: Where,
+    ) {
+        if waited >= UNANSWERED {
+            self.excused.insert((at.proxy, key), at.now + PROVISIONAL);
+        }
+        let is_excused = self.excused.get(&(at.proxy, key)).is_some_and(|until| at.now <= *until);
+        let must_agree = at.now >= self.agree_from && !is_excused;
+        if let Some(over) = self.over.get_mut(&key) {
+            over.is_used = true;
+        }
+        let Decision::Route { placement, notice } = decision else {
+            if must_agree && !matches!(decision, Decision::Reply(reply) if reply.status == 401) {
+                let what =
+                    format!("proxy {} does not serve a session though all is well: {decision:?}", at.proxy);
+                self.note(Kind::Apart, at.now, Some(key), what, None);
+            }
+            return;
+        };
+        let node = snapshot.and_then(|view| placement.nodes(view).next()).map(|node| node.name.clone());
+        let Some(node) = node else { return };
+        let is_pinned = placement.reason == Reason::Pin && placement.outcome != Outcome::Ring;
+        if is_pinned {
+            self.check_notice(key, &node, notice.as_ref(), at);
+        }
+        let owner = store.session(key, at.time).map(|reply| reply.node.to_string());
+        let known = store.lost.contains(&key).then_some(LOST_WRITE);
+        if owner.as_ref() != Some(&node) {
+            self.last_apart = self.last_apart.max(at.now);
+            if must_agree {
+                let what =
+                    format!("proxy {} sends to {node} ({placement:?}), the store says {owner:?}", at.proxy);
+                self.note(Kind::Apart, at.now, Some(key), what, known);
+                return;
+            }
+        }
+        let is_free = |since: u64| at.calm_since.is_some_and(|calm| at.now > calm.max(since) + SEEN_BY);
+        match owner {
+            Some(owner) if owner != node && is_pinned => {
+                let since = self.owners.get(&key).map_or(0, |(_, since)| *since);
+                if is_free(since) {
+                    let what =
+                        format!("proxy {} sends to {node}, {owner} owns it since {since} ms", at.proxy);
+                    self.note(Kind::TwoOwners, at.now, Some(key), what, known);
+                }
+            }
+            None if placement.outcome == Outcome::Hit => {
+                let since = *self.gone.entry(key).or_insert(at.now);
+                if is_free(since) {
+                    let known = known.or(at.had_clock_off.then_some(CLOCK_BACK));
+                    let what =
+                        format!("proxy {} sends to {node}, the store has no pin since {since} ms", at.proxy);
+                    self.note(Kind::Stale, at.now, Some(key), what, known);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_notice(&mut self, key: SessionKey, node: &str, notice: Option<&Notice>, at: Where) {
+        if self.untold.remove(&(at.proxy, key)).is_some_and(|untold| untold == node && notice.is_none()) {
+            let what =
+                format!("proxy {} sends to {node}, which is not notified that it is new there", at.proxy);
+            self.note(Kind::Notice, at.now, Some(key), what, None);
+        }
+    }
+
+    /// A proxy tells of a cooldown.
+    pub fn cooldown_told(&mut self, node: &str, until: u64, bad: BadLooks, at: Where) {
+        let length = if bad.failures > 1 { LONGEST_COOLDOWN } else { FIRST_COOLDOWN };
+        let latest = bad.last.0 + length;
+        if until > latest && !at.had_clock_off {
+            let over = until - latest;
+            let known = (until <= bad.over.0 + length).then_some(FIRST_LOOK);
+            // Looks are a second apart.
+            if known.is_none() || over > 1_100 {
+                let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
+                self.note(Kind::Cooldown, at.now, None, what, known);
+            }
+        }
+    }
+
+    /// A node says that a session is over, and a proxy learns it.
+    pub fn says_ended(&mut self, key: SessionKey, at: Where, life: u32) {
+        self.over.insert(key, Over { proxy: at.proxy, life, at: at.now, is_used: false, is_revived: false });
+    }
+
+    /// The end of a run: sessions that are over have no pin. A proxy that was restarted has forgotten to say so, and one that
+    /// could not say it for long has given up.
+    pub fn ends_at_end(&mut self, store: &Store, life: u32, at: Where) {
+        let is_left = |(key, over): &(&SessionKey, &Over)| {
+            let could_say = at.calm_since.is_some_and(|calm| calm < over.at);
+            let is_its = over.proxy == at.proxy && over.life == life && could_say && !over.is_used;
+            is_its && !store.lost.contains(*key) && store.session(**key, at.time).is_some()
+        };
+        let left = self.over.iter().filter(is_left).map(|(key, over)| (*key, over.is_revived));
+        for (key, is_revived) in left.collect::<Vec<_>>() {
+            let what = format!("proxy {} learned that a session is over, and it still has a pin", at.proxy);
+            self.note(Kind::Ended, at.now, Some(key), what, is_revived.then_some(REVIVED));
+        }
+    }
+
+    /// The end of a run: how each proxy sees the nodes.
+    pub fn at_end(
+        &mut self,
+        states: &BTreeMap<String, State>,
+        drained: &BTreeSet<usize>,
+        lost_nodes: &BTreeSet<String>,
+        at: Where,
+    ) {
+        for number in 0..crate::schedule::NODES {
+            let name = Nodes::name(number);
+            let state = states.get(&name);
+            let is_drained = state == Some(&State::Draining);
+            let known = lost_nodes.contains(&name).then_some(LOST_WRITE);
+            if is_drained != drained.contains(&number) {
+                let what = format!("proxy {} has {name} as {state:?}", at.proxy);
+                self.note(Kind::Drain, at.now, None, what, known);
+            } else if !is_drained && !matches!(state, Some(State::Active | State::Warming(_))) {
+                let what = format!("proxy {} does not use {name} again: {state:?}", at.proxy);
+                self.note(Kind::Cooldown, at.now, None, what, known);
+            }
+        }
+    }
+}
