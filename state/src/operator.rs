@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use berth_core::wire::{
-    ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, PoolName,
-    SessionReply,
+    ApiRequest, ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply,
+    PoolName, SessionReply,
 };
 use berth_state::given::{Fault, Given, Parser};
 use clap::Subcommand;
@@ -127,14 +127,14 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         Command::Nodes { server } => {
             let asked = Asked::new(server, &mut faults);
             let asked = asked.ok_or(Failure::Usage(faults))?;
-            let mut reply: NodesReply = asked.get(&format!("/v1/nodes?pool={}", asked.pool)).await?;
+            let mut reply: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
             reply.nodes.retain(|record| !record.forgotten);
             asked.print_all(&reply.nodes, show::nodes)
         }
         Command::Inspect { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
             let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
-            let reply: SessionReply = asked.get(&format!("/v1/sessions/{key}?pool={}", asked.pool)).await?;
+            let reply: SessionReply = asked.send(&ApiRequest::session(asked.pool(), key)).await?;
             asked.print(&reply, show::session)
         }
         Command::Drain { node, note, server } => {
@@ -144,17 +144,14 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         Command::Forget { node, server } => {
             let (asked, node) = (Asked::new(server, &mut faults), node.clone().take(&mut faults));
             let (Some(asked), Some(node)) = (asked, node) else { return Err(Failure::Usage(faults)) };
-            let answer = asked.client.ask("DELETE", &asked.path_of(&node), &[]).await;
-            let reply: ForgetReply = answer.and_then(|body| read(&body))?;
+            let reply: ForgetReply = asked.send(&ApiRequest::forget_node(asked.pool(), &node)).await?;
             asked.print(&reply, |_| format!("forgot {node}\n"))
         }
         Command::SetState { node, state, note, server } => set_state(node, state, note, server).await,
         Command::End { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
             let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
-            let path = format!("/v1/sessions/{key}?pool={}", asked.pool);
-            let reply: EndReply =
-                asked.client.ask("DELETE", &path, &[]).await.and_then(|body| read(&body))?;
+            let reply: EndReply = asked.send(&ApiRequest::end(asked.pool(), key)).await?;
             asked.print(&reply, |_| format!("ended {key}\n"))
         }
         Command::Watch { limit, server } => {
@@ -177,9 +174,7 @@ async fn set_state(
         return Err(Failure::Usage(faults));
     };
     let change = NodeChange { state: Some(state), note: note.clone(), ..NodeChange::default() };
-    let body = serde_json::to_vec(&change).map_err(|error| Failure::Refused(error.to_string()))?;
-    let record: NodeRecord =
-        asked.client.ask("PUT", &asked.path_of(&node), &body).await.and_then(|body| read(&body))?;
+    let record: NodeRecord = asked.send(&ApiRequest::change_node(asked.pool(), &node, &change)).await?;
     // Any pool may be written to: one that no proxy uses takes a drain in silence.
     if record.version == 1 && !server.names_pool() {
         let pool = &asked.pool;
@@ -193,12 +188,12 @@ async fn set_state(
 /// with Redis, the restarted service continues from the same position.
 async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
-    let (mut after, mut is_away) = (String::new(), false);
+    let (mut after, mut is_away) = (None, false);
     while left > 0 {
-        let path = format!("/v1/changes?pool={}&wait={POLL_MS}{after}", asked.pool);
-        let reply: ChangesReply = match asked.get(&path).await {
+        let poll = ApiRequest::changes(asked.pool(), after.as_ref(), POLL_MS);
+        let reply: ChangesReply = match asked.send(&poll).await {
             Ok(reply) => reply,
-            Err(Failure::Unreachable(reason)) if !after.is_empty() => {
+            Err(Failure::Unreachable(reason)) if after.is_some() => {
                 if !is_away {
                     let _ = writeln!(io::stderr(), "berth: {reason}; trying again each second");
                 }
@@ -219,7 +214,7 @@ async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
             asked.print(event, show::event)?;
             left -= 1;
         }
-        after = format!("&after={}", reply.cursor);
+        after = Some(reply.cursor);
     }
     Ok(())
 }
@@ -237,12 +232,13 @@ impl Asked {
         Some(Self { client: client?, pool: pool?, format: format? })
     }
 
-    fn path_of(&self, node: &NodeId) -> String {
-        format!("/v1/nodes/{}?pool={}", node.in_path(), self.pool)
+    fn pool(&self) -> &str {
+        self.pool.as_str()
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        read(&self.client.ask("GET", path, &[]).await?)
+    async fn send<T: DeserializeOwned>(&self, request: &ApiRequest) -> Result<T, Failure> {
+        let ApiRequest { method, path, body } = request;
+        read(&self.client.ask(method, path, body).await?)
     }
 
     fn print<T: Serialize>(&self, value: &T, text: impl Fn(&T) -> String) -> Result<(), Failure> {

@@ -180,7 +180,7 @@ impl Affinity {
 
     fn next_end(&mut self) -> Option<Call> {
         let ending = self.due.ends.then(|| self.ends.next()).flatten()?;
-        let request = ApiRequest::end(&self.config.pool, ending.key);
+        let request = ApiRequest::end(self.config.pool.as_str(), ending.key);
         Some(Call { id: CallId(Kind::End(ending)), request, timeout: MAINTENANCE_TIMEOUT })
     }
 }

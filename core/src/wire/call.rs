@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Cursor, NodeChange, NodeId, PoolName, ResolveRequest, SessionKey, TouchRequest};
+use super::{Cursor, NodeChange, NodeId, ResolveRequest, SessionKey, TouchRequest};
 
 /// A request to the state service, but for its host and its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,14 @@ impl ApiRequest {
 
     /// This session is over.
     #[must_use]
-    pub fn end(pool: &PoolName, key: SessionKey) -> Self {
-        Self { method: "DELETE", path: format!("/v1/sessions/{key}?pool={pool}"), body: Vec::new() }
+    pub fn end(pool: &str, key: SessionKey) -> Self {
+        Self::bare("DELETE", format!("/v1/sessions/{key}?pool={pool}"))
+    }
+
+    /// Where this session lives, and what happened to it.
+    #[must_use]
+    pub fn session(pool: &str, key: SessionKey) -> Self {
+        Self::bare("GET", format!("/v1/sessions/{key}?pool={pool}"))
     }
 
     /// What changed after a position; waits so many milliseconds for something. Without a position only where the log is.
@@ -41,21 +47,34 @@ impl ApiRequest {
             Some(cursor) => format!("/v1/changes?pool={pool}&after={cursor}&wait={wait}"),
             None => format!("/v1/changes?pool={pool}&wait=0"),
         };
-        Self { method: "GET", path, body: Vec::new() }
+        Self::bare("GET", path)
     }
 
     /// What is recorded of a pool's nodes.
     #[must_use]
     pub fn nodes(pool: &str) -> Self {
-        Self { method: "GET", path: format!("/v1/nodes?pool={pool}"), body: Vec::new() }
+        Self::bare("GET", format!("/v1/nodes?pool={pool}"))
     }
 
     /// Something is to be recorded of a node.
     #[must_use]
     pub fn change_node(pool: &str, node: &NodeId, change: &NodeChange) -> Self {
-        let path = format!("/v1/nodes/{}?pool={pool}", node.in_path());
-        Self { method: "PUT", path, body: json(change) }
+        Self { method: "PUT", path: node_path(pool, node), body: json(change) }
     }
+
+    /// What is recorded of a node is to be forgotten.
+    #[must_use]
+    pub fn forget_node(pool: &str, node: &NodeId) -> Self {
+        Self::bare("DELETE", node_path(pool, node))
+    }
+
+    fn bare(method: &'static str, path: String) -> Self {
+        Self { method, path, body: Vec::new() }
+    }
+}
+
+fn node_path(pool: &str, node: &NodeId) -> String {
+    format!("/v1/nodes/{}?pool={pool}", node.in_path())
 }
 
 /// The types of the wire have nothing that JSON could not hold.

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use crate::support::fake_admin::{Answer, FakeAdmin};
+use crate::support::native::native_nodes_of;
 use crate::support::patience::{ask, caught_up, cluster, impatient, nodes_become, unchecked};
 use crate::support::{SOON, pool, routes, sessions, shown};
 use berth_core::wire::SessionKey;
 use berth_harness::hyper::Method;
-use berth_harness::{Builder, Client, EndpointSet, Envoy, State, World, eventually};
+use berth_harness::{Builder, EndpointSet, Envoy, State, World, eventually};
 use serde_json::{Value, json};
 
 const POLICIES: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies";
@@ -42,13 +43,6 @@ fn beside_native(builder: Builder, policy: &str, settings: Value) -> Builder {
         let route = json!({"match": is_native, "route": {"cluster": "native", "hash_policy": hash_policy}});
         routes(json).insert(0, route);
     })
-}
-
-/// The node of each session in Envoy's own ring.
-async fn native_nodes_of(client: &Client, keys: &[String]) -> Vec<String> {
-    let ask = |key: &String| client.get("/").header("x-session-id", key).header("x-native", "yes");
-    let answers = client.send_all(keys.iter().map(ask).collect()).await;
-    answers.iter().map(|answer| answer.node().to_owned()).collect()
 }
 
 /// Waits until both rings are of so many nodes that all are well.

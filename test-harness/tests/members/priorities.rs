@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::support::native::{RING, add_native, native_nodes_of};
 use crate::support::patience::{ask, caught_up, cluster, impatient, nodes_become};
 use crate::support::pinning::{all_see, moved, patiently_pinned};
-use crate::support::{SOON, pool, routes, sessions, shown};
-use berth_harness::{Builder, Client, EndpointSet, Response, World, eventually};
-use futures_util::{StreamExt, stream};
-use serde_json::{Value, json};
+use crate::support::{SOON, pool, sessions, shown};
+use berth_harness::{Builder, EndpointSet, Response, World, eventually};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_priority_costs_each_session_one_move_and_no_request_a_retry() {
@@ -87,7 +87,7 @@ async fn sessions_without_a_node_are_where_envoys_own_ring_has_them_whichever_no
         })
         .bootstrap(move |json| {
             assert!(cluster(json, "nodes").as_object_mut().unwrap().remove("outlier_detection").is_some());
-            add_native(json, native.clone());
+            add_native(json, RING, native.clone());
         })
         .start()
         .await;
@@ -312,32 +312,4 @@ async fn agreed(world: &World, keys: &[String], failed: u64) -> [usize; 2] {
         nodes.filter(|node| placed.iter().any(|name| name == world.node(*node).name())).count()
     };
     [serving(0..2), serving(2..4)]
-}
-
-/// Adds a cluster like `nodes` but with Envoy's own ring, and a route to it for requests with the header `x-native`.
-fn add_native(json: &mut Value, mut settings: Value) {
-    let ring = "type.googleapis.com/envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
-    settings["@type"] = ring.into();
-    let mut native = cluster(json, "nodes").clone();
-    native["name"] = "native".into();
-    // Otherwise workers learn of health up to a second later than the admin interface shows it.
-    native["common_lb_config"]["update_merge_window"] = "0s".into();
-    native["load_balancing_policy"]["policies"] =
-        json!([{"typed_extension_config": {"name": "native", "typed_config": settings}}]);
-    json["static_resources"]["clusters"].as_array_mut().unwrap().push(native);
-    routes(json).insert(
-        0,
-        json!({
-            "match": {"prefix": "/", "headers": [{"name": "x-native", "present_match": true}]},
-            "route": {"cluster": "native", "hash_policy": [{"header": {"header_name": "x-session-id"}}]},
-        }),
-    );
-}
-
-/// The node of each session in the native cluster.
-async fn native_nodes_of(client: &Client, keys: &[String]) -> Vec<String> {
-    let request = |key: &String| client.get("/").header("x-session-id", key).header("x-native", "yes");
-    let requests: Vec<_> = keys.iter().map(request).collect();
-    let nodes = requests.into_iter().map(async |request| request.send().await.node().to_owned());
-    stream::iter(nodes).buffered(32).collect().await
 }

@@ -5,13 +5,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::patience::{caught_up, cluster, impatient, nodes_become};
-use crate::support::{SOON, pool, routes, sessions, shown};
-use berth_harness::{Client, Host, World, eventually};
-use futures_util::{StreamExt, stream};
+use crate::support::native::{RING, add_native, native_nodes_of};
+use crate::support::patience::{caught_up, impatient, nodes_become};
+use crate::support::{SOON, pool, sessions, shown};
+use berth_harness::{Host, World, eventually};
 use serde_json::{Value, json};
 
-const RING: &str = "ring_hash.v3.RingHash";
 const MAGLEV: &str = "maglev.v3.Maglev";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,36 +178,6 @@ async fn set_weights(world: &World, weights: &[u32]) {
 async fn hosts(world: &World, cluster: &str) -> Vec<Host> {
     let hosts = world.envoy(0).clusters().await;
     hosts.into_iter().filter(|host| host.cluster == cluster).collect()
-}
-
-/// Adds a cluster like `nodes` but with this policy, and a route to it for requests with the header `x-native`.
-fn add_native(json: &mut Value, policy: &str, mut settings: Value) {
-    settings["@type"] =
-        format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{policy}").into();
-    let mut native = cluster(json, "nodes").clone();
-    native["name"] = "native".into();
-    // Otherwise workers receive health and weights up to a second later than the admin interface shows them.
-    native["common_lb_config"]["update_merge_window"] = "0s".into();
-    native["load_balancing_policy"]["policies"] =
-        json!([{"typed_extension_config": {"name": "native", "typed_config": settings}}]);
-    json["static_resources"]["clusters"].as_array_mut().unwrap().push(native);
-    routes(json).insert(
-        0,
-        json!({
-            "match": {"prefix": "/", "headers": [{"name": "x-native", "present_match": true}]},
-            "route": {"cluster": "native", "hash_policy": [{"header": {"header_name": "x-session-id"}}]},
-        }),
-    );
-}
-
-/// The node of each session in the native cluster.
-async fn native_nodes_of(client: &Client, keys: &[String]) -> Vec<String> {
-    let requests: Vec<_> = keys
-        .iter()
-        .map(|key| client.get("/").header("x-session-id", key).header("x-native", "yes"))
-        .collect();
-    let nodes = requests.into_iter().map(async |request| request.send().await.node().to_owned());
-    stream::iter(nodes).buffered(32).collect().await
 }
 
 /// The command `berth`.

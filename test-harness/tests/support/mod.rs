@@ -5,6 +5,7 @@
 pub(crate) mod fake_admin;
 pub(crate) mod fake_state;
 pub(crate) mod listening;
+pub(crate) mod native;
 pub(crate) mod patience;
 pub(crate) mod pinning;
 pub(crate) mod state_away;
