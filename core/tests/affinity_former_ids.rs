@@ -63,7 +63,7 @@ fn a_former_id_by_a_header_never_goes_with_a_version_that_is_known_here() {
         version,
         previous: None,
     };
-    let mut ask = |engine: &mut Affinity, stream, version, now| {
+    let ask = |engine: &mut Affinity, stream, version, now| {
         let terms = terms(version);
         let request = Request { stream, id: &id, terms: &terms, has_waited: false };
         let _ = engine.handle_request(&request, Millis(now), &Headers(Millis(now)));
