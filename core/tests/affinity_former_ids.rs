@@ -1,9 +1,10 @@
 //! A header names a session's former id. Clients can forge it, so it must not make another session's tokens old ones.
 
+mod support;
+
 use std::rc::Rc;
 
 use berth_core::affinity::{Affinity, AffinityConfig, Caller, Request, Terms};
-use berth_core::attributes::Attributes;
 use berth_core::config::Config;
 use berth_core::decision::PoolPolicy;
 use berth_core::membership::Observation;
@@ -13,29 +14,7 @@ use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::SessionKey;
 
-struct Headers(Millis);
-
-impl Attributes for Headers {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        (name == "x-former").then(|| b"ada".to_vec())
-    }
-
-    fn property(&self, _path: &[&str]) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn now(&self) -> Millis {
-        self.0
-    }
-
-    fn random(&self) -> Option<[u8; 16]> {
-        None
-    }
-
-    fn wants_keys(&self, _provider: usize, _now: Millis) -> bool {
-        false
-    }
-}
+use support::attributes::Headers;
 
 /// Mallory shows a token of a high version, waits until her pin is past its time, and comes back without the token.
 #[test]
@@ -66,7 +45,7 @@ fn a_former_id_by_a_header_never_goes_with_a_version_that_is_known_here() {
     let ask = |engine: &mut Affinity, stream, version, now| {
         let terms = terms(version);
         let request = Request { stream, id: &id, terms: &terms, has_waited: false };
-        let _ = engine.handle_request(&request, Millis(now), &Headers(Millis(now)));
+        let _ = engine.handle_request(&request, Millis(now), &Headers(&[("x-former", "ada")], Millis(now)));
         let call = engine.poll_call(Caller::Root, Millis(now)).unwrap();
         engine.call_started(call.id, stream, Caller::Root, Millis(now));
         String::from_utf8(call.request.body).unwrap()

@@ -1,9 +1,10 @@
 //! The engine of a pool's sessions under random orders of all that can happen to it.
+mod support;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use berth_core::affinity::{Admission, Affinity, AffinityConfig, Call, CallFailure, Caller, Request, Terms};
-use berth_core::attributes::Attributes;
 use berth_core::changelog::{ENDED, News, superseded_by};
 use berth_core::config::{Missing, OnPanic, OnVanish, Session, StateCluster, Superseded};
 use berth_core::decision::{Decision, Notice, PoolPolicy};
@@ -19,6 +20,8 @@ use berth_core::time::Millis;
 use berth_core::wire::{NodeRecord, Outcome, Pin, ResolveReply, SessionKey, TouchReply};
 use proptest::prelude::*;
 use serde_json::Value;
+
+use support::attributes::Headers;
 
 const POOL: &str = "nodes";
 const SESSIONS: u8 = 5;
@@ -147,30 +150,6 @@ struct World {
     routed_token: BTreeMap<u8, u32>,
     /// All answers were true.
     is_truthful: bool,
-}
-
-struct NoHeaders(Millis);
-
-impl Attributes for NoHeaders {
-    fn header(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn now(&self) -> Millis {
-        self.0
-    }
-
-    fn random(&self) -> Option<[u8; 16]> {
-        None
-    }
-
-    fn wants_keys(&self, _: usize, _: Millis) -> bool {
-        false
-    }
 }
 
 fn id(session: u8) -> SessionId {
@@ -381,7 +360,7 @@ impl World {
         self.next_stream += 1;
         let id = id(asked.session);
         let request = Request { stream: number, id: &id, terms: &terms, has_waited: false };
-        let (admission, seat) = self.engine.handle_request(&request, self.now, &NoHeaders(self.now));
+        let (admission, seat) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
         let waits_since = (admission == Admission::Wait).then_some(self.now);
         self.streams.insert(number, Stream { asked: asked.clone(), waits_since, seat: Some(seat) });
         match admission {

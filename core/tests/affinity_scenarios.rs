@@ -1,16 +1,15 @@
 //! Plays the transcripts of `testdata/affinity`: what happens to a pool's sessions in one worker, and what the engine makes
 //! of it. The README there says how to read and write one.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use berth_core::affinity::{
     Admission, Affinity, AffinityConfig, Call, CallFailure, Caller, Event, Request, Terms,
 };
-use berth_core::attributes::Attributes;
 use berth_core::changelog::{ENDED, News, superseded_by};
 use berth_core::config::{Missing, OnPanic, OnVanish, Session, StateCluster, Superseded};
 use berth_core::decision::{Decision, Notice, PoolPolicy};
@@ -26,35 +25,16 @@ use berth_core::time::Millis;
 use berth_core::wire::{NodeRecord, Outcome, Pin, ResolveReply, SessionKey, TouchReply};
 use serde_json::Value;
 
+use support::attributes::Headers;
+use support::transcripts::play_all;
+
 /// Transcripts count time from here: far from zero, as real clocks are.
 const START: Millis = Millis(1_000_000_000);
 const POOL: &str = "nodes";
 
 #[test]
 fn every_transcript_tells_what_happens() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/affinity");
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let is_transcript = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt");
-    let mut paths: Vec<PathBuf> = paths.filter(is_transcript).collect();
-    paths.sort();
-    assert!(paths.len() >= 10, "only {} transcripts", paths.len());
-
-    let mut wrong = String::new();
-    for path in paths {
-        let expected = fs::read_to_string(&path).unwrap();
-        let happened = play(&expected, &path.display().to_string());
-        if std::env::var_os("UPDATE").is_some() {
-            fs::write(&path, happened).unwrap();
-            continue;
-        }
-        for (index, (expected, happened)) in expected.lines().zip(happened.lines()).enumerate() {
-            if expected != happened {
-                let place = format!("{}:{}", path.display(), index + 1);
-                writeln!(wrong, "{place}\n  expected: {expected}\n  happened: {happened}").unwrap();
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "\n{wrong}UPDATE=1 writes down what happened: read the diff");
+    play_all("affinity", play);
 }
 
 /// The transcript with what happens after each `->`.
@@ -129,30 +109,6 @@ enum CallKind {
     Renew,
     Touch,
     End,
-}
-
-struct NoHeaders(Millis);
-
-impl Attributes for NoHeaders {
-    fn header(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn now(&self) -> Millis {
-        self.0
-    }
-
-    fn random(&self) -> Option<[u8; 16]> {
-        None
-    }
-
-    fn wants_keys(&self, _: usize, _: Millis) -> bool {
-        false
-    }
 }
 
 impl Worker {
@@ -357,7 +313,7 @@ impl Worker {
         let number = self.next_stream;
         self.next_stream += 1;
         let request = Request { stream: number, id: &id, terms: &terms, has_waited };
-        let (admission, seat) = self.engine.handle_request(&request, self.now, &NoHeaders(self.now));
+        let (admission, seat) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
         let label = (1..).map(|count| if count == 1 { name.to_owned() } else { format!("{name}#{count}") });
         let label = label.into_iter().find(|label| !self.streams.contains_key(label)).unwrap();
         self.streams.insert(label.clone(), Stream { number, seat });

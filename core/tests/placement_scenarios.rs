@@ -1,10 +1,10 @@
 //! Plays the transcripts of `testdata/placement`: what a pool observes, and where its sessions then are. The README there
 //! says how to read and write one.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use berth_core::event::Outcome;
 use berth_core::health::{HealthPolicy, State};
@@ -16,6 +16,8 @@ use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
 use berth_core::wire::{MAX_CANDIDATES, NodeRecord, NodeState};
 
+use support::transcripts::play_all;
+
 /// Sessions that `owners` and `moves` look at.
 const SESSIONS: usize = 1000;
 /// Transcripts count time from here: far from zero, as real clocks are.
@@ -23,29 +25,7 @@ const START: Millis = Millis(1_000_000_000);
 
 #[test]
 fn every_transcript_tells_what_happens() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/placement");
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let is_transcript = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt");
-    let mut paths: Vec<PathBuf> = paths.filter(is_transcript).collect();
-    paths.sort();
-    assert!(paths.len() >= 10, "only {} transcripts", paths.len());
-
-    let mut wrong = String::new();
-    for path in paths {
-        let expected = fs::read_to_string(&path).unwrap();
-        let happened = play(&expected, &path.display().to_string());
-        if std::env::var_os("UPDATE").is_some() {
-            fs::write(&path, happened).unwrap();
-            continue;
-        }
-        for (index, (expected, happened)) in expected.lines().zip(happened.lines()).enumerate() {
-            if expected != happened {
-                let place = format!("{}:{}", path.display(), index + 1);
-                writeln!(wrong, "{place}\n  expected: {expected}\n  happened: {happened}").unwrap();
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "\n{wrong}UPDATE=1 writes down what happened: read the diff");
+    play_all("placement", play);
 }
 
 /// The transcript with what happens after each `->`.
@@ -191,10 +171,10 @@ impl Show for Snapshot {
     fn place(&self, session: &str) -> String {
         match Placement::of(self, session_hash(session.as_bytes())) {
             Ok(placement) => show(&placement, self),
-            Err(NoPlacement::NoMembers) => "nobody: no members".to_owned(),
-            Err(NoPlacement::NoUsableNode) => "nobody: no usable node".to_owned(),
-            Err(NoPlacement::Superseded) => "nobody: superseded".to_owned(),
-            Err(NoPlacement::Withheld(reason)) => format!("nobody: {}", reason.name()),
+            Err(NoPlacement::NoMembers) => "no-node: no members".to_owned(),
+            Err(NoPlacement::NoUsableNode) => "no-node: no usable node".to_owned(),
+            Err(NoPlacement::Superseded) => "no-node: superseded".to_owned(),
+            Err(NoPlacement::Withheld(reason)) => format!("no-node: {}", reason.name()),
         }
     }
 
@@ -206,7 +186,7 @@ impl Show for Snapshot {
     fn for_new(&self, session: &str) -> String {
         let candidates = for_new(self, session_hash(session.as_bytes()), MAX_CANDIDATES);
         let nodes: Vec<&str> = candidates.iter().map(|index| self.nodes[*index].address.as_str()).collect();
-        if nodes.is_empty() { "nobody".to_owned() } else { nodes.join(",") }
+        if nodes.is_empty() { "no-node".to_owned() } else { nodes.join(",") }
     }
 
     fn owners(&self) -> Vec<String> {
@@ -215,7 +195,7 @@ impl Show for Snapshot {
             let placement = Placement::of(self, hash).ok();
             placement.and_then(|placement| placement.nodes(self).next().map(|node| node.address.clone()))
         };
-        (0..SESSIONS).map(|index| owner(index).unwrap_or_else(|| "nobody".to_owned())).collect()
+        (0..SESSIONS).map(|index| owner(index).unwrap_or_else(|| "no-node".to_owned())).collect()
     }
 }
 
