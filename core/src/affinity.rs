@@ -19,6 +19,7 @@
 mod call;
 mod ends;
 mod lookup;
+mod notices;
 mod refresh;
 mod release;
 mod reply;
@@ -51,6 +52,7 @@ pub use release::Release;
 
 use ends::Ends;
 use lookup::Lookup;
+use notices::Notices;
 use refresh::{Held, Refresh};
 use release::Releases;
 use touches::Touches;
@@ -151,6 +153,7 @@ pub struct Affinity {
     lookups: Flights<Rc<Lookup>>,
     waiters: BTreeMap<u32, Waiter>,
     releases: Releases,
+    notices: Notices,
     breaker: Breaker,
     touches: Touches,
     refresh: Refresh,
@@ -212,6 +215,7 @@ impl Affinity {
             lookups: Flights::new(limits),
             waiters: BTreeMap::new(),
             releases: Releases::default(),
+            notices: Notices::default(),
             breaker: Breaker::new(breaker),
             touches: Touches::new(*shortest_ttl),
             refresh: Refresh::default(),
@@ -236,6 +240,7 @@ impl Affinity {
         if fits {
             self.lookups.succeed(&former.lookups);
             self.pins = former.pins.clone();
+            self.notices = former.notices.clone();
             self.pins.expire_provisional();
         }
         fits
@@ -338,6 +343,7 @@ impl Affinity {
     pub fn handle_end(&mut self, id: &SessionId) {
         let key = crate::wire::SessionKey::new(self.config.pool.as_str(), id.as_bytes());
         self.pins.remove_by_wire(key.into());
+        self.notices.forget(self.pins.key(id.as_bytes()));
         self.doubt_answers_about(key.into());
         if !self.ends.push(key) {
             self.count(Counter::Dropped(Dropped::End));
@@ -437,10 +443,9 @@ impl Affinity {
         let outcome = as_seen(snapshot, index, Outcome::Hit);
         // One that is turned away tells the node nothing.
         let is_served = outcome != Outcome::Panic || self.config.policy.on_panic != OnPanic::Reject;
-        let mut notice = None;
-        if is_served && pin.kind == Kind::Restored && self.pins.settle(key) {
-            notice = Some(Notice::Restore { version: pin.version });
-            self.count(Counter::Restored);
+        let notice = self.notice_for(key, &pin, now).filter(|_| is_served);
+        if let Some(notice) = &notice {
+            self.notified(key, notice);
         }
         if is_served && pin.kind == Kind::Away && self.pins.return_home(key) {
             self.count(Counter::Returned);
@@ -451,6 +456,20 @@ impl Affinity {
             placement.reason = Reason::StateAway;
         }
         Some((Ok(if terms.is_strict { placement.strictly() } else { placement }), notice))
+    }
+
+    /// What the node of this pin has yet to be notified of.
+    fn notice_for(&self, key: PinKey, pin: &Pin, now: Millis) -> Option<Notice> {
+        let name = self.pins.name(pin.node)?;
+        self.notices.get(key, [name, name], pin.version, now)
+    }
+
+    /// A request carries a session's notice to its node.
+    fn notified(&mut self, key: PinKey, notice: &Notice) {
+        self.notices.forget(key);
+        if matches!(notice, Notice::Restore { .. }) {
+            self.count(Counter::Restored);
+        }
     }
 
     /// Has the state service asked, or lets the request go on without it.

@@ -76,6 +76,16 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// The version of the session's pin.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        match self {
+            Self::Rehomed { version, .. } | Self::Restore { version } => *version,
+        }
+    }
+}
+
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -70,8 +70,6 @@ pub enum Kind {
     Settled,
     /// The ring's, while the state cluster was away.
     Provisional,
-    /// The state cluster's, and the node has yet to be notified to load the session's state: see [`Pins::settle`].
-    Restored,
     /// The state cluster's, but the node vanished and another one served the session meanwhile: see [`Pins::return_home`].
     Away,
 }
@@ -218,20 +216,6 @@ impl Pins {
         let Some(slot) = self.find_wire(wire) else { return false };
         let is_older = self.slab.get(slot).and_then(Entry::pin).is_some_and(|pin| pin.version < version);
         is_older && self.discard(slot).is_some()
-    }
-
-    /// The node of a restored session is about to be notified. True for the one request that carries the notice.
-    pub fn settle(&mut self, key: PinKey) -> bool {
-        self.change(self.find(key), |pin| {
-            (pin.kind == Kind::Restored).then_some(Pin { kind: Kind::Settled, ..pin })
-        })
-    }
-
-    /// The notice did not reach the node: the next request carries it.
-    pub fn unsettle(&mut self, key: PinKey) -> bool {
-        self.change(self.find(key), |pin| {
-            (pin.kind == Kind::Settled).then_some(Pin { kind: Kind::Restored, ..pin })
-        })
     }
 
     /// The node has vanished for now, and another one serves the session.

@@ -15,7 +15,7 @@ enum Step {
     RemoveByWire(u8),
     Outdate(u8, u64),
     Prolong(u8, u64),
-    Settle(u8),
+    ReturnHome(u8),
     ExpireNode(usize),
     Adopt(Vec<usize>),
     Pass(u64),
@@ -23,7 +23,7 @@ enum Step {
 }
 
 fn any_kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(vec![Kind::Settled, Kind::Provisional, Kind::Restored])
+    prop::sample::select(vec![Kind::Settled, Kind::Provisional, Kind::Away])
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -37,7 +37,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => session.clone().prop_map(Step::RemoveByWire),
         1 => (session.clone(), version).prop_map(|(session, version)| Step::Outdate(session, version)),
         1 => (session.clone(), seconds).prop_map(|(session, life)| Step::Prolong(session, life)),
-        1 => session.prop_map(Step::Settle),
+        1 => session.prop_map(Step::ReturnHome),
         1 => node.clone().prop_map(Step::ExpireNode),
         1 => prop::collection::vec(node, 0..6).prop_map(Step::Adopt),
         3 => (0..40_u64).prop_map(Step::Pass),
@@ -152,12 +152,12 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     (known.expires, known.used) = (expires, false);
                 }
             }
-            Step::Settle(session) => {
+            Step::ReturnHome(session) => {
                 let known = model
                     .known
                     .iter_mut()
-                    .find(|known| known.session == *session && known.kind == Kind::Restored);
-                prop_assert_eq!(pins.settle(key(&pins, *session)), known.is_some());
+                    .find(|known| known.session == *session && known.kind == Kind::Away);
+                prop_assert_eq!(pins.return_home(key(&pins, *session)), known.is_some());
                 if let Some(known) = known {
                     (known.kind, known.used) = (Kind::Settled, false);
                 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Affinity, Terms};
 use crate::attributes::Attributes;
 use crate::owners::Standing;
-use crate::pins::{Kind, Lookup as Known, Pin, PinKey};
+use crate::pins::{Lookup as Known, PinKey};
 use crate::placement;
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
@@ -79,11 +79,7 @@ impl Affinity {
             indexes.truncate(MAX_CANDIDATES);
         }
         // Where it was, if that is known: a session of a node that is gone is moved with its first question.
-        // A node with an undelivered notice may not be known here yet: only the state service can say for how long it
-        // has had the session.
-        let may_be_new = |pin: &Pin| pin.kind == Kind::Restored && self.pins.member(pin.node).is_none();
-        let names = known.iter().flatten().filter(|pin| !may_be_new(pin));
-        let names = names.filter_map(|pin| self.pins.name(pin.node)?.parse().ok());
+        let names = known.iter().flatten().filter_map(|pin| self.pins.name(pin.node)?.parse().ok());
         let last: Vec<NodeId> = names.collect();
         let pool = self.config.pool.as_str();
         let ask = SessionAsk::new(

@@ -7,6 +7,7 @@
 
 use super::reply::Reported;
 use super::{Affinity, BATCH, believed_until};
+use crate::decision::Notice;
 use crate::pins::{Kind, Lookup as Known, PinKey, Pins};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
@@ -119,8 +120,10 @@ impl Affinity {
                 kind: Kind::Settled,
                 session_version: pin.session_version.unwrap_or(0),
             };
-            if self.remember(*key, pin.key.into(), reported) || pin.restore {
-                self.keep_notice(*key);
+            self.remember(*key, pin.key.into(), reported);
+            if pin.restore {
+                let notice = Notice::Restore { version: pin.version };
+                self.notices.keep(*key, pin.node.as_str(), notice, expires);
             }
         }
     }

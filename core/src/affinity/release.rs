@@ -36,15 +36,14 @@ pub(super) struct Releases {
     groups: VecDeque<Group>,
     /// Requests that have to ask again.
     again: Vec<(WireKey, u32, Rc<Lookup>)>,
-    /// What the latest release tells the node.
-    notice: Option<Notice>,
+    /// The session whose notice the latest release carries.
+    carries: Option<(PinKey, Notice)>,
 }
 
 /// The requests that waited for one session.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) key: WireKey,
-    pub(super) pin_key: PinKey,
     pub(super) waiters: VecDeque<u32>,
     /// `None` without an answer.
     pub(super) settled: Option<Settled>,
@@ -62,14 +61,12 @@ pub(super) struct Settled {
     /// How long the session stays elsewhere if the owner cannot be used.
     pub(super) provisional: Millis,
     pub(super) outcome: Outcome,
-    /// For the node, with the first request that goes there.
-    pub(super) notice: Option<Notice>,
+    /// The version of the pin.
+    pub(super) version: u64,
     /// The highest version of its token that the state service knows now.
     pub(super) session_version: u32,
     /// The highest that is known here: a lookup may have been under way when its session came with a newer one.
     pub(super) known_version: u32,
-    /// It is remembered.
-    pub(super) is_kept: bool,
 }
 
 /// Where a request goes, and the notice for its node.
@@ -109,68 +106,22 @@ impl Affinity {
                     None => self.without_answer(&snapshot, &own, PROVISIONAL, now),
                 };
                 self.waiters.remove(&stream);
-                self.releases.notice.clone_from(&notice);
+                self.releases.carries = notice.clone().map(|notice| (own.key, notice));
                 let decision = self.decide(placement, notice);
-                let is_placed = matches!(decision, Decision::Route { .. });
-                self.releases.groups.push_front(group);
-                if !is_placed {
-                    self.give_back();
+                if !matches!(decision, Decision::Route { .. }) {
+                    self.releases.carries = None;
                 }
+                self.releases.groups.push_front(group);
                 return Some(Release { stream, decision });
             }
-            if group.settled.is_some_and(|settled| settled.is_kept && settled.notice.is_some()) {
-                self.keep_notice(group.pin_key);
-            }
         }
     }
 
-    /// The latest release was delivered, or its stream was gone: then the next request of the session tells the node.
+    /// The latest release was delivered, or its stream was gone: then the next request of the session carries the notice.
     pub fn released(&mut self, is_delivered: bool) {
-        if !is_delivered {
-            self.give_back();
-        } else if matches!(self.releases.notice.take(), Some(Notice::Restore { .. })) {
-            self.count(Counter::Restored);
+        if let Some((key, notice)) = self.releases.carries.take().filter(|_| is_delivered) {
+            self.notified(key, &notice);
         }
-    }
-
-    /// The notice did not reach the node: the next request of the session carries it.
-    fn give_back(&mut self) {
-        let Some(notice) = self.releases.notice.take() else { return };
-        let Some(group) = self.releases.groups.front_mut() else { return };
-        match &mut group.settled {
-            Some(settled) if settled.index.is_some() => {
-                settled.notice = settled.notice.take().or(Some(notice));
-            }
-            // It comes from a pin, which the decision without an answer has replaced.
-            _ => {
-                let (key, wire) = (group.pin_key, group.key);
-                self.make_unnotified(key, wire, 0);
-            }
-        }
-    }
-
-    /// The pin names the node at which the state service had the session, and that node has yet to be notified. A touch must
-    /// not make the pin certain, so it counts as expired.
-    fn make_unnotified(&mut self, key: PinKey, wire: WireKey, session_version: u32) {
-        let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(key, Millis(0)) else { return };
-        let Some(node) = self.pins.name(pin.node).map(str::to_owned) else { return };
-        let session_version = session_version.max(pin.session_version);
-        let (node, expires, kind) = (node.as_str(), Millis(0), Kind::Restored);
-        self.pins.insert(key, wire, Pin { node, version: pin.version, expires, kind, session_version });
-    }
-
-    fn is_unnotified(&mut self, key: PinKey) -> bool {
-        match self.pins.get(key, Millis(0)) {
-            Known::Fresh(pin) | Known::Stale(pin) => pin.kind == Kind::Restored,
-            Known::Absent => false,
-        }
-    }
-
-    /// Keeps the node's notice in the pin for the next request that goes there.
-    pub(super) fn keep_notice(&mut self, key: PinKey) {
-        // A pin whose node had vanished has no room for both. The node matters more than the count of those that returned.
-        self.pins.return_home(key);
-        self.pins.unsettle(key);
     }
 
     /// Requests that waited on have another question. Those of one session share it, within the time of the one that has
@@ -219,7 +170,9 @@ impl Affinity {
         let outcome = as_seen(snapshot, index, outcome);
         let placement = placement::pinned(snapshot, own.id.hash(), index, outcome);
         let placement = if is_strict { placement.strictly() } else { placement };
-        (Ok(placement), settled.notice.take())
+        let name = snapshot.nodes.get(index).map_or("", |node| &node.name);
+        let names = [name, settled.node.as_str()];
+        (Ok(placement), self.notices.get(own.key, names, settled.version, now))
     }
 
     /// Without an answer: where the session was last, if that node may serve, else where the ring says; for a while.
@@ -250,18 +203,12 @@ impl Affinity {
         let Ok(mut placement) = placement else { return (placement, None) };
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
-        let wire = own.ask.key.into();
-        if last.is_none() && self.is_unnotified(own.key) {
-            // The notice for its node outlasts the outage.
-            self.make_unnotified(own.key, wire, session_version);
-        } else if let Some(node) = placement.nodes(snapshot).next() {
+        let notice = last.and_then(|(_, pin)| self.notice_for(own.key, &pin, now));
+        if let Some(node) = placement.nodes(snapshot).next() {
             let (node, expires, kind) = (node.name.as_str(), now + lasts, Kind::Provisional);
             let pin = Pin { node, version, expires, kind, session_version };
-            self.pins.insert(own.key, wire, pin);
+            self.pins.insert(own.key, own.ask.key.into(), pin);
         }
-        let notice = last
-            .filter(|(_, pin)| pin.kind == Kind::Restored)
-            .map(|(_, pin)| Notice::Restore { version: pin.version });
         (Ok(if is_strict { placement.strictly() } else { placement }), notice)
     }
 }

@@ -92,14 +92,14 @@ impl Affinity {
         for Released { key, request: lookup, waiters } in released {
             let pin = reply.pins.iter().find(|pin| pin.key == lookup.ask.key);
             let settled = pin.map(|pin| self.settle(&snapshot, &lookup, pin, expires, now));
-            self.releases.push(Group { key, pin_key: lookup.key, waiters: waiters.into(), settled });
+            self.releases.push(Group { key, waiters: waiters.into(), settled });
         }
     }
 
     /// Lets requests go on without an answer.
     pub(super) fn release_without_answer(&mut self, released: Vec<Released<Rc<Lookup>>>) {
-        for Released { key, request: lookup, waiters } in released {
-            self.releases.push(Group { key, pin_key: lookup.key, waiters: waiters.into(), settled: None });
+        for Released { key, waiters, .. } in released {
+            self.releases.push(Group { key, waiters: waiters.into(), settled: None });
         }
     }
 
@@ -131,34 +131,26 @@ impl Affinity {
             Known::Absent => session_version,
         };
         let version = pin.version;
-        let mut notice = match &pin.from {
+        let ends = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
+        let notice = match &pin.from {
             Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
             None => pin.restore.then_some(Notice::Restore { version }),
         };
+        if let Some(notice) = notice {
+            self.notices.keep(lookup.key, pin.node.as_str(), notice, ends);
+        }
         let name = match standing {
             // Another node serves it meanwhile, and the pin stays where it is.
             Standing::Held => Some(pin.node.to_string()),
-            // It is said only once that the node was restarted, so that must last until the node can be used.
-            Standing::Unusable | Standing::Unknown if pin.restore => Some(pin.node.to_string()),
             _ => index.and_then(|index| snapshot.nodes.get(index)).map(|node| node.name.clone()),
         };
         if let Some(node) = &name {
-            let expires = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
-            // An answer from before a change, which may be its own, is a hint: better than none while there is no other. So is
-            // one whose owner cannot be used.
-            let is_hint = lookup.epoch != self.epoch || index.is_none() && standing != Standing::Held;
-            let expires = if is_hint { Millis(0) } else { expires };
-            let kind = match standing {
-                Standing::Held => Kind::Away,
-                Standing::Unusable | Standing::Unknown => Kind::Restored,
-                Standing::Usable(_) => Kind::Settled,
-            };
+            // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
+            let expires = if lookup.epoch == self.epoch { ends } else { Millis(0) };
+            let kind = if standing == Standing::Held { Kind::Away } else { Kind::Settled };
             let reported = Reported { node, version, expires, kind, session_version };
-            if self.remember(lookup.key, lookup.ask.key.into(), reported) {
-                notice = notice.or(Some(Notice::Restore { version }));
-            }
+            self.remember(lookup.key, lookup.ask.key.into(), reported);
         }
-        let is_kept = name.is_some();
         let provisional = provisional_time(&pin.node, snapshot);
         Settled {
             node: pin.node.clone(),
@@ -166,25 +158,22 @@ impl Affinity {
             standing,
             provisional,
             outcome,
-            notice,
+            version,
             session_version,
             known_version,
-            is_kept,
         }
     }
 
-    /// Remembers what the state service reported. True if the node has yet to be notified that the session was elsewhere.
-    pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Reported<'_>) -> bool {
+    /// Remembers what the state service reported.
+    pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Reported<'_>) {
         let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, Millis(0)) else {
             self.pins.insert(key, wire, pin);
-            return false;
+            return;
         };
-        let is_same = self.pins.name(before.node) == Some(pin.node);
-        let is_unnotified = before.kind == Kind::Restored && is_same;
         // A new answer does not change that another node serves it meanwhile. Only its node's return does.
-        let kind = if before.kind == Kind::Away && is_same { Kind::Away } else { pin.kind };
+        let is_away = before.kind == Kind::Away && self.pins.name(before.node) == Some(pin.node);
+        let kind = if is_away { Kind::Away } else { pin.kind };
         let session_version = pin.session_version.max(before.session_version);
         self.pins.insert(key, wire, Pin { session_version, kind, ..pin });
-        is_unnotified
     }
 }

@@ -44,8 +44,7 @@ impl Word {
         let kind = match kind {
             Kind::Settled => 1,
             Kind::Provisional => 2,
-            Kind::Restored => 3,
-            Kind::Away => 4_u64,
+            Kind::Away => 3_u64,
         };
         Self(u64::from(node.0) << Self::NODE_SHIFT | kind << Self::KIND_SHIFT | expires.0.min(Self::EXPIRES))
     }
@@ -55,7 +54,6 @@ impl Word {
             0 => None,
             1 => Some(Kind::Settled),
             2 => Some(Kind::Provisional),
-            3 => Some(Kind::Restored),
             _ => Some(Kind::Away),
         }
     }
@@ -290,7 +288,7 @@ mod tests {
     #[test]
     fn an_entry_gives_back_what_was_put_in() {
         let (key, wire) = (PinKey(u128::MAX - 5), WireKey([7; 16]));
-        for kind in [Kind::Settled, Kind::Provisional, Kind::Restored] {
+        for kind in [Kind::Settled, Kind::Provisional, Kind::Away] {
             let pin = Pin {
                 node: NodeRef(u16::MAX),
                 version: u64::from(u32::MAX),

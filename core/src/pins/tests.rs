@@ -257,17 +257,6 @@ fn a_touch_under_way_does_not_make_certain_what_became_uncertain_meanwhile() {
 }
 
 #[test]
-fn one_request_of_a_restored_session_tells_its_node() {
-    let mut pins = small(3);
-    let key = pins.key(&[1]);
-    pins.insert(key, wire(1), Pin { kind: Kind::Restored, ..pin(NODE, 5) });
-
-    assert!(pins.settle(key) && !pins.settle(key));
-
-    assert!(matches!(pins.get(key, at(0)), Lookup::Fresh(Pin { kind: Kind::Settled, version: 5, .. })));
-}
-
-#[test]
 fn a_cache_without_room_forgets_and_goes_on() {
     for limits in [
         Limits { entries: 0, ..Limits::default() },
