@@ -4,8 +4,6 @@
 //! whatever becomes of the session's pin meanwhile: an outage, a node that is out or not known here yet, a request that is
 //! turned away or gone. It is for one owner and one version of the pin, and dies when the pin would have expired.
 
-use std::collections::BTreeMap;
-
 use crate::decision::Notice;
 use crate::pins::PinKey;
 use crate::time::Millis;
@@ -13,12 +11,13 @@ use crate::time::Millis;
 /// Sessions with a notice at most. Beyond, the one that would end first gives way; its node is not notified.
 const CAPACITY: usize = 10_000;
 
-/// The notices of one pool.
+/// The notices of one pool, in the order of their sessions' keys. There are few, and mostly none.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Notices(BTreeMap<PinKey, Kept>);
+pub(super) struct Notices(Vec<Kept>);
 
 #[derive(Debug, Clone)]
 struct Kept {
+    key: PinKey,
     /// The owner, as the state service calls it.
     node: String,
     notice: Notice,
@@ -28,20 +27,19 @@ struct Kept {
 impl Notices {
     /// Keeps a notice in place of the session's former one.
     pub(super) fn keep(&mut self, key: PinKey, node: &str, notice: Notice, until: Millis) {
-        if self.0.len() >= CAPACITY && !self.0.contains_key(&key) {
-            let first = self.0.iter().min_by_key(|(_, kept)| kept.until).map(|(key, _)| *key);
-            first.map(|first| self.0.remove(&first));
+        self.forget(key);
+        if self.0.len() >= CAPACITY
+            && let Some((first, _)) = self.0.iter().enumerate().min_by_key(|(_, kept)| kept.until)
+        {
+            self.0.remove(first);
         }
-        self.0.insert(key, Kept { node: node.to_owned(), notice, until });
+        let index = self.find(key).unwrap_or_else(|index| index);
+        self.0.insert(index, Kept { key, node: node.to_owned(), notice, until });
     }
 
     /// The notice for a session's node, if that is one of these names and its pin has this version.
     pub(super) fn get(&self, key: PinKey, names: [&str; 2], version: u64, now: Millis) -> Option<Notice> {
-        // Hits have one look at it: almost always there are no notices.
-        if self.0.is_empty() {
-            return None;
-        }
-        let kept = self.0.get(&key)?;
+        let kept = self.0.get(self.find(key).ok()?)?;
         let fits =
             kept.notice.version() == version && names.contains(&kept.node.as_str()) && now < kept.until;
         fits.then(|| kept.notice.clone())
@@ -49,7 +47,13 @@ impl Notices {
 
     /// The node was notified, or the session is over.
     pub(super) fn forget(&mut self, key: PinKey) {
-        self.0.remove(&key);
+        if let Ok(index) = self.find(key) {
+            self.0.remove(index);
+        }
+    }
+
+    fn find(&self, key: PinKey) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&key, |kept| kept.key)
     }
 }
 
