@@ -232,16 +232,24 @@ impl Affinity {
         }
     }
 
-    /// Takes over the pins of the same pool under a former configuration. False if they are another state service's, or
-    /// more than there is room for.
-    pub fn succeed(&mut self, former: &Self) -> bool {
+    /// Takes over what the same pool knew under a former configuration: of nodes in any case, of sessions only if they are
+    /// the same state service's and there is room for as many. False if they are not.
+    pub fn succeed(&mut self, former: &mut Self) -> bool {
         let (state, before) = (&self.config.state, &former.config.state);
+        self.owners = former.owners.clone();
+        self.is_nameless = former.is_nameless;
         let fits = state.cluster == before.cluster && state.pins == before.pins;
         if fits {
             self.lookups.succeed(&former.lookups);
+            // Another host or token is another chance.
+            if (&state.host, &state.token) == (&before.host, &before.token) {
+                self.breaker.succeed(&former.breaker);
+            }
             self.pins = former.pins.clone();
-            self.notices = former.notices.clone();
             self.pins.expire_provisional();
+            // What is to be said once must not be said by both.
+            self.notices = std::mem::take(&mut former.notices);
+            self.ends.succeed(&mut former.ends);
         }
         fits
     }
@@ -288,6 +296,12 @@ impl Affinity {
         self.in_use.leave(seat);
         self.waiters.remove(&stream);
         self.lookups.stream_gone(stream);
+    }
+
+    /// A request that carried this notice has an answer: from the node that it is for, or from elsewhere, as when that node
+    /// could not be reached. Then the session's next request carries it.
+    pub fn handle_notice(&mut self, id: &SessionId, notice: &Notice, is_delivered: bool) {
+        self.notices.arrived(self.pins.key(id.as_bytes()), notice, is_delivered);
     }
 
     /// The members of a new snapshot.
@@ -461,12 +475,12 @@ impl Affinity {
     /// What the node of this pin has yet to be notified of.
     fn notice_for(&self, key: PinKey, pin: &Pin, now: Millis) -> Option<Notice> {
         let name = self.pins.name(pin.node)?;
-        self.notices.get(key, [name, name], pin.version, now)
+        self.notices.get(key, name, pin.version, now)
     }
 
     /// A request carries a session's notice to its node.
     fn notified(&mut self, key: PinKey, notice: &Notice) {
-        self.notices.forget(key);
+        self.notices.carry(key);
         if matches!(notice, Notice::Restore { .. }) {
             self.count(Counter::Restored);
         }

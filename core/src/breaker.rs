@@ -71,6 +71,11 @@ impl Breaker {
         Permit::Probe
     }
 
+    /// Takes over what another breaker has learned of the same service.
+    pub fn succeed(&mut self, former: &Self) {
+        self.state = former.state;
+    }
+
     /// A call was answered. True if that closed the breaker.
     pub fn succeeded(&mut self) -> bool {
         let was_open = self.is_open();

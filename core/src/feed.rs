@@ -182,6 +182,9 @@ impl Feed {
     /// The call could not be made.
     pub fn call_refused(&mut self, kind: FeedCallKind, now: Millis) {
         self.line(kind).timer.set(now, PAUSE);
+        if kind == FeedCallKind::Cooldown {
+            self.reported.clear();
+        }
     }
 
     /// A call came to its end; without a body if it failed. `None` if it was none of these.

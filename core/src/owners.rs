@@ -25,7 +25,7 @@ const MAX_NAMED_BYTES: usize = MAX_UNUSABLE * 51;
 
 /// How long a session stays where the ring put it before the state cluster is asked again.
 pub const PROVISIONAL: Millis = Millis(2_000);
-/// The same, if the state cluster named an owner that cannot be used here: that is about to change.
+/// The same, if another proxy has just given it to an owner that is not known here: that is about to change.
 const DISPUTED: Millis = Millis(250);
 
 /// What can be done with an owner.
@@ -42,7 +42,7 @@ pub enum Standing {
 }
 
 /// What one VM knows of the nodes that may be named as owners.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Owners {
     /// By place in the snapshot; `None` for a name that no pin can have.
     ids: Vec<Option<NodeId>>,
@@ -182,11 +182,17 @@ impl Owners {
     }
 }
 
-/// How long a session stays where the ring put it because its owner cannot be used here. A name that this proxy cannot see is
-/// no dispute: it may stay unseen for long, and no answer of the state cluster ends that.
+/// How long a session stays where the ring put it because its owner, which has had it for `owned`, cannot be used here. Only an
+/// owner that is news may appear at any moment. In a panic, after a start, or with a name that this proxy cannot see, it may
+/// take long, and no answer of the state cluster ends that.
 #[must_use]
-pub fn provisional_time(owner: &NodeId, snapshot: &Snapshot) -> Millis {
-    if may_be_unseen_name(owner, snapshot) { PROVISIONAL } else { DISPUTED }
+pub fn provisional_time(owner: &NodeId, owned: Option<Millis>, snapshot: &Snapshot) -> Millis {
+    let is_news = owned.is_some_and(|owned| owned < GRACE);
+    if is_news && !snapshot.has_panic() && !may_be_unseen_name(owner, snapshot) {
+        DISPUTED
+    } else {
+        PROVISIONAL
+    }
 }
 
 /// True if it may be one of the members, under a name that this proxy cannot see.

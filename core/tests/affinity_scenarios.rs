@@ -94,6 +94,8 @@ struct Worker {
 struct Stream {
     number: u32,
     seat: Seat,
+    session: SessionId,
+    notice: Option<Notice>,
 }
 
 /// A call under way.
@@ -208,12 +210,23 @@ impl Worker {
             "wait" => self.engine.handle_start(self.now),
             "ask" => return self.ask(rest),
             "gone" => {
-                let Stream { number, seat } = self.streams.remove(rest).ok_or("no such request")?;
+                let Stream { number, seat, .. } = self.streams.remove(rest).ok_or("no such request")?;
                 self.engine.handle_gone(number, seat);
                 self.calls.retain(|_, call| call.caller != Caller::Stream(number));
             }
             "lose" => {
                 self.lost.insert(self.streams.get(rest).ok_or("no such request")?.number);
+            }
+            "reaches" => {
+                let (label, which) = rest.split_once(' ').ok_or("say which request reaches which node")?;
+                let is_delivered = match which {
+                    "its node" => true,
+                    "another node" => false,
+                    _ => return Err(format!("{which:?} is neither \"its node\" nor \"another node\"")),
+                };
+                let stream = self.streams.get(label).ok_or("no such request")?;
+                let notice = stream.notice.as_ref().ok_or("it carries no notice")?;
+                self.engine.handle_notice(&stream.session, notice, is_delivered);
             }
             "answer" => return self.answer(rest),
             "fail" => {
@@ -239,7 +252,7 @@ impl Worker {
             }
             "reload" => {
                 let mut next = Affinity::new(self.config.clone(), 0x5eed);
-                next.succeed(&self.engine);
+                next.succeed(&mut self.engine);
                 self.engine = next;
                 self.calls.clear();
                 if let Some(snapshot) = &self.snapshot {
@@ -316,11 +329,21 @@ impl Worker {
         let (admission, seat) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
         let label = (1..).map(|count| if count == 1 { name.to_owned() } else { format!("{name}#{count}") });
         let label = label.into_iter().find(|label| !self.streams.contains_key(label)).unwrap();
-        self.streams.insert(label.clone(), Stream { number, seat });
+        let stream = Stream { number, seat, session: id.clone(), notice: None };
+        self.streams.insert(label.clone(), stream);
         Ok(match admission {
-            Admission::Decided(decision) => vec![format!("{label}: {}", self.show(&decision))],
+            Admission::Decided(decision) => {
+                self.note_notice(&label, &decision);
+                vec![format!("{label}: {}", self.show(&decision))]
+            }
             Admission::Wait => self.drain(Some(Caller::Stream(number))),
         })
+    }
+
+    fn note_notice(&mut self, label: &str, decision: &Decision) {
+        if let (Some(stream), Decision::Route { notice, .. }) = (self.streams.get_mut(label), decision) {
+            stream.notice.clone_from(notice);
+        }
     }
 
     /// Does what the engine has to be done, as the filter does.
@@ -330,6 +353,7 @@ impl Worker {
             if let Some(release) = self.engine.poll_release(self.now) {
                 let label = self.label(release.stream);
                 let is_delivered = !self.lost.remove(&release.stream);
+                self.note_notice(&label, &release.decision);
                 let decision = self.show(&release.decision);
                 results.push(match is_delivered {
                     true => format!("{label}: {decision}"),
@@ -468,7 +492,7 @@ impl Worker {
     }
 
     fn node(&self, index: usize) -> String {
-        self.snapshot.as_ref().unwrap().nodes[index].address.clone()
+        self.snapshot.as_ref().unwrap().nodes[index].name.clone()
     }
 
     fn show(&self, decision: &Decision) -> String {
@@ -556,13 +580,17 @@ fn pin(text: &str, only: Option<SessionKey>) -> Result<Pin, String> {
     Ok(pin)
 }
 
-/// `a`, `b(unhealthy)`.
+/// `a`, `b(unhealthy)`, `b@10.0.0.2:80` with its name first.
 fn host(word: &str) -> Result<Observation, String> {
     let (address, fact) = match word.split_once('(') {
         Some((address, fact)) => (address, fact.strip_suffix(')').ok_or("close the (")?),
         None => (word, ""),
     };
-    let mut host = Observation { address: address.to_owned(), weight: 1, ..Observation::default() };
+    let (name, address) = match address.split_once('@') {
+        Some((name, address)) => (Some(name.to_owned()), address),
+        None => (None, address),
+    };
+    let mut host = Observation { address: address.to_owned(), name, weight: 1, ..Observation::default() };
     match fact {
         "" => {}
         "unhealthy" => host.flags.unhealthy = true,

@@ -313,14 +313,17 @@ fn an_owner_with_a_name_that_cannot_be_seen_is_asked_for_less_often() {
     let policy = HealthPolicy::default();
     let mut roster = Roster::default();
     roster.observe(vec![host("10.0.0.1:80", None, GOOD)], &policy, at(0));
-    let mut time = |facts: Option<&ClusterFacts>, owner: &str| {
+    let mut time = |facts: Option<&ClusterFacts>, owner: &str, owned: Option<u64>| {
         roster.learn(facts, true);
-        provisional_time(&owner.parse().unwrap(), &snapshot(&roster, &policy, at(0)))
+        provisional_time(&owner.parse().unwrap(), owned.map(Millis), &snapshot(&roster, &policy, at(0)))
     };
 
-    assert_eq!(time(None, "db-1"), PROVISIONAL);
-    assert!(time(None, "10.0.0.9:80") < PROVISIONAL, "another proxy has seen it first");
-    assert!(time(Some(&ClusterFacts::default()), "db-1") < PROVISIONAL);
+    assert_eq!(time(None, "db-1", Some(100)), PROVISIONAL);
+    assert!(time(None, "10.0.0.9:80", Some(100)) < PROVISIONAL, "another proxy has seen it first");
+    assert!(time(Some(&ClusterFacts::default()), "db-1", Some(100)) < PROVISIONAL);
+    // One that other proxies have known for long does not appear from one moment to the next.
+    assert_eq!(time(None, "10.0.0.9:80", Some(3_600_000)), PROVISIONAL);
+    assert_eq!(time(None, "10.0.0.9:80", None), PROVISIONAL);
 }
 
 /// The same nodes get names, or lose them: no node has left or come, and pins of before find their node.

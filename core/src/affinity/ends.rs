@@ -32,6 +32,11 @@ impl Ends {
         self.queue.len() <= MAX_QUEUED || self.queue.pop_front().is_none()
     }
 
+    /// Takes over what has yet to be reported. A call that is under way stays with the worker that made it.
+    pub(super) fn succeed(&mut self, former: &mut Self) {
+        self.queue = std::mem::take(&mut former.queue);
+    }
+
     /// The next end to report, if a call slot is free.
     pub(super) fn next(&mut self) -> Option<Ending> {
         if self.calls.len() < CALLS { self.queue.pop_front() } else { None }

@@ -8,6 +8,7 @@
 use super::reply::Reported;
 use super::{Affinity, BATCH, believed_until};
 use crate::decision::Notice;
+use crate::owners::Standing;
 use crate::pins::{Kind, Lookup as Known, PinKey, Pins};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
@@ -100,7 +101,13 @@ impl Affinity {
     }
 
     /// What was asked has been answered.
-    pub(super) fn refreshed(&mut self, asked: &Asked, reply: &ResolveReply, now: Millis) {
+    pub(super) fn refreshed(
+        &mut self,
+        snapshot: &Snapshot,
+        asked: &Asked,
+        reply: &ResolveReply,
+        now: Millis,
+    ) {
         // What changed meanwhile is known better by now; sessions that are still uncertain have their next turn.
         if asked.epoch != self.epoch {
             return;
@@ -113,18 +120,21 @@ impl Affinity {
                 continue;
             }
             let expires = pin.ttl_ms.map_or(expires, |ttl| believed_until(Millis(ttl), now));
+            let (standing, name) = self.judge(pin, snapshot, now);
+            if pin.restore {
+                let notice = Notice::Restore { version: pin.version };
+                self.notices.keep(*key, name.as_deref().unwrap_or(pin.node.as_str()), notice, expires);
+            }
+            // An owner that cannot be used here is no hint for the next question either: that judges it by its age.
+            let Some(node) = &name else { continue };
             let reported = Reported {
-                node: pin.node.as_str(),
+                node,
                 version: pin.version,
                 expires,
-                kind: Kind::Settled,
+                kind: if standing == Standing::Held { Kind::Away } else { Kind::Settled },
                 session_version: pin.session_version.unwrap_or(0),
             };
             self.remember(*key, pin.key.into(), reported);
-            if pin.restore {
-                let notice = Notice::Restore { version: pin.version };
-                self.notices.keep(*key, pin.node.as_str(), notice, expires);
-            }
         }
     }
 }

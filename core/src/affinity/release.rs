@@ -170,9 +170,8 @@ impl Affinity {
         let outcome = as_seen(snapshot, index, outcome);
         let placement = placement::pinned(snapshot, own.id.hash(), index, outcome);
         let placement = if is_strict { placement.strictly() } else { placement };
-        let name = snapshot.nodes.get(index).map_or("", |node| &node.name);
-        let names = [name, settled.node.as_str()];
-        (Ok(placement), self.notices.get(own.key, names, settled.version, now))
+        let node = snapshot.nodes.get(index).map_or("", |node| &node.name);
+        (Ok(placement), self.notices.get(own.key, node, settled.version, now))
     }
 
     /// Without an answer: where the session was last, if that node may serve, else where the ring says; for a while.

@@ -44,8 +44,8 @@ impl Affinity {
         if let Some((_, asked)) = self.refresh.call.take_if(|(call, _)| *call == token) {
             let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
             self.note_answer(body, reply.is_some(), now);
-            if let Some(reply) = reply {
-                self.refreshed(&asked, &reply, now);
+            if let (Some(reply), Some(snapshot)) = (reply, self.snapshot.clone()) {
+                self.refreshed(&snapshot, &asked, &reply, now);
             }
             return true;
         }
@@ -112,7 +112,7 @@ impl Affinity {
         expires: Millis,
         now: Millis,
     ) -> Settled {
-        let standing = self.owners.judge(&pin.node, pin.owned_ms.map(Millis), snapshot, now);
+        let (standing, name) = self.judge(pin, snapshot, now);
         let index = match standing {
             Standing::Usable(index) => Some(index),
             Standing::Held | Standing::Unknown | Standing::Unusable => None,
@@ -136,14 +136,15 @@ impl Affinity {
             Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
             None => pin.restore.then_some(Notice::Restore { version }),
         };
-        if let Some(notice) = notice {
-            self.notices.keep(lookup.key, pin.node.as_str(), notice, ends);
+        match (notice, &name) {
+            (Some(notice), name) => {
+                let node = name.as_deref().unwrap_or(pin.node.as_str());
+                self.notices.keep(lookup.key, node, notice, ends);
+            }
+            // It was kept by another name while the node was not known here.
+            (None, Some(name)) => self.notices.rename(lookup.key, pin.node.as_str(), name),
+            (None, None) => {}
         }
-        let name = match standing {
-            // Another node serves it meanwhile, and the pin stays where it is.
-            Standing::Held => Some(pin.node.to_string()),
-            _ => index.and_then(|index| snapshot.nodes.get(index)).map(|node| node.name.clone()),
-        };
         if let Some(node) = &name {
             // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
             let expires = if lookup.epoch == self.epoch { ends } else { Millis(0) };
@@ -151,7 +152,7 @@ impl Affinity {
             let reported = Reported { node, version, expires, kind, session_version };
             self.remember(lookup.key, lookup.ask.key.into(), reported);
         }
-        let provisional = provisional_time(&pin.node, snapshot);
+        let provisional = provisional_time(&pin.node, pin.owned_ms.map(Millis), snapshot);
         Settled {
             node: pin.node.clone(),
             index,
@@ -162,6 +163,23 @@ impl Affinity {
             session_version,
             known_version,
         }
+    }
+
+    /// What can be done with the owner that an answer names, and what it is called here if its pin is to be remembered.
+    pub(super) fn judge(
+        &self,
+        pin: &wire::Pin,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> (Standing, Option<String>) {
+        let standing = self.owners.judge(&pin.node, pin.owned_ms.map(Millis), snapshot, now);
+        let name = match standing {
+            Standing::Usable(index) => snapshot.nodes.get(index).map(|node| node.name.clone()),
+            // Another node serves it meanwhile, and the pin stays where it is.
+            Standing::Held => Some(pin.node.to_string()),
+            Standing::Unknown | Standing::Unusable => None,
+        };
+        (standing, name)
     }
 
     /// Remembers what the state service reported.

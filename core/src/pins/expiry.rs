@@ -48,10 +48,16 @@ impl Pins {
         self.expire(|_| true);
     }
 
-    /// A session's token was replaced by one of this version: if less is known, its pin is past its time. True if so.
+    /// A session's token was replaced by one of this version, `u32::MAX` if that is not known: if less is known, its pin is
+    /// past its time, and from now on older tokens are known to be old. True if so.
     pub fn supersede(&mut self, wire: WireKey, session_version: u32) -> bool {
         self.change(self.find_wire(wire), |pin| {
-            (pin.session_version < session_version).then_some(Pin { expires: Millis(0), ..pin })
+            let known = if session_version == u32::MAX { pin.session_version } else { session_version };
+            (pin.session_version < session_version).then_some(Pin {
+                expires: Millis(0),
+                session_version: known,
+                ..pin
+            })
         })
     }
 

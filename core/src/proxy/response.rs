@@ -71,12 +71,24 @@ impl Proxy {
                 if let Some(flags) = flags {
                     self.judge(request, flags, attributes, &mut response.verdicts);
                 }
+                self.note_notice(request);
             }
             _ if shows_node => response.node = upstream_address(attributes),
             _ => {}
         }
         self.count_outcome(request);
         response
+    }
+
+    /// Says whether the notice that the request carried has reached its node: that is the first one of its placement.
+    fn note_notice(&mut self, request: &Request) {
+        if let (Some(Decision::Route { notice: Some(notice), .. }), Some(id)) =
+            (&request.decision, &request.session)
+            && let Some(pool) = self.pool_of(request).and_then(|pool| self.pools.get_mut(pool))
+            && let Some(engine) = &mut pool.engine
+        {
+            engine.handle_notice(id, notice, request.answered == Some(0));
+        }
     }
 
     /// Takes the beginning of the response for evidence about the nodes that had the request.
