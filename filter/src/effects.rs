@@ -51,6 +51,7 @@ impl Effects {
             // The destination names no host, so the cluster's fallback policy hashes the same session id.
             Some(Decision::Fallback { .. }) => {
                 set_hash_key(request);
+                remove_notice();
                 host::set_request_header(DESTINATION_HEADER, UNPLACED_DESTINATION.as_bytes());
             }
             Some(Decision::Pass { .. } | Decision::Bypass) => remove_our_headers(),
@@ -89,7 +90,7 @@ impl Effects {
     }
 }
 
-/// The request waits for the state service: a notice that the client sent must not reach a node.
+/// A notice that the client sent must not reach a node.
 pub(crate) fn remove_notice() {
     host::remove_request_header(SESSION_HEADER);
 }
