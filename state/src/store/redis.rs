@@ -3,13 +3,13 @@
 //! A pool is spread over sixteen shards by its session keys (`layout`). All keys of a shard share a hash tag, so the
 //! script that resolves a session touches one slot, and a claim or rehome, its life and its change event are one atomic
 //! step (`scripts`). `link` sends many of them (`call`) at once over a `connection` and bounds each in time;
-//! `gate` stops asking a store that does not answer.
+//! `breaker` stops asking a store that does not answer.
 
 mod bounds;
+mod breaker;
 mod call;
 mod clustered;
 mod connection;
-mod gate;
 mod layout;
 mod link;
 mod options;

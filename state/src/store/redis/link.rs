@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_core::breaker::Permit;
 use futures_util::future::try_join_all;
 use redis::{RedisError, TlsCertificates, Value};
 
+use super::breaker::CircuitBreaker;
 use super::call::{Answers, Call, Group, Step};
 use super::connection::Connection;
-use super::gate::Gate;
 use super::layout::{SHARDS, Shard};
 use super::options::Options;
 use super::waiting::{GivenUp, Waiting};
@@ -30,9 +31,9 @@ pub(super) struct Link {
     /// For what does.
     waiting: Option<Waiting>,
     timeout: Duration,
-    gate: Gate,
+    breaker: CircuitBreaker,
     /// Whether replicas confirm, by shard; one server has the same for all, the first.
-    replicas: [Gate; SHARDS],
+    replicas: [CircuitBreaker; SHARDS],
 }
 
 impl Link {
@@ -44,8 +45,8 @@ impl Link {
             plain,
             waiting: options.quorum.then(|| Waiting::new(waiting)),
             timeout: options.timeout,
-            gate: Gate::new(),
-            replicas: std::array::from_fn(|_| Gate::new()),
+            breaker: CircuitBreaker::new(),
+            replicas: std::array::from_fn(|_| CircuitBreaker::new()),
         })
     }
 
@@ -98,10 +99,10 @@ impl Link {
         else {
             return self.plain.send(&shard, Call::new(steps, None)).await;
         };
-        if replicas.admits() {
-            let probe = replicas.is_closed();
+        let permit = replicas.allow();
+        if permit != Permit::Deny {
             let place = waiting.place().await?;
-            if probe || !replicas.is_closed() {
+            if permit == Permit::Probe || !replicas.is_open() {
                 let call = Call::new(steps, Some(self.timeout / REPLICA_SHARE));
                 let mut given_up = GivenUp(Some(replicas));
                 let answers = place.connection.send(&shard, call).await;
@@ -125,13 +126,13 @@ impl Link {
         since: Instant,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        if !self.gate.admits() {
+        if self.breaker.allow() == Permit::Deny {
             return Err(StoreError::Suspended);
         }
         let time = self.timeout.saturating_sub(since.elapsed());
         let result = tokio::time::timeout(time, call).await.unwrap_or(Err(StoreError::Timeout));
         // A refusal is an answer: the store is there.
-        self.gate.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
+        self.breaker.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
         result
     }
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::breaker::CircuitBreaker;
 use super::connection::Connection;
-use super::gate::Gate;
 use crate::lock::lock;
 use crate::store::StoreError;
 
@@ -42,12 +42,12 @@ impl Drop for Place<'_> {
 }
 
 /// A call that is given up while it waits counts as not confirmed.
-pub(super) struct GivenUp<'g>(pub(super) Option<&'g Gate>);
+pub(super) struct GivenUp<'g>(pub(super) Option<&'g CircuitBreaker>);
 
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
-        if let Some(gate) = self.0 {
-            gate.report(false);
+        if let Some(breaker) = self.0 {
+            breaker.report(false);
         }
     }
 }
