@@ -72,10 +72,22 @@ impl Roster {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Folds in what Envoy says at `now`. True if that changed anything, and with it the version.
+    /// As [`Self::observe_after`], without a gap.
+    pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
+        self.observe_after(now, observations, policy, now)
+    }
+
+    /// Folds in what Envoy says at `now`, having looked last at `last_look`: a node that was unhealthy then and is not now
+    /// counts as unhealthy until then. True if that changed anything, and with it the version.
     ///
     /// A node that comes to an empty pool does not warm up: there is no other to take sessions from little by little.
-    pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
+    pub fn observe_after(
+        &mut self,
+        last_look: Millis,
+        observations: Vec<Observation>,
+        policy: &HealthPolicy,
+        now: Millis,
+    ) -> bool {
         let before = self.clone();
         // After a long time without sight the members of then say nothing about who is new.
         let was_blind = std::mem::take(&mut self.blind);
@@ -107,6 +119,9 @@ impl Roster {
             let mut flags = seen.flags;
             // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
             flags.ejected &= !check_decides(self.check_period);
+            if !flags.unhealthy && !flags.ejected {
+                health.lose_sight(last_look.min(now));
+            }
             health.observe(flags, policy, now);
             if let Some(period) = self.check_period {
                 health.contradict(period, now);

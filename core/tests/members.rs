@@ -660,3 +660,22 @@ fn a_held_node_is_held_by_its_address_too_and_waits_for_its_checks_when_it_is_ba
         assert_eq!(standing, Standing::Usable(1), "{owner}: its first check has time to answer");
     }
 }
+
+/// Nothing was seen for a while, and then the node is well: its cooldown runs from the last look that found it otherwise.
+#[test]
+fn a_gap_between_two_looks_prolongs_no_cooldown() {
+    let policy = HealthPolicy::default();
+    let (mut roster, mut ends) = (Roster::default(), Vec::new());
+    for gap in [1, 20] {
+        let at = |second: u64| at(gap * 1_000 + second);
+        let hosts = |flags| vec![named(0, 0, GOOD), named(1, 0, GOOD), named(2, 0, flags)];
+        roster.observe(hosts(GOOD), &policy, at(0));
+        roster.observe(hosts(BAD), &policy, at(1));
+        roster.observe_after(at(1), hosts(GOOD), &policy, at(1 + gap));
+
+        let is_out = |second: &u64| state(&roster, "db-2", &policy, at(*second)) == State::Cooldown;
+        ends.push((1 + gap..200).find(|second| !is_out(second)).unwrap());
+        roster = Roster::default();
+    }
+    assert_eq!(ends, [31; 2]);
+}
