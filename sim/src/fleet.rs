@@ -51,8 +51,6 @@ pub struct Out {
 pub struct BadLooks {
     /// The last time.
     pub last: Millis,
-    /// The first good look after it.
-    pub over: Millis,
     /// How often it failed.
     pub failures: u32,
     is_bad: bool,
@@ -62,16 +60,14 @@ impl BadLooks {
     fn look(&mut self, is_bad: bool, now: Millis) {
         if is_bad {
             self.failures += u32::from(!self.is_bad);
-            (self.last, self.over) = (now, now);
-        } else if self.is_bad {
-            self.over = now;
+            self.last = now;
         }
         self.is_bad = is_bad;
     }
 
     fn failed(&mut self, now: Millis) {
         self.failures += 1;
-        (self.last, self.over) = (now, now);
+        self.last = now;
     }
 }
 

@@ -86,9 +86,6 @@ pub struct Violation {
 pub const LOST_WRITE: &str = "a lost write leaves two owners";
 /// A proxy whose clock was set back relies on a pin for longer than the store keeps it.
 pub const CLOCK_BACK: &str = "a clock that was set back keeps a pin fresh";
-
-/// A proxy that did not see its members for a while takes its first look for the last sight of a node's failure.
-pub const FIRST_LOOK: &str = "a look after a time without sight prolongs a cooldown";
 /// A proxy that missed the end of a session which it still serves says that it has it.
 pub const REVIVED: &str = "a refresh begins a session again that is over";
 
@@ -105,8 +102,6 @@ pub struct Where {
     pub calm_since: Option<u64>,
     /// It does not see its members now.
     pub is_blind: bool,
-    /// Some proxy did not see its members for a while, lately. It tells the others what it believes.
-    pub was_blind: bool,
     /// Its clock was off at some time.
     pub had_clock_off: bool,
 }
@@ -247,9 +242,8 @@ impl Checks {
         let node = Nodes::number(from);
         let had_cause = |within| node.is_some_and(|node| nodes.had_trouble(node, within, at.now));
         if !had_cause(within) && !at.had_clock_off {
-            let known = (at.was_blind && had_cause(BLIND_CAUSE)).then_some(FIRST_LOOK);
             let what = format!("proxy {} moves a session from {from}, well for {within} ms", at.proxy);
-            self.note(Kind::Uncaused, at.now, key, what, known);
+            self.note(Kind::Uncaused, at.now, key, what, None);
         }
     }
 
@@ -381,12 +375,8 @@ impl Checks {
         let latest = bad.last.0 + length;
         if until > latest && !at.had_clock_off {
             let over = until - latest;
-            let known = (until <= bad.over.0 + length).then_some(FIRST_LOOK);
-            // Looks are a second apart.
-            if known.is_none() || over > 1_100 {
-                let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
-                self.note(Kind::Cooldown, at.now, None, what, known);
-            }
+            let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
+            self.note(Kind::Cooldown, at.now, None, what, None);
         }
     }
 

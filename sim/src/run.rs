@@ -14,7 +14,7 @@ use berth_core::wire::SessionKey;
 
 use crate::clients::{POOL, Session, configuration};
 use crate::fleet::{Host, MOST_CALLS};
-use crate::invariants::{Checks, Kind, LONGEST_COOLDOWN, MEET, Violation, Where};
+use crate::invariants::{Checks, Kind, MEET, Violation, Where};
 use crate::mutants::Mutant;
 use crate::network::Network;
 use crate::nodes::{Nodes, Sight};
@@ -95,8 +95,6 @@ pub(crate) struct Run {
     sessions: Vec<Session>,
     retired: usize,
     drained: BTreeSet<usize>,
-    /// When the last proxy saw its members again.
-    blind_until: u64,
     calls: Calls,
     checks: Checks,
     report: Report,
@@ -158,7 +156,6 @@ impl Run {
             sessions: Vec::new(),
             retired: 0,
             drained: BTreeSet::new(),
-            blind_until: 0,
             calls: Calls::default(),
             checks: Checks::new(CHAOS_END + MEET, max_pins < SESSIONS),
             report: Report::default(),
@@ -315,7 +312,6 @@ impl Run {
             time: self.time(),
             calm_since: (envoy.troubles == 0).then_some(envoy.calm_since),
             is_blind: envoy.blind > 0,
-            was_blind: self.blind_until + LONGEST_COOLDOWN + 2_000 > self.now,
             had_clock_off: envoy.had_clock_off,
         }
     }
