@@ -50,6 +50,8 @@ pub const MAX_CURSOR: usize = 512;
 pub const MIN_TTL: u64 = 1_000;
 /// The longest idle time of a session, in milliseconds: thirty days. Every pin takes memory for as long.
 pub const MAX_TTL: u64 = 30 * 24 * 3_600_000;
+/// The longest time since a session's end that can be said, in milliseconds: a pin that is not used lives no longer.
+pub const MAX_ENDED_AGO: u64 = MAX_TTL;
 
 /// `POST /v1/resolve`: who owns these sessions, claiming those that no node owns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

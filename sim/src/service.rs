@@ -1,5 +1,6 @@
 //! What a state service makes of a call: the same reading, the same store, the same replies as `state/src/api.rs`.
 
+use berth_core::time::Millis;
 use berth_core::wire::{
     ApiRequest, Cursor, EndReply, NodeChange, NodeId, ResolveRequest, SessionKey, TouchRequest,
 };
@@ -38,7 +39,11 @@ pub fn read(request: &ApiRequest) -> Option<Asked> {
         }
         ("DELETE", path) => {
             let key: SessionKey = path.strip_prefix("/v1/sessions/")?.parse().ok()?;
-            Asked::Write(Write::End(key))
+            let ago = match parameter("ended_ago_ms") {
+                Some(ago) => Millis(ago.parse().ok()?),
+                None => Millis(0),
+            };
+            Asked::Write(Write::End(key, ago))
         }
         ("PUT", path) => {
             let node: NodeId = path.strip_prefix("/v1/nodes/")?.parse().ok()?;

@@ -30,8 +30,8 @@ pub enum Write {
     Resolve(ResolveRequest),
     /// Of sessions that are in use.
     Touch(TouchRequest),
-    /// Of a session that is over.
-    End(SessionKey),
+    /// Of a session that was over so long ago.
+    End(SessionKey, Millis),
     /// Of a node.
     Node(NodeId, NodeChange),
 }
@@ -151,7 +151,7 @@ impl Store {
                     self.lost.extend(request.sessions.iter().filter_map(|ask| ask.alias_of));
                 }
                 Write::Touch(request) => self.lost.extend(request.keys),
-                Write::End(key) => self.lost.extend([key]),
+                Write::End(key, _) => self.lost.extend([key]),
                 Write::Node(node, _) => self.lost_nodes.extend([node.to_string()]),
             }
         }
@@ -172,8 +172,8 @@ impl Store {
                 Ok(reply) => Written::Touched(reply),
                 Err(_) => unreachable!("the memory store does not fail"),
             },
-            Write::End(key) => {
-                Written::Ended(ready(self.memory.end(&self.pool, *key, None)).unwrap_or_default())
+            Write::End(key, ago) => {
+                Written::Ended(ready(self.memory.end(&self.pool, *key, *ago, None)).unwrap_or_default())
             }
             Write::Node(node, change) => {
                 match ready(self.memory.change_node(&self.pool, node.clone(), change)) {

@@ -22,8 +22,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
-    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_WAIT, NodeChange, NodeId, NodesReply, PoolName,
-    ResolveReply, ResolveRequest, SessionKey, TouchRequest,
+    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange, NodeId, NodesReply,
+    PoolName, ResolveReply, ResolveRequest, SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -182,13 +182,10 @@ async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQ
     let mut query = Query::new(query.as_deref());
     let pool = query.pool();
     let after = query.optional("after");
-    let wait = query.optional("wait").unwrap_or(0u64);
-    if wait > MAX_WAIT {
-        query.fault("wait", format!("must be 0 to {MAX_WAIT} milliseconds, is {wait}"));
-    }
+    let wait = query.millis("wait", MAX_WAIT);
     query.finish()?;
     let pool = pool.ok_or(Failure::Invalid(Vec::new()))?;
-    json(&service.changes.wait(&pool, after, Duration::from_millis(wait)).await?)
+    json(&service.changes.wait(&pool, after, Duration::from_millis(wait.0)).await?)
 }
 
 async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
@@ -275,6 +272,10 @@ fn no_pin(pool: &PoolName) -> Failure {
     Failure::NotFound(format!("this session has no pin in pool {pool}"))
 }
 
+fn no_older_pin(pool: &PoolName) -> Failure {
+    Failure::NotFound(format!("this session has no pin in pool {pool} from before its end"))
+}
+
 async fn end(
     State(service): State<Arc<Service>>,
     Path(key): Path<String>,
@@ -282,11 +283,13 @@ async fn end(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Answer {
-    let pool = Query::new(query.as_deref()).only_pool();
+    let mut query = Query::new(query.as_deref());
+    let ago = query.millis("ended_ago_ms", MAX_ENDED_AGO);
+    let pool = query.only_pool();
     let key: SessionKey = name_in_path("key", &key)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
-    if !service.store.end(&pool, key, correlation_id.as_deref()).await? {
-        return Err(no_pin(&pool));
+    if !service.store.end(&pool, key, ago, correlation_id.as_deref()).await? {
+        return Err(if ago == Millis(0) { no_pin(&pool) } else { no_older_pin(&pool) });
     }
     let subject = caller.subject;
     tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, subject, "session ended");

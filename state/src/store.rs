@@ -129,11 +129,13 @@ pub trait Store: Send + Sync + 'static {
     /// A pin with its owner's record and its latest changes. Does not count as use.
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError>;
 
-    /// Ends a session; false if it had no pin.
+    /// Ends a session that was over so long ago, by the store's own clock; false if there is nothing to end. A pin whose node
+    /// has had it for less time is a newer session's, or was used since: it stays.
     async fn end(
         &self,
         pool: &PoolName,
         key: SessionKey,
+        ago: Millis,
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError>;
 

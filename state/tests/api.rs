@@ -77,6 +77,28 @@ fn a_session_is_resolved_inspected_touched_and_ended() {
 }
 
 #[test]
+fn an_end_that_comes_late_finds_no_older_pin() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A, B], &[]);
+    let path = format!("/v1/sessions/{}?pool=nodes", key("alice"));
+
+    let late = service.ask("DELETE", &format!("{path}&ended_ago_ms=60000"), "");
+    assert_eq!((late.status, &late.json()["error"]["code"]), (404, &json!("not_found")), "{late:?}");
+    assert_eq!(service.ask("GET", &path, "").json()["events"], json!([]));
+    for bad in ["soon", "-1", "1.5", "", "2592000001"] {
+        let reply = service.ask("DELETE", &format!("{path}&ended_ago_ms={bad}"), "");
+        assert_eq!((reply.status, reply.faults()), (400, vec!["ended_ago_ms".to_owned()]), "{bad}");
+        let message = format!("must be 0 to 2592000000 milliseconds, is {bad:?}");
+        assert_eq!(reply.json()["error"]["faults"][0]["message"], message);
+    }
+    let twice = service.ask("DELETE", &format!("{path}&ended_ago_ms=1&ended_ago_ms=1"), "");
+    assert_eq!(twice.faults(), ["ended_ago_ms"]);
+    assert_eq!(service.ask("GET", &path, "").status, 200);
+
+    assert_eq!(service.ask("DELETE", &format!("{path}&ended_ago_ms=0"), "").json(), json!({"ended": true}));
+}
+
+#[test]
 fn nodes_are_changed_in_part() {
     let service = Service::in_memory();
     let path = format!("/v1/nodes/{A}?pool=nodes");

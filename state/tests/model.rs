@@ -52,7 +52,7 @@ enum Step {
     Resolve(ResolveRequest),
     Touch(Vec<SessionKey>),
     Expire(SessionKey),
-    End(SessionKey),
+    End(SessionKey, Millis),
     Node(NodeId, NodeChange),
     Forget(NodeId),
 }
@@ -84,7 +84,8 @@ fn lasting(random: &mut Random, ask: SessionAsk, now: u64) -> SessionAsk {
 fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
     match random.below(20) {
         0 => Step::Expire(key(random.below(SESSIONS))),
-        1 => Step::End(key(random.below(SESSIONS))),
+        // Of now, or of before the history began.
+        1 => Step::End(key(random.below(SESSIONS)), Millis(random.below(2) * HOUR)),
         2..4 => Step::Touch((0..SESSIONS).filter(|_| random.below(2) == 0).map(key).collect()),
         4 if random.below(3) == 0 => Step::Forget(node(random.below(NODES))),
         4..8 => {
@@ -155,9 +156,9 @@ async fn play(
                 law.pins.remove(key);
                 String::new()
             }
-            Step::End(key) => {
-                let ended = store.end(pool, *key, None).await.unwrap();
-                law.ended(*key, ended);
+            Step::End(key, ago) => {
+                let ended = store.end(pool, *key, *ago, None).await.unwrap();
+                law.ended(*key, *ago, ended);
                 ended.to_string()
             }
             Step::Node(node, change) => {
@@ -323,7 +324,11 @@ impl Law {
         }
     }
 
-    fn ended(&mut self, key: SessionKey, ended: bool) {
+    fn ended(&mut self, key: SessionKey, ago: Millis, ended: bool) {
+        if ago > Millis(0) {
+            assert!(!ended, "each pin is newer");
+            return;
+        }
         let before = self.pins.remove(&key);
         assert_eq!(ended, before.is_some());
         self.remembered.extend(before.map(|before| (key, before.version)));

@@ -153,8 +153,11 @@ impl Run {
                 Ok(json(&ResolveReply { pins, cursor: self.store.head(), ttl_ms: TTL }))
             }
             (_, Written::Touched(reply)) => Ok(json(&reply)),
-            (Write::End(key), Written::Ended(was_there)) => {
-                self.checks.ended(*key, self.now);
+            (Write::End(key, _), Written::Ended(was_there)) => {
+                // A pin that is newer than the end is still there.
+                if self.store.session(*key, self.time()).is_none() {
+                    self.checks.ended(*key, self.now);
+                }
                 if was_there { Ok(ended()) } else { Err(404) }
             }
             (_, Written::Record(record)) => Ok(json(&record)),

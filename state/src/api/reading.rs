@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::Request;
+use berth_core::time::Millis;
 use berth_core::wire::{Fault, MAX_BODY, PoolName};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
@@ -71,6 +72,17 @@ impl Query {
         let at = self.pairs.iter().position(|(other, _)| other == name)?;
         let (_, value) = self.pairs.swap_remove(at);
         value.parse().map_err(|error: T::Err| self.fault(name, error.to_string())).ok()
+    }
+
+    /// A length of time, 0 to `most` milliseconds; 0 if it is not given.
+    pub(super) fn millis(&mut self, name: &str, most: u64) -> Millis {
+        let Some(text) = self.optional::<String>(name) else { return Millis(0) };
+        let length = text.parse().ok().filter(|length| *length <= most);
+        if length.is_none() {
+            let shown: String = text.chars().take(64).collect();
+            self.fault(name, format!("must be 0 to {most} milliseconds, is {shown:?}"));
+        }
+        Millis(length.unwrap_or(0))
     }
 
     pub(super) fn only_pool(mut self) -> Result<PoolName, Failure> {

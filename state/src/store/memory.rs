@@ -250,12 +250,14 @@ impl Store for Memory {
         &self,
         pool: &PoolName,
         key: SessionKey,
+        ago: Millis,
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
         let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
-        let Some((node, version)) = pool.live(key, now).map(|pin| (pin.node.clone(), pin.version)) else {
+        let pin = pool.live(key, now).filter(|pin| now.since(pin.owned) >= ago);
+        let Some((node, version)) = pin.map(|pin| (pin.node.clone(), pin.version)) else {
             return Ok(false);
         };
         pool.pins.insert(key, Entry::Ended(version, now + self.keeping.ended));

@@ -151,6 +151,7 @@ impl Store for Redis {
         &self,
         pool: &PoolName,
         key: SessionKey,
+        ago: Millis,
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError> {
         let shard = Shard::of(pool, key);
@@ -158,7 +159,8 @@ impl Store for Redis {
             .arg(self.keeping.ended.0.to_string())
             .arg(self.keeping.changes.to_string())
             .arg(key.to_string())
-            .arg(correlation_id.unwrap_or_default());
+            .arg(correlation_id.unwrap_or_default())
+            .arg(ago.0.to_string());
         Ok(integer(&self.link.one(&shard, step).await?)? == 1)
     }
 

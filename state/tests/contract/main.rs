@@ -108,6 +108,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     lifetime::idle_times_and_ends_are_remembered(store).await;
     lifetime::what_has_ended_is_answered_and_not_stored(store).await;
     lifetime::pins_live_no_longer_than_their_sessions(store).await;
+    lifetime::an_end_that_comes_late_leaves_newer_pins_alone(store).await;
     lifetime::pins_expire(&*open(SHORT)).await;
     store.ready().await.unwrap();
 }

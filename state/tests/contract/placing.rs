@@ -209,7 +209,7 @@ pub(crate) async fn nodes_of_any_name_are_nodes_like_others(store: &dyn Store) {
         assert_eq!(session.events.last().unwrap().from.as_ref(), Some(node));
         assert_eq!(&asked(vec![]).await.node, node);
         assert!(store.forget_node(&pool(name), next.clone(), None).await.unwrap());
-        assert!(store.end(&pool(name), key(&id), None).await.unwrap());
+        assert!(store.end(&pool(name), key(&id), Millis(0), None).await.unwrap());
 
         let events = store.changes(&pool(name), &start, 100).await.unwrap().events;
         let ended = events.iter().find(|event| event.kind == ChangeKind::Ended).unwrap();
@@ -230,8 +230,8 @@ pub(crate) async fn ends_and_continues_versions(store: &dyn Store) {
     resolve(store, "end", "a", &[2], &[1]).await;
     let before = store.head(&pool("end")).await.unwrap();
 
-    assert!(store.end(&pool("end"), key("a"), Some("cid-2")).await.unwrap());
-    assert!(!store.end(&pool("end"), key("a"), None).await.unwrap());
+    assert!(store.end(&pool("end"), key("a"), Millis(0), Some("cid-2")).await.unwrap());
+    assert!(!store.end(&pool("end"), key("a"), Millis(0), None).await.unwrap());
     assert_eq!(store.session(&pool("end"), key("a")).await.unwrap(), None);
     let touched = TouchRequest { pool: pool("end"), keys: vec![key("a")] };
     assert_eq!(store.touch(&touched).await.unwrap().missing, [key("a")]);

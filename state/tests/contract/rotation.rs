@@ -15,7 +15,7 @@ pub(crate) async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
     assert_eq!(resolve(store, "heirs", "old", &[3], &[]).await, pin("old", Outcome::Found, 2, 2));
     let again = resolve_one(store, "heirs", rotated("new", "old", &[3], &[])).await;
     assert_eq!(again, pin("new", Outcome::Found, 2, 2));
-    assert!(store.end(&pool("heirs"), key("old"), None).await.unwrap());
+    assert!(store.end(&pool("heirs"), key("old"), Millis(0), None).await.unwrap());
     assert_eq!(resolve(store, "heirs", "new", &[3], &[]).await, pin("new", Outcome::Found, 2, 2));
 
     let session = store.session(&pool("heirs"), key("new")).await.unwrap().unwrap();
