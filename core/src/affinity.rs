@@ -241,8 +241,8 @@ impl Affinity {
         let fits = state.cluster == before.cluster && state.pins == before.pins;
         if fits {
             self.lookups.succeed(&former.lookups);
-            // Another host or token is another chance.
-            if (&state.host, &state.token) == (&before.host, &before.token) {
+            // Another token, host or timeout is another chance.
+            if state == before {
                 self.breaker.succeed(&former.breaker);
             }
             self.pins = former.pins.clone();
