@@ -144,7 +144,8 @@ impl Roster {
         for node in &mut self.nodes {
             node.former.take_if(|former| names.contains(former));
         }
-        self.gone.update(gone, members, &names, policy, now);
+        let members = members.rest().map(|member| member.leaves(last_look.min(now), policy, now));
+        self.gone.update(gone, members.collect(), &names, policy, now);
         self.settle(&before, policy, now)
     }
 

@@ -59,18 +59,18 @@ impl Gone {
     }
 
     /// Remembers, after a look that found members of these `names`, those that were `gone` already and the rest of the
-    /// `members` before it. Decides which are held.
+    /// members before it, `left`. Decides which are held.
     pub(super) fn update(
         &mut self,
         gone: Known,
-        members: Known,
+        left: Vec<Former>,
         names: &BTreeSet<String>,
         policy: &HealthPolicy,
         now: Millis,
     ) {
         let is_gone = |former: &Former| !names.contains(former.node.name());
         self.nodes.extend(gone.rest().filter(is_gone));
-        self.nodes.extend(members.rest().map(|member| member.leaves(policy, now)));
+        self.nodes.extend(left);
         for time in self.nodes.iter_mut().map(|gone| &mut gone.left).chain(&mut self.arrivals) {
             // A clock that was set back must not prolong anything.
             *time = now.min(*time);
@@ -126,9 +126,10 @@ impl Former {
         Self { node, left: now, has_vanished: false, is_held: false }
     }
 
-    /// The member is not in the list any longer.
-    fn leaves(mut self, policy: &HealthPolicy, now: Millis) -> Self {
+    /// The member is not in the list any longer. Until `last_look` it was.
+    pub(super) fn leaves(mut self, last_look: Millis, policy: &HealthPolicy, now: Millis) -> Self {
         let health = &mut self.node.health;
+        health.lose_sight(last_look);
         // A panic is of its priority, and stays there.
         health.set_panic(false, None, now);
         // One that is out, or was announced to leave, has not vanished.
@@ -192,7 +193,7 @@ impl Known {
     }
 
     /// Those that were not found.
-    fn rest(self) -> impl Iterator<Item = Former> {
+    pub(super) fn rest(self) -> impl Iterator<Item = Former> {
         self.nodes.into_iter().flatten()
     }
 }
