@@ -340,12 +340,13 @@ impl Affinity {
     }
 
     /// The backend says that the session is over.
-    pub fn handle_end(&mut self, id: &SessionId) {
+    pub fn handle_end(&mut self, id: &SessionId, now: Millis) {
         let key = crate::wire::SessionKey::new(self.config.pool.as_str(), id.as_bytes());
         self.pins.remove_by_wire(key.into());
-        self.notices.forget(self.pins.key(id.as_bytes()));
+        let pin = self.pins.key(id.as_bytes());
+        self.notices.forget(pin);
         self.doubt_answers_about(key.into());
-        if !self.ends.push(key) {
+        if !self.ends.push(key, pin, now) {
             self.count(Counter::Dropped(Dropped::End));
         }
         self.count(Counter::Ended);

@@ -297,11 +297,11 @@ impl Proxy {
     }
 
     /// The backend ended the request's session.
-    pub fn handle_end(&mut self, request: &Request) {
+    pub fn handle_end(&mut self, request: &Request, now: Millis) {
         if let Some(id) = &request.session
             && let Some(engine) = self.engine_of(request)
         {
-            engine.handle_end(id);
+            engine.handle_end(id, now);
         }
     }
 

@@ -290,7 +290,7 @@ impl World {
             Step::Missed => self.engine.handle_changes(News::Missed),
             Step::End(session) => {
                 self.routed_token.remove(session);
-                self.engine.handle_end(&id(*session));
+                self.engine.handle_end(&id(*session), self.now);
             }
             Step::Reload => {
                 // Requests that wait belong to the former configuration, which lives as long as they do.

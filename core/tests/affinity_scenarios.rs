@@ -235,7 +235,7 @@ impl Worker {
             "missed" => self.engine.handle_changes(News::Missed),
             "end" => {
                 let id = self.id(rest);
-                self.engine.handle_end(&id);
+                self.engine.handle_end(&id, self.now);
             }
             "reload" => {
                 let mut next = Affinity::new(self.config.clone(), 0x5eed);
@@ -377,7 +377,9 @@ impl Worker {
         if call.request.method == "DELETE" {
             let path = call.request.path.trim_start_matches("/v1/sessions/");
             let ended: SessionKey = path.split('?').next().unwrap().parse().unwrap();
-            return (CallKind::End, vec![ended], format!("ends {}", name(&ended)));
+            let ago = path.split_once("&ended_ago_ms=").map(|(_, ago)| format!(" {ago}ms ago"));
+            let shown = format!("ends {}{}", name(&ended), ago.unwrap_or_default());
+            return (CallKind::End, vec![ended], shown);
         }
         let body: Value = serde_json::from_slice(&call.request.body).unwrap();
         if call.request.path == "/v1/touch" {

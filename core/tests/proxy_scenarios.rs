@@ -586,7 +586,7 @@ fn the_backend_ends_a_session_and_the_next_request_asks() {
     let mut proxy = ready(Value::Null);
     let request = routed(&mut proxy, "alice", NODES[1]);
 
-    proxy.handle_end(&request);
+    proxy.handle_end(&request, Millis(1_000));
 
     let (_, progress) = proxy.handle_request(2, None, &Fake::new(&[("x-session", "alice")]));
     assert_eq!(progress, Progress::Waiting);

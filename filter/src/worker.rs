@@ -186,7 +186,7 @@ impl Worker {
     pub(crate) fn begin_response(&self, request: &mut Request) {
         let Some(pool) = self.pool_of(request) else { return };
         if request.is_tracked() && effects::take_end() {
-            self.proxy.borrow_mut().handle_end(request);
+            self.proxy.borrow_mut().handle_end(request, host::now());
         }
         let shows_node = self.effects.shows_debug_header;
         let response = self.proxy.borrow_mut().handle_response(request, shows_node, &Here(self));

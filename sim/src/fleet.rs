@@ -209,7 +209,7 @@ impl Host {
     pub fn respond(&mut self, stream: u32, answer: &Answer, ends: bool, now: Millis) {
         let Some(mut request) = self.requests.remove(&stream) else { return };
         if ends && request.is_tracked() {
-            self.proxy.handle_end(&request);
+            self.proxy.handle_end(&request, now);
         }
         let response = self.proxy.handle_response(&mut request, false, &answer.at(now));
         self.requests.insert(stream, request);

@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use berth_core::time::Millis;
 use berth_core::wire::{
     ApiRequest, ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply,
     PoolName, SessionReply,
@@ -151,7 +152,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         Command::End { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
             let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
-            let reply: EndReply = asked.send(&ApiRequest::end(asked.pool(), key)).await?;
+            let reply: EndReply = asked.send(&ApiRequest::end(asked.pool(), key, Millis(0))).await?;
             asked.print(&reply, |_| format!("ended {key}\n"))
         }
         Command::Watch { limit, server } => {

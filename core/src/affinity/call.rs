@@ -5,11 +5,12 @@ use std::rc::Rc;
 use super::ends::Ending;
 use super::lookup::Lookup;
 use super::refresh::Asked;
-use super::{Affinity, BATCH, Event, MAINTENANCE_TIMEOUT, PAUSE};
+use super::{Affinity, BATCH, Event, Known, MAINTENANCE_TIMEOUT, PAUSE};
 use crate::breaker::Permit;
 use crate::call::{CallFailure, Caller};
 use crate::event::{CallResult, Counter};
 use crate::flight::Batch;
+use crate::pins::Kind as PinKind;
 use crate::time::Millis;
 use crate::wire::{ApiRequest, ResolveRequest, SessionKey, TouchRequest};
 
@@ -45,7 +46,7 @@ impl Affinity {
         if caller != Caller::Root {
             return None;
         }
-        self.next_touch(now).or_else(|| self.next_refresh(now)).or_else(|| self.next_end())
+        self.next_touch(now).or_else(|| self.next_refresh(now)).or_else(|| self.next_end(now))
     }
 
     /// The call was made in the context of `caller`; its answer will bear `token`.
@@ -178,9 +179,24 @@ impl Affinity {
         Some(Call { id: CallId(Kind::Refresh(asked)), request, timeout: MAINTENANCE_TIMEOUT })
     }
 
-    fn next_end(&mut self) -> Option<Call> {
-        let ending = self.due.ends.then(|| self.ends.next()).flatten()?;
-        let request = ApiRequest::end(self.config.pool.as_str(), ending.key);
-        Some(Call { id: CallId(Kind::End(ending)), request, timeout: MAINTENANCE_TIMEOUT })
+    fn next_end(&mut self, now: Millis) -> Option<Call> {
+        if !self.due.ends {
+            return None;
+        }
+        loop {
+            let ending = self.ends.next()?;
+            // The pin that the call would end is the new session's.
+            if ending.is_repeated() && self.has_begun_again(&ending, now) {
+                continue;
+            }
+            let request = ApiRequest::end(self.config.pool.as_str(), ending.key, ending.ago(now));
+            return Some(Call { id: CallId(Kind::End(ending)), request, timeout: MAINTENANCE_TIMEOUT });
+        }
+    }
+
+    /// A request of the session came after its end, and the state service said where it is. Answers from before are only
+    /// hints here, and a place that only the ring gave says nothing of the pin.
+    fn has_begun_again(&mut self, ending: &Ending, now: Millis) -> bool {
+        matches!(self.pins.get(ending.pin, now), Known::Fresh(pin) if pin.kind != PinKind::Provisional)
     }
 }

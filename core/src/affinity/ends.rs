@@ -1,8 +1,14 @@
 //! Sessions that their backend ended: each is reported to the state service, and again if that fails.
+//!
+//! The id may be a new session's by then. A report says how long ago the session ended, so the store leaves a newer pin alone;
+//! and if the new session found the old pin, through this worker, nothing is reported any more.
 
 use std::collections::VecDeque;
 
-use crate::wire::SessionKey;
+use super::MAINTENANCE_TIMEOUT;
+use crate::pins::PinKey;
+use crate::time::Millis;
+use crate::wire::{MAX_ENDED_AGO, SessionKey};
 
 /// Ends under way at once.
 const CALLS: usize = 16;
@@ -22,13 +28,33 @@ pub(super) struct Ends {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
     pub(super) key: SessionKey,
+    /// Where a session that begins under the same id has its pin in this worker.
+    pub(super) pin: PinKey,
+    at: Millis,
     tries: u8,
+}
+
+impl Ending {
+    /// True if it was reported before, without success as far as this worker knows.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.tries > 0
+    }
+
+    /// How long ago the session ended, as a call that is made now says it. If an earlier call did reach the store, a newer
+    /// pin may be there. So the time of this call is included, and if the clock was set back, the longest time is said.
+    pub(super) fn ago(&self, now: Millis) -> Millis {
+        match self.is_repeated() {
+            false => now.since(self.at),
+            true if now < self.at => Millis(MAX_ENDED_AGO),
+            true => now.since(self.at) + MAINTENANCE_TIMEOUT,
+        }
+    }
 }
 
 impl Ends {
     /// False if another one had to be given up for it.
-    pub(super) fn push(&mut self, key: SessionKey) -> bool {
-        self.queue.push_back(Ending { key, tries: 0 });
+    pub(super) fn push(&mut self, key: SessionKey, pin: PinKey, at: Millis) -> bool {
+        self.queue.push_back(Ending { key, pin, at, tries: 0 });
         self.queue.len() <= MAX_QUEUED || self.queue.pop_front().is_none()
     }
 

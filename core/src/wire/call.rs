@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Cursor, NodeChange, NodeId, ResolveRequest, SessionKey, TouchRequest};
+use super::{Cursor, MAX_ENDED_AGO, NodeChange, NodeId, ResolveRequest, SessionKey, TouchRequest};
+use crate::time::Millis;
 
 /// A request to the state service, but for its host and its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +29,17 @@ impl ApiRequest {
         Self { method: "POST", path: "/v1/touch".to_owned(), body: json(request) }
     }
 
-    /// This session is over.
+    /// This session ended so long ago: a pin whose node has had it for less time is a newer session's, and stays.
     #[must_use]
-    pub fn end(pool: &str, key: SessionKey) -> Self {
-        Self::bare("DELETE", format!("/v1/sessions/{key}?pool={pool}"))
+    pub fn end(pool: &str, key: SessionKey, ago: Millis) -> Self {
+        let path = format!("/v1/sessions/{key}?pool={pool}");
+        Self::bare(
+            "DELETE",
+            match ago.0.min(MAX_ENDED_AGO) {
+                0 => path,
+                ago => format!("{path}&ended_ago_ms={ago}"),
+            },
+        )
     }
 
     /// Where this session lives, and what happened to it.
