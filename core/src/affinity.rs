@@ -234,7 +234,7 @@ impl Affinity {
 
     /// Takes over what the same pool knew under a former configuration: of nodes in any case, of sessions only if they are
     /// the same state service's and there is room for as many. False if they are not.
-    pub fn succeed(&mut self, former: &mut Self) -> bool {
+    pub fn succeed(&mut self, former: &Self) -> bool {
         let (state, before) = (&self.config.state, &former.config.state);
         self.owners = former.owners.clone();
         self.is_nameless = former.is_nameless;
@@ -247,9 +247,9 @@ impl Affinity {
             }
             self.pins = former.pins.clone();
             self.pins.expire_provisional();
-            // What is to be said once must not be said by both.
-            self.notices = std::mem::take(&mut former.notices);
-            self.ends.succeed(&mut former.ends);
+            // The former one goes on for a while, and may outlive this one: each says what has yet to be said.
+            self.notices.succeed(&former.notices);
+            self.ends.succeed(&former.ends);
         }
         fits
     }
@@ -312,6 +312,10 @@ impl Affinity {
         }
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
         let was_nameable = self.owners.unnamed().is_none();
+        // Their sessions are elsewhere for a while, until it is asked again: now that is worth it.
+        if self.owners.misses_some_of(&snapshot) {
+            self.pins.expire_provisional();
+        }
         let started = self.owners.adopt(&snapshot, now);
         if let Some(index) = self.owners.unnamed().filter(|_| was_nameable)
             && let Some(node) = snapshot.nodes.get(index)

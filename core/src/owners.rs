@@ -108,6 +108,13 @@ impl Owners {
             .collect()
     }
 
+    /// True if the snapshot has members that the one before it had not.
+    #[must_use]
+    pub fn misses_some_of(&self, snapshot: &Snapshot) -> bool {
+        let is_known = |name: &str| name.parse().is_ok_and(|id: NodeId| self.places.contains_key(&id));
+        self.since.is_some() && snapshot.nodes.iter().any(|node| !is_known(&node.name))
+    }
+
     /// The names of candidates on the wire, with their places.
     #[must_use]
     pub fn names(&self, places: &[usize]) -> Vec<NodeId> {

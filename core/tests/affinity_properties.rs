@@ -296,7 +296,7 @@ impl World {
                 // Requests that wait belong to the former configuration, which lives as long as they do.
                 if self.streams.is_empty() && self.calls.is_empty() {
                     let mut next = Affinity::new(self.config.clone(), 7);
-                    prop_assert!(next.succeed(&mut self.engine));
+                    prop_assert!(next.succeed(&self.engine));
                     prop_assert_eq!(next.pins(), self.engine.pins());
                     self.engine = next;
                     self.look();

@@ -252,7 +252,7 @@ impl Worker {
             }
             "reload" => {
                 let mut next = Affinity::new(self.config.clone(), 0x5eed);
-                next.succeed(&mut self.engine);
+                next.succeed(&self.engine);
                 self.engine = next;
                 self.calls.clear();
                 if let Some(snapshot) = &self.snapshot {

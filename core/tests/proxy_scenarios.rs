@@ -581,6 +581,40 @@ fn a_failure_blames_the_node_and_a_strict_client_may_try_again() {
     assert_eq!(response.verdicts, [Verdict::Failed(Failure { node, kind: Kind::Connect, session })]);
 }
 
+/// Envoy's word for the node that it could not reach is that node's address too.
+#[test]
+fn a_notice_is_repeated_until_its_node_has_answered() {
+    const CONNECT: u64 = 1 << 5;
+    const RESET: u64 = 1 << 6;
+    const NO_HEALTHY_HOST: u64 = 1 << 1;
+    for (node, flags, is_repeated) in [
+        (Some(NODES[0]), 0, false),
+        // It may have begun.
+        (Some(NODES[0]), RESET, false),
+        (Some(NODES[0]), CONNECT, true),
+        (Some(NODES[0]), NO_HEALTHY_HOST, true),
+        (Some(NODES[1]), 0, true),
+        (None, NO_HEALTHY_HOST, true),
+    ] {
+        let mut proxy = ready(Value::Null);
+        let attributes = Fake::new(&[("x-session", "alice")]);
+        let (mut request, _) = proxy.handle_request(1, None, &attributes);
+        let mut released = answer(&mut proxy, 1, NODES[0], &json!({"restore": true}));
+        proxy.settle(&mut request, released.remove(0).1);
+        let is_told = |decision: &Decision| matches!(decision, Decision::Route { notice: Some(_), .. });
+        assert!(is_told(request.decision.as_ref().unwrap()));
+        assert!(!is_told(&decide(&mut proxy, &attributes)), "while the first request is under way");
+
+        let mut response = Fake::default().with("response.flags", flags.to_le_bytes());
+        if let Some(node) = node {
+            response = response.with("upstream.address", node);
+        }
+        proxy.handle_response(&mut request, false, &response);
+
+        assert_eq!(is_told(&decide(&mut proxy, &attributes)), is_repeated, "{node:?}, {flags:#x}");
+    }
+}
+
 #[test]
 fn the_backend_ends_a_session_and_the_next_request_asks() {
     let mut proxy = ready(Value::Null);

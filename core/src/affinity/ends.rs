@@ -59,8 +59,8 @@ impl Ends {
     }
 
     /// Takes over what has yet to be reported. A call that is under way stays with the worker that made it.
-    pub(super) fn succeed(&mut self, former: &mut Self) {
-        self.queue = std::mem::take(&mut former.queue);
+    pub(super) fn succeed(&mut self, former: &Self) {
+        self.queue.clone_from(&former.queue);
     }
 
     /// The next end to report, if a call slot is free.

@@ -39,6 +39,11 @@ impl Notices {
         self.0.insert(index, Kept { key, node: node.to_owned(), notice, until, is_carried: false });
     }
 
+    /// Takes over what has yet to be delivered, or may not have been: the answer goes to the configuration of the request.
+    pub(super) fn succeed(&mut self, former: &Self) {
+        self.0 = former.0.iter().map(|kept| Kept { is_carried: false, ..kept.clone() }).collect();
+    }
+
     /// Its node is called otherwise from now on.
     pub(super) fn rename(&mut self, key: PinKey, from: &str, to: &str) {
         if let Some(kept) = self.kept(key).filter(|kept| kept.node == from) {

@@ -7,7 +7,6 @@
 
 use super::reply::Reported;
 use super::{Affinity, BATCH, believed_until};
-use crate::decision::Notice;
 use crate::owners::Standing;
 use crate::pins::{Kind, Lookup as Known, PinKey, Pins};
 use crate::snapshot::Snapshot;
@@ -108,22 +107,16 @@ impl Affinity {
         reply: &ResolveReply,
         now: Millis,
     ) {
-        // What changed meanwhile is known better by now; sessions that are still uncertain have their next turn.
-        if asked.epoch != self.epoch {
-            return;
-        }
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
         for pin in &reply.pins {
             let Some((key, _)) = asked.keys.iter().find(|(_, wire)| *wire == pin.key) else { continue };
-            // A request may have asked in between.
-            if !is_uncertain(&mut self.pins, *key, now) {
-                continue;
-            }
             let expires = pin.ttl_ms.map_or(expires, |ttl| believed_until(Millis(ttl), now));
             let (standing, name) = self.judge(pin, snapshot, now);
-            if pin.restore {
-                let notice = Notice::Restore { version: pin.version };
-                self.notices.keep(*key, name.as_deref().unwrap_or(pin.node.as_str()), notice, expires);
+            self.keep_notice(*key, pin, name.as_deref(), expires);
+            // What changed meanwhile, or was asked by a request, is known better by now. Sessions that are still uncertain have
+            // their next turn.
+            if asked.epoch != self.epoch || !is_uncertain(&mut self.pins, *key, now) {
+                continue;
             }
             // An owner that cannot be used here is no hint for the next question either: that judges it by its age.
             let Some(node) = &name else { continue };

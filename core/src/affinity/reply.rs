@@ -61,7 +61,11 @@ impl Affinity {
         let Some(ending) = self.ends.take(token) else { return false };
         // 404 is an answer too: what was to end does not exist any longer.
         let body = if body.is_err_and(|failure| failure.is_missing) { Ok(&[][..]) } else { body };
-        self.note_answer(body, true, now);
+        match body {
+            Ok(_) => self.note_answer(body, true, now),
+            // No request waits for it: lookups go on.
+            Err(failure) => self.count(Counter::StateCalls(failure.result)),
+        }
         if body.is_err() {
             self.maintenance.set(now, PAUSE);
             self.due.ends = false;
@@ -132,19 +136,7 @@ impl Affinity {
         };
         let version = pin.version;
         let ends = pin.ttl_ms.map_or(expires, |ttl| expires.min(believed_until(Millis(ttl), now)));
-        let notice = match &pin.from {
-            Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
-            None => pin.restore.then_some(Notice::Restore { version }),
-        };
-        match (notice, &name) {
-            (Some(notice), name) => {
-                let node = name.as_deref().unwrap_or(pin.node.as_str());
-                self.notices.keep(lookup.key, node, notice, ends);
-            }
-            // It was kept by another name while the node was not known here.
-            (None, Some(name)) => self.notices.rename(lookup.key, pin.node.as_str(), name),
-            (None, None) => {}
-        }
+        self.keep_notice(lookup.key, pin, name.as_deref(), ends);
         if let Some(node) = &name {
             // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
             let expires = if lookup.epoch == self.epoch { ends } else { Millis(0) };
@@ -162,6 +154,23 @@ impl Affinity {
             version,
             session_version,
             known_version,
+        }
+    }
+
+    /// Keeps what an answer says only once: what the owner, called `name` here if it is known, has to be notified of.
+    pub(super) fn keep_notice(&mut self, key: PinKey, pin: &wire::Pin, name: Option<&str>, until: Millis) {
+        let version = pin.version;
+        let notice = match &pin.from {
+            Some(from) => Some(Notice::Rehomed { from: from.clone(), version }),
+            None => pin.restore.then_some(Notice::Restore { version }),
+        };
+        match (notice, name) {
+            (Some(notice), name) => {
+                self.notices.keep(key, name.unwrap_or(pin.node.as_str()), notice, until);
+            }
+            // It was kept by another name while the node was not known here.
+            (None, Some(name)) => self.notices.rename(key, pin.node.as_str(), name),
+            (None, None) => {}
         }
     }
 

@@ -50,7 +50,7 @@ impl Pool {
     pub fn succeed(&mut self, former: &mut Self) {
         std::mem::swap(&mut self.failures, &mut former.failures);
         if let (Some(engine), Some(feed)) = (&mut self.engine, &mut self.feed)
-            && let (Some(former), Some(former_feed)) = (&mut former.engine, &former.feed)
+            && let (Some(former), Some(former_feed)) = (&former.engine, &former.feed)
             && engine.succeed(former)
         {
             feed.succeed(former_feed);

@@ -5,7 +5,7 @@ use crate::attributes::Attributes;
 use crate::config::Membership;
 use crate::decision::Decision;
 use crate::event::{Counter, Outcome, Reason, RuleResult};
-use crate::passive::{Evidence, Failure, evidence, hidden_failure};
+use crate::passive::{Evidence, Failure, Kind, evidence, hidden_failure};
 use crate::placement::Placement;
 
 use super::rules::route_cluster;
@@ -51,10 +51,11 @@ impl Proxy {
                 }
                 return response;
             }
-            Some(Decision::Route { placement, .. }) => {
+            Some(Decision::Route { placement, notice }) => {
                 // Flags are of no use without passive checks.
-                let flags = (checks_passively || placement.is_strict).then(|| response_flags(attributes));
-                let flags = flags.flatten();
+                let judges = checks_passively || placement.is_strict;
+                let reads_flags = judges || notice.is_some();
+                let flags = if reads_flags { response_flags(attributes) } else { None };
                 response.node = upstream_address(attributes);
                 if let Some(address) = &response.node
                     && let Some(snapshot) = &request.snapshot
@@ -68,10 +69,10 @@ impl Proxy {
                 }
                 // Envoy's own answer: the node could not be reached, and no other was to be tried.
                 response.retry_after = placement.is_strict && flags.is_some_and(|flags| flags != 0);
-                if let Some(flags) = flags {
+                if let Some(flags) = flags.filter(|_| judges) {
                     self.judge(request, flags, attributes, &mut response.verdicts);
                 }
-                self.note_notice(request);
+                self.note_notice(request, flags);
             }
             _ if shows_node => response.node = upstream_address(attributes),
             _ => {}
@@ -81,13 +82,18 @@ impl Proxy {
     }
 
     /// Says whether the notice that the request carried has reached its node: that is the first one of its placement.
-    fn note_notice(&mut self, request: &Request) {
-        if let (Some(Decision::Route { notice: Some(notice), .. }), Some(id)) =
-            (&request.decision, &request.session)
+    fn note_notice(&mut self, request: &Request, flags: Option<u64>) {
+        let Some(Decision::Route { placement, notice: Some(notice) }) = &request.decision else { return };
+        // The address is also that of a node which Envoy could not reach.
+        let has_reached_it = request.answered == Some(0)
+            && !matches!(flags.map(evidence), Some(Evidence::None | Evidence::Failed(Kind::Connect)));
+        // A route that leads elsewhere will do so again.
+        let is_over = has_reached_it || placement.reason == Reason::OtherCluster;
+        if let Some(id) = &request.session
             && let Some(pool) = self.pool_of(request).and_then(|pool| self.pools.get_mut(pool))
             && let Some(engine) = &mut pool.engine
         {
-            engine.handle_notice(id, notice, request.answered == Some(0));
+            engine.handle_notice(id, notice, is_over);
         }
     }
 

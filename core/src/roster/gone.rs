@@ -129,12 +129,12 @@ impl Former {
     /// The member is not in the list any longer. Until `last_look` it was.
     pub(super) fn leaves(mut self, last_look: Millis, policy: &HealthPolicy, now: Millis) -> Self {
         let health = &mut self.node.health;
-        health.lose_sight(last_look);
         // A panic is of its priority, and stays there.
         health.set_panic(false, None, now);
         // One that is out, or was announced to leave, has not vanished.
         let is_out = matches!(health.state(policy, now), State::Cooldown | State::Draining);
         self.has_vanished = !is_out && !health.is_pending();
+        health.lose_sight(last_look);
         self
     }
 

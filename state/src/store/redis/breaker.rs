@@ -17,6 +17,7 @@ const POLICY: BreakerPolicy = BreakerPolicy {
     // One probe in this time. A quarter of the time in which a stale pin has to be gone, so recovery is seen soon.
     backoff: Millis(100),
     max_backoff: Millis(100),
+    // Shorter than a call may take: what fails later counts as the next probe's failure, and an answer closes it.
     probe_timeout: Millis(100),
 };
 
