@@ -74,21 +74,23 @@ impl Roster {
 
     /// As [`Self::observe_after`], without a gap.
     pub fn observe(&mut self, observations: Vec<Observation>, policy: &HealthPolicy, now: Millis) -> bool {
-        self.observe_after(now, observations, policy, now)
+        self.observe_after((now, Millis(0)), observations, policy, now)
     }
 
-    /// Folds in what Envoy says at `now`, having looked last at `last_look`: a node that was unhealthy then and is not now
-    /// counts as unhealthy until then. True if that changed anything, and with it the version.
+    /// Folds in what Envoy says at `now`, where two looks are `pause` apart as a rule and the last was at `last_look`. A node that was
+    /// unhealthy then and is not now counts as unhealthy until now, but no longer than two pauses. True if that changed
+    /// anything, and with it the version.
     ///
     /// A node that comes to an empty pool does not warm up: there is no other to take sessions from little by little.
     pub fn observe_after(
         &mut self,
-        last_look: Millis,
+        (last_look, pause): (Millis, Millis),
         observations: Vec<Observation>,
         policy: &HealthPolicy,
         now: Millis,
     ) -> bool {
         let before = self.clone();
+        let sick_until = now.min(last_look + pause.doubled());
         // After a long time without sight the members of then say nothing about who is new.
         let was_blind = std::mem::take(&mut self.blind);
         let is_first_look = was_blind || self.nodes.is_empty();
@@ -120,7 +122,7 @@ impl Roster {
             // Outlier detection goes by requests, which one client can have fail: where there is a check, that decides.
             flags.ejected &= !check_decides(self.check_period);
             if !flags.unhealthy && !flags.ejected {
-                health.lose_sight(last_look.min(now));
+                health.lose_sight(sick_until);
             }
             health.observe(flags, policy, now);
             if let Some(period) = self.check_period {
@@ -144,7 +146,7 @@ impl Roster {
         for node in &mut self.nodes {
             node.former.take_if(|former| names.contains(former));
         }
-        let members = members.rest().map(|member| member.leaves(last_look.min(now), policy, now));
+        let members = members.rest().map(|member| member.leaves(sick_until, policy, now));
         self.gone.update(gone, members.collect(), &names, policy, now);
         self.settle(&before, policy, now)
     }

@@ -278,7 +278,7 @@ impl Live {
                 is_seen = hosts.is_some();
                 let is_other = is_seen && roster.learn(facts, self.watch.is_current());
                 let is_changed = match hosts {
-                    Some(hosts) => roster.observe_after(seen, hosts.clone(), policy, now),
+                    Some(hosts) => roster.observe_after((seen, self.interval()), hosts.clone(), policy, now),
                     None => roster.reassess(policy, now),
                 };
                 is_lost || is_other || is_changed

@@ -309,7 +309,7 @@ impl Host {
         let is_other = observed.is_some() && self.roster.learn(facts, true);
         let is_seen = observed.is_some();
         let is_changed = match observed {
-            Some(hosts) => self.roster.observe_after(self.seen, hosts, &policy, now),
+            Some(hosts) => self.roster.observe_after((self.seen, POLL_INTERVAL), hosts, &policy, now),
             None => self.roster.reassess(&policy, now),
         };
         if is_lost || is_other || is_changed {

@@ -372,7 +372,8 @@ impl Checks {
     /// A proxy tells of a cooldown.
     pub fn cooldown_told(&mut self, node: &str, until: u64, bad: BadLooks, at: Where) {
         let length = if bad.failures > 1 { LONGEST_COOLDOWN } else { FIRST_COOLDOWN };
-        let latest = bad.last.0 + length;
+        // Looks are a second apart, and a node may have been out until the next but one.
+        let latest = bad.last.0 + length + 2_000;
         if until > latest && !at.had_clock_off {
             let over = until - latest;
             let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);

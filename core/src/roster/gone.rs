@@ -126,15 +126,15 @@ impl Former {
         Self { node, left: now, has_vanished: false, is_held: false }
     }
 
-    /// The member is not in the list any longer. Until `last_look` it was.
-    pub(super) fn leaves(mut self, last_look: Millis, policy: &HealthPolicy, now: Millis) -> Self {
+    /// The member is not in the list any longer. If it was unhealthy, then it was so until `sick_until`.
+    pub(super) fn leaves(mut self, sick_until: Millis, policy: &HealthPolicy, now: Millis) -> Self {
         let health = &mut self.node.health;
         // A panic is of its priority, and stays there.
         health.set_panic(false, None, now);
         // One that is out, or was announced to leave, has not vanished.
         let is_out = matches!(health.state(policy, now), State::Cooldown | State::Draining);
         self.has_vanished = !is_out && !health.is_pending();
-        health.lose_sight(last_look);
+        health.lose_sight(sick_until);
         self
     }
 
