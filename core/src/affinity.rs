@@ -32,14 +32,14 @@ use std::rc::Rc;
 use crate::attributes::Attributes;
 use crate::breaker::{Breaker, BreakerPolicy, Permit};
 use crate::changelog::{News, superseding};
+use crate::coalescer::{Coalescer, CoalescerLimits, Join, Released};
 use crate::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
 use crate::counters::Counters;
 use crate::decision::{Decision, Notice, PoolPolicy};
 use crate::event::{CallResult, Counter, Dropped, Outcome, Reason};
-use crate::flight::{FlightLimits, Flights, Join, Released};
 use crate::health::State;
 use crate::owners::Owners;
-use crate::pins::{InUse, Kind, Lookup as Known, Pin, PinKey, Pins, Seat, WireKey};
+use crate::pins::{InUse, InUseHandle, Kind, Lookup as Known, Pin, PinKey, Pins, WireKey};
 use crate::placement::{self, NoPlacement, Placement};
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
@@ -150,7 +150,7 @@ pub struct Affinity {
     pins: Pins,
     owners: Owners,
     in_use: InUse<Held>,
-    lookups: Flights<Rc<Lookup>>,
+    lookups: Coalescer<Rc<Lookup>>,
     waiters: BTreeMap<u32, Waiter>,
     releases: Releases,
     notices: Notices,
@@ -201,18 +201,18 @@ impl Affinity {
             probe_timeout: state.timeout.doubled(),
             ..default
         };
-        let limits = FlightLimits {
+        let limits = CoalescerLimits {
             calls: *max_calls,
             timeout: state.timeout,
             start: START,
-            ..FlightLimits::default()
+            ..CoalescerLimits::default()
         };
         Self {
             snapshot: None,
             pins: Pins::new(state.pins, seed),
             owners: Owners::default(),
             in_use: InUse::new(Millis(state.pins.touch_interval.0 / 2)),
-            lookups: Flights::new(limits),
+            lookups: Coalescer::new(limits),
             waiters: BTreeMap::new(),
             releases: Releases::default(),
             notices: Notices::default(),
@@ -262,13 +262,13 @@ impl Affinity {
         request: &Request<'_>,
         tick: Millis,
         attributes: &dyn Attributes,
-    ) -> (Admission, Seat) {
+    ) -> (Admission, InUseHandle) {
         let Request { id, terms, .. } = request;
         let key = self.pins.key(id.as_bytes());
         let Terms { session, ends, created, .. } = terms;
-        let seat = self.in_use.enter(Held { key, ttl: session.ttl, ends: *ends, created: *created });
+        let handle = self.in_use.enter(Held { key, ttl: session.ttl, ends: *ends, created: *created });
         let Some(snapshot) = self.snapshot.clone() else {
-            return (Admission::Decided(self.decide(Err(NoPlacement::NoMembers), None)), seat);
+            return (Admission::Decided(self.decide(Err(NoPlacement::NoMembers), None)), handle);
         };
         let admission = match self.hit(&snapshot, id, key, terms, tick) {
             Some((placement, notice)) => Admission::Decided(self.decide(placement, notice)),
@@ -283,7 +283,7 @@ impl Affinity {
                 Admission::Wait
             }
         };
-        (admission, seat)
+        (admission, handle)
     }
 
     /// A request waits for the first members: the time that a starting worker may take runs from now on.
@@ -292,8 +292,8 @@ impl Affinity {
     }
 
     /// A request ended, whether it waited, called, both or neither.
-    pub fn handle_gone(&mut self, stream: u32, seat: Seat) {
-        self.in_use.leave(seat);
+    pub fn handle_gone(&mut self, stream: u32, handle: InUseHandle) {
+        self.in_use.leave(handle);
         self.waiters.remove(&stream);
         self.lookups.stream_gone(stream);
     }

@@ -14,7 +14,7 @@
 //!    and the placement of a session in it.
 //! 5. [`passive`]: what a worker learns from its own requests.
 //! 6. [`pins`]: the nodes a worker remembers of sessions, bounded.
-//! 7. [`flight`]: the requests that wait for the state cluster, one question for all of a session.
+//! 7. [`coalescer`]: the requests that wait for the state cluster, one question for all of a session.
 //! 8. [`breaker`]: whether to ask it at all; [`owners`]: whether what it answers can be used; [`changelog`]: what it
 //!    said of other proxies' doing.
 //! 9. [`wire`]: what the filter and the state service say to each other.
@@ -29,12 +29,12 @@ pub mod breaker;
 pub mod call;
 pub mod changelog;
 pub mod cluster;
+pub mod coalescer;
 pub mod config;
 pub mod counters;
 pub mod decision;
 pub mod event;
 pub mod feed;
-pub mod flight;
 pub mod health;
 pub mod issuer;
 pub mod levels;

@@ -38,7 +38,7 @@ mod slab;
 
 use crate::time::Millis;
 
-pub use in_use::{InUse, Seat};
+pub use in_use::{InUse, InUseHandle};
 pub use key::{PinKey, WireKey};
 pub use nodes::NodeRef;
 

@@ -24,7 +24,7 @@ use crate::counters::Counters;
 use crate::decision::{Decision, PoolPolicy};
 use crate::event::{Reason, Unplaced};
 use crate::pending::{Need, Pending, Waited};
-use crate::pins::Seat;
+use crate::pins::InUseHandle;
 use crate::placement::Placement;
 use crate::rollout::Mode;
 use crate::session::{History, SessionId};
@@ -73,7 +73,7 @@ pub struct Request {
     /// Which of the nodes of its placement answered.
     answered: Option<usize>,
     /// While the request lasts its session is in use.
-    seat: Option<Seat>,
+    handle: Option<InUseHandle>,
     /// It is in the pending queue.
     is_pending: bool,
     is_counted: bool,
@@ -83,7 +83,7 @@ impl Request {
     /// True if its session has a pin that follows it.
     #[must_use]
     pub fn is_tracked(&self) -> bool {
-        self.seat.is_some()
+        self.handle.is_some()
     }
 }
 
@@ -259,8 +259,8 @@ impl Proxy {
             terms: &terms,
             has_waited: waiter.waited.is_some(),
         };
-        let (admission, seat) = engine.handle_request(&asked, self.tick, attributes);
-        request.seat = Some(seat);
+        let (admission, handle) = engine.handle_request(&asked, self.tick, attributes);
+        request.handle = Some(handle);
         match admission {
             Admission::Decided(decision) => Ok(decision),
             Admission::Wait => Err(Progress::Waiting),
@@ -289,10 +289,10 @@ impl Proxy {
         if request.is_pending {
             self.pending.leave(stream);
         }
-        if let Some(seat) = request.seat.take()
+        if let Some(handle) = request.handle.take()
             && let Some(engine) = self.engine_of(request)
         {
-            engine.handle_gone(stream, seat);
+            engine.handle_gone(stream, handle);
         }
     }
 

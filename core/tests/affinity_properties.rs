@@ -11,7 +11,7 @@ use berth_core::decision::{Decision, Notice, PoolPolicy};
 use berth_core::event::CallResult;
 use berth_core::health::HealthPolicy;
 use berth_core::membership::Observation;
-use berth_core::pins::{Limits, Seat};
+use berth_core::pins::{InUseHandle, Limits};
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::roster::Roster;
 use berth_core::session::SessionId;
@@ -117,7 +117,7 @@ struct Stream {
     asked: Asked,
     /// Until it is released.
     waits_since: Option<Millis>,
-    seat: Option<Seat>,
+    handle: Option<InUseHandle>,
 }
 
 #[derive(Debug)]
@@ -360,9 +360,9 @@ impl World {
         self.next_stream += 1;
         let id = id(asked.session);
         let request = Request { stream: number, id: &id, terms: &terms, has_waited: false };
-        let (admission, seat) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
+        let (admission, handle) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
         let waits_since = (admission == Admission::Wait).then_some(self.now);
-        self.streams.insert(number, Stream { asked: asked.clone(), waits_since, seat: Some(seat) });
+        self.streams.insert(number, Stream { asked: asked.clone(), waits_since, handle: Some(handle) });
         match admission {
             Admission::Decided(decision) => self.judge(asked, &decision, true),
             Admission::Wait => self.drain(Some(Caller::Stream(number))),
@@ -371,7 +371,7 @@ impl World {
 
     fn gone(&mut self, number: u32) {
         let stream = self.streams.remove(&number).unwrap();
-        self.engine.handle_gone(number, stream.seat.unwrap());
+        self.engine.handle_gone(number, stream.handle.unwrap());
         self.calls.retain(|_, made| made.caller != Caller::Stream(number));
     }
 

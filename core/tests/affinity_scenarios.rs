@@ -16,7 +16,7 @@ use berth_core::decision::{Decision, Notice, PoolPolicy};
 use berth_core::event::{CallResult, Counter, Reason};
 use berth_core::health::HealthPolicy;
 use berth_core::membership::Observation;
-use berth_core::pins::{Limits, Seat};
+use berth_core::pins::{InUseHandle, Limits};
 use berth_core::ring::Algorithm;
 use berth_core::roster::Roster;
 use berth_core::session::SessionId;
@@ -93,7 +93,7 @@ struct Worker {
 
 struct Stream {
     number: u32,
-    seat: Seat,
+    handle: InUseHandle,
     session: SessionId,
     notice: Option<Notice>,
 }
@@ -210,8 +210,8 @@ impl Worker {
             "wait" => self.engine.handle_start(self.now),
             "ask" => return self.ask(rest),
             "gone" => {
-                let Stream { number, seat, .. } = self.streams.remove(rest).ok_or("no such request")?;
-                self.engine.handle_gone(number, seat);
+                let Stream { number, handle, .. } = self.streams.remove(rest).ok_or("no such request")?;
+                self.engine.handle_gone(number, handle);
                 self.calls.retain(|_, call| call.caller != Caller::Stream(number));
             }
             "lose" => {
@@ -326,10 +326,10 @@ impl Worker {
         let number = self.next_stream;
         self.next_stream += 1;
         let request = Request { stream: number, id: &id, terms: &terms, has_waited };
-        let (admission, seat) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
+        let (admission, handle) = self.engine.handle_request(&request, self.now, &Headers(&[], self.now));
         let label = (1..).map(|count| if count == 1 { name.to_owned() } else { format!("{name}#{count}") });
         let label = label.into_iter().find(|label| !self.streams.contains_key(label)).unwrap();
-        let stream = Stream { number, seat, session: id.clone(), notice: None };
+        let stream = Stream { number, handle, session: id.clone(), notice: None };
         self.streams.insert(label.clone(), stream);
         Ok(match admission {
             Admission::Decided(decision) => {

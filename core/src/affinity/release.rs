@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 use super::lookup::Lookup;
 use super::{Affinity, as_seen, is_only_the_rings};
+use crate::coalescer::{Join, Released};
 use crate::decision::{Decision, Notice};
 use crate::event::{Counter, Outcome, Reason};
-use crate::flight::{Join, Released};
 use crate::owners::{PROVISIONAL, Standing};
 use crate::pins::{Kind, Lookup as Known, Pin, PinKey, WireKey};
 use crate::placement::{self, NoPlacement, Placement};

@@ -4,14 +4,14 @@
 use super::hand::Hand;
 use crate::time::Millis;
 
-/// A request's place in [`InUse`].
+/// A request's slot in [`InUse`], to be handed back when it ends.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Seat(u32);
+pub struct InUseHandle(u32);
 
 /// The sessions of all requests that are under way, each as what the caller needs of it.
 #[derive(Debug)]
 pub struct InUse<T> {
-    seats: Vec<Option<T>>,
+    slots: Vec<Option<T>>,
     free: Vec<u32>,
     hand: Hand,
 }
@@ -20,28 +20,28 @@ impl<T: Clone> InUse<T> {
     /// An empty set. Each session is to be looked at once in an interval.
     #[must_use]
     pub fn new(interval: Millis) -> Self {
-        Self { seats: Vec::new(), free: Vec::new(), hand: Hand::new(interval) }
+        Self { slots: Vec::new(), free: Vec::new(), hand: Hand::new(interval) }
     }
 
     /// A request begins.
-    pub fn enter(&mut self, session: T) -> Seat {
+    pub fn enter(&mut self, session: T) -> InUseHandle {
         if let Some(index) = self.free.pop()
-            && let Some(seat) = self.seats.get_mut(index as usize)
+            && let Some(slot) = self.slots.get_mut(index as usize)
         {
-            *seat = Some(session);
-            return Seat(index);
+            *slot = Some(session);
+            return InUseHandle(index);
         }
-        self.seats.push(Some(session));
-        Seat(u32::try_from(self.seats.len() - 1).unwrap_or(u32::MAX))
+        self.slots.push(Some(session));
+        InUseHandle(u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX))
     }
 
     /// It ends.
-    #[expect(clippy::needless_pass_by_value, reason = "a seat is left once")]
-    pub fn leave(&mut self, seat: Seat) {
-        if let Some(taken) = self.seats.get_mut(seat.0 as usize)
+    #[expect(clippy::needless_pass_by_value, reason = "a handle is handed back once")]
+    pub fn leave(&mut self, handle: InUseHandle) {
+        if let Some(taken) = self.slots.get_mut(handle.0 as usize)
             && taken.take().is_some()
         {
-            self.free.push(seat.0);
+            self.free.push(handle.0);
         }
     }
 
@@ -52,10 +52,10 @@ impl<T: Clone> InUse<T> {
 
     /// The sessions whose turn it is at `now`. Ask on every tick.
     pub fn turn(&mut self, now: Millis) -> Vec<T> {
-        let seats = u32::try_from(self.seats.len()).unwrap_or(u32::MAX);
-        self.hand.wind(now, seats);
-        std::iter::from_fn(|| self.hand.next(seats))
-            .filter_map(|seat| self.seats.get(seat as usize).cloned().flatten())
+        let slots = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.hand.wind(now, slots);
+        std::iter::from_fn(|| self.hand.next(slots))
+            .filter_map(|slot| self.slots.get(slot as usize).cloned().flatten())
             .collect()
     }
 }
@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn each_that_is_there_has_its_turn_once_an_interval() {
         let mut in_use = InUse::new(Millis(60_000));
-        let mut seats: Vec<Seat> = (0..100usize).map(|session| in_use.enter(session)).collect();
+        let mut handles: Vec<InUseHandle> = (0..100usize).map(|session| in_use.enter(session)).collect();
         in_use.turn(at(0));
-        seats.drain(..50).for_each(|seat| in_use.leave(seat));
+        handles.drain(..50).for_each(|handle| in_use.leave(handle));
 
         let mut turns = [0; 100];
         for second in 1..=180 {
@@ -87,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_used_again() {
+    fn slots_are_used_again() {
         let mut in_use = InUse::new(Millis(1_000));
         for session in 0..1_000 {
-            let seat = in_use.enter(session);
-            in_use.leave(seat);
+            let handle = in_use.enter(session);
+            in_use.leave(handle);
         }
 
-        assert_eq!(in_use.seats.len(), 1);
+        assert_eq!(in_use.slots.len(), 1);
     }
 }

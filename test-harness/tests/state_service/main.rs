@@ -6,6 +6,6 @@ mod support;
 mod start;
 mod state_access;
 mod state_authority;
+mod state_coalescing;
 mod state_failures;
-mod state_flights;
 mod state_redis;

@@ -5,7 +5,7 @@
 //! all, is not decided here; nor are calls made here.
 //!
 //! A call belongs to the context that made it. If that was a request's and the request ends first, the SDK drops the
-//! answer; [`Flights::stream_gone`] then puts the call's lookups back into the queue, from where the root, whose calls
+//! answer; [`Coalescer::stream_gone`] then puts the call's lookups back into the queue, from where the root, whose calls
 //! nothing ends, takes them with its next tick. A request that leads may call at once, so that no request waits for a
 //! tick; what finds no call slot free waits in the queue and goes out in batches, with the next request that leads, answer to the
 //! root, or tick.
@@ -17,20 +17,20 @@
 //! no second call asks for the same session.
 //!
 //! ```
-//! use berth_core::flight::{Flights, FlightLimits, Join};
+//! use berth_core::coalescer::{Coalescer, CoalescerLimits, Join};
 //! use berth_core::pins::WireKey;
 //! use berth_core::time::Millis;
 //!
-//! let mut flights = Flights::new(FlightLimits::default());
+//! let mut coalescer = Coalescer::new(CoalescerLimits::default());
 //! let key = WireKey([7; 16]);
-//! assert_eq!(flights.join(key, 11, Millis(0), || "candidates"), Join::Lead);
-//! assert_eq!(flights.join(key, 12, Millis(1), || "candidates"), Join::Wait);
+//! assert_eq!(coalescer.join(key, 11, Millis(0), || "candidates"), Join::Lead);
+//! assert_eq!(coalescer.join(key, 12, Millis(1), || "candidates"), Join::Wait);
 //!
-//! let batch = flights.take_batch(Millis(1), 64).unwrap();
-//! assert_eq!(flights.request(batch.keys()[0]), Some(&"candidates"));
-//! flights.sent(batch, 99, Some(11), Millis(1));
-//! assert_eq!(flights.answered(99)[0].waiters, [11, 12]);
-//! assert!(flights.answered(99).is_empty());
+//! let batch = coalescer.take_batch(Millis(1), 64).unwrap();
+//! assert_eq!(coalescer.request(batch.keys()[0]), Some(&"candidates"));
+//! coalescer.sent(batch, 99, Some(11), Millis(1));
+//! assert_eq!(coalescer.answered(99)[0].waiters, [11, 12]);
+//! assert!(coalescer.answered(99).is_empty());
 //! ```
 
 mod start;
@@ -43,7 +43,7 @@ use start::Start;
 
 /// How much may be under way in one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlightLimits {
+pub struct CoalescerLimits {
     /// Sessions asked about, waiting in the queue or under way.
     pub sessions: usize,
     /// Calls under way. All of an Envoy's VMs together must stay below the state cluster's circuit breaker.
@@ -54,7 +54,7 @@ pub struct FlightLimits {
     pub start: Millis,
 }
 
-impl Default for FlightLimits {
+impl Default for CoalescerLimits {
     /// Sixteen VMs with so many calls stay below 1,024, Envoy's default.
     fn default() -> Self {
         Self { sessions: 4_096, calls: 48, timeout: Millis(50), start: Millis(0) }
@@ -84,7 +84,7 @@ pub enum Refusal {
     AlreadyWaiting,
 }
 
-/// Lookups to make one call of. It must be handed back with [`Flights::sent`] or [`Flights::not_sent`]; a batch that is
+/// Lookups to make one call of. It must be handed back with [`Coalescer::sent`] or [`Coalescer::not_sent`]; a batch that is
 /// dropped leaves its lookups to their timeout.
 #[derive(Debug)]
 pub struct Batch {
@@ -113,8 +113,8 @@ pub struct Released<R> {
 
 /// The lookups and calls of one VM. `R` is what the caller needs to ask, and to place a session without an answer.
 #[derive(Debug)]
-pub struct Flights<R> {
-    limits: FlightLimits,
+pub struct Coalescer<R> {
+    limits: CoalescerLimits,
     lookups: BTreeMap<WireKey, Lookup<R>>,
     waiting: BTreeMap<u32, WireKey>,
     /// Exactly the lookups that are in no call; those to ask again first.
@@ -153,10 +153,10 @@ struct Call {
     since: Millis,
 }
 
-impl<R: Clone> Flights<R> {
+impl<R: Clone> Coalescer<R> {
     /// Nothing under way.
     #[must_use]
-    pub fn new(limits: FlightLimits) -> Self {
+    pub fn new(limits: CoalescerLimits) -> Self {
         Self {
             limits,
             lookups: BTreeMap::new(),

@@ -1,15 +1,15 @@
-//! Single flight under any interleaving: no waiter is lost, no waiter is released twice, no session is asked about twice
+//! Coalescing under any interleaving: no waiter is lost, no waiter is released twice, no session is asked about twice
 //! at a time.
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_core::flight::{FlightLimits, Flights, Join, Refusal, Released};
+use berth_core::coalescer::{Coalescer, CoalescerLimits, Join, Refusal, Released};
 use berth_core::pins::WireKey;
 use berth_core::time::Millis;
 use proptest::prelude::*;
 
 /// Of a worker whose start lasts up to so long; most have none.
-fn limits(start: u64) -> FlightLimits {
-    FlightLimits { sessions: 5, calls: 3, timeout: Millis(50), start: Millis(start) }
+fn limits(start: u64) -> CoalescerLimits {
+    CoalescerLimits { sessions: 5, calls: 3, timeout: Millis(50), start: Millis(start) }
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ fn wire(session: u8) -> WireKey {
 
 fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let limits = limits(start);
-    let mut flights = Flights::new(limits);
+    let mut coalescer = Coalescer::new(limits);
     let (mut world, mut now) = (World::default(), Millis(1_000_000));
     let mut latest = now;
     // When the first request waited.
@@ -88,16 +88,16 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
         match *step {
             Step::Pass(millis) => now = now + Millis(millis),
             Step::SetBack(millis) => now = Millis(now.0 - millis),
-            Step::Join(session, stream) => match flights.join(wire(session), stream, now, || session) {
+            Step::Join(session, stream) => match coalescer.join(wire(session), stream, now, || session) {
                 Join::Lead | Join::Wait => {
                     prop_assert_eq!(world.waiting.insert(stream, session), None);
                     first = first.or(Some(now));
                 }
                 Join::Refused(Refusal::AlreadyWaiting) => prop_assert!(world.waiting.contains_key(&stream)),
-                Join::Refused(Refusal::Full) => prop_assert_eq!(flights.sessions(), limits.sessions),
+                Join::Refused(Refusal::Full) => prop_assert_eq!(coalescer.sessions(), limits.sessions),
             },
             Step::Send(most, owner, token) => {
-                let Some(batch) = flights.take_batch(now, most) else { continue };
+                let Some(batch) = coalescer.take_batch(now, most) else { continue };
                 prop_assert!(!batch.keys().is_empty() && batch.keys().len() <= most.max(1));
                 world.calls.remove(&token);
                 let asked: BTreeSet<_> = world.calls.values().flat_map(|call| &call.keys).collect();
@@ -105,12 +105,12 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 let keys = batch.keys().to_vec();
                 let waited_for = |key: &WireKey| world.waiting.values().any(|session| wire(*session) == *key);
                 prop_assert!(keys.iter().all(waited_for), "asked for a session without a waiter");
-                flights.sent(batch, token, owner, now);
+                coalescer.sent(batch, token, owner, now);
                 world.calls.insert(token, Call { keys, owner, since: now });
             }
             Step::SendFails(most) => {
-                if let Some(batch) = flights.take_batch(now, most) {
-                    let released = flights.not_sent(batch, now);
+                if let Some(batch) = coalescer.take_batch(now, most) {
+                    let released = coalescer.not_sent(batch, now);
                     let is_early = first.is_some_and(|first| now >= first && now.since(first).0 < start);
                     let is_asked_again = is_early && !was_set_back(steps);
                     prop_assert!(
@@ -121,13 +121,13 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 }
             }
             Step::Fails(token) => {
-                world.resume(&flights.failed(token, now))?;
+                world.resume(&coalescer.failed(token, now))?;
                 world.calls.remove(&token);
-                prop_assert!(flights.failed(token, now).is_empty(), "failed twice");
+                prop_assert!(coalescer.failed(token, now).is_empty(), "failed twice");
             }
-            Step::DropBatch(most) => drop(flights.take_batch(now, most)),
+            Step::DropBatch(most) => drop(coalescer.take_batch(now, most)),
             Step::Ended(token) => {
-                let released = flights.answered(token);
+                let released = coalescer.answered(token);
                 let call = world.calls.remove(&token);
                 prop_assert!(call.is_some() || released.is_empty(), "an answer to no call");
                 if let Some(Call { keys, .. }) = call {
@@ -135,15 +135,15 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     prop_assert!(released.iter().all(of_call));
                 }
                 world.resume(&released)?;
-                prop_assert!(flights.answered(token).is_empty(), "answered twice");
+                prop_assert!(coalescer.answered(token).is_empty(), "answered twice");
             }
             Step::Gone(stream) => {
-                flights.stream_gone(stream);
+                coalescer.stream_gone(stream);
                 world.waiting.remove(&stream);
                 world.calls.retain(|_, call| call.owner != Some(stream));
             }
             Step::Overdue => {
-                let released = flights.overdue(now);
+                let released = coalescer.overdue(now);
                 prop_assert!(released.iter().all(|released| !released.waiters.is_empty()));
                 world.resume(&released)?;
                 // A call so old is given up, and may be made again.
@@ -151,27 +151,27 @@ fn check(start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 world.calls.retain(|_, call| now >= call.since && now.since(call.since).0 < lost);
             }
         }
-        prop_assert_eq!(flights.waiters(), world.waiting.len());
-        prop_assert!(flights.sessions() <= limits.sessions && flights.calls() <= limits.calls);
+        prop_assert_eq!(coalescer.waiters(), world.waiting.len());
+        prop_assert!(coalescer.sessions() <= limits.sessions && coalescer.calls() <= limits.calls);
     }
 
     // Only waiters whose batch was lost depend on a timeout.
     for token in std::mem::take(&mut world.calls).into_keys() {
-        world.resume(&flights.answered(token))?;
+        world.resume(&coalescer.answered(token))?;
     }
-    world.resume(&flights.overdue(now))?;
-    while let Some(batch) = flights.take_batch(now, 2) {
-        flights.sent(batch, 99, None, now);
-        world.resume(&flights.answered(99))?;
+    world.resume(&coalescer.overdue(now))?;
+    while let Some(batch) = coalescer.take_batch(now, 2) {
+        coalescer.sent(batch, 99, None, now);
+        world.resume(&coalescer.answered(99))?;
     }
     let is_lost = |step: &Step| matches!(step, Step::DropBatch(_));
     prop_assert!(world.waiting.is_empty() || steps.iter().any(is_lost), "forgotten");
 
     // Whatever happened, after their time all have been released, and after a while nothing is left.
-    world.resume(&flights.overdue(latest.max(now) + limits.timeout.max(limits.start)))?;
-    prop_assert!(world.waiting.is_empty() && flights.waiters() == 0);
-    flights.overdue(latest.max(now) + Millis(limits.timeout.0 * 8 + start));
-    prop_assert!(flights.is_idle() && flights.calls() == 0);
+    world.resume(&coalescer.overdue(latest.max(now) + limits.timeout.max(limits.start)))?;
+    prop_assert!(world.waiting.is_empty() && coalescer.waiters() == 0);
+    coalescer.overdue(latest.max(now) + Millis(limits.timeout.0 * 8 + start));
+    prop_assert!(coalescer.is_idle() && coalescer.calls() == 0);
     Ok(())
 }
 
