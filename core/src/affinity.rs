@@ -312,11 +312,11 @@ impl Affinity {
         }
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
         let was_nameable = self.owners.unnamed().is_none();
-        // Their sessions are elsewhere for a while, until it is asked again: now that is worth it.
-        if self.owners.misses_some_of(&snapshot) {
+        let started = self.owners.adopt(&snapshot, now);
+        // Sessions of a node that was not known are elsewhere for a while. Now they are asked about at once.
+        if self.owners.has_newcomers() {
             self.pins.expire_provisional();
         }
-        let started = self.owners.adopt(&snapshot, now);
         if let Some(index) = self.owners.unnamed().filter(|_| was_nameable)
             && let Some(node) = snapshot.nodes.get(index)
         {

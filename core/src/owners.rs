@@ -53,6 +53,7 @@ pub struct Owners {
     gone: VecDeque<NodeId>,
     /// Members whose first check has not answered: since when this VM knows them so.
     pending: BTreeMap<NodeId, Millis>,
+    has_newcomers: bool,
     /// When this VM first knew any members.
     since: Option<Millis>,
     /// Of members, and of those in `gone`.
@@ -73,6 +74,7 @@ impl Owners {
             *id = id.take().filter(|id| !self.places.contains_key(id));
             self.places.extend(id.clone().map(|id| (id, place)));
         }
+        self.has_newcomers = self.places.keys().any(|id| !before.contains_key(id));
         self.aliases.clear();
         // Of two the last counts: a node that has moved is older than one that has come to its address.
         for has_moved in [false, true] {
@@ -108,11 +110,10 @@ impl Owners {
             .collect()
     }
 
-    /// True if the snapshot has members that the one before it had not.
+    /// True if the latest snapshot has members that pins can name and that the one before it had not.
     #[must_use]
-    pub fn misses_some_of(&self, snapshot: &Snapshot) -> bool {
-        let is_known = |name: &str| name.parse().is_ok_and(|id: NodeId| self.places.contains_key(&id));
-        self.since.is_some() && snapshot.nodes.iter().any(|node| !is_known(&node.name))
+    pub fn has_newcomers(&self) -> bool {
+        self.has_newcomers
     }
 
     /// The names of candidates on the wire, with their places.

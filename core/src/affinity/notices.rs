@@ -1,8 +1,8 @@
 //! Notices that nodes have yet to get: that a session is new there, or that the node was restarted since it had it.
 //!
-//! The state service says each only once. So a notice is kept here from the answer on until its node has answered a request
-//! that carried it, and whatever becomes of the session's pin meanwhile: an outage, a node that is out or not known here yet, a request that is
-//! turned away or gone. It is for one owner and one version of the pin, and dies when the pin would have expired.
+//! The state service says each only once. So a notice is kept here from the answer on until its node has answered a request that
+//! carried it, and whatever becomes of the session's pin meanwhile: an outage, a node that is out or not known here yet, a
+//! request that is turned away or gone. It is for one owner and one version of the pin, and dies when the pin would have expired.
 
 use crate::decision::Notice;
 use crate::pins::PinKey;
