@@ -7,7 +7,7 @@
 //! The adapter uses it like this:
 //!
 //! 1. It hands in what happened: [`Affinity::handle_request`], [`Affinity::handle_reply`], [`Affinity::handle_changes`],
-//!    [`Affinity::handle_snapshot`], [`Affinity::handle_end`], [`Affinity::handle_gone`], [`Affinity::handle_tick`].
+//!    [`Affinity::handle_snapshot`], [`Affinity::handle_minted`], [`Affinity::handle_end`], [`Affinity::handle_gone`], [`Affinity::handle_tick`].
 //! 2. It then takes what is to be done, until there is nothing left: each [`Release`] of [`Affinity::poll_release`], which
 //!    it reports with [`Affinity::released`]; each [`Call`] of [`Affinity::poll_call`], which it reports with
 //!    [`Affinity::call_started`] or [`Affinity::call_refused`], and which may lead to more releases; each [`Event`] of
@@ -18,6 +18,7 @@
 
 mod call;
 mod ends;
+mod learn;
 mod lookup;
 mod notices;
 mod refresh;
@@ -48,9 +49,11 @@ use crate::wire::PoolName;
 
 pub use crate::call::{CallFailure, Caller};
 pub use call::{Call, CallId};
+pub use learn::Minted;
 pub use release::Release;
 
 use ends::Ends;
+use learn::Unclaimed;
 use lookup::Lookup;
 use notices::Notices;
 use refresh::{Held, Refresh};
@@ -157,6 +160,7 @@ pub struct Affinity {
     breaker: Breaker,
     touches: Touches,
     refresh: Refresh,
+    unclaimed: Unclaimed,
     ends: Ends,
     /// When calls for maintenance may be made again.
     maintenance: Timer,
@@ -219,6 +223,7 @@ impl Affinity {
             breaker: Breaker::new(breaker),
             touches: Touches::new(*shortest_ttl),
             refresh: Refresh::default(),
+            unclaimed: Unclaimed::default(),
             ends: Ends::default(),
             maintenance: Timer::new(PAUSE),
             due: Due::default(),
@@ -250,6 +255,7 @@ impl Affinity {
             // The former one goes on for a while, and may outlive this one: each says what has yet to be said.
             self.notices.succeed(&former.notices);
             self.ends.succeed(&former.ends);
+            self.unclaimed.clone_from(&former.unclaimed);
         }
         fits
     }
@@ -279,7 +285,7 @@ impl Affinity {
             None => {
                 let now = attributes.now();
                 let lookup = self.lookup(&snapshot, id, key, terms, attributes, now);
-                self.miss(request, lookup, now);
+                self.miss(request.stream, request.has_waited, lookup, now);
                 Admission::Wait
             }
         };
@@ -380,6 +386,9 @@ impl Affinity {
         self.release_without_answer(overdue);
         self.note_in_use(now);
         let is_due = self.maintenance.is_due(now);
+        if is_due {
+            self.note_unclaimed(now);
+        }
         self.due = Due { touch: is_due, refresh: is_due, ends: is_due };
         self.counters.add(Counter::Dropped(Dropped::Pin).index(), self.pins.take_dropped(now));
     }
@@ -491,9 +500,8 @@ impl Affinity {
         }
     }
 
-    /// Has the state service asked, or lets the request go on without it.
-    fn miss(&mut self, request: &Request<'_>, lookup: Rc<Lookup>, now: Millis) {
-        let Request { stream, has_waited, .. } = *request;
+    /// Has the state service asked, or lets what waits go on without it.
+    fn miss(&mut self, stream: u32, has_waited: bool, lookup: Rc<Lookup>, now: Millis) {
         let key = WireKey::from(lookup.ask.key);
         // Without candidates there is nothing to ask: no node could serve it.
         let has_candidates = !lookup.ask.candidates.is_empty();

@@ -1,4 +1,4 @@
-//! What a decision may read of the request that it is about, and of the worker that makes it.
+//! What a decision may read of the request that it is about, of its response, and of the worker that makes it.
 
 use crate::time::Millis;
 
@@ -21,4 +21,13 @@ pub trait Attributes {
 
     /// A token names a key that this provider does not have. True if newer keys are on their way, or will be asked for.
     fn wants_keys(&self, provider: usize, now: Millis) -> bool;
+}
+
+/// A response whose headers are at hand. Those of its request are gone by then.
+pub trait ResponseHeaders {
+    /// A header by its lower-case name; of a repeated one the first.
+    fn response_header(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// Every `set-cookie` line, in order.
+    fn set_cookies(&self) -> Vec<Vec<u8>>;
 }

@@ -84,6 +84,8 @@ pub enum Reason {
     OtherCluster,
     /// The session began with this request: a cookie was issued.
     Issued,
+    /// The response names a session that its node began: it stays with that node.
+    Learned,
     /// No session id in any of the sources.
     NoSession,
     /// The membership is not known yet: Envoy's own ring picks.
@@ -129,6 +131,7 @@ impl Reason {
             Self::Retried => "retried",
             Self::OtherCluster => "other_cluster",
             Self::Issued => "issued",
+            Self::Learned => "learned",
             Self::NoSession => "no_session",
             Self::NoSnapshot => "no_snapshot",
             Self::NoMembers => "no_members",
@@ -181,6 +184,19 @@ pub enum Counter {
     OtherCluster,
     /// `berth_dropped_total{reason}`: what a bound of this VM's memory did not let it keep.
     Dropped(Dropped),
+    /// `berth_learned_total{result}`: sessions whose ids nodes minted.
+    Learned(Learned),
+}
+
+/// What came of a session whose id a node minted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// Its pin names that node.
+    Pinned,
+    /// Its pin names another node, and stays: the first claim counts.
+    Elsewhere,
+    /// The state cluster gave no answer: this worker remembers the node, and claims the session for it later.
+    StateAway,
 }
 
 /// What did not fit.
@@ -303,7 +319,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -333,6 +349,9 @@ impl Counter {
         Self::OtherCluster,
         Self::Dropped(Dropped::Pin),
         Self::Dropped(Dropped::End),
+        Self::Learned(Learned::Pinned),
+        Self::Learned(Learned::Elsewhere),
+        Self::Learned(Learned::StateAway),
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -353,6 +372,7 @@ impl Counter {
             Self::Returned => 25,
             Self::OtherCluster => 26,
             Self::Dropped(what) => 27 + what as usize,
+            Self::Learned(result) => 29 + result as usize,
         }
     }
 
@@ -381,6 +401,9 @@ impl Counter {
             Self::Dropped(Dropped::Pin) => ("dropped", ".reason.pin".to_owned()),
             Self::Dropped(Dropped::End) => ("dropped", ".reason.end".to_owned()),
             Self::OtherCluster => ("reassignments", ".reason.other_cluster".to_owned()),
+            Self::Learned(Learned::Pinned) => ("learned", ".result.pinned".to_owned()),
+            Self::Learned(Learned::Elsewhere) => ("learned", ".result.elsewhere".to_owned()),
+            Self::Learned(Learned::StateAway) => ("learned", ".result.state_away".to_owned()),
         };
         format!("berth_{name}_total.pool.{pool}{label}")
     }

@@ -7,7 +7,7 @@
 //! 2. A request that waits in the pending queue is handed in again when [`Proxy::take_ready`] names it. One that waits for
 //!    the state service is decided by a release of its pool's [`Affinity`](crate::affinity::Affinity).
 //! 3. [`Proxy::settle`] takes note of the decision before the adapter applies it.
-//! 4. [`Proxy::handle_response`] learns from how the response begins; [`Proxy::handle_gone`] ends the request.
+//! 4. [`Proxy::handle_response`] learns from how the response begins, and may have it wait for a release too; [`Proxy::handle_gone`] ends the request.
 
 mod identify;
 mod pool;
@@ -74,6 +74,8 @@ pub struct Request {
     answered: Option<usize>,
     /// While the request lasts its session is in use.
     handle: Option<InUseHandle>,
+    /// So is the one that its response began.
+    minted: Option<InUseHandle>,
     /// It is in the pending queue.
     is_pending: bool,
     is_counted: bool,
@@ -289,10 +291,11 @@ impl Proxy {
         if request.is_pending {
             self.pending.leave(stream);
         }
-        if let Some(handle) = request.handle.take()
-            && let Some(engine) = self.engine_of(request)
-        {
-            engine.handle_gone(stream, handle);
+        let handles = [request.handle.take(), request.minted.take()];
+        if let Some(engine) = self.engine_of(request) {
+            for handle in handles.into_iter().flatten() {
+                engine.handle_gone(stream, handle);
+            }
         }
     }
 

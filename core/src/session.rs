@@ -7,12 +7,14 @@
 //! An id is the client's secret as well as its name, so it cannot be printed: `Debug` shows a short hash.
 //!
 //! Read next: [`Source`] for what may be configured, `extract` for how bytes are taken apart, [`CookieTemplate`] for
-//! issuing an id to a client that has none.
+//! issuing an id to a client that has none, [`LearnSource`] for ids that nodes mint.
 
 mod claims;
 mod cookie;
 mod error;
+mod expiry;
 mod extract;
+mod learn;
 mod source;
 mod template;
 
@@ -25,6 +27,7 @@ use xxhash_rust::xxh64::xxh64;
 pub use claims::{ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use error::SourceError;
+pub use learn::{LearnSource, learn};
 pub use source::Source;
 
 pub(crate) use source::is_header_name;

@@ -347,6 +347,7 @@ impl World {
             max_age: None,
             superseded,
             previous_header: None,
+            learned: Vec::new(),
         };
         let terms = Terms {
             session: Rc::new(session),
@@ -383,7 +384,8 @@ impl World {
                 let Some(stream) = stream else { return Err(TestCaseError::fail("released after its end")) };
                 prop_assert!(stream.waits_since.take().is_some(), "{} was released twice", release.stream);
                 let asked = stream.asked.clone();
-                self.judge(&asked, &release.decision, self.delivers)?;
+                let decision = release.decision.expect("only requests wait here");
+                self.judge(&asked, &decision, self.delivers)?;
                 self.engine.released(self.delivers);
                 continue;
             }

@@ -12,7 +12,7 @@ use berth_core::config::{
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::rollout::{Mode, Rollout};
-use berth_core::session::describe;
+use berth_core::session::{LearnSource, Source, describe};
 use berth_core::time::Millis;
 use berth_core::token::{self, Policy};
 
@@ -185,6 +185,16 @@ fn a_session_says_how_long_it_lives_and_what_it_was() {
     assert_eq!(describe(&session.sources), "token of players, token of mesh or cookie sid");
     let session = &good("minimal").pools[0].session.clone();
     assert_eq!((session.ttl, session.max_age, session.superseded), (None, None, Superseded::Accept));
+}
+
+#[test]
+fn the_sources_with_learn_are_also_places_in_responses() {
+    let session = &good("learned-ids").pools[0].session.clone();
+
+    let places = [Source::header("mcp-session-id"), Source::cookie("JSESSIONID")];
+    let places: Vec<LearnSource> =
+        places.into_iter().map(|source| LearnSource::of(&source.unwrap()).unwrap()).collect();
+    assert_eq!((session.sources.len(), &session.learned), (4, &places));
 }
 
 #[test]

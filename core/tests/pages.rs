@@ -1,5 +1,5 @@
-//! The pages against what they tell of: who copies a configuration from docs/identity.md and docs/rollout.md gets what they
-//! say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
+//! The pages against what they tell of: who copies a configuration from docs/identity.md, docs/minted-ids.md and docs/rollout.md gets
+//! what they say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,8 @@ fn configurations(page: &str) -> Vec<&str> {
 
 #[test]
 fn every_configuration_of_the_page_is_one() {
-    let pages = [("identity.md", 6), ("rollout.md", 3)].map(|(name, least)| (name, page(name), least));
+    let pages = [("identity.md", 6), ("minted-ids.md", 3), ("rollout.md", 3)]
+        .map(|(name, least)| (name, page(name), least));
     let mut configurations = Vec::new();
     for (name, page, least) in &pages {
         let found = self::configurations(page);

@@ -82,7 +82,7 @@ impl Effects {
             host::set_response_header("retry-after", b"1");
         }
         if self.shows_debug_header {
-            show(request, response.node.as_deref());
+            show(request, response);
         }
         if let Some(cookie) = request.cookie.take() {
             host::add_response_header("set-cookie", &cookie);
@@ -115,7 +115,7 @@ fn set_hash_key(request: &Request) {
 }
 
 /// Says in the debug header what Berth did.
-fn show(request: &Request, node: Option<&[u8]>) {
+fn show(request: &Request, response: &Response) {
     let (outcome, reason, would) = match &request.decision {
         Some(Decision::Route { placement, .. }) => {
             let is_elsewhere = matches!(placement.reason, Reason::Retried | Reason::OtherCluster);
@@ -126,8 +126,9 @@ fn show(request: &Request, node: Option<&[u8]>) {
         Some(Decision::Pass { reason, would }) => (Outcome::Sessionless, *reason, would.as_deref()),
         Some(Decision::Bypass | Decision::Reply(_)) | None => return,
     };
+    let reason = if response.has_learned { Reason::Learned } else { reason };
     let mut value = format!("outcome={}; ", outcome.name()).into_bytes();
-    if let Some(node) = node {
+    if let Some(node) = &response.node {
         value.extend_from_slice(b"node=");
         value.extend_from_slice(node);
         value.extend_from_slice(b"; ");

@@ -59,6 +59,12 @@ pub(crate) fn response_header(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
 }
 
+/// Every response header of this name, in order. Only while the response's headers are being handled.
+pub(crate) fn response_headers(name: &str) -> Vec<Vec<u8>> {
+    let all = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).unwrap_or_default();
+    all.into_iter().filter(|(found, _)| found == name).map(|(_, value)| value).collect()
+}
+
 pub(crate) fn remove_response_header(name: &str) {
     let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
 }
@@ -157,6 +163,11 @@ pub(crate) fn act_as(context: u32) -> bool {
 /// Lets a paused request go on, once this callback is over.
 pub(crate) fn resume_request() {
     let _ = hostcalls::resume_http_request();
+}
+
+/// Lets a response that is held go on, once this callback is over. Of one that is not held Envoy would not survive it.
+pub(crate) fn resume_response() {
+    let _ = hostcalls::resume_http_response();
 }
 
 /// A metric's id; `None` if the host refuses it, and then it is not counted.

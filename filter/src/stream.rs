@@ -58,10 +58,10 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_headers(&mut self, _headers: usize, _end: bool) -> Action {
-        if let Some(worker) = self.worker.clone() {
-            self.request(|request| worker.begin_response(request));
-        }
-        Action::Continue
+        let Some(worker) = self.worker.clone() else { return Action::Continue };
+        let id = self.id;
+        let is_held = self.request(|request| worker.begin_response(id, request));
+        if is_held { Action::Pause } else { Action::Continue }
     }
 }
 

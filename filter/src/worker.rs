@@ -12,8 +12,8 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
-use berth_core::affinity::{Affinity, Event};
-use berth_core::attributes::Attributes;
+use berth_core::affinity::{Affinity, Event, Release};
+use berth_core::attributes::{Attributes, ResponseHeaders};
 use berth_core::call::{CallFailure, Caller};
 use berth_core::config::{Config, HashKey, Membership, StateCluster};
 use berth_core::event::{BYPASSED_STAT, Counter, RuleResult};
@@ -44,8 +44,8 @@ pub(crate) struct Worker {
     token_metrics: Vec<Metrics<TOKEN_RESULTS>>,
     bypassed_metric: Metrics<1>,
     state: Option<Rc<StateCluster>>,
-    /// The requests that are paused, by their streams.
-    waiting: RefCell<BTreeMap<u32, Rc<RefCell<Request>>>>,
+    /// What is paused, by its stream.
+    waiting: RefCell<BTreeMap<u32, Paused>>,
     /// Ticks are short, because requests wait or the worker has just begun.
     ticks_fast: Cell<bool>,
 }
@@ -61,6 +61,21 @@ pub(crate) struct Link {
     hash_key: HashKey,
     /// What has been said of the cluster, and is not said again.
     warned: Cell<[bool; 2]>,
+}
+
+/// A stream is paused once at a time.
+enum Paused {
+    /// Its request, which is yet to be decided.
+    Request(Rc<RefCell<Request>>),
+    /// Its response.
+    Response,
+}
+
+/// The request that is being decided, or the response that begins, in whose callback this is.
+enum Own<'r> {
+    Request(u32, &'r mut Request),
+    /// With whether it waits.
+    Response(u32, &'r mut bool),
 }
 
 /// The attributes of the request in the effective context.
@@ -108,12 +123,17 @@ impl Worker {
             Progress::Waiting => {
                 effects::remove_notice();
                 if let Some(pool) = self.pool_of(&request) {
-                    let own = Some((stream, &mut request));
+                    let own = Some(Own::Request(stream, &mut request));
                     self.drain(pool, Some(Caller::Stream(stream)), stream, own, host::now());
                 }
             }
         }
-        if request.decision.is_some() { Ok(request) } else { Err(self.pause(stream, request)) }
+        if request.decision.is_some() {
+            return Ok(request);
+        }
+        let cell = Rc::new(RefCell::new(request));
+        self.pause(stream, Paused::Request(Rc::clone(&cell)));
+        Err(cell)
     }
 
     /// Has the requests decided again that need not, or may not, wait any longer for keys or members.
@@ -134,9 +154,8 @@ impl Worker {
 
     /// The SDK answers a call to the context whose callback this is: the root's.
     fn decide_again(&self, stream: u32, waited: Waited, root: u32, now: Millis) {
-        let Some(cell) = self.waiting.borrow_mut().remove(&stream).filter(|_| host::act_as(stream)) else {
-            return;
-        };
+        let paused = self.waiting.borrow_mut().remove(&stream).filter(|_| host::act_as(stream));
+        let Some(Paused::Request(cell)) = paused else { return };
         let decided = self.proxy.borrow_mut().handle_request(stream, Some(waited), &Here(self));
         let (request, progress) = decided;
         cell.replace(request);
@@ -148,7 +167,7 @@ impl Worker {
             effects::remove_notice();
         }
         let pool = self.pool_of(&cell.borrow());
-        self.waiting.borrow_mut().insert(stream, cell);
+        self.waiting.borrow_mut().insert(stream, Paused::Request(cell));
         if let Some(pool) = pool.filter(|_| progress == Progress::Waiting) {
             host::act_as(root);
             self.drain(pool, Some(Caller::Root), root, None, now);
@@ -182,16 +201,25 @@ impl Worker {
         is_its
     }
 
-    /// The response of a request begins; this is its stream's callback.
-    pub(crate) fn begin_response(&self, request: &mut Request) {
-        let Some(pool) = self.pool_of(request) else { return };
+    /// The response of a request begins; this is its stream's callback. True if it is to be held.
+    pub(crate) fn begin_response(&self, stream: u32, request: &mut Request) -> bool {
+        let Some(pool) = self.pool_of(request) else { return false };
         if request.is_tracked() && effects::take_end() {
             self.proxy.borrow_mut().handle_end(request, host::now());
         }
         let shows_node = self.effects.shows_debug_header;
-        let response = self.proxy.borrow_mut().handle_response(request, shows_node, &Here(self));
+        let response = self.proxy.borrow_mut().handle_response(stream, request, shows_node, &Here(self));
         self.note_verdicts(pool, &response.verdicts);
         self.effects.complete(request, &response);
+        let mut waits = response.waits;
+        if waits {
+            let own = Some(Own::Response(stream, &mut waits));
+            self.drain(pool, Some(Caller::Stream(stream)), stream, own, host::now());
+        }
+        if waits {
+            self.pause(stream, Paused::Response);
+        }
+        waits
     }
 
     /// A request ended.
@@ -213,35 +241,43 @@ impl Worker {
     }
 
     /// Does what a pool's engine has to be done: releases, and calls if there is a caller for them. `context` is whose
-    /// callback this is, and `own` the request that is being decided in it.
+    /// callback this is, and `own` what is being decided in it.
     fn drain(
         &self,
         pool: usize,
         caller: Option<Caller>,
         context: u32,
-        mut own: Option<(u32, &mut Request)>,
+        mut own: Option<Own<'_>>,
         now: Millis,
     ) {
         let mut is_elsewhere = false;
         loop {
             let release = self.engine(pool).and_then(|mut engine| engine.poll_release(now));
-            if let Some(release) = release {
-                let is_delivered = match &mut own {
-                    Some((stream, request)) if *stream == release.stream => {
+            if let Some(Release { stream, decision }) = release {
+                let is_delivered = match (&mut own, decision) {
+                    (Some(Own::Request(owner, request)), Some(decision)) if *owner == stream => {
                         is_elsewhere &= !host::act_as(context);
-                        self.proxy.borrow_mut().settle(request, release.decision);
+                        self.proxy.borrow_mut().settle(request, decision);
                         self.apply(request);
                         true
                     }
-                    _ => {
-                        let cell = self.waiting.borrow_mut().remove(&release.stream);
-                        let cell = cell.filter(|_| host::act_as(release.stream));
-                        if let Some(cell) = &cell {
-                            is_elsewhere = true;
-                            self.proxy.borrow_mut().settle(&mut cell.borrow_mut(), release.decision);
-                            self.release(&cell.borrow());
+                    (Some(Own::Response(owner, waits)), None) if *owner == stream => {
+                        **waits = false;
+                        true
+                    }
+                    (_, decision) => {
+                        let paused = self.waiting.borrow_mut().remove(&stream);
+                        let paused = paused.filter(|_| host::act_as(stream));
+                        is_elsewhere |= paused.is_some();
+                        match (&paused, decision) {
+                            (Some(Paused::Request(cell)), Some(decision)) => {
+                                self.proxy.borrow_mut().settle(&mut cell.borrow_mut(), decision);
+                                self.release(&cell.borrow());
+                            }
+                            (Some(Paused::Response), None) => host::resume_response(),
+                            _ => {}
                         }
-                        cell.is_some()
+                        paused.is_some()
                     }
                 };
                 if let Some(mut engine) = self.engine(pool) {
@@ -278,13 +314,11 @@ impl Worker {
         self.effects.apply(request, hash_key.unwrap_or(HashKey::Unplaced));
     }
 
-    fn pause(&self, stream: u32, request: Request) -> Rc<RefCell<Request>> {
-        let cell = Rc::new(RefCell::new(request));
-        self.waiting.borrow_mut().insert(stream, Rc::clone(&cell));
+    fn pause(&self, stream: u32, paused: Paused) {
+        self.waiting.borrow_mut().insert(stream, paused);
         if !self.ticks_fast.replace(true) {
             host::set_tick_period(FAST_TICK);
         }
-        cell
     }
 
     /// No request waits. True if ticks were short until now.
@@ -478,6 +512,16 @@ impl Attributes for Here<'_> {
 
     fn wants_keys(&self, provider: usize, now: Millis) -> bool {
         self.0.issuer(provider).is_some_and(|issuer| issuer.want(now))
+    }
+}
+
+impl ResponseHeaders for Here<'_> {
+    fn response_header(&self, name: &str) -> Option<Vec<u8>> {
+        host::response_header(name)
+    }
+
+    fn set_cookies(&self) -> Vec<Vec<u8>> {
+        host::response_headers("set-cookie")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sessions and what their requests look like to a proxy.
 
-use berth_core::attributes::Attributes;
+use berth_core::attributes::{Attributes, ResponseHeaders};
 use berth_core::time::Millis;
 use berth_core::wire::SessionKey;
 
@@ -181,4 +181,14 @@ pub fn configuration(max_pins: usize) -> String {
               "session": {{"sources": [{{"jwt": "mesh", "claim": "sid", "version": "sv"}}], "superseded": "reject"}}}},
             {{"name": "rest", "pool": "nodes"}}]}}"#
     )
+}
+
+impl ResponseHeaders for AnswerAtNow<'_> {
+    fn response_header(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn set_cookies(&self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_core::affinity::{CallFailure, Caller};
+use berth_core::affinity::{CallFailure, Caller, Release};
 use berth_core::changelog::ChangeLog;
 use berth_core::cluster::Clusters;
 use berth_core::config::Config;
@@ -207,7 +207,7 @@ impl Host {
         if ends && request.is_tracked() {
             self.proxy.handle_end(&request, now);
         }
-        let response = self.proxy.handle_response(&mut request, false, &answer.at(now));
+        let response = self.proxy.handle_response(stream, &mut request, false, &answer.at(now));
         self.requests.insert(stream, request);
         for verdict in response.verdicts {
             match verdict {
@@ -413,16 +413,18 @@ impl Host {
     fn drain(&mut self, caller: Option<Caller>, now: Millis) {
         loop {
             let Some(engine) = &mut self.proxy.pools[0].engine else { return };
-            if let Some(release) = engine.poll_release(now) {
-                let stream = release.stream;
+            if let Some(Release { stream, decision }) = engine.poll_release(now) {
                 let waits = |request: &&Request| request.decision.is_none();
                 let is_there = self.requests.get(&stream).filter(waits).is_some();
                 if !is_there {
                     self.wrong.push(format!("stream {stream} is released and does not wait"));
                 }
                 let is_delivered = is_there && !self.left.contains(&stream);
-                if is_delivered && let Some(mut request) = self.requests.remove(&stream) {
-                    self.proxy.settle(&mut request, release.decision);
+                if is_delivered
+                    && let Some(decision) = decision
+                    && let Some(mut request) = self.requests.remove(&stream)
+                {
+                    self.proxy.settle(&mut request, decision);
                     self.requests.insert(stream, request);
                     self.decided.push(stream);
                 }

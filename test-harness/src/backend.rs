@@ -5,7 +5,9 @@
 //! WebSocket and unary gRPC are answered on the same port.
 
 mod answer;
+mod minting;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -58,6 +60,7 @@ impl Backend {
             requests: AtomicU64::new(0),
             health_checks: AtomicU64::new(0),
             websockets: Mutex::default(),
+            minted: Mutex::default(),
         });
         let listening = Mutex::new(Some(listen(address, &shared)));
         Self { address, shared, listening, _reservation: reservation }
@@ -152,6 +155,8 @@ struct Shared {
     requests: AtomicU64,
     health_checks: AtomicU64,
     websockets: Mutex<Vec<AbortHandle>>,
+    /// The sessions that it began and has not ended.
+    minted: Mutex<BTreeSet<String>>,
 }
 
 fn listen(address: SocketAddr, shared: &Arc<Shared>) -> Listening {

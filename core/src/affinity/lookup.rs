@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::refresh::Held;
 use super::{Affinity, Terms};
 use crate::attributes::Attributes;
 use crate::owners::Standing;
@@ -27,6 +28,8 @@ pub(super) struct Lookup {
     pub(super) epoch: u32,
     /// The request's own id, for the log of changes.
     pub(super) correlation: Option<String>,
+    /// The node that minted the session's id, and what it takes to claim it later; `None` if a request asks.
+    pub(super) minted: Option<(String, Held)>,
 }
 
 impl Lookup {
@@ -38,6 +41,10 @@ impl Lookup {
         standing: Standing,
         session_version: u32,
     ) -> Option<Rc<Self>> {
+        // The node that answered holds the session, whatever is said of it.
+        if self.minted.is_some() {
+            return None;
+        }
         if self.version > session_version {
             return Some(Rc::clone(self));
         }
@@ -111,6 +118,7 @@ impl Affinity {
             is_latest_only: terms.is_latest_only(),
             epoch: self.epoch,
             correlation,
+            minted: None,
         })
     }
 }

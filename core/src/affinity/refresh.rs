@@ -41,6 +41,13 @@ pub(super) struct Asked {
 }
 
 impl Refresh {
+    /// Has this session asked about.
+    pub(super) fn note(&mut self, held: &Held) {
+        if self.uncertain.len() < MAX_UNCERTAIN && self.uncertain.iter().all(|other| other.key != held.key) {
+            self.uncertain.push(held.clone());
+        }
+    }
+
     pub(super) fn asks_about(&self, key: SessionKey) -> bool {
         self.call.as_ref().is_some_and(|(_, asked)| asked.keys.iter().any(|(_, asked)| *asked == key))
     }
@@ -51,11 +58,8 @@ impl Affinity {
     pub(super) fn note_in_use(&mut self, now: Millis) {
         for held in self.in_use.turn(now) {
             // Looking also has it touched. In an outage each has its turn again and again.
-            if is_uncertain(&mut self.pins, held.key, now)
-                && self.refresh.uncertain.len() < MAX_UNCERTAIN
-                && self.refresh.uncertain.iter().all(|other| other.key != held.key)
-            {
-                self.refresh.uncertain.push(held);
+            if is_uncertain(&mut self.pins, held.key, now) {
+                self.refresh.note(&held);
             }
         }
     }
@@ -132,7 +136,8 @@ impl Affinity {
     }
 }
 
-fn is_uncertain(pins: &mut Pins, key: PinKey, now: Millis) -> bool {
+/// True if the state service may not know where this session is.
+pub(super) fn is_uncertain(pins: &mut Pins, key: PinKey, now: Millis) -> bool {
     match pins.get(key, now) {
         Known::Fresh(pin) => pin.kind == Kind::Provisional,
         Known::Stale(_) => true,

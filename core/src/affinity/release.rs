@@ -1,4 +1,4 @@
-//! Releases: what becomes of each request that waited, once the state service has answered, or has not.
+//! Releases: what becomes of each request or response that waited, once the state service has answered, or has not.
 //!
 //! All requests of a session share one lookup, but not one decision: each is judged on its own terms, and one with a newer
 //! token than the lookup carried asks again. One of them tells the node what it has to know; if that request is gone by
@@ -20,13 +20,13 @@ use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::wire::NodeId;
 
-/// A request that waits no longer. Report with [`Affinity::released`] whether its node could be notified.
+/// A request or a response that waits no longer. Report with [`Affinity::released`] whether its stream was still there.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Release {
     /// Its stream.
     pub stream: u32,
-    /// What becomes of it.
-    pub decision: Decision,
+    /// What becomes of the request; `None` if it is a response that goes on.
+    pub decision: Option<Decision>,
 }
 
 /// What is yet to be released.
@@ -94,25 +94,31 @@ impl Affinity {
                 let Some(own) = self.waiters.get(&stream).map(|waiter| Rc::clone(&waiter.lookup)) else {
                     continue;
                 };
+                let next = group
+                    .settled
+                    .as_ref()
+                    .and_then(|settled| own.next(&settled.node, settled.standing, settled.session_version));
+                if let Some(next) = next {
+                    self.releases.again.push((group.key, stream, next));
+                    continue;
+                }
+                self.waiters.remove(&stream);
+                if let Some(minted) = &own.minted {
+                    self.learned(&snapshot, &own, minted, group.settled.as_mut(), now);
+                    self.releases.groups.push_front(group);
+                    return Some(Release { stream, decision: None });
+                }
                 let (placement, notice) = match &mut group.settled {
-                    Some(settled) => {
-                        let next = own.next(&settled.node, settled.standing, settled.session_version);
-                        if let Some(next) = next {
-                            self.releases.again.push((group.key, stream, next));
-                            continue;
-                        }
-                        self.by_answer(&snapshot, &own, settled, now)
-                    }
+                    Some(settled) => self.by_answer(&snapshot, &own, settled, now),
                     None => self.without_answer(&snapshot, &own, PROVISIONAL, now),
                 };
-                self.waiters.remove(&stream);
                 self.releases.carries = notice.clone().map(|notice| (own.key, notice));
                 let decision = self.decide(placement, notice);
                 if !matches!(decision, Decision::Route { .. }) {
                     self.releases.carries = None;
                 }
                 self.releases.groups.push_front(group);
-                return Some(Release { stream, decision });
+                return Some(Release { stream, decision: Some(decision) });
             }
         }
     }

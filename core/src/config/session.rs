@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::claims::ClaimBook;
-use super::fields::{Faults, Fields, array, quoted, shown};
+use super::fields::{Faults, Fields, array, path_of, quoted, shown};
 use crate::session::{
-    ClaimSource, CookieFault, CookieSettings, CookieTemplate, SameSite, Source, SourceError, is_header_name,
+    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LearnSource, SameSite, Source, SourceError,
+    is_header_name,
 };
 use crate::time::Millis;
 use crate::token::{ClaimPath, Form, Slot};
@@ -25,6 +26,8 @@ const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 *
 pub struct Session {
     /// Where its id may be, in order.
     pub sources: Vec<Source>,
+    /// Where a response names it if its node mints the id.
+    pub learned: Vec<LearnSource>,
     /// What happens to a request without one.
     pub missing: Missing,
     /// How long it lives unused in the state cluster; absent is the service's own time.
@@ -65,6 +68,7 @@ pub(super) fn read_session(
 ) -> Session {
     let nothing = Session {
         sources: Vec::new(),
+        learned: Vec::new(),
         missing: Missing::Pass,
         ttl: None,
         max_age: None,
@@ -76,8 +80,18 @@ pub(super) fn read_session(
     let mut fields = Fields::of(value, &fields.path_of("session"), faults);
     let advice = "name at least one source, for example {\"cookie\": \"sid\"}";
     let elements = fields.required_array("sources", MAX_SOURCES, advice, faults);
-    let sources: Vec<Source> =
-        elements.iter().filter_map(|(path, value)| read_source(value, path, true, book, faults)).collect();
+    let mut learned = Vec::new();
+    let mut read = |(path, value): &(String, &Value)| {
+        let before = learned.len();
+        let source = read_source(value, path, Some(&mut learned), book, faults);
+        if learned.len() > before && !has_state {
+            let message = "needs a state cluster, which tells all workers and proxies: add state, or let Envoy's own \
+                           stateful_session write the node into the id";
+            faults.add(&path_of(path, "learn"), message);
+        }
+        source
+    };
+    let sources: Vec<Source> = elements.iter().filter_map(&mut read).collect();
     // A source that cannot be read may be the one that is looked for.
     let all_read = !elements.is_empty() && sources.len() == elements.len();
     let names = elements.iter().filter_map(|(_, source)| source.get("cookie").and_then(Value::as_str));
@@ -110,7 +124,7 @@ pub(super) fn read_session(
         }
     }
     fields.finish(faults);
-    Session { sources, missing, ttl, max_age, superseded, previous_header }
+    Session { sources, learned, missing, ttl, max_age, superseded, previous_header }
 }
 
 fn read_previous_header(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
@@ -124,18 +138,25 @@ fn read_previous_header(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<
     Some(name.to_ascii_lowercase())
 }
 
-/// An object with one field, which names the kind of source.
+/// An object with one field, which names the kind of source, and `learn`. A part of a composite has no `learned`.
 fn read_source(
     value: &Value,
     path: &str,
-    may_be_composite: bool,
+    learned: Option<&mut Vec<LearnSource>>,
     book: &mut ClaimBook,
     faults: &mut Faults,
 ) -> Option<Source> {
+    const NOT_LEARNED: &str =
+        "goes with a header or a cookie of its own: a response names a session nowhere else";
     const ONE_OF: &str = "must have one of header, cookie, path, query, subprotocol, jwt or all";
     let mut fields = Fields::of(value, path, faults);
     let object = value.as_object()?;
-    let names: Vec<&str> = object.keys().map(String::as_str).collect();
+    let learns = object.contains_key("learn") && fields.flag("learn", false, faults);
+    let names: Vec<&str> = object.keys().map(String::as_str).filter(|name| *name != "learn").collect();
+    let place = fields.path_of("learn");
+    if learns && !names.is_empty() && (learned.is_none() || !matches!(*names, ["header" | "cookie"])) {
+        faults.add(&place, NOT_LEARNED);
+    }
     type Make = fn(&str) -> Result<Source, SourceError>;
     let (name, make): (&'static str, Make) = match *names.as_slice() {
         ["header"] => ("header", Source::header),
@@ -143,7 +164,7 @@ fn read_source(
         ["path"] => ("path", Source::path),
         ["query"] => ("query", Source::query),
         ["subprotocol"] => ("subprotocol", Source::subprotocol),
-        ["all"] => return read_composite(&mut fields, may_be_composite, book, faults),
+        ["all"] => return read_composite(&mut fields, learned.is_some(), book, faults),
         _ if names.contains(&"jwt") => return read_claims(fields, book, faults).map(Source::claims),
         [] => {
             faults.add(path, format!("{ONE_OF}, is empty"));
@@ -161,7 +182,15 @@ fn read_source(
         }
     };
     let text = fields.required_string(name, "name it", faults)?;
-    make(text).map_err(|error| faults.add(&fields.path_of(name), describe(&error))).ok()
+    let source = make(text).map_err(|error| faults.add(&fields.path_of(name), describe(&error))).ok()?;
+    if let Some(learned) = learned.filter(|_| learns) {
+        match LearnSource::of(&source) {
+            Some(place) => learned.push(place),
+            None if !faults.are_at(&place) => faults.add(&place, NOT_LEARNED),
+            None => {}
+        }
+    }
+    Some(source)
 }
 
 /// Several parts that name the session together.
@@ -179,7 +208,7 @@ fn read_composite(
     let value = fields.required("all", "list its parts", faults)?;
     let parts = array(value, &path, faults)?;
     let sources: Vec<Source> =
-        parts.iter().filter_map(|(path, value)| read_source(value, path, false, book, faults)).collect();
+        parts.iter().filter_map(|(path, value)| read_source(value, path, None, book, faults)).collect();
     if sources.len() < parts.len() {
         return None;
     }

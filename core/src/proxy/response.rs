@@ -1,12 +1,18 @@
-//! What is learned from how a response begins: which node answered, and what that says of the nodes that were asked.
+//! What is learned from how a response begins: which node answered, what that says of the nodes that were asked, and which
+//! session the node began.
 
-use super::{Proxy, Request};
-use crate::attributes::Attributes;
+use std::rc::Rc;
+
+use super::{Proxy, Request, terms};
+use crate::affinity::Minted;
+use crate::attributes::{Attributes, ResponseHeaders};
 use crate::config::Membership;
 use crate::decision::Decision;
 use crate::event::{Counter, Outcome, Reason, RuleResult};
 use crate::passive::{Evidence, Failure, Kind, evidence, hidden_failure};
 use crate::placement::Placement;
+use crate::rollout::Mode;
+use crate::session::{self, History};
 
 use super::rules::route_cluster;
 
@@ -19,6 +25,10 @@ pub struct Response {
     pub retry_after: bool,
     /// What is to be put into the record of failures that all workers share.
     pub verdicts: Vec<Verdict>,
+    /// It began a session, whose id its node minted.
+    pub has_learned: bool,
+    /// It waits for a release of its pool's engine, which may be there already.
+    pub waits: bool,
 }
 
 /// What a response says of a node.
@@ -33,6 +43,18 @@ pub enum Verdict {
 impl Proxy {
     /// The response of a request begins; its attributes are at hand. `shows_node` says that the debug header is on.
     pub fn handle_response(
+        &mut self,
+        stream: u32,
+        request: &mut Request,
+        shows_node: bool,
+        attributes: &(impl Attributes + ResponseHeaders),
+    ) -> Response {
+        let mut response = self.judge_response(request, shows_node, attributes);
+        self.learn(stream, request, &mut response, attributes);
+        response
+    }
+
+    fn judge_response(
         &mut self,
         request: &mut Request,
         shows_node: bool,
@@ -97,6 +119,39 @@ impl Proxy {
         }
     }
 
+    /// Has the session stay with its node whose id the response mints. Pools whose nodes mint none ask for nothing.
+    fn learn(
+        &mut self,
+        stream: u32,
+        request: &mut Request,
+        response: &mut Response,
+        attributes: &(impl Attributes + ResponseHeaders),
+    ) {
+        let Some(rule) = request.rule.and_then(|rule| self.rules.get(rule)) else { return };
+        let config = Rc::clone(&rule.config);
+        if config.session.learned.is_empty() || !is_placed(request) {
+            return;
+        }
+        let Some(id) = session::learn(&config.session.learned, attributes, &|| attributes.now()) else {
+            return;
+        };
+        // Nodes may say it each time.
+        if request.session.as_ref() == Some(&id) || config.rollout.mode_for(&id) != Mode::Enforce {
+            return;
+        }
+        let node = response.node.take().or_else(|| upstream_address(attributes));
+        if let Some(node) = &node
+            && let Some(engine) = self.pools.get_mut(config.pool).and_then(|pool| pool.engine.as_mut())
+        {
+            let minted = Minted { stream, id: &id, terms: &terms(&config, History::default()), node };
+            if let Some((waits, handle)) = engine.handle_minted(&minted, attributes.now()) {
+                (response.has_learned, response.waits) = (true, waits);
+                request.minted = Some(handle);
+            }
+        }
+        response.node = node;
+    }
+
     /// Takes the beginning of the response for evidence about the nodes that had the request.
     fn judge(
         &mut self,
@@ -107,7 +162,7 @@ impl Proxy {
     ) {
         let Some(Decision::Route { placement, .. }) = &request.decision else { return };
         let (Some(snapshot), Some(answered)) = (&request.snapshot, request.answered) else { return };
-        let session = request.session.as_ref().map_or(0, crate::session::SessionId::hash);
+        let session = request.session.as_ref().map_or(0, session::SessionId::hash);
         let (tick, pool) = (self.tick, self.pool_of(request));
         let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) else { return };
         // Those before it failed, and a retry hid it. Unless Envoy passed over one that it does not know (any longer, or
@@ -132,6 +187,15 @@ impl Proxy {
             Evidence::Failed(kind) => verdicts.push(Verdict::Failed(Failure { node, kind, session })),
             Evidence::None => {}
         }
+    }
+}
+
+/// True if Berth decides where this request's session is, or would if it had one.
+fn is_placed(request: &Request) -> bool {
+    match &request.decision {
+        Some(Decision::Route { .. } | Decision::Fallback { .. }) => true,
+        Some(Decision::Pass { reason, .. }) => matches!(reason, Reason::NoSession | Reason::TokenRefused),
+        Some(Decision::Reply(_) | Decision::Bypass) | None => false,
     }
 }
 

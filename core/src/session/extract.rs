@@ -38,7 +38,8 @@ fn starts_with_name(bytes: &[u8]) -> bool {
         && bytes.find(|byte| !is_token_byte(byte)) == Some(&b'=')
 }
 
-fn unquoted(value: &[u8]) -> &[u8] {
+/// Without the double quotes around it.
+pub(super) fn unquoted(value: &[u8]) -> &[u8] {
     match value {
         [b'"', inner @ .., b'"'] => inner,
         _ => value,

@@ -130,6 +130,22 @@ impl Source {
         matches!(self.0, Kind::Claims(_))
     }
 
+    /// The header whose whole value it is.
+    pub(super) fn plain_header(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Single(Part::Header(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The cookie whose value it is.
+    pub(super) fn cookie_name(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Single(Part::Cookie(name)) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The header that it reads, of a composite the first.
     pub(crate) fn header_name(&self) -> &str {
         self.first().map_or("", Part::header)

@@ -1,180 +1,25 @@
 //! A request's whole way without Envoy: rule, token, session, decision, and what its response tells.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+mod fake;
+mod learn;
+mod responses;
+
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use berth_core::affinity::Caller;
-use berth_core::attributes::Attributes;
-use berth_core::config::Config;
 use berth_core::decision::{Decision, Notice, Reply};
-use berth_core::event::{Counter, Outcome, Reason, RuleResult, Unplaced};
-use berth_core::membership::Observation;
-use berth_core::passive::{Failure, Kind};
+use berth_core::event::{Outcome, Reason, RuleResult, Unplaced};
 use berth_core::pending::Waited;
-use berth_core::proxy::{Progress, Proxy, Request, Response, Verdict};
-use berth_core::roster::Roster;
+use berth_core::proxy::{Progress, Proxy};
 use berth_core::time::Millis;
 use berth_core::token::{Key, Keys};
 use serde_json::{Value, json};
 
-const NOW: Millis = Millis(1_000_000_000);
-const NODES: [&str; 3] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
-
-/// A request as a test describes it, which notes each look at it.
-#[derive(Default)]
-struct Fake {
-    headers: BTreeMap<String, String>,
-    properties: BTreeMap<String, Vec<u8>>,
-    keys_are_coming: bool,
-    drawn: Cell<u8>,
-    reads: RefCell<Vec<String>>,
-}
-
-impl Fake {
-    fn new(headers: &[(&str, &str)]) -> Self {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Self { headers: headers.collect(), ..Self::default() }
-    }
-
-    fn with(mut self, property: &str, value: impl AsRef<[u8]>) -> Self {
-        self.properties.insert(property.to_owned(), value.as_ref().to_vec());
-        self
-    }
-
-    fn note(&self, read: impl Into<String>) {
-        self.reads.borrow_mut().push(read.into());
-    }
-
-    fn take_reads(&self) -> Vec<String> {
-        self.reads.take()
-    }
-}
-
-impl Attributes for Fake {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        self.note(name);
-        self.headers.get(name).map(|value| value.clone().into_bytes())
-    }
-
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        self.note(path.join("."));
-        self.properties.get(&path.join(".")).cloned()
-    }
-
-    fn now(&self) -> Millis {
-        self.note("now");
-        NOW
-    }
-
-    fn random(&self) -> Option<[u8; 16]> {
-        self.note("random");
-        self.drawn.set(self.drawn.get() + 1);
-        Some([self.drawn.get(); 16])
-    }
-
-    fn wants_keys(&self, _: usize, _: Millis) -> bool {
-        self.note("wants keys");
-        self.keys_are_coming
-    }
-}
-
-/// One pool with a state service, its session in `x-session`, and these rules.
-fn proxy(rules: Value) -> Proxy {
-    let mut config = json!({
-        "v": 1,
-        "state": {"cluster": "berth_state"},
-        "pools": [{
-            "name": "nodes", "cluster": "nodes",
-            "session": {"sources": [{"header": "x-session"}]},
-            "health": {"passive_failures": 3}
-        }],
-    });
-    if !rules.is_null() {
-        config["rules"] = rules;
-    }
-    of(&config)
-}
-
-fn of(config: &Value) -> Proxy {
-    Proxy::new(Config::parse(config.to_string().as_bytes()).unwrap(), || 7, NOW)
-}
-
-/// The same with members.
-fn ready(rules: Value) -> Proxy {
-    let mut proxy = proxy(rules);
-    see_members(&mut proxy);
-    proxy
-}
-
-fn see_members(proxy: &mut Proxy) {
-    let host =
-        |address: &str| Observation { address: address.to_owned(), weight: 1, ..Observation::default() };
-    for pool in &mut proxy.pools {
-        let mut roster = Roster::default();
-        roster.observe(NODES.into_iter().map(host).collect(), &pool.config.health, NOW);
-        pool.adopt(roster, NOW).unwrap();
-    }
-}
-
-/// The state service answers all that is asked: this node has it.
-fn answer(proxy: &mut Proxy, stream: u32, node: &str, extra: &Value) -> Vec<(u32, Decision)> {
-    let engine = proxy.pools[0].engine.as_mut().unwrap();
-    let call = engine.poll_call(Caller::Stream(stream), NOW).expect("a call");
-    let question: Value = serde_json::from_slice(&call.request.body).unwrap();
-    engine.call_started(call.id, 1, Caller::Stream(stream), NOW);
-    let pins = question["sessions"].as_array().unwrap().iter().map(|ask| {
-        let mut pin = json!({"key": ask["key"], "node": node, "version": 1, "outcome": "found"});
-        pin.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
-        pin
-    });
-    let reply = json!({"pins": pins.collect::<Vec<_>>(), "cursor": "0", "ttl_ms": 1_800_000});
-    assert!(engine.handle_reply(1, Ok(reply.to_string().as_bytes()), NOW));
-    let mut released = Vec::new();
-    while let Some(release) = engine.poll_release(NOW) {
-        engine.released(true);
-        released.push((release.stream, release.decision));
-    }
-    released
-}
-
-/// A request of this session that is routed to `node`, which its pin names from then on.
-fn routed(proxy: &mut Proxy, session: &str, node: &str) -> Request {
-    let (mut request, progress) = proxy.handle_request(1, None, &Fake::new(&[("x-session", session)]));
-    assert_eq!(progress, Progress::Waiting);
-    let mut released = answer(proxy, 1, node, &Value::Null);
-    proxy.settle(&mut request, released.remove(0).1);
-    request
-}
-
-fn decide(proxy: &mut Proxy, attributes: &Fake) -> Decision {
-    let (request, progress) = proxy.handle_request(9, None, attributes);
-    assert_eq!(progress, Progress::Decided);
-    request.decision.unwrap()
-}
-
-fn owner(decision: &Decision) -> &str {
-    match decision {
-        Decision::Route { placement, .. } => NODES[placement.owner().unwrap()],
-        other => panic!("{other:?}"),
-    }
-}
-
-fn reply(decision: Decision) -> Reply {
-    match decision {
-        Decision::Reply(reply) => reply,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn counts(proxy: &Proxy) -> Vec<(Counter, u64)> {
-    proxy.pools[0].take_counts().map(|(index, count)| (Counter::ALL[index], count)).collect()
-}
-
-fn rule_counts(proxy: &Proxy, rule: usize) -> Vec<(RuleResult, u64)> {
-    proxy.rules[rule].take_counts().map(|(index, count)| (RuleResult::ALL[index], count)).collect()
-}
+use fake::{
+    Fake, NODES, NOW, answer, decide, of, owner, proxy, ready, reply, routed, rule_counts, see_members,
+};
 
 #[test]
 fn a_hit_reads_the_session_and_nothing_else() {
@@ -414,7 +259,7 @@ fn a_token_that_no_published_key_verifies_is_refused() {
     let mut proxy = with_tokens();
     let attributes = with_token("one");
     proxy.handle_request(1, None, &attributes);
-    let pem = include_str!("../testdata/token/rsa-2048.pem");
+    let pem = include_str!("../../testdata/token/rsa-2048.pem");
     proxy.tokens.set_keys(0, Keys::new(vec![Key::pem(Some("two"), pem).unwrap()]));
 
     let ready = take_ready_of_keys(&mut proxy, NOW, true);
@@ -443,10 +288,10 @@ fn observing_asks_nothing_and_says_what_would_have_been() {
     assert!(proxy.pools[0].engine.as_mut().unwrap().poll_call(Caller::Root, NOW).is_none());
     assert!(!request.is_tracked());
     let response = Fake::default().with("upstream.address", &would);
-    proxy.handle_response(&mut request, false, &response);
+    proxy.handle_response(1, &mut request, false, &response);
     assert_eq!(rule_counts(&proxy, 0), [(RuleResult::ObservedSame, 1)]);
     let (mut request, _) = proxy.handle_request(2, None, &attributes);
-    proxy.handle_response(&mut request, false, &Fake::default().with("upstream.address", "10.9.9.9:80"));
+    proxy.handle_response(1, &mut request, false, &Fake::default().with("upstream.address", "10.9.9.9:80"));
     assert_eq!(rule_counts(&proxy, 0), [(RuleResult::ObservedMoved, 1)]);
     let sessionless = decide(&mut proxy, &Fake::default());
     assert_eq!(sessionless, Decision::pass(Reason::NoSession));
@@ -511,120 +356,6 @@ fn a_request_without_a_session_is_passed_rejected_or_begins_one() {
     let withheld = Decision::Reply(Reply::new(503, Reason::StateAway, "later".into()));
     proxy.settle(&mut request, withheld);
     assert_eq!(request.cookie, None, "no session begins with an error");
-}
-
-#[test]
-fn a_response_of_the_owner_is_a_hit_and_no_evidence_against_it() {
-    let mut proxy = ready(Value::Null);
-    routed(&mut proxy, "alice", NODES[1]);
-    counts(&proxy);
-    let (mut request, _) = proxy.handle_request(2, None, &Fake::new(&[("x-session", "alice")]));
-
-    let attributes =
-        Fake::default().with("upstream.address", NODES[1]).with("response.flags", 0_u64.to_le_bytes());
-    let response = proxy.handle_response(&mut request, false, &attributes);
-
-    let node = Some(NODES[1].as_bytes().to_vec());
-    assert_eq!(response, Response { node, retry_after: false, verdicts: Vec::new() });
-    assert_eq!(attributes.take_reads(), ["response.flags", "upstream.address"]);
-    proxy.handle_gone(2, &mut request);
-    assert_eq!(counts(&proxy), [(Counter::Requests(Outcome::Hit), 1)], "counted once");
-}
-
-#[test]
-fn a_response_of_another_node_is_a_retry_or_another_cluster_s() {
-    let successor = |request: &Request| {
-        let Some(Decision::Route { placement, .. }) = &request.decision else { panic!("{request:?}") };
-        NODES[placement.indexes().nth(1).unwrap()]
-    };
-    let mut proxy = ready(Value::Null);
-    let mut request = routed(&mut proxy, "alice", NODES[1]);
-    counts(&proxy);
-    let attributes = Fake::default()
-        .with("upstream.address", successor(&request))
-        .with("response.flags", 0_u64.to_le_bytes())
-        .with("upstream.request_attempt_count", 2_u64.to_le_bytes())
-        .with("xds.cluster_name", "nodes");
-
-    let response = proxy.handle_response(&mut request, false, &attributes);
-
-    let snapshot = proxy.pools[0].snapshot().unwrap();
-    let node = snapshot.nodes[1].key_hash;
-    let session = request.session.as_ref().unwrap().hash();
-    assert_eq!(response.verdicts, [Verdict::Failed(Failure { node, kind: Kind::Hidden, session })]);
-    assert_eq!(counts(&proxy), [(Counter::Requests(Outcome::Ring), 1), (Counter::Retried, 1)]);
-
-    let mut request = routed(&mut proxy, "bob", NODES[1]);
-    counts(&proxy);
-    let attributes = Fake::default()
-        .with("upstream.address", "10.9.9.9:80")
-        .with("response.flags", 0_u64.to_le_bytes())
-        .with("xds.cluster_name", "others");
-    let response = proxy.handle_response(&mut request, false, &attributes);
-    assert!(response.verdicts.is_empty());
-    assert_eq!(counts(&proxy), [(Counter::Requests(Outcome::Ring), 1), (Counter::OtherCluster, 1)]);
-}
-
-#[test]
-fn a_failure_blames_the_node_and_a_strict_client_may_try_again() {
-    const CONNECT: u64 = 1 << 5;
-    let mut proxy = ready(json!([{"name": "strict", "pool": "nodes", "affinity": "strict"}]));
-    let mut request = routed(&mut proxy, "alice", NODES[2]);
-    let attributes =
-        Fake::default().with("upstream.address", NODES[2]).with("response.flags", CONNECT.to_le_bytes());
-
-    let response = proxy.handle_response(&mut request, false, &attributes);
-
-    assert!(response.retry_after);
-    let node = proxy.pools[0].snapshot().unwrap().nodes[2].key_hash;
-    let session = request.session.as_ref().unwrap().hash();
-    assert_eq!(response.verdicts, [Verdict::Failed(Failure { node, kind: Kind::Connect, session })]);
-}
-
-/// Envoy's word for the node that it could not reach is that node's address too.
-#[test]
-fn a_notice_is_repeated_until_its_node_has_answered() {
-    const CONNECT: u64 = 1 << 5;
-    const RESET: u64 = 1 << 6;
-    const NO_HEALTHY_HOST: u64 = 1 << 1;
-    for (node, flags, is_repeated) in [
-        (Some(NODES[0]), 0, false),
-        // It may have begun.
-        (Some(NODES[0]), RESET, false),
-        (Some(NODES[0]), CONNECT, true),
-        (Some(NODES[0]), NO_HEALTHY_HOST, true),
-        (Some(NODES[1]), 0, true),
-        (None, NO_HEALTHY_HOST, true),
-    ] {
-        let mut proxy = ready(Value::Null);
-        let attributes = Fake::new(&[("x-session", "alice")]);
-        let (mut request, _) = proxy.handle_request(1, None, &attributes);
-        let mut released = answer(&mut proxy, 1, NODES[0], &json!({"restore": true}));
-        proxy.settle(&mut request, released.remove(0).1);
-        let is_told = |decision: &Decision| matches!(decision, Decision::Route { notice: Some(_), .. });
-        assert!(is_told(request.decision.as_ref().unwrap()));
-        assert!(!is_told(&decide(&mut proxy, &attributes)), "while the first request is under way");
-
-        let mut response = Fake::default().with("response.flags", flags.to_le_bytes());
-        if let Some(node) = node {
-            response = response.with("upstream.address", node);
-        }
-        proxy.handle_response(&mut request, false, &response);
-
-        assert_eq!(is_told(&decide(&mut proxy, &attributes)), is_repeated, "{node:?}, {flags:#x}");
-    }
-}
-
-#[test]
-fn the_backend_ends_a_session_and_the_next_request_asks() {
-    let mut proxy = ready(Value::Null);
-    let request = routed(&mut proxy, "alice", NODES[1]);
-
-    proxy.handle_end(&request, Millis(1_000));
-
-    let (_, progress) = proxy.handle_request(2, None, &Fake::new(&[("x-session", "alice")]));
-    assert_eq!(progress, Progress::Waiting);
-    assert!(counts(&proxy).contains(&(Counter::Ended, 1)));
 }
 
 #[test]

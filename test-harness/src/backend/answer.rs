@@ -18,9 +18,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::{Mode, Shared};
+use super::{Mode, Shared, minting};
 
-type Answer = Response<BoxBody<Bytes, Failure>>;
+pub(super) type Answer = Response<BoxBody<Bytes, Failure>>;
 /// A handler that fails has its connection closed, or its stream reset.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -44,6 +44,7 @@ pub(super) async fn answer(
         Mode::Serve | Mode::Fail(_) | Mode::Slow(_) => {}
     }
 
+    let mints = request.headers().contains_key("x-mint");
     let mut answer = match mode {
         _ if health_check => health(&shared),
         Mode::Fail(status) => plain(status, "set to fail\n"),
@@ -51,10 +52,14 @@ pub(super) async fn answer(
         _ if request.uri().path() == "/fault/hang" => std::future::pending().await,
         _ if request.uri().path() == "/fault/cut" => cut(request.version(), reset),
         _ if request.uri().path() == "/eof" => until_the_end(),
+        _ if let Some(answer) = minting::answer(&request, &shared) => answer,
         _ if is(&request, header::UPGRADE, "websocket") => websocket(request, &shared),
         _ if is(&request, header::CONTENT_TYPE, "application/grpc") => grpc(request).await?,
         _ => echo(request, &shared).await?,
     };
+    if mints {
+        minting::add_id(&mut answer, &shared);
+    }
     answer.headers_mut().insert("x-node", HeaderValue::from_str(&shared.name).unwrap());
     for (name, value) in shared.headers.lock().unwrap().iter() {
         answer.headers_mut().append(
@@ -169,7 +174,7 @@ fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     answer
 }
 
-fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(whole(body.into()).boxed());
     *answer.status_mut() = status;
     answer

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod minted;
 mod pins;
 mod pins_nodes;
 mod pins_scale;
