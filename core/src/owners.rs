@@ -66,7 +66,10 @@ impl Owners {
     pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) -> Vec<usize> {
         // A clock that was set back must not prolong anything.
         let earlier = |since: Option<&Millis>| since.map_or(now, |since| now.min(*since));
-        self.since = Some(earlier(self.since.as_ref()));
+        // A proxy may start before there is any member.
+        if !snapshot.nodes.is_empty() {
+            self.since = Some(earlier(self.since.as_ref()));
+        }
         self.ids = snapshot.nodes.iter().map(|node| node.name.parse().ok()).collect();
         let before = std::mem::take(&mut self.places);
         for (place, id) in self.ids.iter_mut().enumerate() {

@@ -119,7 +119,7 @@ impl Rules {
 }
 
 /// What one VM knows of a pool's failures: the answers that it saw, and the shared record as it last read it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Failures {
     /// The answers.
     pub answers: Answers,

@@ -138,11 +138,9 @@ impl Proxy {
     }
 
     /// Takes over what a former configuration knew of sessions: a reload is no reason to ask about all of them.
-    pub fn succeed(&mut self, former: &mut Self) {
+    pub fn succeed(&mut self, former: &Self) {
         for pool in &mut self.pools {
-            if let Some(former) =
-                former.pools.iter_mut().find(|former| former.config.name == pool.config.name)
-            {
+            if let Some(former) = former.pools.iter().find(|former| former.config.name == pool.config.name) {
                 pool.succeed(former);
             }
         }

@@ -48,6 +48,8 @@ pub(crate) struct Worker {
     waiting: RefCell<BTreeMap<u32, Paused>>,
     /// Ticks are short, because requests wait or the worker has just begun.
     ticks_fast: Cell<bool>,
+    /// It has had a request.
+    has_served: Cell<bool>,
 }
 
 /// What connects a pool of this VM with that of the other VMs.
@@ -82,8 +84,8 @@ enum Own<'r> {
 struct Here<'w>(&'w Worker);
 
 thread_local! {
-    /// The latest configuration of this VM. On a reload the new root shares it with the old one.
-    static LATEST: RefCell<Weak<Worker>> = const { RefCell::new(Weak::new()) };
+    /// The configurations of this VM, in order. On a reload the new root shares it with the old one.
+    static WORKERS: RefCell<Vec<Weak<Worker>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Worker {
@@ -103,19 +105,27 @@ impl Worker {
             state,
             waiting: RefCell::default(),
             ticks_fast: Cell::new(true),
+            has_served: Cell::new(false),
             proxy: RefCell::new(proxy),
         }
     }
 
-    /// Takes over what the previous configuration knew of sessions.
+    /// Takes over what the previous configuration knew of sessions: the latest that has served, since one that Envoy did not
+    /// take in the end knows no more than it took over itself.
     pub(crate) fn succeed(self: &Rc<Self>) {
-        if let Some(former) = LATEST.replace(Rc::downgrade(self)).upgrade() {
-            self.proxy.borrow_mut().succeed(&mut former.proxy.borrow_mut());
-        }
+        WORKERS.with_borrow_mut(|workers| {
+            let alive: Vec<Rc<Self>> = workers.iter().filter_map(Weak::upgrade).collect();
+            let former = alive.iter().rfind(|worker| worker.has_served.get()).or(alive.last());
+            if let Some(former) = former {
+                self.proxy.borrow_mut().succeed(&former.proxy.borrow());
+            }
+            *workers = alive.iter().chain([self]).map(Rc::downgrade).collect();
+        });
     }
 
     /// Decides the request of this stream, whose callback this is. `Err` if it has to be paused: it then finds itself there.
     pub(crate) fn decide(&self, stream: u32) -> Result<Request, Rc<RefCell<Request>>> {
+        self.has_served.set(true);
         let (mut request, progress) = self.proxy.borrow_mut().handle_request(stream, None, &Here(self));
         match progress {
             Progress::Decided => self.apply(&request),

@@ -20,7 +20,7 @@ use crate::wire::{SessionAsk, SessionKey};
 
 /// Sessions that are yet to be claimed; of more, later requests say where they are.
 const MAX_UNCLAIMED: usize = 1_000;
-/// A client that was not heard of for so long may as well ask the ring.
+/// A client that sent nothing for so long may as well go where the ring says.
 const CLAIM_WITHIN: Millis = Millis(10 * 60_000);
 
 /// A session that a node's response begins.

@@ -110,7 +110,7 @@ impl Affinity {
                 }
                 let (placement, notice) = match &mut group.settled {
                     Some(settled) => self.by_answer(&snapshot, &own, settled, now),
-                    None => self.without_answer(&snapshot, &own, PROVISIONAL, now),
+                    None => self.without_answer(&snapshot, &own, None, now),
                 };
                 self.releases.carries = notice.clone().map(|notice| (own.key, notice));
                 let decision = self.decide(placement, notice);
@@ -165,7 +165,7 @@ impl Affinity {
             if is_strict {
                 return (Err(NoPlacement::Withheld(Reason::PinUnavailable)), None);
             }
-            return self.without_answer(snapshot, own, settled.provisional, now);
+            return self.without_answer(snapshot, own, Some(settled.provisional), now);
         };
         if self.pins.return_home(own.key) {
             self.count(Counter::Returned);
@@ -180,14 +180,18 @@ impl Affinity {
         (Ok(placement), self.notices.get(own.key, node, settled.version, now))
     }
 
-    /// Without an answer: where the session was last, if that node may serve, else where the ring says; for a while.
-    fn without_answer(&mut self, snapshot: &Snapshot, own: &Lookup, lasts: Millis, now: Millis) -> Placed {
-        let known = [Some(own.key), own.previous].into_iter().flatten().find_map(|key| {
-            match self.pins.get(key, now) {
-                Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
-                Known::Absent => None,
-            }
-        });
+    /// Without a node that is known to be the owner: where the session was last, if that node may serve, else where the ring
+    /// says; for a while. `lasts` tells how long if an owner was named; without an answer a pin of a node that is out stays as it
+    /// is, so that all workers go back there when that node does.
+    fn without_answer(
+        &mut self,
+        snapshot: &Snapshot,
+        own: &Lookup,
+        lasts: Option<Millis>,
+        now: Millis,
+    ) -> Placed {
+        let own_pin = self.any_pin(own.key, now);
+        let known = own_pin.or_else(|| self.any_pin(own.previous?, now));
         let session_version = known.map_or(0, |pin| pin.session_version).max(own.version);
         if own.is_latest_only && own.version < session_version {
             return (Err(NoPlacement::Superseded), None);
@@ -209,11 +213,25 @@ impl Affinity {
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
         let notice = last.and_then(|(_, pin)| self.notice_for(own.key, &pin, now));
-        if let Some(node) = placement.nodes(snapshot).next() {
-            let (node, expires, kind) = (node.name.as_str(), now + lasts, Kind::Provisional);
+        let kept = own_pin.filter(|pin| lasts.is_none() && last.is_none() && pin.version > 0);
+        if let Some(pin) = kept {
+            if session_version > pin.session_version {
+                self.pins.supersede(own.ask.key.into(), session_version);
+            }
+        } else if let Some(node) = placement.nodes(snapshot).next() {
+            let (node, expires) = (node.name.as_str(), now + lasts.unwrap_or(PROVISIONAL));
+            let kind = Kind::Provisional;
             let pin = Pin { node, version, expires, kind, session_version };
             self.pins.insert(own.key, own.ask.key.into(), pin);
         }
         (Ok(if is_strict { placement.strictly() } else { placement }), notice)
+    }
+
+    /// Where the session was last, as far as this worker knows.
+    fn any_pin(&mut self, key: PinKey, now: Millis) -> Option<Pin> {
+        match self.pins.get(key, now) {
+            Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
+            Known::Absent => None,
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::ledger::SESSIONS;
 const REMEMBERED: usize = SESSIONS + 1;
 
 /// The latest answers of each member, a fixed number of them, in the order of the snapshot.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Answers {
     nodes: Vec<Latest>,
 }

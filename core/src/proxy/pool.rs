@@ -47,8 +47,9 @@ impl Pool {
     }
 
     /// Takes over what the same pool knew under a former configuration.
-    pub fn succeed(&mut self, former: &mut Self) {
-        std::mem::swap(&mut self.failures, &mut former.failures);
+    pub fn succeed(&mut self, former: &Self) {
+        // The former one goes on to serve for a while, and has to object to what is said of nodes that answer it.
+        self.failures = former.failures.clone();
         if let (Some(engine), Some(feed)) = (&mut self.engine, &mut self.feed)
             && let (Some(former), Some(former_feed)) = (&former.engine, &former.feed)
             && engine.succeed(former)

@@ -12,7 +12,7 @@ use super::START;
 use super::worker::{CallKind, Worker};
 
 impl Worker {
-    /// What a call asks, and of whom.
+    /// What a call asks.
     pub(crate) fn read(&self, call: &Call, is_renewal: bool) -> (CallKind, Vec<SessionKey>, String) {
         let name = |key: &SessionKey| self.sessions.get(key).cloned().unwrap();
         let key = |value: &Value| value.as_str().unwrap().parse::<SessionKey>().unwrap();

@@ -364,7 +364,7 @@ fn a_reload_keeps_the_pins_of_the_pool_with_the_same_name() {
     routed(&mut former, "alice", NODES[1]);
     let mut proxy = proxy(Value::Null);
 
-    proxy.succeed(&mut former);
+    proxy.succeed(&former);
     see_members(&mut proxy);
 
     assert_eq!(owner(&decide(&mut proxy, &Fake::new(&[("x-session", "alice")]))), NODES[1]);

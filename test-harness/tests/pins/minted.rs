@@ -107,7 +107,7 @@ async fn a_cookie_session_keeps_its_node_when_it_gets_another_id_at_login() {
         }
         let logout = with(place + 1, "/app/logout", &user).await;
         assert_eq!((cookie_of(&logout).as_str(), shown(&logout, "reason")), ("", "pin"));
-        // What another node does not know it begins anew, and keeps.
+        // A node begins another session for an id that it does not know, and keeps it.
         let again = with(place, "/app", "unknown").await;
         let next = with(place + 1, "/app", &cookie_of(&again)).await;
         assert_eq!((next.header("x-known"), next.node()), (Some("yes"), again.node()));
