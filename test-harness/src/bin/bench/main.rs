@@ -20,7 +20,8 @@ usage: bench [requests] [tokens] [workers]
 
 Measures the named parts, by default all of them, and writes target/bench/report.md and report.json. BERTH_WASM=file
 measures another build of the filter; one that knows no tokens only by `requests` and `workers`. With
-BERTH_BENCH_OTHER=/path/to/file `requests` measures that build beside it, in turn.";
+BERTH_BENCH_OTHER=/path/to/file:/another `requests` measures those builds beside it, in turn, and with BERTH_BENCH_ARMS=hit only
+ring_hash and what has that word in its name.";
 
 const PARTS: [&str; 3] = ["requests", "tokens", "workers"];
 

@@ -1,6 +1,6 @@
 //! What a request costs whose session a header names.
 
-use berth_harness::{Request, State, World};
+use berth_harness::{Builder, Request, State, World};
 use serde_json::{Value, json};
 
 use crate::arm::{Arm, HEADER, NODES, native, quiet, start};
@@ -14,12 +14,12 @@ const SESSIONS: usize = 1_000;
 const PLUGIN: &str =
     "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config";
 /// The arm that the others are held against.
-const BASE: usize = 1;
+const BASE: &str = "native ring_hash";
 
 pub(crate) async fn measure(report: &mut Report) {
     let arms = [
         ("native round robin", World::builder().filter(false)),
-        ("native ring_hash", native("ring_hash.v3.RingHash")),
+        (BASE, native("ring_hash.v3.RingHash")),
         ("native maglev", native("maglev.v3.Maglev")),
         ("Berth, session in a header", quiet(World::builder())),
         (
@@ -29,14 +29,19 @@ pub(crate) async fn measure(report: &mut Report) {
         ("Berth with pins, a hit", quiet(World::builder().state(State::memory()))),
         ("Berth, envoy-metadata.yaml", quiet(World::builder().file("envoy-metadata.yaml"))),
     ];
-    let mut arms = Vec::from(arms);
-    // Two builds of the filter in turn, because no two runs are alike.
-    if let Some(other) = std::env::var_os("BERTH_BENCH_OTHER").and_then(|file| file.into_string().ok()) {
-        let (ring, pins) = (other.clone(), other);
+    let mut arms: Vec<(String, Builder)> =
+        arms.into_iter().map(|(name, builder)| (name.to_owned(), builder)).collect();
+    // Builds of the filter in turn, because no two runs are alike.
+    let others = std::env::var("BERTH_BENCH_OTHER").unwrap_or_default();
+    for other in others.split(':').filter(|file| !file.is_empty()) {
+        let (ring, pins) = (other.to_owned(), other.to_owned());
         let by_ring = quiet(World::builder()).bootstrap(move |json| load(json, &ring));
-        arms.push(("BERTH_BENCH_OTHER, session in a header", by_ring));
+        arms.push((format!("{other}, session in a header"), by_ring));
         let by_pins = quiet(World::builder().state(State::memory())).bootstrap(move |json| load(json, &pins));
-        arms.push(("BERTH_BENCH_OTHER with pins, a hit", by_pins));
+        arms.push((format!("{other} with pins, a hit"), by_pins));
+    }
+    if let Ok(part) = std::env::var("BERTH_BENCH_ARMS") {
+        arms.retain(|(name, _)| name == BASE || name.contains(&part));
     }
     let mut started = Vec::new();
     for (name, builder) in arms {
@@ -44,12 +49,16 @@ pub(crate) async fn measure(report: &mut Report) {
         arm.warm_up(&requests(&arm, 2 * SESSIONS)).await;
         started.push((name, arm));
     }
-    for _ in 0..ROUNDS {
-        for (_, arm) in &mut started {
+    // The order shifts, so that no arm always follows the same other one.
+    for round in 0..ROUNDS {
+        for turn in 0..started.len() {
+            let place = (round + turn) % started.len();
+            let arm = &mut started[place].1;
             let requests = requests(arm, REQUESTS);
             arm.round(requests).await;
         }
     }
+    let base = started.iter().find(|(name, _)| name == BASE).map_or(&[][..], |(_, arm)| &arm.costs);
 
     report.section(
         "What a request costs Envoy",
@@ -61,8 +70,8 @@ pub(crate) async fn measure(report: &mut Report) {
     report.table(&["arm", "µs", "against ring_hash"]);
     let mut json = Vec::new();
     for (name, arm) in &started {
-        let ratio = against(&arm.costs, &started[BASE].1.costs);
-        report.row(&[name, &spread(&arm.costs), &format!("{ratio:.2}×")]);
+        let ratio = against(&arm.costs, base);
+        report.row(&[name.as_str(), &spread(&arm.costs), &format!("{ratio:.2}×")]);
         json.push(json!({
             "arm": name, "cpu_us_per_request": median(&arm.costs), "rounds": arm.costs, "ratio": ratio,
         }));
