@@ -5,10 +5,13 @@ use crate::time::Millis;
 /// A request whose headers are at hand.
 ///
 /// Each method may leave the sandbox, which costs more than most decisions. So they are called only for what a rule asks
-/// about, and at most once for each name.
+/// about, and as seldom as can be.
 pub trait Attributes {
     /// A header by its lower-case name; of a repeated one the first. `:path` is the path with its query.
     fn header(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// Every line of a header, in order.
+    fn header_lines(&self, name: &str) -> Vec<Vec<u8>>;
 
     /// One of Envoy's attributes, such as `xds.cluster_name`.
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
@@ -30,4 +33,11 @@ pub trait ResponseHeaders {
 
     /// Every `set-cookie` line, in order.
     fn set_cookies(&self) -> Vec<Vec<u8>>;
+}
+
+/// All lines of a header that is a list, as HTTP joins them; `None` if there is only one line.
+pub(crate) fn all_lines(attributes: &dyn Attributes, name: &str) -> Option<Vec<u8>> {
+    let separator = if name == "cookie" { &b"; "[..] } else { b", " };
+    let lines = attributes.header_lines(name);
+    (lines.len() > 1).then(|| lines.join(separator))
 }

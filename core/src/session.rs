@@ -28,7 +28,7 @@ pub use claims::{ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use error::SourceError;
 pub use learn::{LearnSource, learn};
-pub use source::Source;
+pub use source::{Reading, Source};
 
 pub(crate) use source::is_header_name;
 
@@ -95,13 +95,13 @@ fn usable(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Finds the session of a request: the first of `sources` that yields a usable id wins.
 ///
-/// `header` answers a header's value by its lower-case name, of a repeated one the first, or all joined by `,` as some
-/// proxies do; `:path` is the path with its query. It is called at most once a name, and only when a source needs it,
-/// because each call leaves the VM. What a source finds but cannot use counts as nothing found.
+/// `header` answers a header's value by its lower-case name, of a repeated one the first; `:path` is the path with its
+/// query. It is called at most once a name, and only when a source needs it, because each call leaves the VM. What a source
+/// finds but cannot use counts as nothing found.
 ///
-/// Tokens are not looked at: [`find`] does.
+/// Neither tokens nor further lines of a header are looked at: [`find`] does.
 pub fn identify(sources: &[Source], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<SessionId> {
-    match find(sources, header, &mut |_| Token::Absent) {
+    match find(sources, header, &mut |_| None, &mut |_| Token::Absent) {
         Found::Session(id, _) => Some(id),
         _ => None,
     }
@@ -122,14 +122,18 @@ pub enum Found {
 
 /// As [`identify`], with tokens: `token` says what came of the request's token at a provider, by its place.
 ///
+/// Some headers are lists, which a client may send in several lines. `all` answers all lines of one as if they were one line,
+/// or `None` if there is only one. It is called if the first line does not hold what is looked for.
+///
 /// After a token that is refused only other providers' tokens count, since it may be one of theirs: everything else is
 /// weaker, and would be what an attacker sends beside it.
 pub fn find(
     sources: &[Source],
     header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+    all: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
     token: &mut dyn FnMut(usize) -> Token,
 ) -> Found {
-    let mut headers = Headers { fetch: header, kept: Vec::new() };
+    let mut headers = Headers { fetch: header, fetch_all: all, kept: Vec::new(), whole: Vec::new() };
     let mut rest = sources;
     let mut doubt = None;
     while let Some((source, later)) = rest.split_first() {
@@ -185,20 +189,23 @@ pub fn describe(sources: &[Source]) -> String {
 /// The header values fetched for one request. `kept` stays empty, and so unallocated, until a value has a second reader.
 struct Headers<'f, 's> {
     fetch: &'f mut dyn FnMut(&str) -> Option<Vec<u8>>,
+    fetch_all: &'f mut dyn FnMut(&str) -> Option<Vec<u8>>,
     kept: Vec<(&'s str, Option<Vec<u8>>)>,
+    /// The headers of which all lines were looked at.
+    whole: Vec<&'s str>,
 }
 
 impl<'s> Headers<'_, 's> {
     fn single(&mut self, part: &'s Part, later: &[Source]) -> Option<SessionId> {
         let name = part.header();
         let value = self.take(name);
-        let (id, left) = match part {
-            // The fetched bytes become the id. If they cannot, they cannot for a later reader of this header either:
-            // no source but a header one reads it (see `Source::header`).
-            Part::Header(_) => (value.and_then(SessionId::new), None),
-            _ => (value.as_deref().and_then(|value| find_part(part, value)), value),
-        };
-        if id.is_none() && later.iter().any(|source| source.reads(name)) {
+        let is_read_again = later.iter().any(|source| source.reads(name));
+        if part.is_whole() && !is_read_again {
+            // The fetched bytes become the id.
+            return SessionId::new(value?);
+        }
+        let (id, left) = self.search(part, value);
+        if id.is_none() && is_read_again {
             self.kept.push((name, left));
         }
         id
@@ -209,13 +216,27 @@ impl<'s> Headers<'_, 's> {
         let mut joined = Vec::new();
         for part in parts {
             let value = self.take(part.header());
-            let id = value.as_deref().and_then(|value| find_part(part, value));
+            let (id, value) = self.search(part, value);
             self.kept.push((part.header(), value));
             let id = id?;
             write!(joined, "{}:", id.0.len()).ok()?;
             joined.extend_from_slice(&id.0);
         }
         SessionId::new(joined)
+    }
+
+    /// The id in the value of the part's header, and that value: all lines of it, if the first one was not enough.
+    fn search(&mut self, part: &'s Part, value: Option<Vec<u8>>) -> (Option<SessionId>, Option<Vec<u8>>) {
+        let Some(value) = value else { return (None, None) };
+        let (id, name) = (find_part(part, &value), part.header());
+        if id.is_some() || !part.is_in_a_list() || self.whole.contains(&name) {
+            return (id, Some(value));
+        }
+        self.whole.push(name);
+        match (self.fetch_all)(name) {
+            Some(all) => (find_part(part, &all), Some(all)),
+            None => (None, Some(value)),
+        }
     }
 
     fn take(&mut self, name: &str) -> Option<Vec<u8>> {

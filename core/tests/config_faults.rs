@@ -12,7 +12,7 @@ use berth_core::config::{
 use berth_core::pins::Limits;
 use berth_core::ring::{Algorithm, RingSize};
 use berth_core::rollout::{Mode, Rollout};
-use berth_core::session::{LearnSource, Source, describe};
+use berth_core::session::{LearnSource, Reading, Source, describe};
 use berth_core::time::Millis;
 use berth_core::token::{self, Policy};
 
@@ -191,10 +191,14 @@ fn a_session_says_how_long_it_lives_and_what_it_was() {
 fn the_sources_with_learn_are_also_places_in_responses() {
     let session = &good("learned-ids").pools[0].session.clone();
 
-    let places = [Source::header("mcp-session-id"), Source::cookie("JSESSIONID")];
-    let places: Vec<LearnSource> =
-        places.into_iter().map(|source| LearnSource::of(&source.unwrap()).unwrap()).collect();
-    assert_eq!((session.sources.len(), &session.learned), (4, &places));
+    let until = Reading { decode: false, until: Some(".".to_owned()) };
+    let cookie = Source::cookie("JSESSIONID").unwrap().read_as(until.clone());
+    let places = [Source::header("mcp-session-id").unwrap(), cookie];
+    let places: Vec<LearnSource> = places.iter().map(|source| LearnSource::of(source).unwrap()).collect();
+    assert_eq!((session.sources.len(), &session.learned), (5, &places));
+    assert_eq!(session.sources[2], Source::matrix("jsessionid").unwrap().read_as(until));
+    let decoded = Reading { decode: true, until: None };
+    assert_eq!(session.sources[4], Source::query("sid").unwrap().read_as(decoded));
 }
 
 #[test]
@@ -243,8 +247,9 @@ fn each_provider_is_read_as_meant() {
     let providers = good("jwt-providers").jwt_providers;
     let [players, guests, set, published, upstream] = providers.as_slice() else { panic!("{providers:?}") };
 
-    let token =
-        |name: &str| token::find(&players.from, &mut |asked| (asked == name).then(|| b"Bearer x".to_vec()));
+    let token = |name: &str| {
+        token::find(&players.from, &mut |asked| (asked == name).then(|| b"Bearer x".to_vec()), &mut |_| None)
+    };
     assert_eq!(token("authorization").as_deref(), Some(b"x".as_slice()));
     assert_eq!(token("x-token").as_deref(), Some(b"Bearer x".as_slice()));
     assert_eq!(

@@ -39,8 +39,8 @@ pub(crate) fn plugin_configuration(size: usize) -> Option<Vec<u8>> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten()
 }
 
-/// A request header; the first of several with one name, as Envoy shows a filter only that one. HTTP/2's split cookies are one
-/// by then. Only while the request's headers are being handled.
+/// A request header; the first of several with one name. HTTP/2's split cookies are one by then. Only while the request's
+/// headers are being handled.
 pub(crate) fn request_header(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
 }
@@ -59,9 +59,18 @@ pub(crate) fn response_header(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
 }
 
+/// Every request header of this name, in order. Only while the request's headers are being handled.
+pub(crate) fn request_headers(name: &str) -> Vec<Vec<u8>> {
+    headers(MapType::HttpRequestHeaders, name)
+}
+
 /// Every response header of this name, in order. Only while the response's headers are being handled.
 pub(crate) fn response_headers(name: &str) -> Vec<Vec<u8>> {
-    let all = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).unwrap_or_default();
+    headers(MapType::HttpResponseHeaders, name)
+}
+
+fn headers(map: MapType, name: &str) -> Vec<Vec<u8>> {
+    let all = hostcalls::get_map_bytes(map).unwrap_or_default();
     all.into_iter().filter(|(found, _)| found == name).map(|(_, value)| value).collect()
 }
 

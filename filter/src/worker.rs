@@ -508,6 +508,10 @@ impl Attributes for Here<'_> {
         host::request_header(name)
     }
 
+    fn header_lines(&self, name: &str) -> Vec<Vec<u8>> {
+        host::request_headers(name)
+    }
+
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
         host::property(path.to_vec())
     }

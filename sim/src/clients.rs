@@ -87,6 +87,10 @@ impl Attributes for AtNow<'_> {
         }
     }
 
+    fn header_lines(&self, _name: &str) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
         let Headers { id, kind, version } = self.headers;
         match path.strip_prefix(&CLAIMS) {
@@ -138,6 +142,10 @@ pub struct AnswerAtNow<'a> {
 impl Attributes for AnswerAtNow<'_> {
     fn header(&self, _name: &str) -> Option<Vec<u8>> {
         None
+    }
+
+    fn header_lines(&self, _name: &str) -> Vec<Vec<u8>> {
+        Vec::new()
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {

@@ -12,6 +12,7 @@ mod policy;
 mod pool;
 mod rule;
 mod session;
+mod source;
 mod state;
 mod token;
 

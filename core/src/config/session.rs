@@ -3,19 +3,16 @@
 use serde_json::Value;
 
 use super::claims::ClaimBook;
-use super::fields::{Faults, Fields, array, path_of, quoted, shown};
+use super::fields::{Faults, Fields, path_of, quoted, shown};
+use super::source::read_source;
 use crate::session::{
-    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LearnSource, SameSite, Source, SourceError,
-    is_header_name,
+    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LearnSource, SameSite, Source, is_header_name,
 };
 use crate::time::Millis;
-use crate::token::{ClaimPath, Form, Slot};
 use crate::wire::{MAX_TTL, MIN_TTL};
 
 /// More sources than this is a mistake, and each costs a look per request.
 const MAX_SOURCES: usize = 16;
-/// How many claims may name a session together.
-const CLAIMS: std::ops::RangeInclusive<usize> = 2..=4;
 /// A test uses a minute; no session lasts longer than a year.
 const MAX_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(366 * 24 * 3_600_000);
 /// Browsers cut a cookie's life at 400 days.
@@ -136,127 +133,6 @@ fn read_previous_header(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<
         );
     }
     Some(name.to_ascii_lowercase())
-}
-
-/// An object with one field, which names the kind of source, and `learn`. A part of a composite has no `learned`.
-fn read_source(
-    value: &Value,
-    path: &str,
-    learned: Option<&mut Vec<LearnSource>>,
-    book: &mut ClaimBook,
-    faults: &mut Faults,
-) -> Option<Source> {
-    const NOT_LEARNED: &str =
-        "goes with a header or a cookie of its own: a response names a session nowhere else";
-    const ONE_OF: &str = "must have one of header, cookie, path, query, subprotocol, jwt or all";
-    let mut fields = Fields::of(value, path, faults);
-    let object = value.as_object()?;
-    let learns = object.contains_key("learn") && fields.flag("learn", false, faults);
-    let names: Vec<&str> = object.keys().map(String::as_str).filter(|name| *name != "learn").collect();
-    let place = fields.path_of("learn");
-    if learns && !names.is_empty() && (learned.is_none() || !matches!(*names, ["header" | "cookie"])) {
-        faults.add(&place, NOT_LEARNED);
-    }
-    type Make = fn(&str) -> Result<Source, SourceError>;
-    let (name, make): (&'static str, Make) = match *names.as_slice() {
-        ["header"] => ("header", Source::header),
-        ["cookie"] => ("cookie", Source::cookie),
-        ["path"] => ("path", Source::path),
-        ["query"] => ("query", Source::query),
-        ["subprotocol"] => ("subprotocol", Source::subprotocol),
-        ["all"] => return read_composite(&mut fields, learned.is_some(), book, faults),
-        _ if names.contains(&"jwt") => return read_claims(fields, book, faults).map(Source::claims),
-        [] => {
-            faults.add(path, format!("{ONE_OF}, is empty"));
-            return None;
-        }
-        [other] => {
-            faults.add(path, format!("{ONE_OF}, has {}", quoted(other)));
-            return None;
-        }
-        _ => {
-            let found: Vec<String> = names.iter().map(|name| quoted(name)).collect();
-            let advice = "make each a source of its own, or all of them the parts of one all";
-            faults.add(path, format!("{ONE_OF}, has {}: {advice}", found.join(" and ")));
-            return None;
-        }
-    };
-    let text = fields.required_string(name, "name it", faults)?;
-    let source = make(text).map_err(|error| faults.add(&fields.path_of(name), describe(&error))).ok()?;
-    if let Some(learned) = learned.filter(|_| learns) {
-        match LearnSource::of(&source) {
-            Some(place) => learned.push(place),
-            None if !faults.are_at(&place) => faults.add(&place, NOT_LEARNED),
-            None => {}
-        }
-    }
-    Some(source)
-}
-
-/// Several parts that name the session together.
-fn read_composite(
-    fields: &mut Fields<'_>,
-    may_be_composite: bool,
-    book: &mut ClaimBook,
-    faults: &mut Faults,
-) -> Option<Source> {
-    let path = fields.path_of("all");
-    if !may_be_composite {
-        faults.add(&path, "must not be within another all: list its parts in the outer one");
-        return None;
-    }
-    let value = fields.required("all", "list its parts", faults)?;
-    let parts = array(value, &path, faults)?;
-    let sources: Vec<Source> =
-        parts.iter().filter_map(|(path, value)| read_source(value, path, None, book, faults)).collect();
-    if sources.len() < parts.len() {
-        return None;
-    }
-    Source::composite(sources).map_err(|error| faults.add(&path, describe(&error))).ok()
-}
-
-/// The claims of a provider's tokens that name the session.
-fn read_claims(mut fields: Fields<'_>, book: &mut ClaimBook, faults: &mut Faults) -> Option<ClaimSource> {
-    let provider = book.provider(&mut fields, faults);
-    let (one, several) = (fields.value("claim"), fields.value("claims"));
-    let paths = match (one, several) {
-        (Some(one), None) => vec![(fields.path_of("claim"), one)],
-        (None, Some(_)) => fields.array("claims", faults).unwrap_or_default(),
-        (Some(_), Some(_)) => {
-            faults.add(&fields.path_of("claims"), "does not go with claim: list all in claims");
-            Vec::new()
-        }
-        (None, None) => {
-            faults.add(&fields.path_of("claim"), "is missing: name the claim that is the session id");
-            Vec::new()
-        }
-    };
-    if one.is_none() && several.is_some_and(Value::is_array) && !CLAIMS.contains(&paths.len()) {
-        let (least, most) = (CLAIMS.start(), CLAIMS.end());
-        let message =
-            format!("must have {least} to {most} elements, has {}: for one take claim", paths.len());
-        faults.add(&fields.path_of("claims"), message);
-    }
-    let mut slot = |value: &Value, path: &str, form: Form| {
-        let claim = ClaimPath::read(value, path, faults)?;
-        Some(book.slot(provider.as_ref()?.0, claim, form))
-    };
-    let id: Vec<Slot> = paths.iter().filter_map(|(path, value)| slot(value, path, Form::Text)).collect();
-    let mut optional = |name: &'static str, form: Form| {
-        let value = fields.value(name)?;
-        slot(value, &fields.path_of(name), form)
-    };
-    let previous = optional("previous", Form::Text);
-    let version = optional("version", Form::Version);
-    let created = optional("created", Form::Time);
-    fields.finish(faults);
-    let is_whole = !id.is_empty() && id.len() == paths.len();
-    provider.filter(|_| is_whole).map(|provider| ClaimSource { provider, id, previous, version, created })
-}
-
-/// The error as a sentence whose subject is the place.
-fn describe(error: &SourceError) -> String {
-    format!("cannot be used: {error}")
 }
 
 /// `"pass"`, `"reject"` or `{"issue_cookie": {…}}`. `cookies` are those that a source reads, if

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use super::tokens::Memo;
 use super::{Proxy, Request, Waiter};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, all_lines};
 use crate::config::{Missing, OnInvalid, Rule};
 use crate::decision::{Decision, PoolPolicy, Reply};
 use crate::event::Reason;
@@ -39,6 +39,12 @@ impl Proxy {
             (Found::Session(id, history), _) => return Ok((id, history)),
             // Observe mode begins no sessions and rejects nothing.
             _ if rollout.mode == Mode::Observe => Decision::pass(Reason::NoSession),
+            // Browsers send it without cookies and tokens, and take nothing but 200 or 204 for an answer.
+            (Found::Refused(..), _) | (_, Missing::Reject | Missing::IssueCookie(_))
+                if is_preflight(waiter.attributes) =>
+            {
+                Decision::pass(Reason::NoSession)
+            }
             // Below 100 % there is no way to know whether Berth is switched on for a request without a session.
             (Found::Refused(..), _) | (_, Missing::Reject) if rollout.is_partial() => {
                 Decision::pass(Reason::NotRolledOut)
@@ -71,7 +77,8 @@ impl Proxy {
         let memo = RefCell::new(memo);
         let mut header = |name: &str| memo.borrow().last_look(name, attributes);
         let mut token = |provider| memo.borrow_mut().token(&self.tokens, provider, attributes, self.tick);
-        session::find(&rule.session.sources, &mut header, &mut token)
+        let mut all = |name: &str| all_lines(attributes, name);
+        session::find(&rule.session.sources, &mut header, &mut all, &mut token)
     }
 
     /// A token that is not to be believed; or that cannot be verified yet, which is not its sender's fault.
@@ -86,6 +93,12 @@ impl Proxy {
         }
         Decision::challenge(Reason::TokenRefused, refusal.challenge())
     }
+}
+
+/// A browser asks whether a page of another origin may send the request that follows (CORS).
+fn is_preflight(attributes: &dyn Attributes) -> bool {
+    attributes.header(":method").is_some_and(|method| method == b"OPTIONS")
+        && ["origin", "access-control-request-method"].iter().all(|name| attributes.header(name).is_some())
 }
 
 /// A new session's id. Its owner should be a node that takes new sessions; ids are free, so another is drawn if not.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, all_lines};
 use crate::config::{JwtProvider, OnInvalid, Verification};
 use crate::counters::Counters;
 use crate::session::Token;
@@ -188,7 +188,9 @@ impl Provider {
             ":path" => Some(memo.path(attributes).to_vec()),
             name => memo.header(name, attributes).map(<[u8]>::to_vec),
         };
-        let Some(token) = token::find(&self.config.from, &mut header) else {
+        let Some(token) =
+            token::find(&self.config.from, &mut header, &mut |name| all_lines(attributes, name))
+        else {
             return Token::Absent;
         };
         if token.len() > MAX_TOKEN {

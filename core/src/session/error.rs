@@ -24,6 +24,8 @@ pub enum SourceError {
     CookieName(String),
     /// Not a query parameter's name.
     QueryName(String),
+    /// Not a matrix parameter's name.
+    MatrixName(String),
     /// Not a path template.
     PathTemplate {
         /// The template as given.
@@ -52,6 +54,7 @@ impl fmt::Display for SourceError {
             Self::SharedHeader { name, instead } => {
                 write!(formatter, "header {name:?} holds more than the session: use {instead}")
             }
+            Self::MatrixName(name) => write!(formatter, "{name:?} is no matrix parameter name: {TOKEN}"),
             Self::CookieName(name) => write!(formatter, "{name:?} is no cookie name: {TOKEN}"),
             Self::QueryName(name) => {
                 write!(

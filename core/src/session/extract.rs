@@ -1,41 +1,17 @@
-//! How a cookie, a query parameter or a subprotocol is found within a header's bytes.
+//! How a cookie, a parameter or a subprotocol is found within a header's bytes.
 //!
-//! Every function is linear in its input, allocates only for a decoded result, and skips what it does not understand:
+//! Every function is linear in its input, allocates nothing, and skips what it does not understand:
 //! one broken cookie of another application must not hide ours. Whether the result is fit to be an id is decided in the
 //! parent module.
 
-/// The value of the first cookie `name` that has one, without surrounding double quotes.
+/// The value of the first cookie `name` that has one, without surrounding double quotes. It ends at a semicolon and nowhere
+/// else (RFC 6265, section 5.4): browsers, backends and Envoy take commas and quotes as part of it.
 pub(super) fn cookie<'h>(header: &'h [u8], name: &str) -> Option<&'h [u8]> {
-    header.split(|byte| *byte == b';').flat_map(split_joined).find_map(|pair| {
+    header.split(|byte| *byte == b';').find_map(|pair| {
         let (key, value) = split_once(pair, b'=')?;
         let value = unquoted(trim(value));
         (trim(key) == name.as_bytes() && !value.is_empty()).then_some(value)
     })
-}
-
-/// Undoes the comma that some proxies put between repeated `Cookie` headers. Cookies in the wild hold commas too,
-/// against RFC 6265, so a comma only separates if a `name=` follows: `sid=a,b` is one cookie, `sid=a,theme=b` are two.
-fn split_joined(pairs: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(pairs);
-    std::iter::from_fn(move || {
-        let pairs = rest.take()?;
-        let Some((pair, after)) = split_at_joining_comma(pairs) else { return Some(pairs) };
-        rest = Some(after);
-        Some(pair)
-    })
-}
-
-fn split_at_joining_comma(pairs: &[u8]) -> Option<(&[u8], &[u8])> {
-    pairs.iter().enumerate().filter(|(_, byte)| **byte == b',').find_map(|(comma, _)| {
-        let (pair, after) = (pairs.get(..comma)?, pairs.get(comma + 1..)?);
-        starts_with_name(after).then_some((pair, after))
-    })
-}
-
-fn starts_with_name(bytes: &[u8]) -> bool {
-    let mut bytes = bytes.iter().skip_while(|byte| is_blank(byte)).peekable();
-    bytes.peek().is_some_and(|byte| is_token_byte(byte))
-        && bytes.find(|byte| !is_token_byte(byte)) == Some(&b'=')
 }
 
 /// Without the double quotes around it.
@@ -46,13 +22,22 @@ pub(super) fn unquoted(value: &[u8]) -> &[u8] {
     }
 }
 
-/// The decoded value of the first parameter `name` that has one. `+` stays `+`: only HTML forms mean a blank by it, and
-/// Base64 ids are more common in a URL than forms are.
-pub(super) fn query_parameter(query: &[u8], name: &str) -> Option<Vec<u8>> {
+/// The value of the first parameter `name` that has one, as it is written. Names are compared percent-decoded.
+pub(super) fn query_parameter<'h>(query: &'h [u8], name: &str) -> Option<&'h [u8]> {
     query.split(|byte| *byte == b'&').find_map(|pair| {
         let (key, value) = split_once(pair, b'=')?;
-        let found = !value.is_empty() && percent_decoded(key).eq(name.bytes());
-        found.then(|| percent_decoded(value).collect())
+        (!value.is_empty() && percent_decoded(key).eq(name.bytes())).then_some(value)
+    })
+}
+
+/// The value of the first matrix parameter `name` that has one, as it is written: `;name=value` at the end of any segment of
+/// the path (RFC 3986, section 3.3).
+pub(super) fn matrix_parameter<'h>(path: &'h [u8], name: &str) -> Option<&'h [u8]> {
+    let segments = path.split(|byte| *byte == b'/');
+    let mut parameters = segments.flat_map(|segment| segment.split(|byte| *byte == b';').skip(1));
+    parameters.find_map(|pair| {
+        let (key, value) = split_once(pair, b'=')?;
+        (key == name.as_bytes() && !value.is_empty()).then_some(value)
     })
 }
 
@@ -186,17 +171,5 @@ mod tests {
         for (target, path, query) in cases {
             assert_eq!(path_and_query(target), (path, query), "{}", target.escape_ascii());
         }
-    }
-
-    #[test]
-    fn a_comma_separates_cookies_only_before_a_name() {
-        let pairs = |text: &'static str| split_joined(text.as_bytes()).map(trim).collect::<Vec<_>>();
-
-        assert_eq!(pairs("a=1,b=2, c=3"), [b"a=1", b"b=2", b"c=3"]);
-        assert_eq!(pairs("a=1,2"), [b"a=1,2"]);
-        assert_eq!(pairs("a={\"x\":1,\"y\":2}"), [b"a={\"x\":1,\"y\":2}"]);
-        assert_eq!(pairs("a=1,=2"), [b"a=1,=2"]);
-        assert_eq!(pairs("a=1,"), [b"a=1,"]);
-        assert_eq!(pairs(",a=1"), [b"".as_slice(), b"a=1"]);
     }
 }

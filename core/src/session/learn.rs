@@ -5,41 +5,37 @@
 
 use super::expiry;
 use super::extract::{trim, unquoted};
-use super::source::Source;
+use super::source::{Part, Place, Source};
 use super::{SessionId, usable};
 use crate::attributes::ResponseHeaders;
 use crate::time::Millis;
 
-/// A place in a response that may name a session.
+/// A place in a response that may name a session: that of a source, and read as it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LearnSource(Place);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    Header(String),
-    Cookie(String),
-}
+pub struct LearnSource(Part);
 
 impl LearnSource {
     /// Where a response says what this source finds in later requests; `None` if there is no such place.
     #[must_use]
     pub fn of(source: &Source) -> Option<Self> {
-        let header = || source.plain_header().filter(|name| !name.starts_with(':'));
-        let place = match source.cookie_name() {
-            Some(name) => Place::Cookie(name.to_owned()),
-            None => Place::Header(header()?.to_owned()),
+        let part = source.single()?;
+        let is_there = match part.place() {
+            Place::Header(name) => !name.starts_with(':'),
+            place => matches!(place, Place::Cookie(_)),
         };
-        Some(Self(place))
+        is_there.then(|| Self(part.clone()))
     }
 
     fn find(&self, response: &dyn ResponseHeaders, now: &dyn Fn() -> Millis) -> Option<SessionId> {
-        match &self.0 {
-            Place::Header(name) => SessionId::new(response.response_header(name)?),
+        match self.0.place() {
+            Place::Header(name) => SessionId::new(self.0.read(&response.response_header(name)?).into_owned()),
             // Clients keep the last of a name. A deletion beside it is of the same name at another path or domain.
             Place::Cookie(name) => {
                 let lines = response.set_cookies();
-                lines.iter().rev().find_map(|line| cookie_kept(line, name, now))
+                let kept = lines.iter().rev().find_map(|line| cookie_kept(line, name, now))?;
+                SessionId::new(self.0.read(kept).into_owned())
             }
+            _ => None,
         }
     }
 }
@@ -54,8 +50,8 @@ pub fn learn(
     sources.iter().find_map(|source| source.find(response, now))
 }
 
-/// The id in a `Set-Cookie` line of this name, unless it tells the client to forget the cookie (RFC 6265, section 5.2).
-fn cookie_kept(line: &[u8], name: &str, now: &dyn Fn() -> Millis) -> Option<SessionId> {
+/// The value in a `Set-Cookie` line of this name, unless it tells the client to forget the cookie (RFC 6265, section 5.2).
+fn cookie_kept<'l>(line: &'l [u8], name: &str, now: &dyn Fn() -> Millis) -> Option<&'l [u8]> {
     let mut parts = line.split(|byte| *byte == b';');
     let (key, value) = pair(parts.next()?);
     if key != name.as_bytes() {
@@ -72,7 +68,7 @@ fn cookie_kept(line: &[u8], name: &str, now: &dyn Fn() -> Millis) -> Option<Sess
         }
     }
     let is_deleted = max_age.unwrap_or_else(|| expires.is_some_and(|expires| expires <= now()));
-    (!is_deleted).then(|| SessionId::from_slice(id))?
+    (!is_deleted).then_some(id)
 }
 
 /// A name and a value around `=`, without blanks.

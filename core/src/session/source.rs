@@ -35,14 +35,30 @@ pub(super) enum Kind {
     Claims(ClaimSource),
 }
 
-/// One place, valid.
+/// One place, valid, and what of the value there is the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) struct Part {
+    place: Place,
+    reading: Reading,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
     Header(String),
     Cookie(String),
     Query(String),
     Path(PathTemplate),
+    Matrix(String),
     Subprotocol(String),
+}
+
+/// What of the value at a place is the id: by default all of it, as it is written. Envoy's own hash policies read it so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Percent escapes are replaced by what they stand for.
+    pub decode: bool,
+    /// The id ends where this text begins, for the first time.
+    pub until: Option<String>,
 }
 
 impl Source {
@@ -63,7 +79,7 @@ impl Source {
             _ if !is_token(&name) => return Err(SourceError::HeaderName(name)),
             _ => {}
         }
-        Ok(Self(Kind::Single(Part::Header(name))))
+        Ok(Self::at(Place::Header(name)))
     }
 
     /// The value of a cookie; its name is case-sensitive.
@@ -71,7 +87,7 @@ impl Source {
         if !is_token(name) {
             return Err(SourceError::CookieName(name.to_owned()));
         }
-        Ok(Self(Kind::Single(Part::Cookie(name.to_owned()))))
+        Ok(Self::at(Place::Cookie(name.to_owned())))
     }
 
     /// The value of a query parameter; the name is given as it is after percent-decoding.
@@ -79,14 +95,22 @@ impl Source {
         if name.is_empty() || name.contains(char::is_control) {
             return Err(SourceError::QueryName(name.to_owned()));
         }
-        Ok(Self(Kind::Single(Part::Query(name.to_owned()))))
+        Ok(Self::at(Place::Query(name.to_owned())))
     }
 
     /// A segment of the path, for example `/ws/{session}` or `/tenants/*/games/{session}`.
     ///
     /// The template matches the first segments of a path, `*` any one of them.
     pub fn path(template: &str) -> Result<Self, SourceError> {
-        Ok(Self(Kind::Single(Part::Path(PathTemplate::parse(template)?))))
+        Ok(Self::at(Place::Path(PathTemplate::parse(template)?)))
+    }
+
+    /// The value of a matrix parameter, for example `/cart;jsessionid=abc`; its name is case-sensitive.
+    pub fn matrix(name: &str) -> Result<Self, SourceError> {
+        if !is_token(name) {
+            return Err(SourceError::MatrixName(name.to_owned()));
+        }
+        Ok(Self::at(Place::Matrix(name.to_owned())))
     }
 
     /// What follows `prefix` in an entry of `Sec-WebSocket-Protocol`, the one header that a browser lets a WebSocket set.
@@ -94,7 +118,7 @@ impl Source {
         if !is_token(prefix) {
             return Err(SourceError::SubprotocolPrefix(prefix.to_owned()));
         }
-        Ok(Self(Kind::Single(Part::Subprotocol(prefix.to_owned()))))
+        Ok(Self::at(Place::Subprotocol(prefix.to_owned())))
     }
 
     /// Several places that name the session together, for example tenant and user. If one is missing there is no session.
@@ -108,6 +132,19 @@ impl Source {
             Kind::Claims(_) => Err(SourceError::ClaimsInComposite),
         });
         Ok(Self(Kind::Composite(parts.collect::<Result<_, _>>()?)))
+    }
+
+    /// The same place, of whose value the id is read like this. Composites and tokens stay as they are.
+    #[must_use]
+    pub fn read_as(self, reading: Reading) -> Self {
+        match self.0 {
+            Kind::Single(part) => Self(Kind::Single(Part { reading, ..part })),
+            kind => Self(kind),
+        }
+    }
+
+    fn at(place: Place) -> Self {
+        Self(Kind::Single(Part { place, reading: Reading::default() }))
     }
 
     /// The claims of a verified token.
@@ -130,19 +167,11 @@ impl Source {
         matches!(self.0, Kind::Claims(_))
     }
 
-    /// The header whose whole value it is.
-    pub(super) fn plain_header(&self) -> Option<&str> {
+    /// The one place that it reads.
+    pub(super) fn single(&self) -> Option<&Part> {
         match &self.0 {
-            Kind::Single(Part::Header(name)) => Some(name),
-            _ => None,
-        }
-    }
-
-    /// The cookie whose value it is.
-    pub(super) fn cookie_name(&self) -> Option<&str> {
-        match &self.0 {
-            Kind::Single(Part::Cookie(name)) => Some(name),
-            _ => None,
+            Kind::Single(part) => Some(part),
+            Kind::Composite(_) | Kind::Claims(_) => None,
         }
     }
 
@@ -155,6 +184,11 @@ impl Source {
     /// anything but empty.
     pub(crate) fn find<'h>(&self, value: &'h [u8]) -> Option<Cow<'h, [u8]>> {
         self.first()?.find(value)
+    }
+
+    /// Whether clients may send several lines of the header that it reads, of which any may hold it.
+    pub(crate) fn is_in_a_list(&self) -> bool {
+        self.first().is_some_and(Part::is_in_a_list)
     }
 
     fn first(&self) -> Option<&Part> {
@@ -181,27 +215,65 @@ impl Source {
 }
 
 impl Part {
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The whole value of a header is the id.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.place, Place::Header(_)) && self.reading == Reading::default()
+    }
+
+    /// Whether its header is a list that clients may send in several lines.
+    pub(super) fn is_in_a_list(&self) -> bool {
+        matches!(self.place, Place::Cookie(_) | Place::Subprotocol(_))
+    }
+
     /// The header it looks at.
     pub(super) fn header(&self) -> &str {
-        match self {
-            Self::Header(name) => name,
-            Self::Cookie(_) => "cookie",
-            Self::Query(_) | Self::Path(_) => ":path",
-            Self::Subprotocol(_) => "sec-websocket-protocol",
+        match &self.place {
+            Place::Header(name) => name,
+            Place::Cookie(_) => "cookie",
+            Place::Query(_) | Place::Path(_) | Place::Matrix(_) => ":path",
+            Place::Subprotocol(_) => "sec-websocket-protocol",
         }
     }
 
     /// What it names within the value of its header.
     pub(super) fn find<'h>(&self, value: &'h [u8]) -> Option<Cow<'h, [u8]>> {
-        match self {
-            Self::Header(_) => Some(value.into()),
-            Self::Cookie(name) => extract::cookie(value, name).map(Cow::from),
-            Self::Query(name) => {
-                extract::query_parameter(extract::path_and_query(value).1, name).map(Cow::from)
+        let path_and_query = || extract::path_and_query(value);
+        let found = match &self.place {
+            Place::Header(_) => Some(value),
+            Place::Cookie(name) => extract::cookie(value, name),
+            Place::Query(name) => extract::query_parameter(path_and_query().1, name),
+            Place::Path(template) => template.session(path_and_query().0),
+            Place::Matrix(name) => extract::matrix_parameter(path_and_query().0, name),
+            Place::Subprotocol(prefix) => extract::subprotocol(value, prefix),
+        };
+        Some(self.reading.of(found?))
+    }
+
+    /// The id within the value at its place.
+    pub(super) fn read<'h>(&self, value: &'h [u8]) -> Cow<'h, [u8]> {
+        self.reading.of(value)
+    }
+}
+
+impl Reading {
+    fn of<'h>(&self, value: &'h [u8]) -> Cow<'h, [u8]> {
+        let mut value = match self.decode {
+            true => Cow::Owned(extract::percent_decoded(value).collect()),
+            false => Cow::Borrowed(value),
+        };
+        if let Some(until) = &self.until
+            && let Some(end) = value.windows(until.len()).position(|bytes| bytes == until.as_bytes())
+        {
+            match &mut value {
+                Cow::Owned(bytes) => bytes.truncate(end),
+                Cow::Borrowed(bytes) => *bytes = bytes.get(..end).unwrap_or_default(),
             }
-            Self::Path(template) => template.session(extract::path_and_query(value).0).map(Cow::from),
-            Self::Subprotocol(prefix) => extract::subprotocol(value, prefix).map(Cow::from),
         }
+        value
     }
 }
 
@@ -223,12 +295,13 @@ impl fmt::Display for Source {
 
 impl fmt::Display for Part {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Header(name) => write!(formatter, "header {name}"),
-            Self::Cookie(name) => write!(formatter, "cookie {name}"),
-            Self::Query(name) => write!(formatter, "query parameter {name}"),
-            Self::Path(template) => write!(formatter, "path {template}"),
-            Self::Subprotocol(prefix) => write!(formatter, "subprotocol {prefix}<id>"),
+        match &self.place {
+            Place::Header(name) => write!(formatter, "header {name}"),
+            Place::Cookie(name) => write!(formatter, "cookie {name}"),
+            Place::Query(name) => write!(formatter, "query parameter {name}"),
+            Place::Path(template) => write!(formatter, "path {template}"),
+            Place::Matrix(name) => write!(formatter, "path parameter ;{name}="),
+            Place::Subprotocol(prefix) => write!(formatter, "subprotocol {prefix}<id>"),
         }
     }
 }

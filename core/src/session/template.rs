@@ -1,7 +1,7 @@
 //! A path template: which segment of a path names the session.
 //!
 //! It matches whole segments from the front, so `/ws/{session}` finds `abc` in `/ws/abc` and in `/ws/abc/events`, and
-//! nothing in `/wsx/abc`. Both sides are compared percent-decoded, but split before: an encoded slash never separates.
+//! nothing in `/wsx/abc`. Other segments are compared percent-decoded, but split before: an encoded slash never separates.
 //! No `.` or `..` is resolved here; Envoy's `normalize_path` does that before any filter runs.
 
 use std::fmt;
@@ -40,8 +40,8 @@ impl PathTemplate {
         }
     }
 
-    /// The decoded segment that stands where the template has `{session}`; `path` is without its query.
-    pub(super) fn session(&self, path: &[u8]) -> Option<Vec<u8>> {
+    /// The segment that stands where the template has `{session}`, as it is written; `path` is without its query.
+    pub(super) fn session<'h>(&self, path: &'h [u8]) -> Option<&'h [u8]> {
         let mut actual = path.strip_prefix(b"/")?.split(|byte| *byte == b'/');
         let mut found = None;
         for expected in &self.segments {
@@ -58,7 +58,7 @@ impl PathTemplate {
                 return None;
             }
         }
-        found.map(|segment| percent_decoded(segment).collect())
+        found
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn session(template: &str, path: &str) -> Option<Vec<u8>> {
-        PathTemplate::parse(template).unwrap().session(path.as_bytes())
+        PathTemplate::parse(template).unwrap().session(path.as_bytes()).map(<[u8]>::to_vec)
     }
 
     fn reason(template: &str) -> &'static str {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn segments_are_compared_decoded_but_split_encoded() {
-        assert_eq!(session("/ws/{session}", "/%77s/a%2Fb"), Some(b"a/b".to_vec()));
+        assert_eq!(session("/ws/{session}", "/%77s/a%2Fb"), Some(b"a%2Fb".to_vec()));
         assert_eq!(session("/caf%C3%A9/{session}", "/café/a"), Some(b"a".to_vec()));
         assert_eq!(session("/a/{session}", "/a%2Fb"), None);
         assert_eq!(session("/%2a/{session}", "/*/a"), Some(b"a".to_vec()));

@@ -50,6 +50,18 @@ fn subprotocol(prefix: &str) -> Source {
     Source::subprotocol(prefix).unwrap()
 }
 
+fn matrix(name: &str) -> Source {
+    Source::matrix(name).unwrap()
+}
+
+fn decoded(source: Source) -> Source {
+    source.read_as(Reading { decode: true, until: None })
+}
+
+fn until(source: Source, text: &str) -> Source {
+    source.read_as(Reading { decode: false, until: Some(text.to_owned()) })
+}
+
 fn composite<const N: usize>(parts: [Source; N]) -> Source {
     Source::composite(parts.into()).unwrap()
 }
@@ -260,12 +272,12 @@ fn cookie_names_are_compared_exactly() {
 }
 
 #[test]
-fn repeated_cookie_headers_are_read_however_they_are_joined() {
-    assert_eq!(found(&cookie("sid"), b"a=1; sid=abc"), some("abc"));
-    assert_eq!(found(&cookie("sid"), b"a=1,sid=abc"), some("abc"));
-    assert_eq!(found(&cookie("sid"), b"sid=abc,a=1"), some("abc"));
-    assert_eq!(found(&cookie("sid"), b"a=1, sid=abc, b=2; c=3"), some("abc"));
-    assert_eq!(found(&cookie("sid"), b"sid=a,b,c; x=y"), some("a,b,c"));
+fn a_cookie_ends_at_a_semicolon_and_nowhere_else() {
+    assert_eq!(found(&cookie("sid"), b"sid=v=1,u=alice"), some("v=1,u=alice"));
+    assert_eq!(found(&cookie("sid"), b"sid=\"v=1,u=alice\"; a=1"), some("v=1,u=alice"));
+    assert_eq!(found(&cookie("sid"), b"prefs=a,sid=evil; sid=good"), some("good"));
+    assert_eq!(found(&cookie("sid"), b"prefs={\"x\":1,\"sid\":2}; sid=good"), some("good"));
+    assert_eq!(found(&cookie("sid"), b"a=1,sid=abc"), None);
 }
 
 #[test]
@@ -287,28 +299,115 @@ fn first_query_parameter_of_the_name_with_a_value_wins() {
 }
 
 #[test]
-fn query_names_and_values_are_percent_decoded() {
-    assert_eq!(found(&query("sid"), b"/?s%69d=a%20b%26c"), some("a b&c"));
-    assert_eq!(found(&query("a b"), b"/?a%20b=x"), some("x"));
-    assert_eq!(found(&query("sid"), b"/?sid=%ff"), Some(vec![0xff]));
-    assert_eq!(found(&query("sid"), b"/?sid=a%zz%4"), some("a%zz%4"));
+fn every_source_takes_its_value_as_it_is_written() {
+    let sources = [
+        (header("x"), b"s%3Aab%2Fc".as_slice()),
+        (cookie("sid"), b"sid=s%3Aab%2Fc"),
+        (query("sid"), b"/?a=1&sid=s%3Aab%2Fc"),
+        (path("/ws/{session}"), b"/ws/s%3Aab%2Fc"),
+        (matrix("sid"), b"/ws;sid=s%3Aab%2Fc"),
+        (subprotocol("sid."), b"sid.s%3Aab%2Fc"),
+    ];
+    for (source, value) in sources {
+        assert_eq!(found(&source, value), some("s%3Aab%2Fc"), "{source}");
+        assert_eq!(found(&decoded(source.clone()), value), some("s:ab/c"), "{source}");
+    }
     assert_eq!(found(&query("sid"), b"/?sid=a+b"), some("a+b"));
     assert_eq!(found(&query("sid"), b"/?sid=a=b="), some("a=b="));
 }
 
 #[test]
-fn an_escaped_control_byte_is_not_a_session() {
-    assert_eq!(found(&query("sid"), b"/?sid=a%00b"), None);
-    assert_eq!(found(&query("sid"), b"/?sid=a%0d%0aset-cookie:x"), None);
-    assert_eq!(found(&path("/{session}"), b"/a%7f"), None);
+fn names_and_values_are_percent_decoded_where_that_is_asked_for() {
+    let sid = || decoded(query("sid"));
+    assert_eq!(found(&sid(), b"/?s%69d=a%20b%26c"), some("a b&c"));
+    assert_eq!(found(&decoded(query("a b")), b"/?a%20b=x"), some("x"));
+    assert_eq!(found(&query("sid"), b"/?s%69d=x"), some("x"), "names in any case");
+    assert_eq!(found(&sid(), b"/?sid=%ff"), Some(vec![0xff]));
+    assert_eq!(found(&sid(), b"/?sid=a%zz%4"), some("a%zz%4"));
+    assert_eq!(found(&sid(), b"/?sid=a+b"), some("a+b"));
+}
+
+#[test]
+fn an_escaped_control_byte_is_not_a_session_once_it_is_decoded() {
+    assert_eq!(found(&decoded(query("sid")), b"/?sid=a%00b"), None);
+    assert_eq!(found(&decoded(query("sid")), b"/?sid=a%0d%0aset-cookie:x"), None);
+    assert_eq!(found(&decoded(path("/{session}")), b"/a%7f"), None);
+    assert_eq!(found(&query("sid"), b"/?sid=a%00b"), some("a%00b"));
 }
 
 #[test]
 fn length_counts_after_decoding() {
     let value = |length| [b"/?sid=".to_vec(), b"%41".repeat(length)].concat();
+    let sid = decoded(query("sid"));
 
-    assert_eq!(found(&query("sid"), &value(MAX_SESSION_ID)).unwrap().len(), MAX_SESSION_ID);
-    assert_eq!(found(&query("sid"), &value(MAX_SESSION_ID + 1)), None);
+    assert_eq!(found(&sid, &value(MAX_SESSION_ID)).unwrap().len(), MAX_SESSION_ID);
+    assert_eq!(found(&sid, &value(MAX_SESSION_ID + 1)), None);
+}
+
+// The end of an id.
+
+#[test]
+fn an_id_may_end_before_a_suffix() {
+    let sources = [
+        (header("x"), b"ABC.node1".as_slice()),
+        (cookie("JSESSIONID"), b"a=1; JSESSIONID=ABC.node2"),
+        (matrix("jsessionid"), b"/shop/cart;jsessionid=ABC.node3?x=1"),
+        (query("jsessionid"), b"/shop?jsessionid=ABC"),
+    ];
+    for (source, value) in sources {
+        assert_eq!(found(&until(source.clone(), "."), value), some("ABC"), "{source}");
+    }
+    assert_eq!(found(&until(cookie("sid"), "--"), b"sid=a-b--c--d"), some("a-b"));
+    assert_eq!(found(&until(cookie("sid"), "."), b"sid=.node1"), None);
+    let both = cookie("sid").read_as(Reading { decode: true, until: Some(".".into()) });
+    assert_eq!(found(&both, b"sid=a%41%2Enode1"), some("aA"));
+}
+
+#[test]
+fn a_matrix_parameter_is_found_in_any_segment() {
+    assert_eq!(found(&matrix("sid"), b"/a;x=1;sid=abc;y=2/b"), some("abc"));
+    assert_eq!(found(&matrix("sid"), b"/a/b;sid=abc?sid=no"), some("abc"));
+    assert_eq!(found(&matrix("sid"), b"/a;sid=/b;sid=abc"), some("abc"));
+    assert_eq!(found(&matrix("sid"), b"http://host/a;sid=abc#x"), some("abc"));
+    for none in [b"/a?b;sid=abc".as_slice(), b"/sid=abc", b"/a;SID=abc", b"/a;xsid=abc", b"/a;sid", b";", b""]
+    {
+        assert_eq!(found(&matrix("sid"), none), None, "{}", none.escape_ascii());
+    }
+}
+
+// Headers in several lines.
+
+#[test]
+fn all_lines_of_a_list_are_looked_at_if_the_first_has_no_id() {
+    let lines = |name: &str| match name {
+        "cookie" => Some(b"a=1; sid=abc".to_vec()),
+        "sec-websocket-protocol" => Some(b"chat, session.xyz".to_vec()),
+        _ => panic!("{name} is no list"),
+    };
+    let first = |name: &str| match name {
+        "cookie" => Some(b"a=1".to_vec()),
+        "sec-websocket-protocol" => Some(b"chat".to_vec()),
+        _ => None,
+    };
+    let found = |sources: &[Source]| {
+        let asked = RefCell::new(Vec::new());
+        let mut all = |name: &str| {
+            asked.borrow_mut().push(name.to_owned());
+            lines(name)
+        };
+        let id = match find(sources, &mut |name| first(name), &mut all, &mut |_| Token::Absent) {
+            Found::Session(id, _) => Some(id.as_bytes().to_vec()),
+            _ => None,
+        };
+        (id, asked.take())
+    };
+
+    assert_eq!(found(&[cookie("sid")]), (some("abc"), vec!["cookie".to_owned()]));
+    assert_eq!(found(&[cookie("none"), cookie("sid")]), (some("abc"), vec!["cookie".to_owned()]), "once");
+    assert_eq!(found(&[subprotocol("session.")]).0, some("xyz"));
+    assert_eq!(found(&[composite([cookie("a"), cookie("sid")])]).0, some("1:13:abc"));
+    assert_eq!(found(&[cookie("a")]), (some("1"), vec![]), "the first is enough");
+    assert_eq!(found(&[header("x"), query("sid")]), (None, vec![]), "no lists");
 }
 
 #[test]
@@ -327,9 +426,9 @@ fn an_absolute_target_is_read_like_its_path() {
 // Paths; the matching itself is tested in `template`.
 
 #[test]
-fn a_path_segment_is_found_and_decoded() {
+fn a_path_segment_is_found() {
     assert_eq!(found(&path("/ws/{session}"), b"/ws/abc"), some("abc"));
-    assert_eq!(found(&path("/ws/{session}"), b"/ws/a%20b/more?x=1"), some("a b"));
+    assert_eq!(found(&path("/ws/{session}"), b"/ws/a%20b/more?x=1"), some("a%20b"));
     assert_eq!(found(&path("/ws/{session}"), b"/ws/?x=abc"), None);
     assert_eq!(found(&path("/ws/{session}"), b"/wsx/abc"), None);
     assert_eq!(found(&path("/ws/{session}"), b"*"), None);

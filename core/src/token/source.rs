@@ -1,6 +1,6 @@
 //! Where a token may be in a request.
 
-use crate::session::{Source, SourceError};
+use crate::session::{Reading, Source, SourceError};
 
 /// A place that may hold a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +30,13 @@ impl TokenSource {
         Source::cookie(name).map(Self::from)
     }
 
-    /// The value of a query parameter.
+    /// The value of a query parameter, percent-decoded.
     ///
     /// # Errors
     /// If it is not a parameter's name.
     pub fn query(name: &str) -> Result<Self, SourceError> {
-        Source::query(name).map(Self::from)
+        let decoded = Reading { decode: true, until: None };
+        Source::query(name).map(|source| source.read_as(decoded).into())
     }
 
     /// What follows `prefix` in an entry of `Sec-WebSocket-Protocol`, the one header that a browser lets a WebSocket set.
@@ -63,9 +64,19 @@ impl From<Source> for TokenSource {
 /// Finds a request's token: that of the first of `sources` that has any. Whether it is one, [`verify`](super::verify)
 /// tells; a token that is wrong does not make a later source count.
 ///
-/// `header` answers a header's value by its lower-case name; `:path` is the path with its query.
-pub fn find(sources: &[TokenSource], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    sources.iter().find_map(|source| source.find(&header(source.place.header_name())?))
+/// `header` answers a header's value by its lower-case name, of a repeated one the first; `:path` is the path with its query. `all`
+/// answers all lines of a list as one, or `None` if there is only one line.
+pub fn find(
+    sources: &[TokenSource],
+    header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+    all: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    sources.iter().find_map(|source| {
+        let name = source.place.header_name();
+        let first = header(name)?;
+        let is_list = source.place.is_in_a_list();
+        source.find(&first).or_else(|| if is_list { source.find(&all(name)?) } else { None })
+    })
 }
 
 fn without_prefix<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
@@ -81,7 +92,7 @@ mod tests {
         let mut header = |name: &str| {
             headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes().to_vec())
         };
-        find(sources, &mut header).map(|token| String::from_utf8(token).unwrap())
+        find(sources, &mut header, &mut |_| None).map(|token| String::from_utf8(token).unwrap())
     }
 
     fn bearer() -> TokenSource {

@@ -21,6 +21,8 @@ pub(crate) const NODES: [&str; 3] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 #[derive(Default)]
 pub(crate) struct Fake {
     pub(crate) headers: BTreeMap<String, String>,
+    /// What there is beside these, of headers with several lines.
+    pub(crate) lines: Vec<(String, String)>,
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
     pub(crate) keys_are_coming: bool,
     pub(crate) drawn: Cell<u8>,
@@ -51,6 +53,15 @@ impl Attributes for Fake {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         self.note(name);
         self.headers.get(name).map(|value| value.clone().into_bytes())
+    }
+
+    fn header_lines(&self, name: &str) -> Vec<Vec<u8>> {
+        self.note(format!("all {name}"));
+        self.lines
+            .iter()
+            .filter(|(found, _)| found == name)
+            .map(|(_, value)| value.clone().into_bytes())
+            .collect()
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {

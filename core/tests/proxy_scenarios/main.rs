@@ -117,7 +117,7 @@ fn a_header_with_a_token_and_a_session_is_read_once() {
     let decision = decide(&mut proxy, &attributes);
 
     assert!(matches!(decision, Decision::Route { .. }));
-    assert_eq!(attributes.take_reads(), ["cookie"]);
+    assert_eq!(attributes.take_reads(), ["cookie", "all cookie"], "the token may be in a second line");
 }
 
 #[test]
@@ -323,6 +323,47 @@ fn what_is_not_rolled_out_is_envoys() {
 
         assert_eq!(attributes.take_reads().len(), reads, "{named}");
     }
+}
+
+#[test]
+fn a_preflight_request_is_sessionless_whatever_its_rule_says() {
+    let preflight =
+        [(":method", "OPTIONS"), ("origin", "https://a.example"), ("access-control-request-method", "PUT")];
+    let sessionless = Decision::pass(Reason::NoSession);
+    for missing in [json!("reject"), json!({"issue_cookie": {"name": "sid"}})] {
+        let session = json!({"sources": [{"cookie": "sid"}], "missing": missing});
+        let mut proxy = ready(json!([{"name": "all", "pool": "nodes", "session": session}]));
+
+        assert_eq!(decide(&mut proxy, &Fake::new(&preflight)), sessionless);
+        for left_out in 0..preflight.len() {
+            let rest = preflight.iter().enumerate().filter(|(place, _)| *place != left_out);
+            let rest: Vec<(&str, &str)> = rest.map(|(_, header)| *header).collect();
+            let (request, _) = proxy.handle_request(9, None, &Fake::new(&rest));
+            assert_ne!(request.decision, Some(sessionless.clone()), "without {left_out}");
+        }
+    }
+}
+
+#[test]
+fn further_lines_are_read_only_if_the_first_has_no_id() {
+    let session = json!({"sources": [{"cookie": "sid"}]});
+    let mut proxy = ready(json!([{"name": "all", "pool": "nodes", "session": session}]));
+    let lines = [("cookie", "theme=dark"), ("cookie", "sid=alice")];
+    let lines = lines.map(|(name, value)| (name.to_owned(), value.to_owned()));
+
+    let first = Fake { lines: lines.to_vec(), ..Fake::new(&[("cookie", "sid=bob")]) };
+    let (request, _) = proxy.handle_request(1, None, &first);
+    assert_eq!(request.session.unwrap().as_bytes(), b"bob");
+    assert!(!first.take_reads().contains(&"all cookie".to_owned()));
+
+    let second = Fake { lines: lines.to_vec(), ..Fake::new(&[("cookie", "theme=dark")]) };
+    let (request, _) = proxy.handle_request(2, None, &second);
+    assert_eq!(request.session.unwrap().as_bytes(), b"alice");
+    assert_eq!(second.take_reads()[..2], ["cookie", "all cookie"]);
+
+    let absent = Fake::new(&[]);
+    proxy.handle_request(3, None, &absent);
+    assert_eq!(absent.take_reads(), ["cookie"]);
 }
 
 #[test]

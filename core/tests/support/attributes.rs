@@ -11,6 +11,10 @@ impl Attributes for Headers {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes().to_vec())
     }
 
+    fn header_lines(&self, name: &str) -> Vec<Vec<u8>> {
+        self.header(name).into_iter().collect()
+    }
+
     fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
         None
     }

@@ -75,12 +75,17 @@ async fn every_request_of_an_mcp_client_reaches_the_node_that_began_its_session(
         join_all(chunk.iter().map(|place| use_it(*place))).await;
     }
 
-    let mut pinned = 0.0;
+    let counted = async || {
+        let mut pinned = 0.0;
+        for envoy in world.envoys() {
+            pinned += learned(envoy, "pinned").await;
+        }
+        if pinned == CLIENTS as f64 { Ok(()) } else { Err(format!("{pinned} are pinned")) }
+    };
+    eventually(counted, SOON).await;
     for envoy in world.envoys() {
-        pinned += learned(envoy, "pinned").await;
         assert_eq!(learned(envoy, "state_away").await + learned(envoy, "elsewhere").await, 0.0);
     }
-    assert_eq!(pinned, CLIENTS as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +130,7 @@ async fn without_the_state_cluster_a_response_waits_no_longer_than_a_call_and_is
     fake.set_call(Call::Resolve, Reply::Silence);
     let first = client(world.envoy(0)).post("/mcp", "{}").within(Duration::from_secs(2)).send().await;
     let (id, minter) = (id_of(&first), first.node().to_owned());
-    assert_eq!(learned(world.envoy(0), "state_away").await, 1.0);
+    eventually(async || learned(world.envoy(0), "state_away").await >= 1.0, SOON).await;
     let next = client(world.envoy(0)).post("/mcp", "{}").header(MCP, &id).send().await;
     assert_eq!((next.status.as_u16(), next.node()), (200, &*minter), "this worker remembers");
 

@@ -1,7 +1,8 @@
 //! Where a session's id may stand in a request, and what is no id: always the same node for the same id.
 
-use crate::support::{placing, pool, sessions, shown};
-use berth_harness::{Request, Response, World};
+use crate::support::patience::caught_up;
+use crate::support::{SHIPPED_RING, owners, placing, pool, quick, sessions, shown};
+use berth_harness::{Builder, Request, Response, World};
 use serde_json::json;
 
 /// The places of the shipped configuration, in its order.
@@ -12,6 +13,18 @@ fn places_of(world: &World, id: &str) -> [Request; 4] {
         world.get(&format!("/ws/{id}/events?page=2")),
         world.get(&format!("/play?page=2&sid={id}")),
     ]
+}
+
+/// A world whose only session has this header, once its members are known.
+async fn placing_by(builder: Builder, name: &str, value: &str) -> World {
+    let world = quick(builder).start().await;
+    let placed = async || {
+        let answer = world.get("/").header(name, value).send().await;
+        shown(&answer, "reason") == "owner"
+    };
+    berth_harness::eventually(placed, crate::support::SOON).await;
+    caught_up(world.envoy(0)).await;
+    world
 }
 
 /// Sessions on three different nodes.
@@ -71,18 +84,62 @@ async fn first_place_with_an_id_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn percent_encoded_ids_are_the_ids_they_encode() {
+async fn ids_are_taken_as_they_are_written_and_decoded_where_that_is_asked_for() {
+    for decodes in [false, true] {
+        let builder = World::builder().nodes(5).configuration(move |json| {
+            for source in pool(json)["session"]["sources"].as_array_mut().unwrap() {
+                source["decode"] = decodes.into();
+            }
+        });
+        let world = placing(builder).await;
+        for number in 0..10 {
+            let written = format!("s%3Aa%20b%2F{number}%C3%BC");
+            let id = if decodes { format!("s:a b/{number}ü") } else { written.clone() };
+            let owner = owners(&world, SHIPPED_RING, &[id]).remove(0);
+
+            for request in places_of(&world, &written) {
+                let answer = request.send().await;
+                assert_eq!(answer.node(), owner, "{written}: {:?}", answer.received().path);
+            }
+            let path = format!("/w%73/{written}?x=1");
+            let answer = world.get(&path).send().await;
+            assert_eq!((answer.node(), answer.received().path), (&*owner, path), "sent on as it was");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_ends_at_a_semicolon_and_its_quotes_go() {
     let world = placing(World::builder().nodes(5)).await;
 
     for number in 0..10 {
-        let plain = world.get("/").header("x-session-id", format!("a b/{number}?ü")).send().await;
-        let encoded = format!("a%20b%2F{number}%3f%C3%BC");
-        for path in
-            [format!("/ws/{encoded}"), format!("/w%73/{encoded}?x=1"), format!("/?s%69d={encoded}&sid=other")]
+        let id = format!("v={number},u=alice");
+        let owner = owners(&world, SHIPPED_RING, &[&id]).remove(0);
+        for cookie in
+            [format!("sid={id}"), format!("a=b; sid=\"{id}\""), format!("prefs=a,sid=evil; sid={id}; x=y")]
         {
-            let answer = world.get(&path).send().await;
-            assert_eq!(answer.node(), plain.node(), "{path}");
-            assert_eq!(answer.received().path, path, "the node gets the path as the client sent it");
+            assert_eq!(world.get("/").header("cookie", &cookie).send().await.node(), owner, "{cookie}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_the_same_with_every_suffix_and_as_a_matrix_parameter() {
+    let builder = World::builder().nodes(5).configuration(|json| {
+        pool(json)["session"]["sources"] = json!([
+            {"cookie": "JSESSIONID", "until": "."},
+            {"matrix": "jsessionid", "until": "."}
+        ]);
+    });
+    let world = placing_by(builder, "cookie", "JSESSIONID=probe").await;
+
+    for number in 0..10 {
+        let owner = owners(&world, SHIPPED_RING, &[format!("ABC{number}")]).remove(0);
+        for suffix in ["", ".node1", ".node2", ".a.b"] {
+            let cookie = format!("a=1; JSESSIONID=ABC{number}{suffix}");
+            assert_eq!(world.get("/").header("cookie", &cookie).send().await.node(), owner, "{cookie}");
+            let path = format!("/shop/cart;jsessionid=ABC{number}{suffix}?x=1");
+            assert_eq!(world.get(&path).send().await.node(), owner, "{path}");
         }
     }
 }
@@ -152,14 +209,11 @@ async fn what_cannot_be_an_id_is_none() {
     let before = world.envoy(0).metric("berth_requests_total", &[("outcome", "sessionless")]).await;
 
     assert_eq!(world.get(&format!("/?sid={longest}")).send().await.node(), at_home);
-    assert_eq!(world.get(&format!("/?sid={}", "%78".repeat(512))).send().await.node(), at_home);
     let too_long = "x".repeat(513);
     let mut refused = places_of(&world, &too_long).to_vec();
     refused.push(world.get("/").header("sec-websocket-protocol", format!("session.{too_long}")));
-    for id in ["", "%00", "a%0d%0ab", "a%1fb", "a%7Fb", "%20"] {
-        refused.push(world.get(&format!("/ws/{id}")));
-        refused.push(world.get(&format!("/?sid={id}")));
-    }
+    refused.push(world.get("/ws/"));
+    refused.push(world.get("/?sid="));
     refused.push(world.get("/").header("x-session-id", "a\tb"));
     let count = refused.len();
     for request in refused {
@@ -186,10 +240,15 @@ async fn first_of_repeated_headers_and_cookies_names_the_session() {
         assert_eq!(cookies.send().await.node(), node_b, "HTTP/2: {http2}");
     }
 
-    // HTTP/2 lets a client split its cookies (RFC 9113, section 8.2.3), and Envoy joins them. HTTP/1 does not, and
-    // Envoy shows a filter the first header alone.
-    let split =
-        |request: Request| request.header("cookie", "theme=dark").header("cookie", format!("sid={a}"));
-    assert_eq!(split(world.get("/").http2()).send().await.node(), node_a);
-    assert_sessionless(&split(world.get("/")).send().await);
+    // HTTP/2 lets a client split its cookies (RFC 9113, section 8.2.3), and Envoy joins them. Over HTTP/1.1 it does not.
+    for http2 in [false, true] {
+        let get = || if http2 { world.get("/").http2() } else { world.get("/") };
+        let split = get().header("cookie", "theme=dark").header("cookie", format!("sid={a}"));
+        assert_eq!(split.send().await.node(), node_a, "HTTP/2: {http2}");
+        let offered = get().header("sec-websocket-protocol", "chat");
+        let offered = offered.header("sec-websocket-protocol", format!("session.{b}"));
+        assert_eq!(offered.send().await.node(), node_b, "HTTP/2: {http2}");
+        let none = get().header("cookie", "theme=dark").header("cookie", "lang=en");
+        assert_sessionless(&none.send().await);
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::{placing, pool, sessions, shown};
 use berth_harness::{Response, World};
 use futures_util::{StreamExt, stream};
+use hyper::Method;
 use serde_json::json;
 
 /// Requests under way at once.
@@ -124,4 +125,21 @@ async fn reject_says_where_the_session_is_expected() {
     assert_eq!(requests(), before, "no node received a request");
     let nodes = world.nodes_of(&sessions(20)).await;
     assert_eq!(world.nodes_of(&sessions(20)).await, nodes, "sessions are served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_request_is_sessionless_whatever_becomes_of_others() {
+    for missing in [json!("reject"), json!({"issue_cookie": {"name": "sid"}})] {
+        let is_rejected = missing == "reject";
+        let builder =
+            World::builder().configuration(move |json| pool(json)["session"]["missing"] = missing.clone());
+        let world = placing(builder).await;
+        let options = || world.request(Method::OPTIONS, "/").header("origin", "https://example.com");
+
+        let preflight = options().header("access-control-request-method", "POST").send().await;
+        assert_eq!((preflight.status.as_u16(), shown(&preflight, "outcome")), (200, "sessionless"));
+        assert_eq!(preflight.header("set-cookie"), None);
+        let other = options().send().await;
+        assert_eq!((other.status == 400, other.header("set-cookie").is_some()), (is_rejected, !is_rejected));
+    }
 }
