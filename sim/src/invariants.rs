@@ -324,7 +324,8 @@ impl Checks {
         let node = snapshot.and_then(|view| placement.nodes(view).next()).map(|node| node.name.clone());
         let Some(node) = node else { return };
         let is_pinned = placement.reason == Reason::Pin && placement.outcome != Outcome::Ring;
-        if is_pinned {
+        // A request that goes on without an answer carries what is known already.
+        if is_pinned || notice.is_some() {
             self.check_notice(key, &node, notice.as_ref(), at);
         }
         let owner = store.session(key, at.time).map(|reply| reply.node.to_string());
