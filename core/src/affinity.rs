@@ -18,6 +18,7 @@
 
 mod call;
 mod ends;
+mod held;
 mod learn;
 mod lookup;
 mod notices;
@@ -53,10 +54,11 @@ pub use learn::Minted;
 pub use release::Release;
 
 use ends::Ends;
+use held::Held;
 use learn::Unclaimed;
 use lookup::Lookup;
 use notices::Notices;
-use refresh::{Held, Refresh};
+use refresh::Refresh;
 use release::Releases;
 use touches::Touches;
 

@@ -6,6 +6,8 @@ use berth_core::wire::SessionKey;
 
 /// The one pool.
 pub const POOL: &str = "nodes";
+/// How many calls of lookups a proxy may have under way at once.
+pub const MAX_CALLS: usize = 8;
 /// The path of the metadata with the claims of a token that Envoy has verified.
 const CLAIMS: [&str; 4] = ["metadata", "filter_metadata", "envoy.filters.http.jwt_authn", "mesh"];
 
@@ -174,10 +176,9 @@ impl Attributes for AnswerAtNow<'_> {
 /// The configuration of each proxy. Times are short, so that a run sees all of them pass.
 #[must_use]
 pub fn configuration(max_pins: usize) -> String {
-    let max_calls = crate::fleet::MAX_CALLS;
     format!(
         r#"{{"v": 1, "poll_interval": "1s",
-        "state": {{"cluster": "berth_state", "timeout": "50ms", "max_calls": {max_calls}, "max_pins": {max_pins}}},
+        "state": {{"cluster": "berth_state", "timeout": "50ms", "max_calls": {MAX_CALLS}, "max_pins": {max_pins}}},
         "jwt_providers": [{{"name": "mesh", "on_invalid": "reject", "verified_upstream": {{"payload_in_metadata": "mesh"}}}}],
         "pools": [{{"name": "nodes", "cluster": "nodes", "session": {{"sources": [{{"header": "x-session"}}]}},
             "ring": {{"algorithm": "ring_hash", "virtual_nodes": 16}},

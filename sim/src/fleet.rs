@@ -19,7 +19,7 @@ use berth_core::roster::Roster;
 use berth_core::time::Millis;
 use berth_core::wire::{ApiRequest, Cursor};
 
-use crate::clients::{Answer, Headers};
+use crate::clients::{Answer, Headers, MAX_CALLS};
 use crate::mutants::Mutant;
 use crate::random::Random;
 
@@ -28,8 +28,6 @@ const POLL_INTERVAL: Millis = Millis(1_000);
 const FAST_TICK: u64 = 10;
 const TICK: u64 = 100;
 const BLIND_AFTER: Millis = Millis(30_000);
-/// How many calls of lookups may be under way at once; the configuration says so.
-pub const MAX_CALLS: usize = 8;
 /// Beside lookups: a touch, a refresh, sixteen ends, and three of the feed.
 pub const MOST_CALLS: usize = MAX_CALLS + 1 + 1 + 16 + 3;
 

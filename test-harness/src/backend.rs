@@ -5,6 +5,7 @@
 //! WebSocket and unary gRPC are answered on the same port.
 
 mod answer;
+mod body;
 mod minting;
 
 use std::collections::BTreeSet;

@@ -6,8 +6,9 @@
 
 use std::rc::Rc;
 
+use super::held::Held;
 use super::lookup::Lookup;
-use super::refresh::{Held, is_uncertain};
+use super::refresh::is_uncertain;
 use super::release::Settled;
 use super::{Affinity, Terms};
 use crate::event::{Counter, Learned, Outcome};

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::refresh::Held;
+use super::held::Held;
 use super::{Affinity, Terms};
 use crate::attributes::Attributes;
 use crate::owners::Standing;

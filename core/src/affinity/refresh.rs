@@ -5,6 +5,7 @@
 //! the worker says where such sessions are. The question claims what no node has, and moves nothing; no request waits for
 //! the answer.
 
+use super::held::Held;
 use super::reply::Reported;
 use super::{Affinity, BATCH, believed_until};
 use crate::owners::Standing;
@@ -15,15 +16,6 @@ use crate::wire::{ResolveReply, SessionAsk, SessionKey};
 
 /// Sessions that wait for their refresh; more have their next turn.
 const MAX_UNCERTAIN: usize = 10_000;
-
-/// A session that a request under way holds in use.
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) key: PinKey,
-    pub(super) ttl: Option<Millis>,
-    pub(super) ends: Option<Millis>,
-    pub(super) created: Option<Millis>,
-}
 
 /// The refreshes of one pool.
 #[derive(Debug, Default)]

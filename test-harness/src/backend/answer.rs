@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version, header};
@@ -18,11 +17,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::body::{Answer, Failure, plain, whole};
 use super::{Mode, Shared, minting};
-
-pub(super) type Answer = Response<BoxBody<Bytes, Failure>>;
-/// A handler that fails has its connection closed, or its stream reset.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) async fn answer(
     request: Request<Incoming>,
@@ -172,16 +168,6 @@ fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     });
     shared.websockets.lock().unwrap().push(task.abort_handle());
     answer
-}
-
-pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(whole(body.into()).boxed());
-    *answer.status_mut() = status;
-    answer
-}
-
-fn whole(body: Bytes) -> impl hyper::body::Body<Data = Bytes, Error = Failure> {
-    Full::new(body).map_err(|never| match never {})
 }
 
 fn is(request: &Request<Incoming>, name: HeaderName, start: &str) -> bool {

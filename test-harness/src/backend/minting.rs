@@ -17,7 +17,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Shared;
-use super::answer::{Answer, plain};
+use super::body::{Answer, plain};
 
 const ID_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 const COOKIE: &str = "JSESSIONID";
