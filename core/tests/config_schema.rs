@@ -10,6 +10,7 @@ use serde_json::Value;
 /// Bad configurations that the schema lets pass, and why it must.
 const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("cookie-that-no-source-reads", "compares a name with those of the sources"),
+    ("cookie-that-nodes-set-and-berth-too", "compares a name with those of the sources"),
     ("cooldown-above-its-maximum", "compares two durations"),
     (
         "jwt-keys-that-only-look-right",

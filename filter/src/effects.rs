@@ -126,7 +126,7 @@ fn show(request: &Request, response: &Response) {
         Some(Decision::Pass { reason, would }) => (Outcome::Sessionless, *reason, would.as_deref()),
         Some(Decision::Bypass | Decision::Reply(_)) | None => return,
     };
-    let reason = if response.has_learned { Reason::Learned } else { reason };
+    let reason = if response.waits { Reason::Learned } else { reason };
     let mut value = format!("outcome={}; ", outcome.name()).into_bytes();
     if let Some(node) = &response.node {
         value.extend_from_slice(b"node=");

@@ -186,7 +186,7 @@ impl Affinity {
         loop {
             let ending = self.ends.next()?;
             // The pin that the call would end is the new session's.
-            if self.has_begun_again(&ending, now) {
+            if ending.is_late(now) && self.has_begun_again(&ending, now) {
                 continue;
             }
             let request = ApiRequest::end(self.config.pool.as_str(), ending.key, ending.ago(now));

@@ -14,6 +14,8 @@ use crate::wire::{MAX_ENDED_AGO, SessionKey};
 const CALLS: usize = 16;
 /// An end that failed so often is left to the pin's time to live.
 const TRIES: u8 = 10;
+/// The first report goes out with the next tick. One that is this old was held up.
+const LATE: Millis = Millis(500);
 /// Ends that wait while the state service is away; the oldest are left to their time to live.
 const MAX_QUEUED: usize = 10_000;
 
@@ -38,6 +40,11 @@ impl Ending {
     /// True if it was reported before, without success as far as this worker knows.
     pub(super) fn is_repeated(&self) -> bool {
         self.tries > 0
+    }
+
+    /// True if requests of a new session may have come since. Within a tick or two they are the old one's last.
+    pub(super) fn is_late(&self, now: Millis) -> bool {
+        self.is_repeated() || LATE.is_over(self.at, now)
     }
 
     /// How long ago the session ended, as a call that is made now says it. If an earlier call did reach the store, a newer

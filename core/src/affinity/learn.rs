@@ -10,13 +10,13 @@ use super::held::Held;
 use super::lookup::Lookup;
 use super::refresh::is_uncertain;
 use super::release::Settled;
-use super::{Affinity, Terms};
+use super::{Affinity, PAUSE, Terms};
 use crate::event::{Counter, Learned, Outcome};
 use crate::owners::PROVISIONAL;
 use crate::pins::{InUseHandle, Kind, Lookup as Known, Pin, PinKey};
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
-use crate::time::Millis;
+use crate::time::{Millis, Timer};
 use crate::wire::{SessionAsk, SessionKey};
 
 /// Sessions that are yet to be claimed; of more, later requests say where they are.
@@ -35,38 +35,69 @@ pub struct Minted<'m> {
     pub terms: &'m Terms,
     /// The address of the node that answered.
     pub node: &'m [u8],
+    /// The route led to the pool's cluster: if the node is not known here, it has just joined.
+    pub is_pools: bool,
 }
 
 /// What was minted in an outage.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Unclaimed(Vec<(Held, Millis)>);
+#[derive(Debug, Clone)]
+pub(super) struct Unclaimed {
+    sessions: Vec<(Held, Millis)>,
+    /// When they are to be claimed again.
+    next: Timer,
+}
+
+impl Default for Unclaimed {
+    fn default() -> Self {
+        Self { sessions: Vec::new(), next: Timer::new(PAUSE) }
+    }
+}
 
 impl Affinity {
     /// A response names a session that its node minted, which is in use from now on until [`Self::handle_gone`]. True if the
     /// response waits for a [`Release`](super::Release), which may be there already. `None` if no node of the pool answered.
     pub fn handle_minted(&mut self, minted: &Minted<'_>, now: Millis) -> Option<(bool, InUseHandle)> {
-        let Minted { stream, id, terms, node } = *minted;
-        let snapshot = self.snapshot.clone()?;
-        let index = snapshot.nodes.iter().position(|known| known.address.as_bytes() == node)?;
-        let name = snapshot.nodes.get(index)?.name.clone();
+        let Minted { stream, id, terms, node, is_pools } = *minted;
+        let snapshot = self.snapshot.clone();
+        if snapshot.as_ref().is_some_and(|snapshot| snapshot.unsupported) {
+            return None;
+        }
+        let nodes = snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.nodes);
+        let index = nodes.iter().position(|known| known.address.as_bytes() == node);
+        let (name, candidates) = match index.and_then(|index| Some((index, nodes.get(index)?))) {
+            Some((index, known)) => (known.name.clone(), self.owners.names(&[index])),
+            None if is_pools => {
+                let address = std::str::from_utf8(node).ok()?;
+                (address.to_owned(), vec![address.parse().ok()?])
+            }
+            None => return None,
+        };
         let key = self.pins.key(id.as_bytes());
         let held = Held { key, ttl: terms.session.ttl, ends: terms.ends, created: terms.created };
         let handle = self.in_use.enter(held.clone());
+        let session = SessionKey::new(self.config.pool.as_str(), id.as_bytes());
+        let Some(snapshot) = snapshot else {
+            let learned = self.remember_minted(key, session, &name, &held, now);
+            self.count(Counter::Learned(learned));
+            return Some((false, handle));
+        };
         let known = match self.pins.get(key, now) {
-            Known::Fresh(pin) if pin.kind != Kind::Provisional => self.pins.member(pin.node),
+            Known::Fresh(pin) if pin.kind != Kind::Provisional => self.usable(&pin, &snapshot),
             _ => None,
         };
-        if known == Some(index) {
+        if known.is_some() {
+            if known != index {
+                self.count(Counter::Learned(Learned::Elsewhere));
+            }
             return Some((false, handle));
         }
-        let pool = self.config.pool.as_str();
-        let session = SessionKey::new(pool, id.as_bytes());
         let ask = SessionAsk {
-            strict: terms.is_strict,
+            // A pin that names another node stays, whatever is thought of that node's health.
+            strict: true,
             ttl_ms: terms.session.ttl.map(|ttl| ttl.0),
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
-            ..SessionAsk::new(session, self.owners.names(&[index]), Vec::new())
+            ..SessionAsk::new(session, candidates, Vec::new())
         };
         let lookup = Lookup {
             id: id.clone(),
@@ -94,41 +125,67 @@ impl Affinity {
     ) {
         let learned = match settled {
             Some(settled) => {
-                let owner = settled.index.and_then(|index| snapshot.nodes.get(index));
                 // The others of this session find it so.
                 settled.outcome = Outcome::Found;
-                if owner.is_some_and(|owner| owner.name == *minter) {
-                    Learned::Pinned
-                } else {
-                    Learned::Elsewhere
+                let owner = settled.index.and_then(|index| snapshot.nodes.get(index));
+                match owner {
+                    Some(owner) if owner.name == *minter => Learned::Pinned,
+                    // It is not known here yet.
+                    None if settled.node.as_str() == minter => Learned::Pinned,
+                    _ => Learned::Elsewhere,
                 }
             }
-            // What it knew before comes from the state service.
-            None if self.is_settled(own.key, now) => Learned::Elsewhere,
-            None => {
-                let (node, expires, kind) = (minter.as_str(), now + PROVISIONAL, Kind::Provisional);
-                let pin = Pin { node, version: 0, expires, kind, session_version: 0 };
-                self.pins.insert(own.key, own.ask.key.into(), pin);
-                if self.unclaimed.0.len() < MAX_UNCLAIMED {
-                    self.unclaimed.0.push((held.clone(), now));
-                }
-                Learned::StateAway
-            }
+            None => self.remember_minted(own.key, own.ask.key, minter, held, now),
         };
         self.count(Counter::Learned(learned));
     }
 
-    fn is_settled(&mut self, key: PinKey, now: Millis) -> bool {
-        match self.pins.get(key, now) {
-            Known::Fresh(pin) | Known::Stale(pin) => pin.kind != Kind::Provisional,
-            Known::Absent => false,
+    /// Without an answer: the node is remembered here, and claimed later. What was known of the session before comes from the state
+    /// service, or from the node that minted it first.
+    fn remember_minted(
+        &mut self,
+        key: PinKey,
+        session: SessionKey,
+        node: &str,
+        held: &Held,
+        now: Millis,
+    ) -> Learned {
+        let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, now) else {
+            return self.remember_new(key, session, node, held, now);
+        };
+        if before.version == 0 {
+            return self.remember_new(key, session, node, held, now);
         }
+        if self.pins.name(before.node) == Some(node) { Learned::StateAway } else { Learned::Elsewhere }
+    }
+
+    fn remember_new(
+        &mut self,
+        key: PinKey,
+        session: SessionKey,
+        node: &str,
+        held: &Held,
+        now: Millis,
+    ) -> Learned {
+        // The version that the claim will make of it: unlike a place that the ring gave, this one is sure.
+        let pin =
+            Pin { node, version: 1, expires: now + PROVISIONAL, kind: Kind::Provisional, session_version: 0 };
+        self.pins.insert(key, session.into(), pin);
+        let sessions = &mut self.unclaimed.sessions;
+        if sessions.len() < MAX_UNCLAIMED && sessions.iter().all(|(other, _)| other.key != key) {
+            sessions.push((held.clone(), now));
+        }
+        Learned::StateAway
     }
 
     /// Has the next refresh claim what was minted in an outage.
     pub(super) fn note_unclaimed(&mut self, now: Millis) {
         let Self { unclaimed, pins, refresh, .. } = self;
-        unclaimed.0.retain(|(held, since)| {
+        if unclaimed.sessions.is_empty() || !unclaimed.next.is_due(now) {
+            return;
+        }
+        unclaimed.next.set(now, PAUSE);
+        unclaimed.sessions.retain(|(held, since)| {
             let is_due = !CLAIM_WITHIN.is_over(*since, now) && is_uncertain(pins, held.key, now);
             if is_due {
                 refresh.note(held);

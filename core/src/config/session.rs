@@ -94,6 +94,14 @@ pub(super) fn read_session(
     let names = elements.iter().filter_map(|(_, source)| source.get("cookie").and_then(Value::as_str));
     let cookies = all_read.then(|| names.collect::<Vec<_>>());
     let missing = read_missing(&mut fields, cookies.as_deref(), faults);
+    let issued = value.pointer("/missing/issue_cookie/name");
+    let is_minted =
+        |element: &Value| element.get("learn") == Some(&Value::Bool(true)) && element.get("cookie") == issued;
+    if issued.is_some() && elements.iter().any(|(_, element)| is_minted(element)) {
+        let message = "is a cookie that nodes set themselves: a client would keep only one of the two. Leave out learn, or \
+                       missing";
+        faults.add(&path_of(&path_of(&fields.path_of("missing"), "issue_cookie"), "name"), message);
+    }
     let ttl = fields.duration("ttl", Millis(MIN_TTL)..=Millis(MAX_TTL), faults);
     let max_age = fields.duration("max_age", MAX_AGE, faults);
     let choices = [("accept", Superseded::Accept), ("reject", Superseded::Reject)];

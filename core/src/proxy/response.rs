@@ -25,9 +25,7 @@ pub struct Response {
     pub retry_after: bool,
     /// What is to be put into the record of failures that all workers share.
     pub verdicts: Vec<Verdict>,
-    /// It began a session, whose id its node minted.
-    pub has_learned: bool,
-    /// It waits for a release of its pool's engine, which may be there already.
+    /// It began a session, whose id its node minted, and waits for a release of its pool's engine, which may be there already.
     pub waits: bool,
 }
 
@@ -141,11 +139,14 @@ impl Proxy {
         }
         let node = response.node.take().or_else(|| upstream_address(attributes));
         if let Some(node) = &node
-            && let Some(engine) = self.pools.get_mut(config.pool).and_then(|pool| pool.engine.as_mut())
+            && let Some(pool) = self.pools.get_mut(config.pool)
+            && let Some(engine) = &mut pool.engine
         {
-            let minted = Minted { stream, id: &id, terms: &terms(&config, History::default()), node };
+            let is_pools = is_routed_to(&pool.config.membership, attributes);
+            let terms = terms(&config, History::default());
+            let minted = Minted { stream, id: &id, terms: &terms, node, is_pools };
             if let Some((waits, handle)) = engine.handle_minted(&minted, attributes.now()) {
-                (response.has_learned, response.waits) = (true, waits);
+                response.waits = waits;
                 request.minted = Some(handle);
             }
         }
@@ -194,7 +195,10 @@ impl Proxy {
 fn is_placed(request: &Request) -> bool {
     match &request.decision {
         Some(Decision::Route { .. } | Decision::Fallback { .. }) => true,
-        Some(Decision::Pass { reason, .. }) => matches!(reason, Reason::NoSession | Reason::TokenRefused),
+        Some(Decision::Pass { reason, .. }) => {
+            // Whether the new id is among those that Berth is switched on for is asked by itself.
+            matches!(reason, Reason::NoSession | Reason::TokenRefused | Reason::NotRolledOut)
+        }
         Some(Decision::Reply(_) | Decision::Bypass) | None => false,
     }
 }

@@ -3,10 +3,10 @@
 //! The counterpart of [`Source`] for responses. A node that begins a session says its id in a response header, or in a
 //! cookie that it sets. A cookie that it takes away begins nothing.
 
+use super::SessionId;
 use super::expiry;
 use super::extract::{trim, unquoted};
 use super::source::{Part, Place, Source};
-use super::{SessionId, usable};
 use crate::attributes::ResponseHeaders;
 use crate::time::Millis;
 
@@ -32,8 +32,10 @@ impl LearnSource {
             // Clients keep the last of a name. A deletion beside it is of the same name at another path or domain.
             Place::Cookie(name) => {
                 let lines = response.set_cookies();
-                let kept = lines.iter().rev().find_map(|line| cookie_kept(line, name, now))?;
-                SessionId::new(self.0.read(kept).into_owned())
+                lines
+                    .iter()
+                    .rev()
+                    .find_map(|line| SessionId::new(self.0.read(cookie_kept(line, name, now)?).into_owned()))
             }
             _ => None,
         }
@@ -57,7 +59,7 @@ fn cookie_kept<'l>(line: &'l [u8], name: &str, now: &dyn Fn() -> Millis) -> Opti
     if key != name.as_bytes() {
         return None;
     }
-    let id = usable(unquoted(value?))?;
+    let id = unquoted(value?);
     let (mut max_age, mut expires) = (None, None);
     for (key, value) in parts.map(pair) {
         let value = value.unwrap_or_default();
@@ -68,7 +70,7 @@ fn cookie_kept<'l>(line: &'l [u8], name: &str, now: &dyn Fn() -> Millis) -> Opti
         }
     }
     let is_deleted = max_age.unwrap_or_else(|| expires.is_some_and(|expires| expires <= now()));
-    (!is_deleted).then_some(id)
+    (!is_deleted && !id.is_empty()).then_some(id)
 }
 
 /// A name and a value around `=`, without blanks.
@@ -89,6 +91,7 @@ fn is_over(seconds: &[u8]) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::Reading;
     use super::*;
 
     /// A response with these headers.
@@ -171,6 +174,16 @@ mod tests {
             ("set-cookie", "sid=; Path=/old; Max-Age=0"),
         ];
         assert_eq!(learned(&source, lines).as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn a_long_value_names_its_beginning() {
+        let source = Source::cookie("sid").unwrap();
+        let source = source.read_as(Reading { decode: true, until: Some(".".to_owned()) });
+        let line = format!("sid=s%3Aabc.{}; Path=/", "x".repeat(2_000));
+
+        let lines = Box::leak(Box::new([("set-cookie", &*Box::leak(line.into_boxed_str()))]));
+        assert_eq!(learned(&source, lines).as_deref(), Some("s:abc"));
     }
 
     #[test]

@@ -259,10 +259,11 @@ impl Worker {
         let (Some(name), Some("on"), Some(node)) = (name, on, node) else {
             return Err("say which session is minted on which node".to_owned());
         };
-        let mut session = session();
+        let (mut session, mut is_pools) = (session(), false);
         for word in words {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("ttl", ttl) => session.ttl = Some(duration(ttl)?),
+                ("routed", "") => is_pools = true,
                 _ => return Err(format!("{word:?} says nothing of a response")),
             }
         }
@@ -277,7 +278,7 @@ impl Worker {
         };
         let number = self.next_stream;
         self.next_stream += 1;
-        let minted = Minted { stream: number, id: &id, terms: &terms, node: node.as_bytes() };
+        let minted = Minted { stream: number, id: &id, terms: &terms, node: node.as_bytes(), is_pools };
         let Some((waits, handle)) = self.engine.handle_minted(&minted, self.now) else {
             return Ok(vec![format!("{node} is no node of the pool")]);
         };
