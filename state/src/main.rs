@@ -1,4 +1,5 @@
 //! The `berth` command. Each subcommand is a module; this file only picks one.
+mod check;
 mod format;
 mod operator;
 mod ring;
@@ -20,6 +21,7 @@ struct Berth {
 enum Command {
     Serve(berth_state::settings::CommandLine),
     Ring(Box<ring::Arguments>),
+    Check(check::Arguments),
     #[command(flatten)]
     Operator(Box<operator::Command>),
 }
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     match Berth::parse().command {
         Command::Serve(command_line) => serve::run(&command_line),
         Command::Ring(arguments) => ring::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Operator(command) => operator::run(&command),
     }
 }

@@ -79,9 +79,9 @@ fn inspect_tells_what_a_sessions_token_says() {
         "node     10.0.0.1:80",
         "session  version 3",
         &former,
-        "created  6",
-        "idle ttl 900.000s",
-        "ends     in 3",
+        "created  1m0",
+        "idle ttl 15m00s",
+        "ends     in 59m",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

@@ -16,7 +16,7 @@ pub(super) fn nodes(records: &[NodeRecord]) -> String {
         let weight = record.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
         let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now_ms())) {
             None | Some(0) => "-".to_owned(),
-            Some(left) => format!("{}s", left.div_ceil(1000)),
+            Some(left) => duration(left),
         };
         let boot_id = record.boot_id.as_deref().unwrap_or("-");
         let note = record.note.as_deref().map(|note| format!("  {note}")).unwrap_or_default();
@@ -49,16 +49,16 @@ pub(super) fn session(session: &SessionReply) -> String {
         line("alias of", former.to_string());
     }
     if let Some(created) = session.created_ms {
-        line("created", format!("{} ago", seconds(now_ms().saturating_sub(created))));
+        line("created", format!("{} ago", duration(now_ms().saturating_sub(created))));
     }
-    line("age", seconds(session.age_ms));
-    line("here for", seconds(session.owned_ms));
-    line("expires", format!("in {} unless used", seconds(session.ttl_ms)));
+    line("age", duration(session.age_ms));
+    line("here for", duration(session.owned_ms));
+    line("expires", format!("in {} unless used", duration(session.ttl_ms)));
     if let Some(idle) = session.idle_ttl_ms {
-        line("idle ttl", seconds(idle));
+        line("idle ttl", duration(idle));
     }
     if let Some(ends) = session.ends_ms {
-        line("ends", format!("in {} even if used", seconds(ends.saturating_sub(now_ms()))));
+        line("ends", format!("in {} even if used", duration(ends.saturating_sub(now_ms()))));
     }
     for (position, happened) in session.events.iter().enumerate() {
         line(if position == 0 { "changes" } else { "" }, event(happened).trim_end().to_owned());
@@ -78,6 +78,9 @@ pub(super) fn event(event: &Event) -> String {
     word("node", event.node.as_ref().map(|node| node.to_string()));
     word("from", event.from.as_ref().map(|node| node.to_string()));
     word("state", event.record.as_ref().map(|record| record.state.name().to_owned()));
+    let cooldown = event.record.as_ref().and_then(|record| record.cooldown_until_ms);
+    let left = cooldown.and_then(|until| until.checked_sub(event.time_ms)).filter(|left| *left > 0);
+    word("cooldown", left.map(duration));
     word("version", event.version.map(|version| version.to_string()));
     word("session_version", event.session_version.map(|version| version.to_string()));
     word("reason", Some(event.reason.name().to_owned()));
@@ -87,8 +90,15 @@ pub(super) fn event(event: &Event) -> String {
     text
 }
 
-fn seconds(ms: u64) -> String {
-    format!("{}.{:03}s", ms / 1000, ms % 1000)
+/// In the two largest units that it has.
+fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0) => format!("{ms}ms"),
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+        (hours, minutes, _) => format!("{hours}h{minutes:02}m"),
+    }
 }
 
 fn now_ms() -> u64 {
@@ -100,4 +110,25 @@ fn now_ms() -> u64 {
 fn utc(ms: u64) -> String {
     let seconds = ms / 1000;
     format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, ms % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_shown_in_its_two_largest_units() {
+        for (ms, shown) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1_000, "1s"),
+            (59_999, "59s"),
+            (60_000, "1m00s"),
+            (1_799_534, "29m59s"),
+            (3_600_000, "1h00m"),
+            (2_592_000_000, "720h00m"),
+        ] {
+            assert_eq!(duration(ms), shown);
+        }
+    }
 }

@@ -186,6 +186,7 @@ async fn prometheus_shows_metrics_with_their_labels() {
         ("berth_dropped_total", BTreeSet::from(["pool", "reason"])),
         ("berth_ended_total", BTreeSet::from(["pool"])),
         ("berth_leader_changes_total", BTreeSet::from(["pool"])),
+        ("berth_learned_total", BTreeSet::from(["pool", "result"])),
         ("berth_membership_age_seconds", BTreeSet::from(["pool"])),
         ("berth_nodes", BTreeSet::from(["pool", "state"])),
         ("berth_panic", BTreeSet::from(["pool"])),
