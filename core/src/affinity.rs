@@ -524,6 +524,14 @@ impl Affinity {
         self.pins.member(pin.node).filter(|index| snapshot.may_serve(*index))
     }
 
+    /// Where the session was last, as far as this worker knows, however long ago.
+    fn any_pin(&mut self, key: PinKey, now: Millis) -> Option<Pin> {
+        match self.pins.get(key, now) {
+            Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
+            Known::Absent => None,
+        }
+    }
+
     /// True if the pin's node vanished together with many others and may be back soon.
     fn is_held(&self, pin: &Pin, snapshot: &Snapshot) -> bool {
         !snapshot.held.is_empty() && self.pins.name(pin.node).is_some_and(|name| snapshot.is_held(name))

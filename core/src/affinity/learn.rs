@@ -150,23 +150,10 @@ impl Affinity {
         held: &Held,
         now: Millis,
     ) -> Learned {
-        let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, now) else {
-            return self.remember_new(key, session, node, held, now);
-        };
-        if before.version == 0 {
-            return self.remember_new(key, session, node, held, now);
+        if let Some(before) = self.any_pin(key, now).filter(|pin| pin.version > 0) {
+            let is_same = self.pins.name(before.node) == Some(node);
+            return if is_same { Learned::StateAway } else { Learned::Elsewhere };
         }
-        if self.pins.name(before.node) == Some(node) { Learned::StateAway } else { Learned::Elsewhere }
-    }
-
-    fn remember_new(
-        &mut self,
-        key: PinKey,
-        session: SessionKey,
-        node: &str,
-        held: &Held,
-        now: Millis,
-    ) -> Learned {
         // The version that the claim will make of it: unlike a place that the ring gave, this one is sure.
         let pin =
             Pin { node, version: 1, expires: now + PROVISIONAL, kind: Kind::Provisional, session_version: 0 };

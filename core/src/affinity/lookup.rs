@@ -6,7 +6,7 @@ use super::held::Held;
 use super::{Affinity, Terms};
 use crate::attributes::Attributes;
 use crate::owners::Standing;
-use crate::pins::{Lookup as Known, PinKey};
+use crate::pins::PinKey;
 use crate::placement;
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
@@ -75,10 +75,7 @@ impl Affinity {
         let previous = terms.previous.clone().or_else(by_header);
         let previous = previous.filter(|previous| previous != id);
         let former = previous.as_ref().map(|previous| self.pins.key(previous.as_bytes()));
-        let known = [Some(key), former].map(|key| match self.pins.get(key?, now) {
-            Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
-            Known::Absent => None,
-        });
+        let known = [Some(key), former].map(|key| self.any_pin(key?, now));
         let usable = known.into_iter().flatten().find_map(|pin| self.usable(&pin, snapshot));
         if let Some(last) = usable {
             indexes.retain(|index| *index != last);
@@ -126,8 +123,7 @@ impl Affinity {
 impl Affinity {
     /// The token version that this worker knows of a session, if it has any.
     fn known_version(&mut self, key: PinKey, now: Millis) -> Option<u32> {
-        let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(key, now) else { return None };
-        Some(pin.session_version).filter(|version| *version > 0)
+        Some(self.any_pin(key, now)?.session_version).filter(|version| *version > 0)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::coalescer::{Join, Released};
 use crate::decision::{Decision, Notice};
 use crate::event::{Counter, Outcome, Reason};
 use crate::owners::{PROVISIONAL, Standing};
-use crate::pins::{Kind, Lookup as Known, Pin, PinKey, WireKey};
+use crate::pins::{Kind, Pin, PinKey, WireKey};
 use crate::placement::{self, NoPlacement, Placement};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
@@ -225,13 +225,5 @@ impl Affinity {
             self.pins.insert(own.key, own.ask.key.into(), pin);
         }
         (Ok(if is_strict { placement.strictly() } else { placement }), notice)
-    }
-
-    /// Where the session was last, as far as this worker knows.
-    fn any_pin(&mut self, key: PinKey, now: Millis) -> Option<Pin> {
-        match self.pins.get(key, now) {
-            Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
-            Known::Absent => None,
-        }
     }
 }
