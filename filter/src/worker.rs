@@ -4,8 +4,11 @@
 //! It carries out what the proxy says: applies decisions to released requests, makes calls, publishes what all VMs of this
 //! Envoy are to know. It decides nothing.
 
+mod attributes;
 mod failures;
+mod feeds;
 mod issuers;
+mod link;
 mod members;
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -13,22 +16,21 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use berth_core::affinity::{Affinity, Event, Release};
-use berth_core::attributes::{Attributes, ResponseHeaders};
 use berth_core::call::{CallFailure, Caller};
-use berth_core::config::{Config, HashKey, Membership, StateCluster};
+use berth_core::config::{Config, HashKey, StateCluster};
 use berth_core::event::{BYPASSED_STAT, Counter, RuleResult};
-use berth_core::feed::{Feed, FeedReply, Publication};
+use berth_core::feed::Feed;
 use berth_core::pending::Waited;
 use berth_core::proxy::{Pool, Progress, Proxy, Request, TOKEN_RESULTS};
 use berth_core::time::Millis;
-use berth_core::wire::NodeRecord;
 
 use crate::effects::{self, Effects};
 use crate::host;
-use crate::metrics::{Metrics, PoolMetrics, rule_metrics, token_metrics};
-use crate::shared::{ChangesKey, FailuresKey, RosterKey};
+use crate::metrics::{Metrics, rule_metrics, token_metrics};
 
+use attributes::Here;
 use issuers::IssuerLink;
+pub(crate) use link::Link;
 
 /// The time between ticks while requests wait: what is queued goes out, and what is overdue goes on, with the next one.
 const FAST_TICK: Millis = Millis(10);
@@ -52,19 +54,6 @@ pub(crate) struct Worker {
     has_served: Cell<bool>,
 }
 
-/// What connects a pool of this VM with that of the other VMs.
-pub(crate) struct Link {
-    /// The cluster that Envoy is asked about; `None` for members of the configuration.
-    pub(crate) cluster: Option<String>,
-    pub(crate) roster: RosterKey,
-    failures: FailuresKey,
-    changes: Option<ChangesKey>,
-    pub(crate) metrics: PoolMetrics,
-    hash_key: HashKey,
-    /// What has been said of the cluster, and is not said again.
-    warned: Cell<[bool; 2]>,
-}
-
 /// A stream is paused once at a time.
 enum Paused {
     /// Its request, which is yet to be decided.
@@ -79,9 +68,6 @@ enum Own<'r> {
     /// With whether it waits.
     Response(u32, &'r mut bool),
 }
-
-/// The attributes of the request in the effective context.
-struct Here<'w>(&'w Worker);
 
 thread_local! {
     /// The configurations of this VM, in order. On a reload the new root shares it with the old one.
@@ -355,82 +341,6 @@ impl Worker {
         }
     }
 
-    /// The leader makes the calls of a pool's feed that are due.
-    pub(crate) fn lead_feed(&self, pool: usize, now: Millis) {
-        let (Some(link), Some(state)) = (self.links.get(pool), &self.state) else { return };
-        let next = || self.pool(pool).and_then(|mut pool| pool.poll_feed_call(|| link.roster.head().1, now));
-        while let Some(call) = next() {
-            let made = host::call(state, &call.request, call.timeout);
-            let Some(mut feed) = self.feed(pool) else { return };
-            match made {
-                Ok(token) => feed.call_started(call.kind, token),
-                Err(_) => feed.call_refused(call.kind, now),
-            }
-        }
-    }
-
-    /// This VM leads from now on.
-    pub(crate) fn take_over_feeds(&self) {
-        for (pool, link) in self.links.iter().enumerate() {
-            let cursor = link.changes.as_ref().and_then(ChangesKey::cursor);
-            if let Some(mut feed) = self.feed(pool) {
-                feed.lead_from(cursor);
-            }
-        }
-    }
-
-    fn take_feed_reply(&self, pool: usize, reply: FeedReply, now: Millis) {
-        match reply {
-            FeedReply::Nothing => {}
-            FeedReply::Records(records) => self.record(pool, &records, now),
-            FeedReply::Publish(publication) => self.publish(pool, publication, now),
-        }
-    }
-
-    fn publish(&self, pool: usize, publication: Publication, now: Millis) {
-        let Some(key) = self.links.get(pool).and_then(|link| link.changes.as_ref()) else { return };
-        let Publication { is_gap, changes, records, cursor } = publication;
-        if is_gap || !changes.is_empty() {
-            let is_published = key.update(|log| {
-                if is_gap {
-                    log.note_gap();
-                }
-                log.append(changes.iter().copied());
-            });
-            if !is_published {
-                return;
-            }
-        }
-        if !records.is_empty() {
-            self.record(pool, &records, now);
-        }
-        if key.cursor().as_ref() != Some(&cursor) {
-            key.set_cursor(&cursor);
-        }
-        if let Some(mut feed) = self.feed(pool) {
-            feed.published(cursor);
-        }
-        self.read_changes(pool);
-    }
-
-    /// Reads what was published of other proxies' doing since the last look.
-    fn read_changes(&self, pool: usize) {
-        let Some(key) = self.links.get(pool).and_then(|link| link.changes.as_ref()) else { return };
-        let head = key.head();
-        if !self.feed(pool).is_some_and(|feed| feed.is_behind(head)) {
-            return;
-        }
-        let log = key.read();
-        let news = self.feed(pool).map(|mut feed| feed.read(&log));
-        if let (Some(news), Some(mut engine)) = (news, self.engine(pool)) {
-            engine.handle_changes(news);
-        }
-    }
-
-    fn record(&self, pool: usize, records: &[NodeRecord], now: Millis) {
-        self.change_roster(pool, now, |roster, policy| roster.record(records, policy, now));
-    }
-
     /// Hands everything that was counted to Envoy.
     pub(crate) fn flush(&self) {
         let proxy = self.proxy.borrow();
@@ -477,65 +387,6 @@ impl Worker {
 
     fn feed(&self, pool: usize) -> Option<RefMut<'_, Feed>> {
         RefMut::filter_map(self.pool(pool)?, |pool| pool.feed.as_mut()).ok()
-    }
-}
-
-impl Link {
-    fn new(config: &berth_core::config::Pool, state: Option<&StateCluster>) -> Self {
-        let mut polled = None;
-        let source = match &config.membership {
-            Membership::Cluster(cluster) => polled.insert(cluster.clone()).clone(),
-            Membership::Static(members) => {
-                // Another list is another source: health of the old one must not be taken for the new one's.
-                let text: Vec<&str> = members.iter().map(|member| member.address.as_str()).collect();
-                format!("static/{:x}", berth_core::ring::session_hash(text.join(",").as_bytes()))
-            }
-        };
-        Self {
-            cluster: polled,
-            roster: RosterKey::new(&config.name, &source),
-            failures: FailuresKey::new(&config.name, &source),
-            changes: state.map(|state| ChangesKey::new(&config.name, &state.cluster)),
-            metrics: PoolMetrics::define(&config.name),
-            hash_key: config.hash_key,
-            warned: Cell::default(),
-        }
-    }
-}
-
-impl Attributes for Here<'_> {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        host::request_header(name)
-    }
-
-    fn header_lines(&self, name: &str) -> Vec<Vec<u8>> {
-        host::request_headers(name)
-    }
-
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        host::property(path.to_vec())
-    }
-
-    fn now(&self) -> Millis {
-        host::now()
-    }
-
-    fn random(&self) -> Option<[u8; 16]> {
-        host::random()
-    }
-
-    fn wants_keys(&self, provider: usize, now: Millis) -> bool {
-        self.0.issuer(provider).is_some_and(|issuer| issuer.want(now))
-    }
-}
-
-impl ResponseHeaders for Here<'_> {
-    fn response_header(&self, name: &str) -> Option<Vec<u8>> {
-        host::response_header(name)
-    }
-
-    fn set_cookies(&self) -> Vec<Vec<u8>> {
-        host::response_headers("set-cookie")
     }
 }
 
