@@ -14,10 +14,10 @@ use crate::support::pinning::{all_see, patiently};
 use crate::support::state_away::over;
 use crate::support::{SOON, pool, shown};
 
-const MCP: &str = "mcp-session-id";
+pub(super) const MCP: &str = "mcp-session-id";
 
 /// Nodes whose ids come in a header or in a cookie.
-fn learning(builder: Builder) -> Builder {
+pub(super) fn learning(builder: Builder) -> Builder {
     builder.configuration(|json| {
         let sources = json!([{"header": MCP, "learn": true}, {"cookie": "JSESSIONID", "learn": true}]);
         pool(json)["session"] = json!({"sources": sources});
@@ -26,7 +26,7 @@ fn learning(builder: Builder) -> Builder {
 
 /// The id that a response names.
 #[track_caller]
-fn id_of(answer: &Response) -> String {
+pub(super) fn id_of(answer: &Response) -> String {
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.header(MCP).unwrap_or_else(|| panic!("no id: {answer:?}")).to_owned()
 }
@@ -40,11 +40,11 @@ fn cookie_of(answer: &Response) -> String {
     pair.unwrap_or_else(|| panic!("no cookie: {answer:?}")).1.to_owned()
 }
 
-fn client(envoy: &Envoy) -> Client {
+pub(super) fn client(envoy: &Envoy) -> Client {
     Client::new(envoy.address())
 }
 
-async fn learned(envoy: &Envoy, result: &str) -> f64 {
+pub(super) async fn learned(envoy: &Envoy, result: &str) -> f64 {
     envoy.metric("berth_learned_total", &[("pool", "nodes"), ("result", result)]).await
 }
 
