@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup wasm check test e2e validate demo bench simulate fmt clean
 CARGO_FLAGS := --locked
+# A third of the time of an end-to-end test is waiting.
+E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +35,8 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 	cargo test -q $(CARGO_FLAGS) --release -p berth-sim --test seeds
 
 e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
-	cargo build $(CARGO_FLAGS) -p berth-state
-	cargo nextest run $(CARGO_FLAGS) -p berth-harness $(T)
+	cargo build $(CARGO_FLAGS) --release -p berth-state
+	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) $(T)
 
 bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state

@@ -57,7 +57,7 @@ pub use eventually::{Attempt, eventually};
 pub use hyper::{self, StatusCode};
 pub use issuer::Issuer;
 pub use redis::{RedisCluster, RedisServer};
-pub use state::{State, StateService};
+pub use state::{State, StateService, berth};
 
 /// A file that is replaced is read within milliseconds; the rest is for busy machines.
 const UPDATE: Duration = Duration::from_secs(10);

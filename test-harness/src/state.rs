@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use berth_core::wire::{NodeChange, NodeState, SessionKey, SessionReply};
 
-pub use self::service::StateService;
+pub use self::service::{StateService, berth};
 use crate::World;
 use crate::redis::{RedisCluster, RedisServer};
 

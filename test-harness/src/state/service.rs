@@ -205,14 +205,13 @@ fn clear_settings(command: &mut Command) {
     }
 }
 
-/// The binary beside the running test, demo or bench, and so of the same profile.
-fn berth() -> Result<PathBuf, String> {
+/// `berth` as it ships, whatever profile the running test, demo or bench has: the release build in the same target folder.
+pub fn berth() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let beside = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
-    let berth = beside.expect("an executable is in a folder").join("berth");
+    let profile = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+    let berth = profile.expect("an executable is in a folder").with_file_name("release").join("berth");
     if berth.exists() {
         return Ok(berth);
     }
-    let profile = if cfg!(debug_assertions) { "" } else { "--release " };
-    Err(format!("{} is missing: run `cargo build --locked {profile}-p berth-state`", berth.display()))
+    Err(format!("{} is missing: run `cargo build --locked --release -p berth-state`", berth.display()))
 }

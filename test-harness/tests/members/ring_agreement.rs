@@ -15,7 +15,7 @@ const MAGLEV: &str = "maglev.v3.Maglev";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn berth_native_ring_and_offline_answer_agree_on_equal_weights() {
-    let berth = Berth::build();
+    let berth = Berth(berth_harness::berth().unwrap());
     let world = impatient()
         .nodes(6)
         .configuration(|json| pool(json)["ring"] = json!({"minimum_ring_size": 1024}))
@@ -29,7 +29,7 @@ async fn berth_native_ring_and_offline_answer_agree_on_equal_weights() {
 #[tokio::test(flavor = "multi_thread")]
 async fn berth_native_ring_and_offline_answer_agree_on_mixed_weights_and_after_each_change() {
     // A size that the weights do not divide: nodes get fractions of points, so their order matters too.
-    let berth = Berth::build();
+    let berth = Berth(berth_harness::berth().unwrap());
     let world = impatient()
         .nodes(5)
         .configuration(|json| {
@@ -50,7 +50,7 @@ async fn berth_native_ring_and_offline_answer_agree_on_mixed_weights_and_after_e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn virtual_nodes_are_a_native_ring_of_so_many_points_for_each_unit_of_weight() {
-    let berth = Berth::build();
+    let berth = Berth(berth_harness::berth().unwrap());
     let weights = [2, 2, 4, 6];
     let points = 512 * weights.iter().sum::<u32>() / 2;
     let world = impatient()
@@ -66,7 +66,7 @@ async fn virtual_nodes_are_a_native_ring_of_so_many_points_for_each_unit_of_weig
 
 #[tokio::test(flavor = "multi_thread")]
 async fn berth_native_maglev_and_offline_answer_agree_on_any_weights_and_after_each_change() {
-    let berth = Berth::build();
+    let berth = Berth(berth_harness::berth().unwrap());
     let world = impatient()
         .nodes(5)
         .configuration(|json| pool(json)["ring"] = json!({"algorithm": "maglev"}))
@@ -83,7 +83,7 @@ async fn berth_native_maglev_and_offline_answer_agree_on_any_weights_and_after_e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rendezvous_is_what_the_offline_answer_says() {
-    let berth = Berth::build();
+    let berth = Berth(berth_harness::berth().unwrap());
     let world = impatient()
         .nodes(5)
         .configuration(|json| pool(json)["ring"] = json!({"algorithm": "rendezvous"}))
@@ -184,18 +184,6 @@ async fn hosts(world: &World, cluster: &str) -> Vec<Host> {
 struct Berth(PathBuf);
 
 impl Berth {
-    /// Builds it where this test was built.
-    fn build() -> Self {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().and_then(|deps| deps.parent()).expect("<target>/<profile>/deps/<test>");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--package", "berth-state", "--target-dir"]);
-        build.arg(profile.parent().unwrap()).current_dir(berth_harness::root());
-        assert!(build.status().unwrap().success(), "{build:?}");
-        Self(profile.with_file_name("debug").join("berth"))
-    }
-
     /// What `berth ring` answers for the members that Envoy has now.
     async fn owners(&self, world: &World, options: &[&str], keys: &[String]) -> Vec<String> {
         let members = hosts(world, "nodes").await;
