@@ -5,4 +5,6 @@ mod support;
 
 mod bad_configuration;
 mod harness;
+mod host;
+mod hostcalls;
 mod shipped_config;
