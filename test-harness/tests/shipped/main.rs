@@ -4,5 +4,7 @@
 mod support;
 
 mod bad_configuration;
+mod demo;
 mod harness;
+mod operator;
 mod shipped_config;

@@ -15,6 +15,7 @@ mod session;
 mod stage;
 mod story;
 mod tokens;
+mod verbs;
 
 use std::net::TcpListener;
 use std::process::ExitCode;
