@@ -280,7 +280,8 @@ impl Watch {
             if watched.outage.note(is_unknown) {
                 watched.is_to_report = is_unknown;
                 if !is_unknown {
-                    self.events.push_back(format!("{}: Envoy has cluster {} now", watched.pools, watched.name));
+                    self.events
+                        .push_back(format!("{}: Envoy has cluster {} now", watched.pools, watched.name));
                 }
             }
         }

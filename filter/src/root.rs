@@ -141,7 +141,8 @@ impl RootContext for Root {
 
 impl Live {
     fn new(config: Config) -> Self {
-        let polled = config.pools.iter().filter_map(|pool| Some((polled(&pool.membership)?, pool.name.as_str())));
+        let polled =
+            config.pools.iter().filter_map(|pool| Some((polled(&pool.membership)?, pool.name.as_str())));
         let watch = Watch::new(&config.admin_cluster, &polled.collect::<Vec<_>>());
         // Roots with the same sources share the polling, others do not: during a reload both poll.
         let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();

@@ -18,20 +18,19 @@ use std::time::Duration;
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ApiRequest, ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply,
-    SessionReply,
+    ApiRequest, ChangesReply, CountReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState,
+    NodesReply, SessionReply,
 };
 use berth_state::given::{Given, Parser};
 use clap::Subcommand;
 
 pub(crate) use self::arguments::Server;
-use self::arguments::{Admin, Session};
+use self::arguments::{Listing, Session};
 use self::asked::Asked;
 use self::client::{Client, Failure};
 pub(crate) use self::pins::Pins;
-pub(crate) use self::show::duration;
 use self::show::Listed;
-use crate::format::Format;
+pub(crate) use self::show::duration;
 
 /// There is no such session or node, or the service refused.
 const REFUSED: u8 = 1;
@@ -55,7 +54,7 @@ pub(crate) enum Command {
     #[command(after_help = help::NODES)]
     Nodes {
         #[command(flatten)]
-        admin: Admin,
+        listing: Listing,
         #[command(flatten)]
         server: Server,
     },
@@ -144,10 +143,10 @@ pub(crate) fn run(command: &Command) -> ExitCode {
 async fn ask(command: &Command) -> Result<(), Failure> {
     let mut faults = Vec::new();
     match command {
-        Command::Nodes { admin, server } => {
-            let (asked, admin) = (Asked::new(server, &mut faults), admin.client(&server.pool, &mut faults));
+        Command::Nodes { listing, server } => {
+            let (asked, admin) = (Asked::new(server, &mut faults), listing.client(&server.pool, &mut faults));
             let asked = asked.filter(|_| faults.is_empty()).ok_or(Failure::Usage(faults))?;
-            list_nodes(&asked, admin).await
+            list_nodes(&asked, admin, listing.count).await
         }
         Command::Inspect { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
@@ -179,21 +178,20 @@ async fn ask(command: &Command) -> Result<(), Failure> {
     }
 }
 
-async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>) -> Result<(), Failure> {
+async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>, counts: bool) -> Result<(), Failure> {
     let mut reply: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
     reply.nodes.retain(|record| !record.forgotten);
-    let Some((admin, cluster)) = admin else {
-        asked.print_all(&reply.nodes.into_iter().map(Listed::from).collect::<Vec<_>>(), show::nodes)?;
-        if asked.format == Format::Text {
-            let _ = writeln!(
-                io::stderr(),
-                "berth: nodes of which nothing was said are active and not listed; --admin URL of an Envoy lists all that it has"
-            );
+    let (mut listed, mut note) = match admin {
+        None => (reply.nodes.into_iter().map(Listed::from).collect(), show::ONLY_RECORDED.to_owned()),
+        Some((admin, cluster)) => {
+            (show::join(envoy::nodes(&admin, &cluster).await?, reply.nodes), String::new())
         }
-        return Ok(());
     };
-    let nodes = envoy::nodes(&admin, &cluster).await?;
-    asked.print_all(&show::join(nodes, reply.nodes), show::nodes)
+    if counts {
+        let reply: CountReply = asked.send(&ApiRequest::counts(asked.pool())).await?;
+        note += &show::count(&mut listed, reply);
+    }
+    asked.print_all(&listed, |listed| show::nodes(listed) + &note)
 }
 
 async fn set_state(

@@ -97,7 +97,9 @@ fn say(
             return Ok(());
         }
         None => {
-            complain("a pin may name another node: --server URL asks the state service, as `berth inspect` does");
+            complain(
+                "a pin may name another node: --server URL asks the state service, as `berth inspect` does",
+            );
             return Ok(());
         }
     };
@@ -108,7 +110,10 @@ fn say(
         let owner = settings.owner(id).unwrap_or("-");
         let id = readable(id);
         let Some(pin) = pin else {
-            writeln!(report.output, "{id}: no pin in pool {pool}; its next request begins with the ring's choice")?;
+            writeln!(
+                report.output,
+                "{id}: no pin in pool {pool}; its next request begins with the ring's choice"
+            )?;
             continue;
         };
         let (node, since) = (pin.node.to_string(), duration(pin.owned_ms));

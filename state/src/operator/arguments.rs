@@ -109,18 +109,22 @@ impl Server {
     }
 }
 
-/// Envoy's admin interface.
+/// What a list of nodes is to have beside what is on record.
 #[derive(Args)]
-pub(crate) struct Admin {
+pub(crate) struct Listing {
     /// List every node that a proxy has: ask the admin interface of its Envoy, http:// or https://
     #[arg(long, value_name = "URL", env = "BERTH_ADMIN", value_parser = Parser::new(Origin::parse))]
     admin: Option<Given<Origin>>,
     /// The Envoy cluster that has the pool's nodes [default: as the pool]
     #[arg(long, value_name = "NAME", requires = "admin")]
     cluster: Option<String>,
+    /// Say how many sessions each node has. The service looks through up to a million keys of its store for it: of more the
+    /// numbers are of a sample
+    #[arg(long)]
+    pub(super) count: bool,
 }
 
-impl Admin {
+impl Listing {
     /// Whom to ask, if anybody, and for which cluster.
     pub(super) fn client(&self, pool: &Given<PoolName>, faults: &mut Vec<Fault>) -> Option<(Client, String)> {
         let origin = self.admin.clone()?.take(faults)?;

@@ -42,7 +42,11 @@ impl Asked {
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
     }
 
-    pub(super) fn print_all<T: Serialize>(&self, values: &[T], text: impl Fn(&[T]) -> String) -> Result<(), Failure> {
+    pub(super) fn print_all<T: Serialize>(
+        &self,
+        values: &[T],
+        text: impl Fn(&[T]) -> String,
+    ) -> Result<(), Failure> {
         let all = match self.format {
             Format::Json => values.iter().map(line).collect::<Result<_, _>>()?,
             Format::Text => text(values),

@@ -15,6 +15,7 @@ macro_rules! help {
 pub(super) const NODES: &str = help! {
     "berth nodes                                         of which nodes something was said"
     "berth nodes --admin http://127.0.0.1:9901           all nodes of a proxy, by the cluster with the pool's name"
+    "berth nodes --admin http://127.0.0.1:9901 --count   and how many sessions each has"
     "berth nodes --pool games --admin http://127.0.0.1:9901 --cluster game_servers"
 };
 pub(super) const INSPECT: &str = help! {

@@ -96,8 +96,7 @@ impl Demo<'_> {
             let left: Vec<_> = processes.iter().filter(|process| lives(process)).collect();
             let records = self.place.records();
             let folders = files(self.place.folder.path());
-            let folders: Vec<_> =
-                folders.iter().filter(|path| path.is_dir() && !is_records(path)).collect();
+            let folders: Vec<_> = folders.iter().filter(|path| path.is_dir() && !is_records(path)).collect();
             let running: Vec<_> = containers.iter().filter(|name| is_there(name)).collect();
             if left.is_empty() && records.is_empty() && folders.is_empty() && running.is_empty() {
                 Ok(())
@@ -167,7 +166,9 @@ fn harnesses() -> Vec<&'static str> {
 async fn a_signal_ends_all_that_a_demo_started_and_the_next_one_starts() {
     for harness in harnesses() {
         let place = Place::new(harness);
-        for (signal, code) in [("-TERM", Some(143)), ("-HUP", Some(129)), ("-INT", Some(130)), ("-KILL", None)] {
+        for (signal, code) in
+            [("-TERM", Some(143)), ("-HUP", Some(129)), ("-INT", Some(130)), ("-KILL", None)]
+        {
             let demo = place.start(demo()).await;
             assert_eq!(demo.containers().is_empty(), harness == "process");
 

@@ -23,9 +23,11 @@ async fn nodes_of_a_proxy_are_listed_with_what_is_on_record() {
 
     let listed = rows(&["--admin", &url]).await;
 
-    let shown: Vec<_> = listed.iter().map(|row| (&row["node"], &row["state"], &row["envoy"]["health"])).collect();
+    let shown: Vec<_> =
+        listed.iter().map(|row| (&row["node"], &row["state"], &row["envoy"]["health"])).collect();
     let expected = [(&node, "active", "healthy"), (&"10.9.9.9:80".to_owned(), "draining", "absent")];
-    let expected = expected.map(|(node, state, health)| (Value::from(&**node), Value::from(state), Value::from(health)));
+    let expected =
+        expected.map(|(node, state, health)| (Value::from(&**node), Value::from(state), Value::from(health)));
     assert_eq!(shown, expected.iter().map(|(node, state, health)| (node, state, health)).collect::<Vec<_>>());
 
     world.node(0).fail_health();

@@ -193,11 +193,7 @@ impl<'w> Scene<'w> {
         let index = names(self.world).iter().position(|other| other == name).expect("a node");
         self.world.remove_node(index).await;
         let effect = self.effect(before).await;
-        Ok(format!(
-            "{name} left the endpoints: {}; {}",
-            effect.of_node(name),
-            self.newcomers(name).await
-        ))
+        Ok(format!("{name} left the endpoints: {}; {}", effect.of_node(name), self.newcomers(name).await))
     }
 
     async fn state(&mut self, on: bool) -> String {
