@@ -33,7 +33,7 @@ pub(crate) struct RosterKey {
 /// What every VM looks at with each tick.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RosterHead {
-    /// Of the published roster; 0 if there is none yet.
+    /// Of the published roster; 0 before the first one.
     pub(crate) version: u64,
     /// When Envoy was last seen to name the members.
     pub(crate) seen: Millis,

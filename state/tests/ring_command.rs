@@ -329,8 +329,8 @@ fn says_that_a_pin_may_differ_and_answers_without_a_service() {
     let note = String::from_utf8(quiet.stderr).unwrap();
     assert!(quiet.status.success() && note.lines().count() == 1 && note.contains("berth inspect"), "{note}");
 
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let away = berth(&six_members(&["--server", &format!("http://{nobody}")], &["ada"]));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = berth(&six_members(&["--server", &format!("http://{free}")], &["ada"]));
     let complaint = String::from_utf8(away.stderr).unwrap();
     assert_eq!((away.status.code(), away.stdout), (Some(0), quiet.stdout));
     assert!(complaint.contains("no pins are shown: cannot reach"), "{complaint}");

@@ -115,7 +115,7 @@ fn folder() -> Result<PathBuf, String> {
     let folder = std::env::temp_dir().join(format!("berth-harness-{user}"));
     let about = |error: std::io::Error| format!("{}: {error}", folder.display());
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(about)?;
-    // A record says what to kill: nobody else may write one.
+    // A record says what to kill: no other user may write one.
     let found = fs::symlink_metadata(&folder).map_err(about)?;
     if found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0 {
         return Ok(folder);

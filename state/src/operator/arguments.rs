@@ -125,7 +125,7 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Whom to ask, if anybody, and for which cluster.
+    /// The admin interface to ask, if one is given, and for which cluster.
     pub(super) fn client(&self, pool: &Given<PoolName>, faults: &mut Vec<Fault>) -> Option<(Client, String)> {
         let origin = self.admin.clone()?.take(faults)?;
         let tls = Tls::read(&origin, None, None).map_err(|all| faults.extend(all)).ok()?;

@@ -11,7 +11,7 @@ use super::client::Failure;
 pub(crate) struct Pins(Asked);
 
 impl Pins {
-    /// Asks the service that a flag or a variable names. `None` if there is none, or a fault.
+    /// Asks the service that a flag or a variable names. `None` if neither does, or at a fault.
     pub(crate) fn of(server: &Server, faults: &mut Vec<Fault>) -> Option<Self> {
         if server.is_named() { Asked::new(server, faults).map(Self) } else { None }
     }

@@ -23,7 +23,7 @@ Examples:
   berth serve --redis redis://127.0.0.1:6379         start two of these behind one Envoy cluster
   berth serve --config berth.toml
 
-Exit code: 0 it was told to end; 1 it cannot listen or serve; 2 a setting is wrong"
+Exit code: 0 a signal ended it; 1 it cannot listen or serve; 2 a setting is wrong"
     };
 }
 const HELP: &str = help!();

@@ -121,7 +121,7 @@ fn is_records(path: &Path) -> bool {
     path.to_string_lossy().contains("/berth-harness-")
 }
 
-/// Whether a process is the one that started then, and more than an entry that nobody has read.
+/// Whether a process is the one that started then, and no zombie.
 fn lives((id, start): &(String, String)) -> bool {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -75,7 +75,7 @@ Everything stays up. Try in another terminal:
 
 {visits}
 {server}  {berth} inspect player-1           its pin
-  {berth} nodes --admin http://127.0.0.1:{admin}    every node: as Envoy sees it, as operators and proxies do
+  {berth} nodes --admin http://127.0.0.1:{admin} --count    all nodes: Envoy's view, what is on record, their sessions
   {berth} drain {fullest}       keeps its sessions, gets no new ones
   {berth} watch                      sessions that are rehomed, as it happens
   {berth} help                       what else there is; `help VERB` has an example of each

@@ -36,7 +36,7 @@ usage: demo [--once] [--jwt] [--store memory|redis] [--with-make]
   --store   where the state service keeps its pins: its own memory, or a private Redis that is started for it;
             without it Redis if redis-server and redis-cli are on the path
   --with-make
-            end when the parent process ends or is told to: `make demo` starts it so
+            end with the parent process, or when a signal ends that: `make demo` starts it so
 
 Ports, all on 127.0.0.1: BERTH_DEMO_PORT (proxy, 10000), BERTH_DEMO_ADMIN_PORT (9901), BERTH_DEMO_STATE_PORT (state
 service, 8650), BERTH_DEMO_NODE_PORT (the first node's, 9001; the others follow).";
