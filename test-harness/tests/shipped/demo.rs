@@ -111,7 +111,14 @@ impl Demo<'_> {
 
 impl Drop for Demo<'_> {
     fn drop(&mut self) {
-        // Fails only if it has ended. Its own guardian ends what it started.
+        // A demo that make runs has its id in the name of its record. Its guardian ends what it started.
+        let name = self.record.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(owner) = name.split_once('-').map(|(id, start)| (id.to_owned(), start.to_owned()))
+            && lives(&owner)
+        {
+            let _ = Command::new("kill").args(["-KILL", &owner.0]).status();
+        }
+        // Fails only if it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
