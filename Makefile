@@ -18,7 +18,7 @@ demo: ## see it work, then keep it running; ARGS=--once checks every promise and
 	@scripts/setup demo
 	@scripts/build-wasm
 	@cargo build -q $(CARGO_FLAGS) --release -p berth-state
-	@cargo run $(CARGO_FLAGS) --release -p berth-harness --bin demo -- $(ARGS)
+	@cargo run $(CARGO_FLAGS) --release -p berth-harness --bin demo -- --with-make $(ARGS)
 
 test: setup check e2e ## everything: check, then the promises in real Envoy
 

@@ -90,6 +90,8 @@ pub enum Reason {
     NoSession,
     /// The membership is not known yet: Envoy's own ring picks.
     NoSnapshot,
+    /// Envoy has no cluster of the pool's name, or one that is still warming.
+    UnknownCluster,
     /// The pool has no members.
     NoMembers,
     /// Envoy's cluster is of a kind that cannot be steered, so it is left to Envoy.
@@ -134,6 +136,7 @@ impl Reason {
             Self::Learned => "learned",
             Self::NoSession => "no_session",
             Self::NoSnapshot => "no_snapshot",
+            Self::UnknownCluster => "unknown_cluster",
             Self::NoMembers => "no_members",
             Self::UnsupportedCluster => "unsupported_cluster",
             Self::NoUsableNode => "no_usable_node",
@@ -280,6 +283,8 @@ pub enum Unplaced {
     NoMembers,
     /// Its cluster cannot be steered.
     UnsupportedCluster,
+    /// Envoy does not know its cluster.
+    UnknownCluster,
 }
 
 /// How a poll of the admin interface ended.
@@ -319,7 +324,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -352,6 +357,7 @@ impl Counter {
         Self::Learned(Learned::Pinned),
         Self::Learned(Learned::Elsewhere),
         Self::Learned(Learned::StateAway),
+        Self::Unplaced(Unplaced::UnknownCluster),
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -359,6 +365,7 @@ impl Counter {
     pub fn index(self) -> usize {
         match self {
             Self::Requests(outcome) => outcome as usize,
+            Self::Unplaced(Unplaced::UnknownCluster) => 32,
             Self::Unplaced(reason) => 8 + reason as usize,
             Self::Retried => 11,
             Self::PassiveEjections => 12,
@@ -386,6 +393,7 @@ impl Counter {
             Self::Unplaced(Unplaced::UnsupportedCluster) => {
                 ("unplaced", ".reason.unsupported_cluster".to_owned())
             }
+            Self::Unplaced(Unplaced::UnknownCluster) => ("unplaced", ".reason.unknown_cluster".to_owned()),
             Self::Retried => ("reassignments", ".reason.retried".to_owned()),
             Self::PassiveEjections => ("passive_ejections", String::new()),
             Self::Polls(PollResult::Ok) => ("polls", ".result.ok".to_owned()),

@@ -94,6 +94,16 @@ pub fn parse_clusters(text: &[u8], clusters: &[String]) -> Hosts {
     hosts
 }
 
+/// The names of all clusters in an admin `/clusters` text, in its order.
+#[must_use]
+pub fn cluster_names(text: &[u8]) -> Vec<&str> {
+    let names = text.split(|&byte| byte == b'\n').filter_map(|line| {
+        let (name, _) = std::str::from_utf8(line).ok()?.rsplit_once("::observability_name::")?;
+        Some(name)
+    });
+    names.collect()
+}
+
 fn note(host: &mut Observation, key: &str, value: &str) {
     match key {
         "weight" => host.weight = value.parse().unwrap_or(1).max(1),

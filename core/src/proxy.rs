@@ -244,7 +244,7 @@ impl Proxy {
                     return Err(Progress::Pending);
                 }
             }
-            return Ok(pool.unplaced(&terms, Unplaced::NoSnapshot, Reason::NoSnapshot));
+            return Ok(pool.unseen(&terms));
         };
         if snapshot.unsupported {
             return Ok(pool.unplaced(&terms, Unplaced::UnsupportedCluster, Reason::UnsupportedCluster));

@@ -4,12 +4,14 @@
 //! only when it can have changed: when other hosts are there than those that it is known for, and every 30 s besides,
 //! because a change of weights alone shows nowhere else. A look whose hosts need it waits for it, so that no node is taken
 //! for another one; but not for long, and without an answer what was known before goes on.
+//!
+//! A cluster that Envoy does not name for a while is reported once, with the names of those that it has.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::call::CallFailure;
 use crate::cluster::{CLUSTERS_QUERY, Clusters, ENDPOINTS_QUERY};
-use crate::membership::{Hosts, fingerprint, parse_clusters};
+use crate::membership::{Hosts, cluster_names, fingerprint, parse_clusters};
 use crate::outage::Outage;
 use crate::time::Millis;
 
@@ -23,6 +25,11 @@ const FACTS_INTERVAL: Millis = Millis(30_000);
 const FACTS_RETRY: Millis = Millis(5000);
 /// The configuration takes Envoy's main thread 57 µs a host; at 2 % of its time that is 2.85 ms a host.
 const FACTS_MICROS_PER_HOST: u64 = 2850;
+
+/// For how long a cluster must be missing to be reported: while Envoy starts, some come later than the first looks.
+const UNKNOWN_AFTER: Millis = Millis(2000);
+/// How many bytes of names a report of it has at most.
+const NAMES: usize = 500;
 
 /// What an answer led to.
 #[derive(Debug)]
@@ -47,6 +54,21 @@ enum Call {
     Hosts,
     Clusters,
     Endpoints,
+    /// Which clusters there are.
+    Names,
+}
+
+/// A cluster that is looked at.
+#[derive(Debug)]
+struct Watched {
+    name: String,
+    /// The pools whose members it has, for the log.
+    pools: String,
+    /// Since when looks have not shown it.
+    missing: Option<Millis>,
+    outage: Outage,
+    /// It is to be reported together with the names of the others.
+    is_to_report: bool,
 }
 
 /// The looks of one worker.
@@ -56,8 +78,7 @@ enum Call {
 #[derive(Debug)]
 pub struct Watch {
     admin_cluster: String,
-    /// The clusters that are looked at.
-    clusters: Vec<String>,
+    clusters: Vec<Watched>,
     hosts_path: String,
     next: Option<(Call, WatchCall)>,
     under_way: Option<(Option<u32>, Call)>,
@@ -77,13 +98,24 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks at these clusters through the cluster of the admin interface.
+    /// Looks through the cluster of the admin interface at the clusters of these pools, given as cluster and pool.
     #[must_use]
-    pub fn new(admin_cluster: &str, clusters: Vec<String>) -> Self {
-        let hosts_path = format!("/clusters?filter={}", any_of(clusters.iter().map(String::as_str)));
+    pub fn new(admin_cluster: &str, pools: &[(&str, &str)]) -> Self {
+        let mut clusters: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (cluster, pool) in pools {
+            clusters.entry(cluster).or_default().push(pool);
+        }
+        let hosts_path = format!("/clusters?filter={}", any_of(clusters.keys().copied()));
+        let watched = |(name, pools): (&str, Vec<&str>)| Watched {
+            name: name.to_owned(),
+            pools: format!("pool{} {}", if pools.len() > 1 { "s" } else { "" }, pools.join(", ")),
+            missing: None,
+            outage: Outage::default(),
+            is_to_report: false,
+        };
         Self {
             admin_cluster: admin_cluster.to_owned(),
-            clusters,
+            clusters: clusters.into_iter().map(watched).collect(),
             hosts_path,
             next: None,
             under_way: None,
@@ -115,7 +147,7 @@ impl Watch {
     /// The place of a cluster in what a look shows.
     #[must_use]
     pub fn place(&self, cluster: &str) -> Option<usize> {
-        self.clusters.iter().position(|name| name == cluster)
+        self.clusters.iter().position(|watched| watched.name == cluster)
     }
 
     /// What is known of the configuration, if anything.
@@ -188,6 +220,10 @@ impl Watch {
         if matches!(call, Call::Hosts) {
             self.note(body.err());
         }
+        if matches!(call, Call::Names) {
+            self.report_unknown(&cluster_names(body.unwrap_or_default()));
+            return Sight::Nothing;
+        }
         let failure = body.err().map_or("its answer cannot be read", |failure| &failure.detail);
         match (call, body.ok()) {
             (Call::Hosts, None) => Sight::Look(None),
@@ -210,8 +246,10 @@ impl Watch {
     }
 
     fn see(&mut self, body: &[u8], now: Millis) -> Sight {
-        self.seen = parse_clusters(body, &self.clusters);
+        let names: Vec<String> = self.clusters.iter().map(|watched| watched.name.clone()).collect();
+        self.seen = parse_clusters(body, &names);
         self.print = fingerprint(&self.seen);
+        self.note_missing(now);
 
         let is_known = self.print == self.facts_print && self.facts.is_some();
         let since = now.since(self.facts_asked);
@@ -223,7 +261,7 @@ impl Watch {
         let may_ask = since >= least || now < self.facts_asked;
         if may_ask && (!is_known || since >= FACTS_INTERVAL || now < self.facts_asked) {
             self.facts_asked = now;
-            let path = format!("{CLUSTERS_QUERY}{}", any_of(self.clusters.iter().map(String::as_str)));
+            let path = format!("{CLUSTERS_QUERY}{}", any_of(names.iter().map(String::as_str)));
             self.ask(Call::Clusters, path, self.patience());
             return Sight::Nothing;
         }
@@ -231,7 +269,44 @@ impl Watch {
         if !is_known && !self.facts_failed && self.facts.as_ref().is_some_and(Clusters::matter) {
             return Sight::Nothing;
         }
+        self.end_look()
+    }
+
+    /// Takes note of clusters that are missing, and of those that are there again.
+    fn note_missing(&mut self, now: Millis) {
+        for (watched, hosts) in self.clusters.iter_mut().zip(&self.seen) {
+            watched.missing = hosts.is_none().then(|| watched.missing.unwrap_or(now));
+            let is_unknown = watched.missing.is_some_and(|since| UNKNOWN_AFTER.is_over(since, now));
+            if watched.outage.note(is_unknown) {
+                watched.is_to_report = is_unknown;
+                if !is_unknown {
+                    self.events
+                        .push_back(format!("{}: Envoy has cluster {} now", watched.pools, watched.name));
+                }
+            }
+        }
+    }
+
+    /// Hands the look over; its successor may be a question for the names of clusters.
+    fn end_look(&mut self) -> Sight {
+        if self.clusters.iter().any(|watched| watched.is_to_report) {
+            self.ask(Call::Names, "/clusters".to_owned(), POLL_TIMEOUT);
+        }
         Sight::Look(Some(std::mem::take(&mut self.seen)))
+    }
+
+    fn report_unknown(&mut self, names: &[&str]) {
+        let has = match list(names) {
+            names if names.is_empty() => String::new(),
+            names => format!("; those that it has: {names}"),
+        };
+        for watched in self.clusters.iter_mut().filter(|watched| watched.is_to_report) {
+            watched.is_to_report = false;
+            let Watched { pools, name, .. } = watched;
+            self.events.push_back(format!(
+                "{pools}: Envoy has no cluster {name}, or it is still warming; its sessions go where Envoy sends them{has}"
+            ));
+        }
     }
 
     /// Ends the look that waited for the configuration.
@@ -247,7 +322,7 @@ impl Watch {
             self.facts = Some(std::mem::take(&mut self.half));
             self.facts_print = self.print;
         }
-        Sight::Look(Some(std::mem::take(&mut self.seen)))
+        self.end_look()
     }
 
     fn ask(&mut self, call: Call, path: String, timeout: Millis) {
@@ -261,6 +336,21 @@ impl Watch {
     fn patience(&self) -> Millis {
         FACTS_TIMEOUT + Millis(self.host_count() * 3 / 10)
     }
+}
+
+/// As many of these names as a line of log has room for.
+fn list(names: &[&str]) -> String {
+    let mut text = String::new();
+    for (shown, name) in names.iter().enumerate() {
+        if text.len() + name.len() > NAMES {
+            return format!("{text} and {} more", names.len() - shown).trim_start().to_owned();
+        }
+        if shown > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(name);
+    }
+    text
 }
 
 /// A regular expression in a query that matches these names.
@@ -282,4 +372,82 @@ fn escape(name: &str) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[u8] = b"nodes::observability_name::nodes\nadmin::observability_name::admin\n";
+
+    /// The looks of a leader at the clusters of three pools, a second apart: what Envoy answers, and what is then logged.
+    struct Looks {
+        watch: Watch,
+        now: Millis,
+    }
+
+    impl Looks {
+        fn new() -> Self {
+            let pools = [("nodes", "web"), ("gone", "games"), ("gone", "chat")];
+            Self { watch: Watch::new("admin", &pools), now: Millis(0) }
+        }
+
+        /// One look, of which every call is answered with the same.
+        fn look(&mut self, answer: Result<&[u8], &CallFailure>) -> Vec<String> {
+            self.now = self.now + Millis(1000);
+            self.watch.look();
+            let mut token = 0;
+            while let Some(call) = self.watch.poll_call() {
+                token += 1;
+                self.watch.call_started(token);
+                let answer = if call.path.contains("config_dump") { Ok(&b"{}"[..]) } else { answer };
+                assert!(self.watch.handle_reply(token, answer, self.now).is_some());
+            }
+            assert!(!self.watch.is_under_way());
+            std::iter::from_fn(|| self.watch.poll_event()).collect()
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_envoy_does_not_know_is_reported_once_with_those_that_it_has() {
+        let mut looks = Looks::new();
+        assert_eq!(looks.look(Ok(KNOWN)), [""; 0], "it may come with the next look");
+        assert_eq!(looks.look(Ok(KNOWN)), [""; 0]);
+
+        let reports = looks.look(Ok(KNOWN));
+
+        let report = "pools games, chat: Envoy has no cluster gone, or it is still warming; its sessions go where \
+                      Envoy sends them; those that it has: nodes, admin";
+        assert_eq!(reports, [report]);
+        for _ in 0..10 {
+            assert_eq!(looks.look(Ok(KNOWN)), [""; 0]);
+        }
+        let all = [KNOWN, b"gone::observability_name::gone\n"].concat();
+        assert_eq!(looks.look(Ok(&all)), [""; 0], "one look is no return yet");
+        assert_eq!(looks.look(Ok(&all)), ["pools games, chat: Envoy has cluster gone now"]);
+        assert_eq!(looks.look(Ok(&all)), [""; 0]);
+    }
+
+    #[test]
+    fn an_admin_that_does_not_answer_says_nothing_of_clusters() {
+        let failure = CallFailure::new("503");
+        let mut looks = Looks::new();
+
+        let reports: Vec<String> = (0..10).flat_map(|_| looks.look(Err(&failure))).collect();
+
+        assert_eq!(reports, ["looks at the members through the cluster admin: 503"]);
+    }
+
+    #[test]
+    fn a_list_of_names_has_an_end() {
+        let names: Vec<String> = (0..1000).map(|number| format!("cluster-{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+
+        let text = list(&names);
+
+        assert!(text.starts_with("cluster-0, cluster-1, ") && text.len() < NAMES + 150, "{text}");
+        assert!(text.ends_with(" more"), "{text}");
+        assert_eq!(list(&["x".repeat(1000).as_str()]), "and 1 more");
+        assert_eq!(list(&[]), "");
+    }
 }

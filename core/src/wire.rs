@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::call::ApiRequest;
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
 pub use self::name::{MAX_NODE_NAME, NameError, NodeId, PoolName, SessionKey};
-pub use self::node::{ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
+pub use self::node::{CountReply, ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
 pub use crate::config::Fault;
 
 /// The longest request body, in bytes: the largest valid resolve request whose nodes are all IPv6 addresses is 0.9 MB. With

@@ -3,7 +3,6 @@
 //! Envoy configures N+2 VMs (workers, main thread, a canary that is thrown away) and on a reload puts a new root beside
 //! the old one in the same VM. So `on_configure` writes nothing that others see, and all state is the root's own.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use berth_core::call::Caller;
@@ -142,9 +141,9 @@ impl RootContext for Root {
 
 impl Live {
     fn new(config: Config) -> Self {
-        let clusters: BTreeSet<&str> =
-            config.pools.iter().filter_map(|pool| polled(&pool.membership)).collect();
-        let watch = Watch::new(&config.admin_cluster, clusters.into_iter().map(str::to_owned).collect());
+        let polled =
+            config.pools.iter().filter_map(|pool| Some((polled(&pool.membership)?, pool.name.as_str())));
+        let watch = Watch::new(&config.admin_cluster, &polled.collect::<Vec<_>>());
         // Roots with the same sources share the polling, others do not: during a reload both poll.
         let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
         let source = format!("{}/{}", watch.source(), pools.join(","));
@@ -213,7 +212,10 @@ impl Live {
         while let Some(call) = self.watch.poll_call() {
             match host::get(&self.admin_cluster, ADMIN_HOST, &call.path, call.timeout) {
                 Ok(token) => self.watch.call_started(token),
-                Err(failure) => sight = self.watch.call_refused(&failure, now),
+                Err(failure) => match self.watch.call_refused(&failure, now) {
+                    Sight::Nothing => {}
+                    seen @ Sight::Look(_) => sight = seen,
+                },
             }
         }
         while let Some(event) = self.watch.poll_event() {
@@ -262,12 +264,15 @@ impl Live {
                 (Some(_), Some(_)) => PollResult::Ok,
             };
             self.worker.count(pool, Counter::Polls(result));
+            if result == PollResult::UnknownCluster {
+                link.roster.note_unknown();
+            }
             if let Some(hosts) = &mut observed {
                 let bad_name = facts.unwrap_or(&nothing_special).apply(hosts);
                 let complaint = facts.and_then(ClusterFacts::complaint);
                 self.worker.warn(pool, cluster, complaint, bad_name.as_deref());
             }
-            let seen = link.roster.head().1;
+            let seen = link.roster.head().seen;
             let is_blind = now.since(seen) > BLIND_AFTER.max(Millis(self.interval().0.saturating_mul(3)));
             let mut is_seen = false;
             self.worker.change_roster(pool, now, |roster, policy| {
@@ -292,7 +297,7 @@ impl Live {
 
     fn show(&self, pool: usize, link: &Link, now: Millis) {
         if let Some(snapshot) = self.worker.pool(pool).and_then(|pool| pool.snapshot()) {
-            link.metrics.show(&snapshot, now.since(link.roster.head().1));
+            link.metrics.show(&snapshot, now.since(link.roster.head().seen));
         }
     }
 

@@ -26,8 +26,19 @@ fn key(parts: &[&str]) -> String {
 /// Where one pool's roster is published.
 pub(crate) struct RosterKey {
     roster: String,
-    /// Beside it, only its version and when Envoy was last seen: so that a tick without news copies a few bytes.
+    /// Beside it, only its [`RosterHead`]: so that a tick without news copies a few bytes.
     head: String,
+}
+
+/// What every VM looks at with each tick.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RosterHead {
+    /// Of the published roster; 0 before the first one.
+    pub(crate) version: u64,
+    /// When Envoy was last seen to name the members.
+    pub(crate) seen: Millis,
+    /// Its latest answer did not name their cluster.
+    pub(crate) is_unknown: bool,
 }
 
 impl RosterKey {
@@ -37,9 +48,8 @@ impl RosterKey {
         Self { head: format!("{roster}/head"), roster }
     }
 
-    /// The published version, 0 if there is no roster yet, and when Envoy was last seen to name the members.
-    pub(crate) fn head(&self) -> (u64, Millis) {
-        host::shared(&self.head).0.map_or_else(Default::default, |bytes| parse_roster_head(&bytes))
+    pub(crate) fn head(&self) -> RosterHead {
+        host::shared(&self.head).0.map_or_else(Default::default, |bytes| RosterHead::decode(&bytes))
     }
 
     /// The published roster.
@@ -57,7 +67,9 @@ impl RosterKey {
                 return Some(roster);
             }
             if host::set_shared(&self.roster, &roster.encode(), Some(token.unwrap_or(ABSENT))) {
-                self.announce(roster.version, Millis(0));
+                // Never lowers the version: the writer of a later roster may have come first, and a VM that saw the lower
+                // number would take its own older roster for the published one.
+                self.announce(|head| head.version = head.version.max(roster.version));
                 return Some(roster);
             }
         }
@@ -66,23 +78,36 @@ impl RosterKey {
 
     /// Envoy named the members at `now`.
     pub(crate) fn note_look(&self, now: Millis) {
-        self.announce(0, now);
+        self.announce(|head| (head.seen, head.is_unknown) = (now, false));
     }
 
-    /// Raises the published version, or says when Envoy was last seen. Never lowers the version: the writer of a later roster
-    /// may have come first, and a VM that saw the lower number would take its own older roster for the published one.
-    fn announce(&self, version: u64, seen: Millis) {
+    /// Envoy does not know the members' cluster.
+    pub(crate) fn note_unknown(&self) {
+        self.announce(|head| head.is_unknown = true);
+    }
+
+    fn announce(&self, change: impl Fn(&mut RosterHead)) {
         for _ in 0..ATTEMPTS {
             let (bytes, token) = host::shared(&self.head);
-            let known = bytes.as_deref().map_or_else(Default::default, parse_roster_head);
-            let seen = if seen == Millis(0) { known.1 } else { seen };
-            let next = (known.0.max(version), seen);
-            let value = format!("{} {}", next.0, next.1.0);
-            if next == known || host::set_shared(&self.head, value.as_bytes(), Some(token.unwrap_or(ABSENT)))
-            {
+            let known = bytes.as_deref().map_or_else(Default::default, RosterHead::decode);
+            let mut next = known;
+            change(&mut next);
+            if next == known || host::set_shared(&self.head, &next.encode(), Some(token.unwrap_or(ABSENT))) {
                 return;
             }
         }
+    }
+}
+
+impl RosterHead {
+    fn decode(bytes: &[u8]) -> Self {
+        let mut numbers = bytes.split(|byte| *byte == b' ').map(|number| parse_number(number).unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Self { version: next(), seen: Millis(next()), is_unknown: next() == 1 }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        format!("{} {} {}", self.version, self.seen.0, u8::from(self.is_unknown)).into_bytes()
     }
 }
 
@@ -249,11 +274,6 @@ impl Lease {
 fn parse_lease(bytes: &[u8]) -> Option<(&[u8], Millis)> {
     let space = bytes.iter().position(|&byte| byte == b' ')?;
     Some((bytes.get(space + 1..)?, Millis(parse_number(bytes.get(..space)?)?)))
-}
-
-fn parse_roster_head(bytes: &[u8]) -> (u64, Millis) {
-    let mut numbers = bytes.split(|byte| *byte == b' ').map(|number| parse_number(number).unwrap_or(0));
-    (numbers.next().unwrap_or(0), Millis(numbers.next().unwrap_or(0)))
 }
 
 fn parse_number(bytes: &[u8]) -> Option<u64> {

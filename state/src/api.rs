@@ -41,6 +41,10 @@ use crate::store::Store;
 /// cooldown that proxies give.
 const MAX_COOLDOWN: Duration = Duration::from_secs(3600);
 
+/// Keys that a count of sessions looks at: a second or two of a Redis, in steps of half a millisecond.
+const COUNTED: usize = 1_000_000;
+const MAX_COUNTED: usize = 10_000_000;
+
 /// What one instance takes on.
 #[derive(Clone)]
 pub struct Limits {
@@ -96,6 +100,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         .route("/v1/resolve", post(resolve).layer(guarded(Call::Resolve)))
         .route("/v1/touch", post(touch).layer(guarded(Call::Touch)))
         .route("/v1/changes", get(poll_changes).layer(guarded(Call::Changes)))
+        .route("/v1/counts", get(counts).layer(guarded(Call::Counts)))
         .route("/v1/nodes", get(nodes).layer(guarded(Call::Nodes)))
         .route("/v1/nodes/{node}", get(node).put(change_node).delete(forget_node).layer(guarded(Call::Node)))
         .route("/v1/sessions/{key}", get(session).delete(end).layer(guarded(Call::Session)))
@@ -186,6 +191,16 @@ async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQ
     query.finish()?;
     let pool = pool.ok_or(Failure::Invalid(Vec::new()))?;
     json(&service.changes.wait(&pool, after, Duration::from_millis(wait.0)).await?)
+}
+
+async fn counts(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
+    let mut query = Query::new(query.as_deref());
+    let limit: Option<usize> = query.optional("limit");
+    if limit.is_some_and(|limit| limit > MAX_COUNTED) {
+        query.fault("limit", format!("must be {MAX_COUNTED} at most"));
+    }
+    let pool = query.only_pool()?;
+    json(&service.store.count(&pool, limit.unwrap_or(COUNTED)).await?)
 }
 
 async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

@@ -4,8 +4,12 @@
 //! Made for scripts as well as for people: `--format json` prints what the service answered, one object a line, and the
 //! exit code says how it went. A session id is hashed here and never sent.
 mod arguments;
+mod asked;
 mod client;
+mod envoy;
+mod help;
 mod origin;
+mod pins;
 mod show;
 
 use std::io::{self, Write};
@@ -14,17 +18,19 @@ use std::time::Duration;
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ApiRequest, ChangesReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState, NodesReply,
-    PoolName, SessionReply,
+    ApiRequest, ChangesReply, CountReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState,
+    NodesReply, SessionReply,
 };
-use berth_state::given::{Fault, Given, Parser};
+use berth_state::given::{Given, Parser};
 use clap::Subcommand;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use self::arguments::{Server, Session};
+pub(crate) use self::arguments::Server;
+use self::arguments::{Listing, Session};
+use self::asked::Asked;
 use self::client::{Client, Failure};
-use crate::format::Format;
+pub(crate) use self::pins::Pins;
+use self::show::Listed;
+pub(crate) use self::show::duration;
 
 /// There is no such session or node, or the service refused.
 const REFUSED: u8 = 1;
@@ -32,6 +38,7 @@ const REFUSED: u8 = 1;
 const BAD_USAGE: u8 = 2;
 /// The service cannot be reached, or its store cannot.
 const UNREACHABLE: u8 = 3;
+
 /// A little less than the longest that the service lets a poll wait.
 const POLL_MS: u64 = 25_000;
 /// Between two questions to a service that is away: a restart takes a few of them.
@@ -39,14 +46,20 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// List what is recorded of nodes: what operators and they themselves said, weights, cooldown, boot ids
+    /// List nodes: what operators, proxies and they themselves said of them
     ///
-    /// A node of which nothing was ever said is active and not listed.
+    /// The state service knows only nodes of which something was said; every other node is active. With --admin the list has
+    /// all nodes of a proxy, and the column ENVOY what its Envoy says: healthy, unhealthy, ejected, pending, degraded,
+    /// draining, or absent (it has no such node).
+    #[command(after_help = help::NODES)]
     Nodes {
+        #[command(flatten)]
+        listing: Listing,
         #[command(flatten)]
         server: Server,
     },
     /// Show where a session lives: its pin, its owner's state, its latest changes
+    #[command(after_help = help::INSPECT)]
     Inspect {
         #[command(flatten)]
         session: Session,
@@ -54,6 +67,7 @@ pub(crate) enum Command {
         server: Server,
     },
     /// Let a node keep its sessions but get no new ones, because it will leave
+    #[command(after_help = help::DRAIN)]
     Drain {
         /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
         #[arg(value_parser = Parser::new(arguments::node))]
@@ -65,6 +79,7 @@ pub(crate) enum Command {
         server: Server,
     },
     /// Forget what is recorded of a node that is gone for good, so that the next one at its address begins with nothing
+    #[command(after_help = help::FORGET)]
     Forget {
         /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
         #[arg(value_parser = Parser::new(arguments::node))]
@@ -73,6 +88,7 @@ pub(crate) enum Command {
         server: Server,
     },
     /// Set a node's state: active, degraded, draining or standby
+    #[command(after_help = help::SET_STATE)]
     SetState {
         /// As proxies call it: ip:port, or the name of another kind of host, such as envoy://listener/endpoint
         #[arg(value_parser = Parser::new(arguments::node))]
@@ -87,6 +103,7 @@ pub(crate) enum Command {
         server: Server,
     },
     /// End a session, as at logout: its next request is a new session's
+    #[command(after_help = help::END)]
     End {
         #[command(flatten)]
         session: Session,
@@ -94,6 +111,7 @@ pub(crate) enum Command {
         server: Server,
     },
     /// Follow changes from now on: rehomed and ended sessions, nodes
+    #[command(after_help = help::WATCH)]
     Watch {
         /// Stop after so many
         #[arg(long, value_name = "N")]
@@ -114,7 +132,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let code = match &failure {
         // The reader has read enough, for example `head`.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Failure::Output(_) | Failure::Refused(_) => REFUSED,
+        Failure::Output(_) | Failure::Refused(_) | Failure::Absent(_) => REFUSED,
         Failure::Usage(_) => BAD_USAGE,
         Failure::Unreachable(_) => UNREACHABLE,
     };
@@ -125,12 +143,10 @@ pub(crate) fn run(command: &Command) -> ExitCode {
 async fn ask(command: &Command) -> Result<(), Failure> {
     let mut faults = Vec::new();
     match command {
-        Command::Nodes { server } => {
-            let asked = Asked::new(server, &mut faults);
-            let asked = asked.ok_or(Failure::Usage(faults))?;
-            let mut reply: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
-            reply.nodes.retain(|record| !record.forgotten);
-            asked.print_all(&reply.nodes, show::nodes)
+        Command::Nodes { listing, server } => {
+            let (asked, admin) = (Asked::new(server, &mut faults), listing.client(&server.pool, &mut faults));
+            let asked = asked.filter(|_| faults.is_empty()).ok_or(Failure::Usage(faults))?;
+            list_nodes(&asked, admin, listing.count).await
         }
         Command::Inspect { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
@@ -162,6 +178,22 @@ async fn ask(command: &Command) -> Result<(), Failure> {
     }
 }
 
+async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>, counts: bool) -> Result<(), Failure> {
+    let mut reply: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
+    reply.nodes.retain(|record| !record.forgotten);
+    let (mut listed, mut note) = match admin {
+        None => (reply.nodes.into_iter().map(Listed::from).collect(), show::ONLY_RECORDED.to_owned()),
+        Some((admin, cluster)) => {
+            (show::join(envoy::nodes(&admin, &cluster).await?, reply.nodes), String::new())
+        }
+    };
+    if counts {
+        let reply: CountReply = asked.send(&ApiRequest::counts(asked.pool())).await?;
+        note += &show::count(&mut listed, reply);
+    }
+    asked.print_all(&listed, |listed| show::nodes(listed) + &note)
+}
+
 async fn set_state(
     node: &Given<NodeId>,
     state: &Given<NodeState>,
@@ -182,7 +214,7 @@ async fn set_state(
         let _ =
             writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
     }
-    asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
+    asked.print(&Listed::from(record), |listed| show::nodes(std::slice::from_ref(listed)))
 }
 
 /// Prints changes until the limit. If the service goes away after its first answer, this waits until the service is back:
@@ -218,55 +250,4 @@ async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
         after = Some(reply.cursor);
     }
     Ok(())
-}
-
-/// Where to ask, and how to print.
-struct Asked {
-    client: Client,
-    pool: PoolName,
-    format: Format,
-}
-
-impl Asked {
-    fn new(server: &Server, faults: &mut Vec<Fault>) -> Option<Self> {
-        let (client, pool, format) = (server.client(faults), server.pool(faults), server.format(faults));
-        Some(Self { client: client?, pool: pool?, format: format? })
-    }
-
-    fn pool(&self) -> &str {
-        self.pool.as_str()
-    }
-
-    async fn send<T: DeserializeOwned>(&self, request: &ApiRequest) -> Result<T, Failure> {
-        let ApiRequest { method, path, body } = request;
-        read(&self.client.ask(method, path, body).await?)
-    }
-
-    fn print<T: Serialize>(&self, value: &T, text: impl Fn(&T) -> String) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        let text = match self.format {
-            Format::Json => line(value)?,
-            Format::Text => text(value),
-        };
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
-    }
-
-    fn print_all<T: Serialize>(&self, values: &[T], text: impl Fn(&[T]) -> String) -> Result<(), Failure> {
-        let all = match self.format {
-            Format::Json => values.iter().map(line).collect::<Result<_, _>>()?,
-            Format::Text => text(values),
-        };
-        let mut out = io::stdout().lock();
-        out.write_all(all.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
-    }
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body)
-        .map_err(|error| Failure::Refused(format!("the answer is not that of a state service: {error}")))
-}
-
-fn line(value: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(value).map_err(|error| Failure::Refused(error.to_string()))?;
-    Ok(text + "\n")
 }

@@ -1,6 +1,6 @@
 //! `berth ring`: which node a session belongs to, worked out offline.
 //!
-//! It answers for a ring in which every member is healthy; pins and health are the state service's to know. A key
+//! It answers for a ring in which every member is healthy. Where pins are it asks only a state service that was named. A key
 //! is bytes: whatever an argument or a line of standard input holds is hashed as it is. JSON has no bytes, so a
 //! key that is not UTF-8 is shown there with replacement characters, and exactly in the extra field `key_hex`.
 mod settings;
@@ -14,12 +14,14 @@ use std::{
 };
 
 use berth_core::ring::session_hash;
+use berth_core::wire::{NodeId, SessionReply};
 use serde::Serialize;
 
 pub(crate) use settings::Arguments;
 use settings::Settings;
 
 use crate::format::Format;
+use crate::operator::duration;
 
 /// The command line was wrong, as clap says it too.
 const BAD_INPUT: u8 = 2;
@@ -66,10 +68,69 @@ fn answer(settings: &Settings, keys: &[OsString]) -> io::Result<()> {
     }
     let longest = keys.iter().map(|key| readable(key.as_bytes()).chars().count()).max().unwrap_or(0);
     let mut report = Report::new(settings, output, longest.min(MAXIMUM_KEY_WIDTH))?;
-    for key in keys {
-        report.line(key.as_bytes())?;
+    let ids: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+    let pins = settings.pins.as_ref().map(|pins| pins.find(&ids));
+    let found = pins.as_ref().and_then(|pins| pins.as_ref().ok());
+    for (place, id) in ids.iter().enumerate() {
+        report.line(id, found.map(|pins| pins.get(place).and_then(Option::as_ref)))?;
+    }
+    report.flush()?;
+    if settings.format == Format::Text {
+        say(settings, &ids, pins.as_ref(), &mut report)?;
+    } else if let Some(Err(failure)) = &pins {
+        complain(&format!("no pins are shown: {failure}"));
     }
     report.flush()
+}
+
+/// Says where pins are, and why that is not the ring's answer.
+fn say(
+    settings: &Settings,
+    ids: &[&[u8]],
+    pins: Option<&Result<Vec<Option<SessionReply>>, String>>,
+    report: &mut Report<'_, impl Write>,
+) -> io::Result<()> {
+    let pins = match pins {
+        Some(Ok(pins)) => pins,
+        Some(Err(failure)) => {
+            complain(&format!("no pins are shown: {failure}"));
+            return Ok(());
+        }
+        None => {
+            complain(
+                "a pin may name another node: --server URL asks the state service, as `berth inspect` does",
+            );
+            return Ok(());
+        }
+    };
+    let pool = settings.pins.as_ref().map(|pins| pins.pool().as_str()).unwrap_or_default();
+    let mut differs = false;
+    writeln!(report.output)?;
+    for (id, pin) in ids.iter().zip(pins) {
+        let owner = settings.owner(id).unwrap_or("-");
+        let id = readable(id);
+        let Some(pin) = pin else {
+            writeln!(
+                report.output,
+                "{id}: no pin in pool {pool}; its next request begins with the ring's choice"
+            )?;
+            continue;
+        };
+        let (node, since) = (pin.node.to_string(), duration(pin.owned_ms));
+        if node == owner {
+            writeln!(report.output, "{id}: pinned to {node} for {since}, which is the ring's choice too")?;
+        } else {
+            differs = true;
+            writeln!(report.output, "{id}: pinned to {node} for {since}; the ring would choose {owner}")?;
+        }
+    }
+    if differs {
+        writeln!(
+            report.output,
+            "A pin stays where the session began, or was moved to when its node failed; the ring is for sessions without one."
+        )?;
+    }
+    Ok(())
 }
 
 /// Answers line by line. Before it waits for input it shows what it has, so that a program can talk with it.
@@ -90,7 +151,7 @@ fn each_line(mut input: BufReader<impl io::Read>, report: &mut Report<'_, impl W
         // A header cannot hold a carriage return, so this one ends a line.
         let key = key.strip_suffix(b"\r").unwrap_or(key);
         if !key.is_empty() {
-            report.line(key)?;
+            report.line(key, None)?;
         }
     }
 }
@@ -103,6 +164,16 @@ struct Answer<'settings, 'key> {
     hash: u64,
     owner: Option<&'settings str>,
     successors: Vec<&'settings str>,
+    /// `null` if a state service was asked and has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<Option<Pin<'key>>>,
+}
+
+#[derive(Serialize)]
+struct Pin<'a> {
+    node: &'a NodeId,
+    version: u64,
+    owned_ms: u64,
 }
 
 /// Writes answers in the format asked.
@@ -128,7 +199,8 @@ impl<'settings, Output: Write> Report<'settings, Output> {
         Ok(report)
     }
 
-    fn line(&mut self, key: &[u8]) -> io::Result<()> {
+    /// The ring's answer, and the pin if it was asked for.
+    fn line(&mut self, key: &[u8], pin: Option<Option<&SessionReply>>) -> io::Result<()> {
         let hash = session_hash(key);
         let mut nodes =
             self.settings.ring.candidates(hash).filter_map(|index| self.settings.members.get(index));
@@ -141,7 +213,10 @@ impl<'settings, Output: Write> Report<'settings, Output> {
             Format::Json => {
                 let text = String::from_utf8_lossy(key);
                 let key_hex = matches!(text, Cow::Owned(_)).then(|| hex(key));
-                let answer = Answer { key: text, key_hex, hash, owner, successors };
+                let pin = pin.map(|pin| {
+                    pin.map(|pin| Pin { node: &pin.node, version: pin.version, owned_ms: pin.owned_ms })
+                });
+                let answer = Answer { key: text, key_hex, hash, owner, successors, pin };
                 serde_json::to_writer(&mut self.output, &answer)?;
                 self.output.write_all(b"\n")
             }

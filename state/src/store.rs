@@ -12,8 +12,8 @@ pub mod redis;
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest, SessionKey,
-    SessionReply, TouchReply, TouchRequest,
+    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest,
+    SessionKey, SessionReply, TouchReply, TouchRequest,
 };
 
 pub use self::memory::Memory;
@@ -138,6 +138,10 @@ pub trait Store: Send + Sync + 'static {
         ago: Millis,
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError>;
+
+    /// How many pins each node has, of those that are found by looking at about so many keys of the store, of any pool.
+    /// There is no index by node: a claim must not pay for what is seldom asked.
+    async fn count(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError>;
 
     /// All nodes of which anything is recorded, by name; those that were forgotten are among them for a while
     /// ([`NodeRecord::is_spent`]).

@@ -5,8 +5,8 @@ mod http;
 use std::collections::BTreeSet;
 
 use berth_core::wire::{
-    ChangesReply, EndReply, ErrorReply, ForgetReply, NodeChange, NodeRecord, NodesReply, ResolveReply,
-    ResolveRequest, SessionReply, TouchReply, TouchRequest,
+    ChangesReply, CountReply, EndReply, ErrorReply, ForgetReply, NodeChange, NodeRecord, NodesReply,
+    ResolveReply, ResolveRequest, SessionReply, TouchReply, TouchRequest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -153,6 +153,7 @@ fn read_as(schema: &str, value: &Value) {
         "ChangesReply" => both::<ChangesReply>(value),
         "NodeRecord" => both::<NodeRecord>(value),
         "NodesReply" => both::<NodesReply>(value),
+        "CountReply" => both::<CountReply>(value),
         "SessionReply" => both::<SessionReply>(value),
         "ForgetReply" => both::<ForgetReply>(value),
         "EndReply" => both::<EndReply>(value),

@@ -144,7 +144,8 @@ fn forget_ends_what_was_said_of_a_node() {
     let forgotten = json_lines(&run(&service, &["forget", A, "--format", "json"]));
     assert_eq!(forgotten, [json!({"forgotten": true})]);
 
-    assert_eq!(stdout(&run(&service, &["nodes"])).lines().count(), 1, "the head alone");
+    let left = stdout(&run(&service, &["nodes"]));
+    assert_eq!(left.lines().count(), 2, "the head, and that others are not listed: {left}");
     assert_eq!(service.ask("GET", &format!("/v1/nodes/{A}?pool=nodes"), "").status, 404);
     let output = run(&service, &["forget", A]);
     assert_eq!(output.status.code(), Some(1));
@@ -433,4 +434,47 @@ fn serve_says_which_address_is_taken() {
     let output = berth(&["serve", "--listen", &address]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("cannot listen on {address}")));
+}
+
+#[test]
+fn every_command_has_help_with_an_example_and_exit_codes() {
+    let list = stdout(&berth(&["help"]).output().unwrap());
+    let (_, list) = list.split_once("Commands:\n").unwrap();
+    let verbs: Vec<&str> =
+        list.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(verbs.len() > 8 && verbs.contains(&"drain"), "{verbs:?}");
+
+    for verb in verbs.into_iter().filter(|verb| *verb != "help") {
+        for asked in [&["help", verb][..], &[verb, "--help"], &[verb, "-h"]] {
+            let help = stdout(&berth(asked).output().unwrap());
+            let example = format!("\n  berth {verb} ");
+            let bare = format!("\n  berth {verb}\n");
+            assert!(help.contains(&example) || help.contains(&bare), "{asked:?}: {help}");
+            assert!(help.contains("Exit code: 0 "), "{asked:?}: {help}");
+        }
+    }
+}
+
+#[test]
+fn nodes_are_listed_with_their_sessions_if_these_are_to_be_counted() {
+    let service = Service::in_memory();
+    for (id, node) in [("ada", A), ("bob", B), ("cleo", B)] {
+        resolve(&service, id, &[node], &[]);
+    }
+    stdout(&run(&service, &["drain", A]));
+
+    let text = stdout(&run(&service, &["nodes", "--count"]));
+    let row = |node: &str| -> Vec<&str> {
+        text.lines().find(|line| line.starts_with(node)).unwrap().split_whitespace().collect()
+    };
+    assert_eq!((row(A)[1], row(A)[2]), ("1", "draining"));
+    assert_eq!((row(B)[1], row(B)[2]), ("2", "active"), "nothing is on record of it");
+    assert!(text.contains("SESSIONS are all 3 "), "{text}");
+
+    let json = json_lines(&run(&service, &["nodes", "--count", "--format", "json"]));
+    assert_eq!((&json[1]["node"], &json[1]["sessions"]), (&json!(B), &json!(2)));
+    let reply = service.ask("GET", "/v1/counts?pool=nodes&limit=1", "");
+    assert_eq!((&reply.json()["pins"], &reply.json()["complete"]), (&json!(1), &json!(false)));
+    let faults = service.ask("GET", "/v1/counts?pool=nodes&limit=10000001", "").faults();
+    assert_eq!(faults, ["limit"]);
 }

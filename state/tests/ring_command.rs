@@ -1,10 +1,16 @@
 //! `berth ring` as its users meet it: arguments in, lines and an exit code out.
+#[path = "support/http.rs"]
+mod http;
+mod support;
+
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use berth_core::wire::SessionKey;
+use http::Service;
+use serde_json::{Value, json};
 
 /// Points of six members 127.0.0.1:90 to :95 on a ring of 12, from the tests of Envoy's own ring_hash.
 const ENVOYS_POINTS: [(u64, u32); 12] = [
@@ -39,6 +45,9 @@ fn berth_reading(arguments: &[&str], input: &[u8]) -> Output {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    for name in ["POOL", "SERVER", "TOKEN", "CA", "CLIENT_CERT", "CLIENT_KEY"] {
+        command.env_remove(format!("BERTH_{name}"));
+    }
     command.arg("ring").args(arguments);
     command
 }
@@ -275,4 +284,57 @@ fn members_may_be_internal_listeners_and_pipes() {
     for name in ["envoy://x0/[::1]:80", "/run/a.sock", "@b"] {
         assert!(all.contains(name), "{all}");
     }
+}
+
+/// A service that has `ada` pinned to the ring's choice of six members, and `bob` to another one.
+fn service_with_pins() -> (Service, String, &'static str) {
+    let service = Service::in_memory();
+    let answer = json_lines(&berth(&six_members(&["--format", "json"], &["ada", "bob"])));
+    let owner = |place: usize| answer[place]["owner"].as_str().unwrap().to_owned();
+    let other = if owner(1) == "127.0.0.1:90" { "127.0.0.1:91" } else { "127.0.0.1:90" };
+    for (id, node) in [("ada", owner(0).as_str()), ("bob", other)] {
+        let session = json!({"key": SessionKey::new("games", id.as_bytes()), "candidates": [node]});
+        let body = json!({"pool": "games", "sessions": [session]}).to_string();
+        assert_eq!(service.ask("POST", "/v1/resolve", &body).status, 200);
+    }
+    (service, owner(1), other)
+}
+
+#[test]
+fn shows_where_pins_are_and_where_the_ring_would_put_them() {
+    let (service, owner, other) = service_with_pins();
+    let url = service.url();
+    let options = ["--server", &url, "--pool", "games"];
+
+    let output = berth(&six_members(&options, &["ada", "bob", "eve"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+
+    let has = |line: &str| assert!(text.contains(line), "{line} is not in\n{text}");
+    assert!(output.status.success() && output.stderr.is_empty());
+    has("which is the ring's choice too");
+    has(&format!("bob: pinned to {other} for "));
+    has(&format!("; the ring would choose {owner}\n"));
+    has("eve: no pin in pool games");
+    has("A pin stays where");
+
+    let json =
+        json_lines(&berth(&six_members(&[&options[..], &["--format", "json"]].concat(), &["bob", "eve"])));
+    assert_eq!((&json[0]["pin"]["node"], &json[0]["owner"]), (&json!(other), &json!(owner)));
+    assert_eq!(json[1].get("pin"), Some(&Value::Null));
+}
+
+#[test]
+fn says_that_a_pin_may_differ_and_answers_without_a_service() {
+    let quiet = berth(&six_members(&[], &["ada"]));
+    let note = String::from_utf8(quiet.stderr).unwrap();
+    assert!(quiet.status.success() && note.lines().count() == 1 && note.contains("berth inspect"), "{note}");
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = berth(&six_members(&["--server", &format!("http://{free}")], &["ada"]));
+    let complaint = String::from_utf8(away.stderr).unwrap();
+    assert_eq!((away.status.code(), away.stdout), (Some(0), quiet.stdout));
+    assert!(complaint.contains("no pins are shown: cannot reach"), "{complaint}");
+
+    let wrong = stderr_of_bad_input(&six_members(&["--server", "nowhere"], &["ada"]));
+    assert!(wrong.contains("--server: must be http://"), "{wrong}");
 }

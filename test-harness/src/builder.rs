@@ -13,7 +13,7 @@ use crate::bootstrap::{self, Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
 use crate::envoy::{Envoy, Launcher, root};
 use crate::state::{State, StateService};
-use crate::{World, node_port};
+use crate::{World, keeps_files, leftovers, node_port};
 
 /// `main` lists every extension at the start: pages that hide what a failed test needs.
 const LOG: &str = "main:warning";
@@ -187,6 +187,9 @@ impl Builder {
 
         let directory =
             tempfile::Builder::new().prefix("berth-").tempdir().map_err(|error| error.to_string())?;
+        if !keeps_files() {
+            leftovers::note_folder(directory.path())?;
+        }
         let nodes_file = directory.path().join("nodes.json");
         let nodes_template = read_yaml(&root.join("envoy/nodes.yaml"));
         let first_node = self.ports.map(|ports| ports.first_node);

@@ -95,7 +95,7 @@ impl Envoy {
         arguments.push("--disable-hot-restart".into());
 
         let envoy = Self {
-            name: format!("berth-{}-{}", std::process::id(), launch::unique()),
+            name: launch::unique_name(),
             directory: directory.to_owned(),
             launcher,
             concurrency,

@@ -18,7 +18,7 @@
 //!
 //! `BERTH_HARNESS=process|docker|auto` says how Envoy runs, `BERTH_WASM=file` which filter instead of `target/berth.wasm`, `HARNESS_PATIENCE=4` gives slow machines time,
 //! `HARNESS_KEEP=1` keeps the temporary directory with all configurations and logs. Nothing needs a fixed port. All
-//! ends with the world; if the test panics, the last words of each Envoy and state service are shown.
+//! ends with the world, and with the process if that is killed; if the test panics, the last words of each Envoy and state service are shown.
 //!
 //! The nodes run in the test's own runtime: a test that blocks its only thread stops them too.
 
@@ -30,6 +30,7 @@ mod endpoints;
 mod envoy;
 mod eventually;
 mod issuer;
+mod leftovers;
 mod listening;
 mod metrics;
 mod process;
@@ -85,7 +86,7 @@ impl World {
 
     /// Keeps its files if that is wished for.
     pub(crate) fn new(mut world: Self) -> Self {
-        if std::env::var_os("HARNESS_KEEP").is_some() {
+        if keeps_files() {
             eprintln!("harness: kept in {}", world.directory.path().display());
             world.directory.disable_cleanup(true);
         }
@@ -241,9 +242,23 @@ impl World {
     }
 }
 
+/// Whether the files of a world are to stay.
+pub(crate) fn keeps_files() -> bool {
+    std::env::var_os("HARNESS_KEEP").is_some()
+}
+
 /// The port of a node, counted from 0; 0 is any that is free.
 pub(crate) fn node_port(first: Option<u16>, index: usize) -> u16 {
     first.map_or(0, |first| first + u16::try_from(index).expect("a few nodes"))
+}
+
+/// Ends servers, containers and folders that processes of the harness left behind when they were killed together with what
+/// watches over them. Returns when their ports are free.
+///
+/// # Errors
+/// If this cannot be found out.
+pub fn sweep() -> Result<(), String> {
+    leftovers::sweep()
 }
 
 /// Asks the default Envoy whether it takes a bootstrap, as `envoy --mode validate` from the top of the tree.

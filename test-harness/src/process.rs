@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::leftovers;
+
 /// Lines of log shown when something fails.
 const TAIL: usize = 60;
 
@@ -29,8 +31,9 @@ impl Server {
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         let child = command.spawn();
         let child = child.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        let id = child.id();
         *self.state() = State { child: Some(child), paused: false };
-        Ok(())
+        leftovers::note_process(id)
     }
 
     /// Whether it was started and neither killed nor paused since.

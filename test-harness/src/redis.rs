@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::leftovers;
 use super::process::{Server, last_words};
 
 /// How long a server, a cluster or a change of roles may take on a busy machine.
@@ -60,7 +61,7 @@ impl RedisServer {
         for port in free_ports(ATTEMPTS) {
             let server = Self {
                 port,
-                folder: TempDir::new().expect("a temporary folder"),
+                folder: TempDir::with_prefix("berth-redis-").expect("a temporary folder"),
                 options: options.iter().map(|option| (*option).to_owned()).collect(),
                 server: Server::default(),
             };
@@ -112,6 +113,7 @@ impl RedisServer {
     }
 
     fn launch(&self) -> Result<(), String> {
+        leftovers::note_folder(self.folder.path())?;
         let mut command = Command::new("redis-server");
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])

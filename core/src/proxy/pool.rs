@@ -26,6 +26,8 @@ pub struct Pool {
     pub feed: Option<Feed>,
     /// What requests said of its nodes.
     pub failures: Failures,
+    /// The leader's latest look found no cluster of its name.
+    pub is_cluster_unknown: bool,
     snapshot: Option<Rc<Snapshot>>,
     roster: Roster,
     counters: PoolCounters,
@@ -40,6 +42,7 @@ impl Pool {
             config,
             engine,
             failures: Failures::default(),
+            is_cluster_unknown: false,
             snapshot: None,
             roster: Roster::default(),
             counters: PoolCounters::default(),
@@ -146,6 +149,15 @@ impl Pool {
     /// Everything that was counted since this was last asked, by [`Counter::index`].
     pub fn take_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         self.counters.take().chain(self.engine.iter().flat_map(|engine| engine.counters().take()))
+    }
+
+    /// Before the members are known.
+    pub(super) fn unseen(&self, terms: &Terms) -> Decision {
+        if self.is_cluster_unknown {
+            self.unplaced(terms, Unplaced::UnknownCluster, Reason::UnknownCluster)
+        } else {
+            self.unplaced(terms, Unplaced::NoSnapshot, Reason::NoSnapshot)
+        }
     }
 
     /// Without a place in the ring: Envoy's ring decides, unless only the session's node may.

@@ -64,6 +64,12 @@ impl ApiRequest {
         Self::bare("GET", format!("/v1/nodes?pool={pool}"))
     }
 
+    /// How many sessions each node has.
+    #[must_use]
+    pub fn counts(pool: &str) -> Self {
+        Self::bare("GET", format!("/v1/counts?pool={pool}"))
+    }
+
     /// Something is to be recorded of a node.
     #[must_use]
     pub fn change_node(pool: &str, node: &NodeId, change: &NodeChange) -> Self {

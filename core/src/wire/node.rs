@@ -4,6 +4,8 @@
 //! check would end every drain. So both words are kept, and the worse one counts. It is `state`, which is all that proxies
 //! read; the other fields are for people.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::name::NodeId;
@@ -222,6 +224,17 @@ pub struct NodeChange {
 pub struct NodesReply {
     /// All that anything is recorded of, and for a day those that were forgotten, in order of their names.
     pub nodes: Vec<NodeRecord>,
+}
+
+/// The answer to `GET /v1/counts`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountReply {
+    /// How many pins of the pool were looked at.
+    pub pins: u64,
+    /// These are all that it has. Else they are a sample.
+    pub complete: bool,
+    /// How many of them each node has.
+    pub nodes: BTreeMap<NodeId, u64>,
 }
 
 /// The answer to `DELETE /v1/nodes/{node}`.

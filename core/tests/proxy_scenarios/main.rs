@@ -201,6 +201,10 @@ fn without_a_state_service_no_request_waits() {
     let (why, reason) = (Unplaced::NoSnapshot, Reason::NoSnapshot);
     assert_eq!(decide(&mut proxy, &attributes), Decision::Fallback { why, reason });
 
+    proxy.pools[0].is_cluster_unknown = true;
+    let (why, reason) = (Unplaced::UnknownCluster, Reason::UnknownCluster);
+    assert_eq!(decide(&mut proxy, &attributes), Decision::Fallback { why, reason });
+
     see_members(&mut proxy);
     attributes.take_reads();
 

@@ -12,7 +12,8 @@ impl Worker {
     /// The leader makes the calls of a pool's feed that are due.
     pub(crate) fn lead_feed(&self, pool: usize, now: Millis) {
         let (Some(link), Some(state)) = (self.links.get(pool), &self.state) else { return };
-        let next = || self.pool(pool).and_then(|mut pool| pool.poll_feed_call(|| link.roster.head().1, now));
+        let next =
+            || self.pool(pool).and_then(|mut pool| pool.poll_feed_call(|| link.roster.head().seen, now));
         while let Some(call) = next() {
             let made = host::call(state, &call.request, call.timeout);
             let Some(mut feed) = self.feed(pool) else { return };

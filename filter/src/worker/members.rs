@@ -13,7 +13,11 @@ impl Worker {
         for (pool, link) in self.links.iter().enumerate() {
             self.read_changes(pool);
             let known = self.pool(pool).map(|pool| pool.roster().version);
-            if Some(link.roster.head().0) == known {
+            let head = link.roster.head();
+            if let Some(mut pool) = self.pool(pool) {
+                pool.is_cluster_unknown = head.is_unknown;
+            }
+            if Some(head.version) == known {
                 let built = self.pool(pool).map(|mut pool| pool.refresh(now));
                 self.log_ring_error(pool, built);
             } else if let Some(roster) = link.roster.read() {

@@ -43,7 +43,7 @@ pub(crate) struct Server {
         default_value = "nodes",
         value_parser = Parser::new(pool)
     )]
-    pool: Given<PoolName>,
+    pub(super) pool: Given<PoolName>,
     /// Bearer token: the service's own, or, if it has --jwks, a JWT with the scope berth.read or berth.operate. Better from
     /// the environment, where no process list shows it
     #[arg(
@@ -95,12 +95,43 @@ impl Server {
         self.pool.clone().take(faults)
     }
 
+    /// Whether a flag or a variable names the service.
+    pub(crate) fn is_named(&self) -> bool {
+        !matches!(self.server.place, Place::Default(_))
+    }
+
     pub(super) fn names_pool(&self) -> bool {
         !matches!(self.pool.place, Place::Default(_))
     }
 
-    pub(super) fn format(&self, faults: &mut Vec<Fault>) -> Option<Format> {
+    pub(crate) fn format(&self, faults: &mut Vec<Fault>) -> Option<Format> {
         self.format.clone().take(faults)
+    }
+}
+
+/// What a list of nodes is to have beside what is on record.
+#[derive(Args)]
+pub(crate) struct Listing {
+    /// List every node that a proxy has: ask the admin interface of its Envoy, http:// or https://
+    #[arg(long, value_name = "URL", env = "BERTH_ADMIN", value_parser = Parser::new(Origin::parse))]
+    admin: Option<Given<Origin>>,
+    /// The Envoy cluster that has the pool's nodes [default: as the pool]
+    #[arg(long, value_name = "NAME", requires = "admin")]
+    cluster: Option<String>,
+    /// Say how many sessions each node has. The service looks through up to a million keys of its store for it: of more the
+    /// numbers are of a sample
+    #[arg(long)]
+    pub(super) count: bool,
+}
+
+impl Listing {
+    /// The admin interface to ask, if one is given, and for which cluster.
+    pub(super) fn client(&self, pool: &Given<PoolName>, faults: &mut Vec<Fault>) -> Option<(Client, String)> {
+        let origin = self.admin.clone()?.take(faults)?;
+        let tls = Tls::read(&origin, None, None).map_err(|all| faults.extend(all)).ok()?;
+        let cluster = self.cluster.clone();
+        let cluster = cluster.or_else(|| Some(pool.value.as_ref().ok()?.to_string()))?;
+        Some((Client::new(&origin, None, tls), cluster))
     }
 }
 

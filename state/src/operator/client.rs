@@ -35,6 +35,9 @@ pub(super) enum Failure {
     /// By the service, or its answer makes no sense.
     #[error("{0}")]
     Refused(String),
+    /// There is no such session or node.
+    #[error("{0}")]
+    Absent(String),
     #[error("{0}")]
     Unreachable(String),
     #[error(transparent)]
@@ -99,8 +102,18 @@ impl Client {
         Self { authority: format!("{}:{}", origin.host, origin.port), authorization, tls }
     }
 
-    /// Sends a request and returns the body of a 2xx answer.
-    pub(super) async fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Bytes, Failure> {
+    /// A page of Envoy's admin interface.
+    pub(super) async fn page(&self, path: &str) -> Result<Bytes, Failure> {
+        let (status, page) = self.send("GET", path, &[]).await?;
+        if status.is_success() {
+            return Ok(page);
+        }
+        let authority = &self.authority;
+        Err(Failure::Refused(format!("{authority} answered {status}: is --admin Envoy's admin interface?")))
+    }
+
+    /// Sends a request and returns status and body of the answer.
+    async fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<(StatusCode, Bytes), Failure> {
         let unreachable =
             |reason: String| Failure::Unreachable(format!("cannot reach {}: {reason}", self.authority));
         let connect = async {
@@ -118,9 +131,14 @@ impl Client {
             .map_err(|_| unreachable("no connection in time".to_owned()))?
             .map_err(unreachable)?;
         let exchange = timeout(ANSWER_TIMEOUT, self.exchange(stream, method, path, body)).await;
-        let (status, answer) = exchange
+        exchange
             .map_err(|_| unreachable("no answer in time".to_owned()))?
-            .map_err(|error| unreachable(self.advice(&*error)))?;
+            .map_err(|error| unreachable(self.advice(&*error)))
+    }
+
+    /// Sends a request to the state service and returns the body of a 2xx answer.
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Bytes, Failure> {
+        let (status, answer) = self.send(method, path, body).await?;
         if status.is_success() {
             return Ok(answer);
         }
@@ -144,6 +162,7 @@ impl Client {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(Failure::Refused(format!("{message}; give it with --token or BERTH_TOKEN")))
             }
+            StatusCode::NOT_FOUND => Err(Failure::Absent(message)),
             _ => Err(Failure::Refused(message)),
         }
     }

@@ -1,16 +1,83 @@
 //! Answers as text for a terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use berth_core::wire::{Event, NodeRecord, NodeState, SessionReply};
+use berth_core::wire::{CountReply, Event, NodeRecord, NodeState, SessionReply};
+use serde::Serialize;
+
+use super::envoy::InEnvoy;
+
+/// A node in a list.
+#[derive(Serialize)]
+pub(super) struct Listed {
+    #[serde(flatten)]
+    record: NodeRecord,
+    /// As a proxy has it, if one was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    envoy: Option<InEnvoy>,
+    /// How many it has, if they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<u64>,
+}
+
+impl From<NodeRecord> for Listed {
+    fn from(record: NodeRecord) -> Self {
+        Self { record, envoy: None, sessions: None }
+    }
+}
+
+/// The nodes of a proxy, in its order, with what is on record of them; then those that only the record knows.
+pub(super) fn join(nodes: Vec<(String, InEnvoy)>, records: Vec<NodeRecord>) -> Vec<Listed> {
+    let mut records: BTreeMap<String, NodeRecord> =
+        records.into_iter().map(|record| (record.node.to_string(), record)).collect();
+    let mut listed = Vec::new();
+    for (name, envoy) in nodes {
+        // One that cannot be in a pin gets no sessions, and has no record.
+        let Ok(node) = name.parse() else { continue };
+        let record = records.remove(&name).unwrap_or_else(|| NodeRecord::unknown(node));
+        listed.push(Listed { record, envoy: Some(envoy), sessions: None });
+    }
+    let absent = |record| Listed { record, envoy: Some(InEnvoy::ABSENT), sessions: None };
+    listed.extend(records.into_values().map(absent));
+    listed
+}
+
+/// Adds how many sessions each node has, also those that are not listed yet. Says below the table what was counted.
+pub(super) fn count(listed: &mut Vec<Listed>, reply: CountReply) -> String {
+    let mut counts = reply.nodes;
+    for node in listed.iter_mut() {
+        node.sessions = Some(counts.remove(&node.record.node).unwrap_or(0));
+    }
+    let has_envoy = listed.iter().any(|node| node.envoy.is_some());
+    for (node, sessions) in counts {
+        let envoy = has_envoy.then_some(InEnvoy::ABSENT);
+        listed.push(Listed { record: NodeRecord::unknown(node), envoy, sessions: Some(sessions) });
+    }
+    match reply.complete {
+        true => format!("SESSIONS are all {} that have a pin.\n", reply.pins),
+        false => format!("SESSIONS are a sample: of {} that have a pin; there are more.\n", reply.pins),
+    }
+}
+
+/// What stands below a table of what is on record.
+pub(super) const ONLY_RECORDED: &str = "Nodes of which nothing was said are active and not listed: --admin URL, of an Envoy, lists all that it has.\n";
 
 /// A table of nodes.
-pub(super) fn nodes(records: &[NodeRecord]) -> String {
-    let mut text = String::from(
-        "NODE                   STATE      OPERATOR   ITSELF     WEIGHT  COOLDOWN  VERSION  BOOT ID / NOTE\n",
+pub(super) fn nodes(nodes: &[Listed]) -> String {
+    let has_envoy = nodes.iter().any(|node| node.envoy.is_some());
+    let has_count = nodes.iter().any(|node| node.sessions.is_some());
+    let sessions = |text: String| if has_count { format!("{text:>8}  ") } else { String::new() };
+    let in_envoy = |text: &str| if has_envoy { format!("{text:<10} ") } else { String::new() };
+    let mut text = format!(
+        "NODE                   {}{}STATE      OPERATOR   ITSELF     WEIGHT  COOLDOWN  VERSION  BOOT ID / NOTE\n",
+        in_envoy("ENVOY"),
+        sessions("SESSIONS".to_owned()),
     );
-    for record in records {
+    for Listed { record, envoy, sessions: count } in nodes {
+        let count = sessions(count.map_or_else(|| "-".to_owned(), |count| count.to_string()));
+        let envoy = in_envoy(envoy.as_ref().map_or("-", |envoy| envoy.health));
         let (state, operator) = (record.state.name(), record.operator_state().name());
         let itself = record.self_state.map_or("-", NodeState::name);
         let weight = record.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
@@ -23,7 +90,7 @@ pub(super) fn nodes(records: &[NodeRecord]) -> String {
         let (node, version) = (record.node.to_string(), record.version);
         let _ = writeln!(
             text,
-            "{node:<22} {state:<10} {operator:<10} {itself:<10} {weight:>6}  {cooldown:>8}  {version:>7}  {boot_id}{note}"
+            "{node:<22} {envoy}{count}{state:<10} {operator:<10} {itself:<10} {weight:>6}  {cooldown:>8}  {version:>7}  {boot_id}{note}"
         );
     }
     text
@@ -91,7 +158,7 @@ pub(super) fn event(event: &Event) -> String {
 }
 
 /// In the two largest units that it has.
-fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0) => format!("{ms}ms"),

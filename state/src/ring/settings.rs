@@ -8,19 +8,24 @@ use std::{
 
 use berth_core::ring::{
     Algorithm, DEFAULT_MINIMUM_RING_SIZE, DEFAULT_TABLE_SIZE, DEFAULT_VIRTUAL_NODES, MAXIMUM_POINTS, Member,
-    Ring, RingSize,
+    Ring, RingSize, session_hash,
 };
 use berth_core::wire::NodeId;
 use berth_state::given::{Fault, Given, choice, number};
 use clap::{Args, ValueEnum};
 
 use crate::format::Format;
+use crate::operator::{Pins, Server};
 
 /// Answer offline which node a session belongs to, and which come next
 ///
 /// The answer is that of an Envoy ring_hash or maglev cluster with the same members, all healthy, listed in the
 /// same order. Sizes default to 512 virtual nodes for each unit of the smallest weight.
+///
+/// A pin may name another node: a session stays where it began. If --server or BERTH_SERVER names a state service, the
+/// pins of the sessions that are named as arguments are shown too.
 #[derive(Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Arguments {
     // No doc comment: rustdoc would take the brackets for a link.
     #[arg(
@@ -50,19 +55,29 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = number(0..=u32::MAX))]
     maglev_table_size: Option<Given<u32>>,
 
-    /// JSON is one object a line, its hash a 64-bit integer
-    #[arg(long, value_name = "NAME", default_value = "text", value_parser = choice::<Format>())]
-    format: Given<Format>,
-
     /// Session ids; without any, one a line from standard input, where empty lines are skipped
     #[arg(value_name = "KEY")]
     pub(super) keys: Vec<OsString>,
+
+    #[command(flatten)]
+    server: Server,
 }
+
+const HELP: &str = "\
+Examples:
+  berth ring --member 10.0.0.1:80 --member 10.0.0.2:80=2 ada bob
+  berth ring --member 10.0.0.1:80 --member 10.0.0.2:80 --server http://127.0.0.1:8650 --pool games ada
+  berth ring --member 10.0.0.1:80 --member 10.0.0.2:80 --format json < ids | jq -r .owner | sort | uniq -c
+
+JSON has one object a line; its hash is a 64-bit integer.
+Exit code: 0 answered, also if the state service cannot be reached; 1 the input cannot be read; 2 the command line is wrong";
 
 pub(super) struct Settings {
     pub(super) members: Vec<Member>,
     pub(super) ring: Ring,
     pub(super) format: Format,
+    /// Where to ask for pins.
+    pub(super) pins: Option<Pins>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,13 +88,20 @@ enum Name {
 }
 
 impl Settings {
+    /// The ring's choice for a session.
+    pub(super) fn owner(&self, id: &[u8]) -> Option<&str> {
+        let first = self.ring.candidates(session_hash(id)).next()?;
+        self.members.get(first).map(|member| member.key.as_str())
+    }
+
     /// # Errors
     /// All faults, each naming the argument and what to do.
     pub(super) fn new(arguments: &Arguments) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let members = members(&arguments.members, &mut faults);
         let algorithm = algorithm(arguments, &mut faults);
-        let format = arguments.format.clone().take(&mut faults);
+        let format = arguments.server.format(&mut faults);
+        let pins = Pins::of(&arguments.server, &mut faults);
         for (position, _) in (1..).zip(&arguments.keys).filter(|(_, key)| key.is_empty()) {
             faults.push(Fault::new(
                 format!("KEY {position}"),
@@ -90,7 +112,7 @@ impl Settings {
             return Err(faults);
         };
         match Ring::build(&members, algorithm) {
-            Ok(ring) => Ok(Self { members, ring, format }),
+            Ok(ring) => Ok(Self { members, ring, format, pins }),
             Err(error) => Err(vec![Fault::new("ring", error.to_string())]),
         }
     }

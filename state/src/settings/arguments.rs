@@ -14,12 +14,27 @@ use super::redis::RedisFlags;
 use super::tls::TlsFlags;
 use crate::given::{Fault, Given, Parser, choice, file, filled, number, time};
 
+/// Below the options; the long help has a whole file too.
+macro_rules! help {
+    () => {
+        "\
+Examples:
+  berth serve                                        pins in memory: for trying it out
+  berth serve --redis redis://127.0.0.1:6379         start two of these behind one Envoy cluster
+  berth serve --config berth.toml
+
+Exit code: 0 a signal ended it; 1 it cannot listen or serve; 2 a setting is wrong"
+    };
+}
+const HELP: &str = help!();
+
 /// Run the state service: pins of sessions, over HTTP
 ///
 /// Every setting may also come from the environment or from a TOML file (store-timeout = "40ms"); a flag wins over the
 /// environment, and that over the file. Without --redis the pins are in memory and end with the process.
 #[derive(Args)]
-#[command(after_long_help = concat!("A file with every setting:\n\n", include_str!("../../berth.toml")))]
+#[command(after_help = HELP)]
+#[command(after_long_help = concat!(help!(), "\n\nA file with every setting:\n\n", include_str!("../../berth.toml")))]
 pub(super) struct Arguments {
     /// TOML file with settings, by their flags' names
     #[arg(long, value_name = "FILE", value_parser = file())]

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason,
-    ResolveRequest, SessionKey, SessionReply, TouchReply, TouchRequest,
+    ChangeKind, ChangesReply, CountReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Pin, PoolName,
+    Reason, ResolveRequest, SessionKey, SessionReply, TouchReply, TouchRequest,
 };
 
 use super::claims::{Claims, other_than};
@@ -270,6 +270,23 @@ impl Store for Memory {
             event.correlation_id = correlation_id.map(str::to_owned);
         });
         Ok(true)
+    }
+
+    async fn count(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError> {
+        let now = (self.clock)();
+        let pools = self.pools();
+        let mut reply = CountReply { complete: true, ..CountReply::default() };
+        let Some(pool) = pools.get(pool) else { return Ok(reply) };
+        reply.complete = pool.pins.len() <= limit;
+        for entry in pool.pins.values().take(limit) {
+            if let Entry::Live(pin) = entry
+                && pin.expires > now
+            {
+                reply.pins += 1;
+                *reply.nodes.entry(pin.node.clone()).or_default() += 1;
+            }
+        }
+        Ok(reply)
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {

@@ -10,6 +10,7 @@ mod breaker;
 mod call;
 mod clustered;
 mod connection;
+mod counting;
 mod layout;
 mod link;
 mod options;
@@ -25,8 +26,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangesReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest, SessionKey,
-    SessionReply, TouchReply, TouchRequest,
+    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
+    SessionKey, SessionReply, TouchReply, TouchRequest,
 };
 use redis::Value;
 
@@ -162,6 +163,10 @@ impl Store for Redis {
             .arg(correlation_id.unwrap_or_default())
             .arg(ago.0.to_string());
         Ok(integer(&self.link.one(&shard, step).await?)? == 1)
+    }
+
+    async fn count(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError> {
+        self.count_pins(pool, limit).await
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, Cursor, Event, MAX_NODE_NAME, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, Reason,
-    ResolveRequest, SessionAsk, SessionKey, TouchReply, TouchRequest,
+    ChangeKind, CountReply, Cursor, Event, MAX_NODE_NAME, NodeChange, NodeId, NodeState, Outcome, Pin,
+    PoolName, Reason, ResolveRequest, SessionAsk, SessionKey, TouchReply, TouchRequest,
 };
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
@@ -93,6 +93,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     nodes::node_records_change_in_part_and_cooldown_only_grows(store).await;
     nodes::neither_the_operator_nor_the_node_undoes_the_others_word(store).await;
     nodes::what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store).await;
+    nodes::sessions_of_each_node_are_counted_within_a_limit(store).await;
     changes::changes_are_read_on_from_a_cursor(store).await;
     changes::the_origin_is_before_all_changes(store).await;
     changes::claims_are_no_news_and_leave_cursors_good(store).await;

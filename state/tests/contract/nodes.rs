@@ -117,3 +117,23 @@ pub(crate) async fn what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store
     let records = store.nodes(&name).await.unwrap();
     assert_eq!((records[0].state, records[0].forgotten), (NodeState::Standby, false));
 }
+
+pub(crate) async fn sessions_of_each_node_are_counted_within_a_limit(store: &dyn Store) {
+    // More than one step of a store that looks at a thousand keys in each.
+    for first in (0..2400).step_by(200) {
+        let asks = (first..first + 200)
+            .map(|id| ask(&format!("counted-{id}"), &[if id % 3 == 0 { 1 } else { 2 }], &[]));
+        store.resolve(&request("count", asks.collect())).await.unwrap();
+    }
+    store.end(&pool("count"), key("counted-0"), Millis(0), None).await.unwrap();
+    store.resolve(&request("countless", vec![ask("counted-1", &[3], &[])])).await.unwrap();
+
+    let all = store.count(&pool("count"), 10_000_000).await.unwrap();
+    let part = store.count(&pool("count"), 1000).await.unwrap();
+
+    let nodes = [(node(1), 799), (node(2), 1600)].into_iter().collect();
+    assert_eq!(all, CountReply { pins: 2399, complete: true, nodes });
+    assert!(!part.complete && part.pins < 2399, "{part:?}");
+    let none = store.count(&pool("counted-nowhere"), 10_000_000).await.unwrap();
+    assert_eq!(none, CountReply { complete: true, ..CountReply::default() });
+}

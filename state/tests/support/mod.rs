@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses its part")]
 
 // The harness's own, by path: neither crate may depend on the other.
+#[path = "../../../test-harness/src/leftovers.rs"]
+mod leftovers;
 #[path = "../../../test-harness/src/process.rs"]
 mod process;
 #[path = "../../../test-harness/src/redis.rs"]

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 /// One way to run Envoy.
 pub(super) trait Launch: Debug + Send + Sync {
     /// A command that runs Envoy in the foreground; its arguments follow.
-    fn command(&self, name: &str, directory: &Path) -> Command;
+    fn command(&self, name: &str, directory: &Path) -> Result<Command, String>;
 
     /// Ends the Envoy of this name. The child is waited for by the caller.
     fn kill(&self, name: &str, child: &mut Child);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use super::command::{Launch, output, root, script};
+use crate::leftovers;
 
 #[derive(Debug)]
 pub(super) struct Docker {
@@ -29,7 +30,8 @@ impl Docker {
 }
 
 impl Launch for Docker {
-    fn command(&self, name: &str, directory: &Path) -> Command {
+    fn command(&self, name: &str, directory: &Path) -> Result<Command, String> {
+        leftovers::note_container(name)?;
         let mount = |path: &Path, mode: &str| format!("--volume={0}:{0}:{mode}", path.display());
         // The world's directory, one up: the nodes' file is there, for all Envoys of the world.
         let world = directory.parent().unwrap_or(directory);
@@ -41,14 +43,16 @@ impl Launch for Docker {
             .args([format!("--name={name}"), format!("--user={}", self.user)])
             .args([mount(world, "rw"), mount(&root(), "ro"), format!("--workdir={}", root().display())])
             .arg(&self.image);
-        command
+        Ok(command)
     }
 
     fn kill(&self, name: &str, child: &mut Child) {
         // First the client, so that it cannot start what is created but does not run yet. Each fails only if there is
         // nothing left to end.
         let _ = child.kill();
-        let _ = output(Command::new("docker").args(["rm", "--force", name]));
+        if output(Command::new("docker").args(["rm", "--force", name])).is_ok() {
+            leftovers::container_is_gone(name);
+        }
     }
 }
 

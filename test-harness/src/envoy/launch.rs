@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::command::{Launch, output, root};
 use super::docker::Docker;
 use super::process::Process;
+use crate::leftovers;
 
 /// The chosen way to run Envoy.
 #[derive(Debug)]
@@ -46,10 +47,16 @@ impl Launcher {
         log: &Path,
     ) -> Result<Child, String> {
         let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = self.0.command(name, directory);
+        let mut command = self.0.command(name, directory)?;
         command.args(arguments).current_dir(root()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))
+        let child = command.spawn();
+        let mut child = child.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        if let Err(failure) = leftovers::note_process(child.id()) {
+            self.kill(name, &mut child);
+            return Err(failure);
+        }
+        Ok(child)
     }
 
     pub(super) fn kill(&self, name: &str, child: &mut Child) {
@@ -60,14 +67,13 @@ impl Launcher {
     /// Runs `envoy --mode validate` on a file, from the top of the tree.
     pub(crate) fn validate(&self, file: &Path) -> Result<(), String> {
         let directory = file.parent().unwrap_or(file);
-        let mut command =
-            self.0.command(&format!("berth-{}-{}", std::process::id(), unique()), &directory.join("_"));
+        let mut command = self.0.command(&unique_name(), &directory.join("_"))?;
         output(command.args(["--mode", "validate", "-c"]).arg(file).current_dir(root())).map(drop)
     }
 }
 
-/// A number that no other Envoy of this test process has.
-pub(super) fn unique() -> u32 {
+/// A name that no other Envoy of this machine has.
+pub(super) fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    format!("berth-{}-{}", leftovers::owner(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -17,8 +17,8 @@ impl Process {
 }
 
 impl Launch for Process {
-    fn command(&self, _name: &str, _directory: &Path) -> Command {
-        Command::new(&self.binary)
+    fn command(&self, _name: &str, _directory: &Path) -> Result<Command, String> {
+        Ok(Command::new(&self.binary))
     }
 
     fn kill(&self, _name: &str, child: &mut Child) {

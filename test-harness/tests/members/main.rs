@@ -8,5 +8,6 @@ mod membership;
 mod node_names;
 mod priorities;
 mod ring_agreement;
+mod unknown;
 mod vanished;
 mod weighted;

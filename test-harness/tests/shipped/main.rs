@@ -4,7 +4,9 @@
 mod support;
 
 mod bad_configuration;
+mod demo;
 mod harness;
 mod host;
 mod hostcalls;
+mod operator;
 mod shipped_config;

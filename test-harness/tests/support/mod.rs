@@ -77,7 +77,8 @@ pub(crate) async fn places(envoy: &Envoy) {
             shown(&answer, "reason").to_owned()
         });
         let reasons: BTreeSet<String> = join_all(probes).await.into_iter().collect();
-        let unplaced = |reason: &&String| matches!(reason.as_str(), "no_snapshot" | "no_members");
+        let unplaced =
+            |reason: &&String| matches!(reason.as_str(), "no_snapshot" | "no_members" | "unknown_cluster");
         reasons.iter().find(unplaced).map_or(Ok(()), |reason| Err(reason.clone()))
     };
     eventually(placed, SOON).await;

@@ -65,6 +65,11 @@ impl Shard {
         format!("{}pin:{key}", self.prefix)
     }
 
+    /// What all pins' keys match. A pool's name has no letter that means something in a pattern.
+    pub(super) fn pins(&self) -> String {
+        format!("{}pin:*", self.prefix)
+    }
+
     pub(super) fn ended(&self, key: SessionKey) -> String {
         format!("{}ended:{key}", self.prefix)
     }

@@ -198,6 +198,17 @@ impl Track {
         self.failed
     }
 
+    /// Sessions that this node had when the chapter began.
+    pub(crate) fn started_on(&self, node: &str) -> usize {
+        self.start.count_on(node)
+    }
+
+    /// How many of them have changed their node.
+    pub(crate) fn moved_from(&self, node: &str) -> usize {
+        let started = self.start.nodes.iter().zip(&self.moves);
+        started.filter(|(start, moves)| start.as_deref() == Some(node) && **moves > 0).count()
+    }
+
     /// Sessions that have changed their node.
     pub(crate) fn moved(&self) -> usize {
         self.moves.iter().filter(|moves| **moves > 0).count()

@@ -61,6 +61,12 @@ impl TokenIssuer {
         sign(algorithm(number), &kid(number), claims(session, now() - 3600))
     }
 
+    /// The tokens of `player-1`, to be pasted into a shell.
+    pub(crate) fn for_shell(&self) -> String {
+        let player = Session::new("player-1");
+        format!("  TOKEN={}\n\n  EXPIRED={}\n", self.token(&player), self.expired(&player.id))
+    }
+
     /// Four ways to be somebody else: with a signature of one's own, an old token, no signature, and one by a secret that
     /// everybody knows, as it is the public key.
     pub(crate) fn forged(&self, victim: &Session) -> [String; 4] {

@@ -6,6 +6,7 @@
 
 mod console;
 mod crowd;
+mod ending;
 mod identity;
 mod issuer;
 mod native;
@@ -14,24 +15,28 @@ mod session;
 mod stage;
 mod story;
 mod tokens;
+mod verbs;
 
 use std::net::TcpListener;
 use std::process::ExitCode;
 
 use berth_harness::{Ports, State, World};
 
+use crate::ending::Ending;
 use crate::identity::Identity;
 use crate::issuer::TokenIssuer;
 use crate::story::Story;
 
 const USAGE: &str = "\
-usage: demo [--once] [--jwt] [--store memory|redis]
+usage: demo [--once] [--jwt] [--store memory|redis] [--with-make]
 
   --once    play the story, check every promise, and end: exit code 0 or 1
   --jwt     sessions are known by tokens of an issuer, not by a header that anybody can write: the story has chapters
             on forged tokens, renewed ids, keys that rotate, and an issuer that is away
   --store   where the state service keeps its pins: its own memory, or a private Redis that is started for it;
             without it Redis if redis-server and redis-cli are on the path
+  --with-make
+            end with the parent process, or when a signal ends that: `make demo` starts it so
 
 Ports, all on 127.0.0.1: BERTH_DEMO_PORT (proxy, 10000), BERTH_DEMO_ADMIN_PORT (9901), BERTH_DEMO_STATE_PORT (state
 service, 8650), BERTH_DEMO_NODE_PORT (the first node's, 9001; the others follow).";
@@ -49,10 +54,13 @@ enum Store {
     Redis,
 }
 
+#[derive(Clone, Copy)]
 struct Arguments {
     once: bool,
     jwt: bool,
     store: Option<Store>,
+    /// End with the parent process, which is make.
+    with_make: bool,
 }
 
 #[tokio::main]
@@ -62,9 +70,24 @@ async fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let Some(Arguments { once, jwt, store }) = Arguments::read(&arguments) else {
+    let Some(arguments) = Arguments::read(&arguments) else {
         return fail(&format!("wrong arguments {arguments:?}\n{USAGE}"), 2);
     };
+    let mut ending = match Ending::new(arguments.with_make) {
+        Ok(ending) => ending,
+        Err(failure) => return fail(&failure.to_string(), 1),
+    };
+    tokio::select! {
+        verdict = run(arguments) => verdict,
+        // Dropping the world ends Envoy, Redis and the service, and takes their files away.
+        code = ending.comes() => ExitCode::from(code),
+    }
+}
+
+async fn run(Arguments { once, jwt, store, .. }: Arguments) -> ExitCode {
+    if let Err(failure) = berth_harness::sweep() {
+        return fail(&failure, 1);
+    }
     let ports = match choose_ports() {
         Ok(ports) => ports,
         Err(faults) => return fail(&faults.join("\n"), 2),
@@ -94,12 +117,7 @@ async fn main() -> ExitCode {
         );
         println!("Beside it Envoy's jwt_authn verifies the same, and ring_hash places by the claim.");
     }
-
-    tokio::select! {
-        verdict = play(&world, &identity, ports, store, once) => verdict,
-        // Dropping the world ends Envoy and takes its files away.
-        _ = tokio::signal::ctrl_c() => ExitCode::from(130),
-    }
+    play(&world, &identity, ports, store, once).await
 }
 
 /// The shipped configuration, but for times short enough to watch, and native ring_hash beside it.
@@ -145,12 +163,13 @@ async fn play(world: &World, identity: &Identity, ports: Ports, store: Store, on
 
 impl Arguments {
     fn read(given: &[String]) -> Option<Self> {
-        let mut read = Self { once: false, jwt: false, store: None };
+        let mut read = Self { once: false, jwt: false, store: None, with_make: false };
         let mut given = given.iter().map(String::as_str);
         while let Some(argument) = given.next() {
             match argument {
                 "--once" => read.once = true,
                 "--jwt" => read.jwt = true,
+                "--with-make" => read.with_make = true,
                 "--store" => {
                     read.store = match given.next() {
                         Some("memory") => Some(Store::Memory),

@@ -131,14 +131,7 @@ impl<'w> Stage<'w> {
         self.down.insert(name.to_owned());
         // A request that Envoy has just put on one of those connections cannot be retried by any
         // proxy: it may have been served. The demo shows only requests that can be retried.
-        let world = self.world;
-        let closed = async || {
-            let page = world.envoy(0).admin("/clusters").await;
-            ["nodes", "native"]
-                .iter()
-                .all(|cluster| page.contains(&format!("{cluster}::{name}::cx_active::0\n")))
-        };
-        until(closed).await;
+        closed(self.world, name).await;
     }
 
     pub(crate) async fn revive(&mut self, name: &str) {
@@ -201,9 +194,32 @@ async fn knows(world: &World, states: &[(&str, usize)]) -> bool {
     if !until(async || shows(world, states).await).await {
         return false;
     }
+    polled(world).await
+}
+
+/// Waits until Berth has looked at the members twice: every worker then knows what happened before.
+pub(crate) async fn polled(world: &World) -> bool {
     let polls = async || world.envoy(0).metric("berth_polls_total", &[("result", "ok")]).await;
     let enough = polls().await + 2.0;
     until(async || polls().await >= enough).await
+}
+
+/// How many nodes Berth's leader shows in each state.
+pub(crate) async fn states(world: &World) -> String {
+    let page = world.envoy(0).prometheus().await;
+    let is_state = |line: &&str| line.starts_with("berth_nodes{") || line.starts_with("berth_panic{");
+    let mut lines: Vec<&str> = page.lines().filter(is_state).collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+/// Waits until Envoy has no connection to a node.
+pub(crate) async fn closed(world: &World, name: &str) {
+    let closed = async || {
+        let page = world.envoy(0).admin("/clusters").await;
+        ["nodes", "native"].iter().all(|cluster| page.contains(&format!("{cluster}::{name}::cx_active::0\n")))
+    };
+    until(closed).await;
 }
 
 /// Polls until it is so; false if that takes too long.

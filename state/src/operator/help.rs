@@ -1,0 +1,42 @@
+//! What stands below the options of each command's help: examples, and what its exit code says.
+
+/// Help with these examples.
+macro_rules! help {
+    ($($example:literal)+) => {
+        concat!(
+            "Examples:\n",
+            $("  ", $example, "\n",)+
+            "\nExit code: 0 done; 1 refused, or there is no such session or node; 2 the command line is wrong;\n",
+            "           3 the service or its store cannot be reached"
+        )
+    };
+}
+
+pub(super) const NODES: &str = help! {
+    "berth nodes                                         of which nodes something was said"
+    "berth nodes --admin http://127.0.0.1:9901           all nodes of a proxy, by the cluster with the pool's name"
+    "berth nodes --admin http://127.0.0.1:9901 --count   and how many sessions each has"
+    "berth nodes --pool games --admin http://127.0.0.1:9901 --cluster game_servers"
+};
+pub(super) const INSPECT: &str = help! {
+    "berth inspect ada --pool games                      by the id that clients send"
+    "berth inspect --key 8b1a9953c4611296a827abf8c47804d7  by the key that events have"
+};
+pub(super) const DRAIN: &str = help! {
+    "berth drain 10.0.0.3:8080 --note 'new kernel'"
+    "berth set-state 10.0.0.3:8080 active                takes it back"
+};
+pub(super) const FORGET: &str = help! {
+    "berth forget 10.0.0.3:8080"
+};
+pub(super) const SET_STATE: &str = help! {
+    "berth set-state 10.0.0.3:8080 standby               keeps its sessions, gets no new ones"
+    "berth set-state 10.0.0.3:8080 active --note ''      as at first, without a note"
+};
+pub(super) const END: &str = help! {
+    "berth end ada --pool games"
+};
+pub(super) const WATCH: &str = help! {
+    "berth watch"
+    "berth watch --limit 10 --format json | jq .node     the next ten, for a script"
+};
