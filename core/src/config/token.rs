@@ -150,8 +150,8 @@ impl JwtProvider {
 }
 
 /// The fields that say how to verify, for those that do.
-const OF_VERIFYING: [&str; 7] =
-    ["from", "algorithms", "issuer", "audiences", "leeway", "require_expiry", "max_cached"];
+const OF_VERIFYING: [&str; 8] =
+    ["from", "algorithms", "issuer", "audiences", "leeway", "require_expiry", "allow_padding", "max_cached"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -263,6 +263,7 @@ fn read_policy(fields: &mut Fields<'_>, faults: &mut Faults) -> Policy {
         audiences: audiences.into_iter().map(|(_, audience)| audience.to_owned()).collect(),
         leeway: fields.duration("leeway", LEEWAY, faults).unwrap_or(Policy::DEFAULT_LEEWAY),
         require_expiry: fields.flag("require_expiry", true, faults),
+        allow_padding: fields.flag("allow_padding", false, faults),
         ..Policy::new(algorithms)
     }
 }

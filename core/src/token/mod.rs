@@ -52,6 +52,8 @@ pub struct Policy {
     pub leeway: Millis,
     /// Refuse tokens that never expire.
     pub require_expiry: bool,
+    /// Accept tokens whose issuer pads base64 with `=`, as AWS's load balancer does, besides those without.
+    pub allow_padding: bool,
 }
 
 impl Policy {
@@ -67,6 +69,7 @@ impl Policy {
             audiences: Vec::new(),
             leeway: Self::DEFAULT_LEEWAY,
             require_expiry: true,
+            allow_padding: false,
         }
     }
 }
@@ -89,7 +92,7 @@ impl Policy {
 /// # Ok::<(), token::KeyError>(())
 /// ```
 pub fn verify(token: &[u8], keys: &Keys, policy: &Policy, now: Millis) -> Result<Claims, Refusal> {
-    let jws = Jws::read(token)?;
+    let jws = Jws::read(token, policy.allow_padding)?;
     if !policy.algorithms.contains(&jws.algorithm) {
         return Err(Refusal::Algorithm);
     }
