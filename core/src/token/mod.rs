@@ -11,6 +11,7 @@
 mod algorithm;
 mod cache;
 mod claims;
+mod deletion;
 mod json;
 mod jwks;
 mod jws;
@@ -24,11 +25,12 @@ mod wanted;
 pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
 pub use self::claims::Claims;
+pub use self::deletion::{DeletionFault, StoredCookie};
 pub use self::jwks::{JwksError, MAX_BYTES as MAX_JWKS};
 pub use self::keys::{Key, KeyError, Keys};
 pub use self::path::{ClaimPath, ClaimPathError};
 pub use self::refusal::Refusal;
-pub use self::source::{TokenSource, find};
+pub use self::source::{TokenSource, find, locate};
 pub use self::wanted::{Facts, Form, Slot, Wanted};
 
 use self::jws::Jws;
