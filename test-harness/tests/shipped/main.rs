@@ -6,3 +6,4 @@ mod support;
 mod bad_configuration;
 mod harness;
 mod shipped_config;
+mod wire;
