@@ -33,6 +33,7 @@ mod issuer;
 mod listening;
 mod metrics;
 mod process;
+mod python;
 mod redis;
 mod state;
 pub mod tokens;
@@ -56,6 +57,7 @@ pub use envoy::{Envoy, Host, Nack};
 pub use eventually::{Attempt, eventually};
 pub use hyper::{self, StatusCode};
 pub use issuer::Issuer;
+pub use python::{PythonNodes, run_python};
 pub use redis::{RedisCluster, RedisServer};
 pub use state::{State, StateService};
 
