@@ -24,6 +24,7 @@
 
 mod backend;
 mod bootstrap;
+mod browser;
 mod builder;
 mod client;
 mod endpoints;
@@ -50,6 +51,7 @@ use tempfile::TempDir;
 use state::StateCluster;
 
 pub use backend::{Backend, Mode};
+pub use browser::Browser;
 pub use builder::{Builder, Ports};
 pub use client::{Client, RawResponse, Received, Request, Response, WebSocket};
 pub use endpoints::{Endpoint, EndpointSet};
