@@ -160,7 +160,15 @@ impl Reply {
     /// An answer with a body and no headers of its own.
     #[must_use]
     pub fn new(status: u16, reason: Reason, body: Cow<'static, str>) -> Self {
-        Self { status, reason, body, challenge: None, retry_after: None, set_cookie: None, is_withheld: false }
+        Self {
+            status,
+            reason,
+            body,
+            challenge: None,
+            retry_after: None,
+            set_cookie: None,
+            is_withheld: false,
+        }
     }
 }
 

@@ -81,8 +81,7 @@ pub async fn run_python(program: &str, arguments: &[String]) -> Value {
     command.args(arguments).env("BERTH_CLIENT_LIMIT", limit).stdin(Stdio::null());
     let run = tokio::task::spawn_blocking(move || command.output());
     let output = run.await.expect("it does not panic").expect("python3");
-    let (said, errors) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program}: {}\n{said}\n{errors}", output.status);
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{program}: {error}: {said}\n{errors}"))
 }

@@ -111,8 +111,7 @@ impl Proxy {
         memo: &Memo,
         waiter: &Waiter<'_>,
     ) -> Decision {
-        let deletion =
-            provider.and_then(|provider| self.tokens.deletion(provider, memo, waiter.attributes));
+        let deletion = provider.and_then(|provider| self.tokens.deletion(provider, memo, waiter.attributes));
         match Decision::challenge(reason, refusal.challenge()) {
             Decision::Reply(reply) => {
                 Decision::Reply(Reply { set_cookie: deletion.map(Into::into), ..reply })

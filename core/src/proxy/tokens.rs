@@ -143,12 +143,7 @@ impl Tokens {
     /// What deletes the cookie from which this provider's token came, if it came from one and that is to be done.
     ///
     /// Nothing does while a provider that was asked may get keys that verify the token: it may be a good one.
-    pub(super) fn deletion(
-        &self,
-        provider: usize,
-        memo: &Memo,
-        attributes: &dyn Attributes,
-    ) -> Option<&str> {
+    pub(super) fn deletion(&self, provider: usize, memo: &Memo, attributes: &dyn Attributes) -> Option<&str> {
         let config = &self.0.get(provider)?.config;
         if config.from.iter().all(|source| source.deletion().is_none()) || self.may_get_keys(memo) {
             return None;

@@ -8,7 +8,7 @@ use std::{error, fmt};
 
 use crate::session::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 
-/// A cookie as whoever issues tokens sets it.
+/// A cookie as the issuer of tokens sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCookie {
     /// Its name.
@@ -147,17 +147,14 @@ mod tests {
         assert!(host.deletion().is_ok());
         let domain = Some("example.com".to_owned());
         let with_domain = StoredCookie { domain: domain.clone(), path: "/app".into(), ..host };
-        let faults = [
-            DeletionFault::Cookie(CookieFault::HostPrefixWithPath),
-            DeletionFault::HostPrefixWithDomain,
-        ];
+        let faults =
+            [DeletionFault::Cookie(CookieFault::HostPrefixWithPath), DeletionFault::HostPrefixWithDomain];
         assert_eq!(with_domain.deletion().unwrap_err(), faults);
 
-        let insecure = StoredCookie { partitioned: true, same_site: SameSite::None, ..StoredCookie::named("t") };
-        let faults = [
-            DeletionFault::Cookie(CookieFault::SameSiteNoneNotSecure),
-            DeletionFault::PartitionedNotSecure,
-        ];
+        let insecure =
+            StoredCookie { partitioned: true, same_site: SameSite::None, ..StoredCookie::named("t") };
+        let faults =
+            [DeletionFault::Cookie(CookieFault::SameSiteNoneNotSecure), DeletionFault::PartitionedNotSecure];
         assert_eq!(insecure.deletion().unwrap_err(), faults);
 
         for bad in ["", ".", "a b", "example.com; Secure", "example..com", "ex\u{e4}mple.com"] {

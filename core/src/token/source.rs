@@ -98,8 +98,7 @@ pub fn locate<'s>(
         let name = source.place.header_name();
         let first = header(name)?;
         let is_list = source.place.is_in_a_list();
-        let token =
-            source.find(&first).or_else(|| if is_list { source.find(&all(name)?) } else { None });
+        let token = source.find(&first).or_else(|| if is_list { source.find(&all(name)?) } else { None });
         Some((source, token?))
     })
 }

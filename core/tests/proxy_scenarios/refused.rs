@@ -139,7 +139,11 @@ fn no_cookie_is_deleted_while_keys_may_come_that_verify_it() {
     });
     assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("a"))])), (401, None));
     let cookie = format!("token={}", expired());
-    assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie)])), (401, Some(DELETION)), "HS256 is no other's");
+    assert_eq!(
+        seen(&refused(&mut proxy, &[("cookie", &cookie)])),
+        (401, Some(DELETION)),
+        "HS256 is no other's"
+    );
 }
 
 #[test]

@@ -95,7 +95,7 @@ async fn every_request_of_an_mcp_client_reaches_the_node_that_began_its_session(
     }
 }
 
-/// What Envoy has for the same: it writes the node into the id that the client gets, and asks nobody.
+/// What Envoy has for the same: it writes the node into the id that the client gets, and needs no state cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn envoys_own_envelope_keeps_every_mcp_client_too_and_tells_it_its_node() {
     let envelope = |json: &mut Value| {
@@ -119,7 +119,8 @@ async fn envoys_own_envelope_keeps_every_mcp_client_too_and_tells_it_its_node() 
     let checks = World::builder().health_interval(Duration::from_millis(200));
     let world = checks.filter(false).nodes(4).envoys(2).bootstrap(envelope).start().await;
     for envoy in world.envoys() {
-        eventually(async || envoy.stat("cluster.nodes_sessionless.membership_healthy").await == 4, SOON).await;
+        eventually(async || envoy.stat("cluster.nodes_sessionless.membership_healthy").await == 4, SOON)
+            .await;
     }
 
     play_mcp(&world, CLIENTS).await;

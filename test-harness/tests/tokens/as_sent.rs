@@ -30,7 +30,8 @@ fn alb(allow_padding: bool) -> Value {
 
 /// Its sessions are the users, by token or by header.
 fn users(json: &mut Value) {
-    pool(json)["session"]["sources"] = json!([{"jwt": "players", "claim": "sub"}, {"header": "x-session-id"}]);
+    pool(json)["session"]["sources"] =
+        json!([{"jwt": "players", "claim": "sub"}, {"header": "x-session-id"}]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

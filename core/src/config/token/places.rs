@@ -95,7 +95,7 @@ fn read_deletion(fields: &mut Fields<'_>, name: &str, faults: &mut Faults) -> Op
     let deletion = cookie.deletion().map_err(|found| {
         for fault in found {
             let place = match fault {
-                // The name's own fault is told where the name is.
+                // The name's own fault is reported where the name is.
                 DeletionFault::Cookie(CookieFault::Name) => continue,
                 DeletionFault::Cookie(fault) => place_of(fault),
                 DeletionFault::Domain | DeletionFault::HostPrefixWithDomain => "domain",
