@@ -1,7 +1,7 @@
 """Nodes of a web application: `web_nodes.py COUNT`. Each answers who it is, and the page at `/` says what a browser saw.
 
-The page asks as pages do: six requests at once, a WebSocket, an event stream, and requests to another origin, `?api=`, with a
-preflight before them. It posts what it saw to `/report`, and the node that gets it writes it down.
+The page asks as pages do: six requests at once, a WebSocket, an event stream, and requests to another origin, `?api=`, and to another
+site, `?site=`, with preflights before them. It posts what it saw to `/report`, and the node that gets it writes it down.
 """
 
 import json
@@ -14,7 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 from serving import HEALTH, serve
 
 PAGE = """<!doctype html><title>page</title><script type="module">
-const api = new URLSearchParams(location.search).get("api");
+const [api, site] = ["api", "site"].map(name => new URLSearchParams(location.search).get(name));
 const ask = async (url, options) => (await (await fetch(url, options)).json()).node;
 const at_once = (base, options) => Promise.all([..."123456"].map(n => ask(`${base}/node?${n}`, options)));
 const socket = () => new Promise((resolve, reject) => {
@@ -33,8 +33,11 @@ let seen;
 try {
   const [fetches, ws, stream] = await Promise.all([at_once("", {}), socket(), events()]);
   const other = await at_once(api, cross);
+  // Another site has a cookie of its own, from its first answer on.
+  const first = await ask(`${site}/node?0`, cross);
+  const elsewhere = [first, ...await at_once(site, cross)];
   const over = performance.getEntriesByType("resource").find(entry => entry.name.includes("/node?1")).nextHopProtocol;
-  seen = {page: "PAGE_NODE", fetches, ws, stream, other, over};
+  seen = {page: "PAGE_NODE", fetches, ws, stream, other, elsewhere, over};
 } catch (failure) { seen = {failure: String(failure)}; }
 await fetch("/report", {method: "POST", body: JSON.stringify(seen)});
 </script>"""

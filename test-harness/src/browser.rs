@@ -15,16 +15,21 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Opens a page. Certificates are not verified.
+    /// Opens a page. Cookies of other sites are taken. Certificates are not verified, and all hosts of `.example` are this machine.
     ///
     /// # Panics
     /// If there is no Chromium on the PATH, and `CHROMIUM` names none.
     pub fn open(url: &str) -> Self {
         let profile = tempfile::Builder::new().prefix("berth-").tempdir().expect("a directory");
         let server = Server::default();
+        // Some distributions block them.
+        std::fs::create_dir(profile.path().join("Default")).expect("a folder");
+        let preferences = r#"{"profile": {"block_third_party_cookies": false, "cookie_controls_mode": 0}}"#;
+        std::fs::write(profile.path().join("Default/Preferences"), preferences).expect("a file");
         let mut command = Command::new(chromium());
         command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
         command.args(["--ignore-certificate-errors", "--no-first-run", "--disable-background-networking"]);
+        command.arg("--host-resolver-rules=MAP *.example 127.0.0.1");
         // Otherwise it ends once the page is loaded.
         command.args(["--remote-debugging-port=0"]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);

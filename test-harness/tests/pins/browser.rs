@@ -57,6 +57,7 @@ async fn all_that_a_page_asks_for_is_served_by_one_node() {
     world.edit_endpoints(|set| *set = endpoints).await;
     all_see(&world, &[("active", 4)]).await;
     let [page, api] = [0, 1].map(|index| format!("https://{}", world.envoy(index).address()));
+    let site = format!("https://other.example:{}", world.envoy(1).address().port());
 
     // Each with a profile of its own.
     for visit in 0..3 {
@@ -68,7 +69,7 @@ async fn all_that_a_page_asks_for_is_served_by_one_node() {
                 .collect();
             lines
         };
-        let browser = Browser::open(&format!("{page}/?api={api}"));
+        let browser = Browser::open(&format!("{page}/?api={api}&site={site}"));
         let reported = async || reports().get(visit).cloned();
         let seen = eventually(reported, Duration::from_secs(60)).await;
         drop(browser);
@@ -80,6 +81,8 @@ async fn all_that_a_page_asks_for_is_served_by_one_node() {
             let answers = seen[list].as_array().expect("a list");
             assert!(!answers.is_empty() && answers.iter().all(|answer| answer == node), "{list}: {seen}");
         }
+        let elsewhere = seen["elsewhere"].as_array().expect("a list");
+        assert!(elsewhere.len() == 7 && elsewhere.iter().all(|answer| answer == &elsewhere[0]), "{seen}");
         assert_eq!(&seen["ws"]["node"], node, "{seen}");
         // The browser took its connection of HTTP/2 for the WebSocket too.
         assert_eq!((&seen["over"], &seen["ws"]["key"]), (&json!("h2"), &json!(KEY_OVER_HTTP2)), "{seen}");
