@@ -1,12 +1,12 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm check test e2e validate demo bench simulate fmt clean
+.PHONY: help setup wasm check test test-browser e2e validate demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 # A third of the time of an end-to-end test is waiting.
 E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: the wasm target, cargo-nextest, Envoy
 	@scripts/setup
@@ -37,6 +37,10 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) $(T)
+
+test-browser: setup wasm ## a page in a real browser; needs chromium on the PATH, or CHROMIUM=path
+	cargo build $(CARGO_FLAGS) --release -p berth-state
+	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test pins --run-ignored only -E 'test(/^browser::/)'
 
 bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state

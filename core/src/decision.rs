@@ -55,6 +55,8 @@ pub struct Reply {
     pub challenge: Option<&'static str>,
     /// The value of `retry-after`, in seconds.
     pub retry_after: Option<u64>,
+    /// The value of `set-cookie`: it deletes the cookie that would be refused again.
+    pub set_cookie: Option<Box<str>>,
     /// Only one node could have answered, and it cannot now.
     pub is_withheld: bool,
 }
@@ -158,7 +160,15 @@ impl Reply {
     /// An answer with a body and no headers of its own.
     #[must_use]
     pub fn new(status: u16, reason: Reason, body: Cow<'static, str>) -> Self {
-        Self { status, reason, body, challenge: None, retry_after: None, is_withheld: false }
+        Self {
+            status,
+            reason,
+            body,
+            challenge: None,
+            retry_after: None,
+            set_cookie: None,
+            is_withheld: false,
+        }
     }
 }
 

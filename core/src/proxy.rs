@@ -222,15 +222,18 @@ impl Proxy {
             Mode::Off => return Ok(Decision::pass(Reason::NotRolledOut)),
         }
         let history = history.unwrap_or_default();
+        let provider = history.provider;
         // It would have no end: most likely its time is not in seconds.
         let is_ahead =
             history.created.is_some_and(|created| created > attributes.now() + Policy::DEFAULT_LEEWAY);
         if config.session.max_age.is_some() && (history.is_undated || is_ahead) {
-            return Ok(Decision::challenge(Reason::TokenRefused, Refusal::ClaimType.challenge()));
+            let (reason, refusal) = (Reason::TokenRefused, Refusal::ClaimType);
+            return Ok(self.refuse_token(provider, reason, refusal, memo, waiter));
         }
         let terms = terms(&config, history);
         if terms.ends.is_some_and(|ends| ends <= self.tick) {
-            return Ok(Decision::challenge(Reason::SessionOver, Refusal::Expired.challenge()));
+            let (reason, refusal) = (Reason::SessionOver, Refusal::Expired);
+            return Ok(self.refuse_token(provider, reason, refusal, memo, waiter));
         }
         let Some(snapshot) = pool.snapshot() else {
             if pool.engine.is_some() {

@@ -254,7 +254,15 @@ fn each_provider_is_read_as_meant() {
     assert_eq!(token("x-token").as_deref(), Some(b"Bearer x".as_slice()));
     assert_eq!(
         (players.from.len(), players.cached.entries, players.on_invalid),
-        (5, 500, OnInvalid::Sessionless)
+        (6, 500, OnInvalid::Sessionless)
+    );
+    let deletions: Vec<&str> = players.from.iter().filter_map(token::TokenSource::deletion).collect();
+    assert_eq!(
+        deletions,
+        [
+            "__Secure-token=; Path=/app; Domain=.example.com; Max-Age=0; SameSite=None; Secure; HttpOnly; Partitioned",
+            "token=; Path=/; Max-Age=0; SameSite=Lax; HttpOnly",
+        ]
     );
     let Verification::Keys(policy, keys) = &players.verification else { panic!("{players:?}") };
     assert_eq!(keys.len(), 2);
@@ -264,6 +272,7 @@ fn each_provider_is_read_as_meant() {
         audiences: vec!["games".to_owned(), "chat".to_owned()],
         leeway: Millis(30_000),
         require_expiry: false,
+        allow_padding: true,
     };
     assert_eq!(*policy, expected);
 

@@ -1,5 +1,5 @@
-//! The pages against what they tell of: who copies a configuration from docs/identity.md, docs/minted-ids.md and docs/rollout.md gets
-//! what they say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
+//! The pages against what they tell of: who copies a configuration from docs/identity.md, docs/minted-ids.md, docs/tokens.md and
+//! docs/rollout.md gets what they say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn configurations(page: &str) -> Vec<&str> {
 
 #[test]
 fn every_configuration_of_the_page_is_one() {
-    let pages = [("identity.md", 6), ("minted-ids.md", 3), ("rollout.md", 3)]
+    let pages = [("identity.md", 5), ("minted-ids.md", 1), ("rollout.md", 3), ("tokens.md", 8)]
         .map(|(name, least)| (name, page(name), least));
     let mut configurations = Vec::new();
     for (name, page, least) in &pages {
@@ -38,7 +38,7 @@ fn every_configuration_of_the_page_is_one() {
 
 #[test]
 fn every_refusal_has_a_row_that_says_what_to_do() {
-    let page = page("identity.md");
+    let page = page("tokens.md");
 
     for refusal in Refusal::ALL {
         let row = format!("| `{}` | 401", refusal.name());
@@ -59,7 +59,7 @@ fn every_outcome_reason_and_result_is_explained() {
         source.lines().filter(|line| line.trim_start().starts_with("Self::") && line.contains("=> \""));
     let names: Vec<&str> = arms.flat_map(literals).collect();
     assert!(names.len() >= 37, "{names:?}: event.rs has changed its form");
-    let pages = ["OPERATIONS.md", "rollout.md", "identity.md"].map(page).concat();
+    let pages = ["OPERATIONS.md", "rollout.md", "tokens.md"].map(page).concat();
 
     for name in names {
         assert!(pages.contains(&format!("`{name}`")), "nothing says what {name} means");

@@ -70,6 +70,9 @@ impl Effects {
         if let Some(seconds) = &retry_after {
             headers.push(("retry-after", seconds));
         }
+        if let Some(cookie) = &reply.set_cookie {
+            headers.push(("set-cookie", cookie));
+        }
         if self.shows_debug_header {
             headers.push((DEBUG_HEADER, &debug));
         }

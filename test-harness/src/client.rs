@@ -1,6 +1,7 @@
 //! A client as browsers are: keep-alive connections to one Envoy, and everything as bytes. What a well-behaved client
 //! cannot send goes through [`Client::raw`].
 
+mod extended_connect;
 mod raw;
 mod response;
 
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
 
 use crate::eventually::patience;
+use response::Transport;
 
 /// Longer than any answer should take, the proxy's own timeouts included.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -177,7 +179,7 @@ impl Request {
         timeout(patience(limit), answer).await.unwrap_or_else(|_| Err(format!("no answer in {limit:?}")))
     }
 
-    /// Opens a WebSocket; the first message, the node's name, has been read.
+    /// Opens a WebSocket, over HTTP/2 by extended CONNECT (RFC 8441); the first message, the node's name, has been read.
     ///
     /// # Panics
     /// If the upgrade is refused.
@@ -204,7 +206,11 @@ impl Request {
         ] {
             request.headers_mut().entry(name).or_insert(value);
         }
+        if self.http2 {
+            return extended_connect::open(self.client.address, request, self.within).await;
+        }
         let stream = TcpStream::connect(self.client.address).await.expect("Envoy accepts connections");
+        let stream: Box<dyn Transport> = Box::new(stream);
         let opened = timeout(patience(self.within), tokio_tungstenite::client_async(request, stream)).await;
         match opened.expect("an answer to the upgrade in time") {
             Ok((stream, answer)) => Ok(WebSocket::open(stream, answer.headers()).await),

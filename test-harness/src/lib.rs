@@ -24,6 +24,7 @@
 
 mod backend;
 mod bootstrap;
+mod browser;
 mod builder;
 mod client;
 mod endpoints;
@@ -34,6 +35,7 @@ mod leftovers;
 mod listening;
 mod metrics;
 mod process;
+mod python;
 mod redis;
 mod state;
 pub mod tokens;
@@ -50,6 +52,7 @@ use tempfile::TempDir;
 use state::StateCluster;
 
 pub use backend::{Backend, Mode};
+pub use browser::Browser;
 pub use builder::{Builder, Ports};
 pub use client::{Client, RawResponse, Received, Request, Response, WebSocket};
 pub use endpoints::{Endpoint, EndpointSet};
@@ -57,6 +60,7 @@ pub use envoy::{Envoy, Host, Nack};
 pub use eventually::{Attempt, eventually};
 pub use hyper::{self, StatusCode};
 pub use issuer::Issuer;
+pub use python::{PythonNodes, run_python};
 pub use redis::{RedisCluster, RedisServer};
 pub use state::{State, StateService, berth};
 

@@ -4,7 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -47,6 +47,14 @@ pub fn sign_bytes(algorithm: Algorithm, secret: &str, header: &Value, payload: &
     };
     let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, algorithm).unwrap();
     format!("{signed}.{signature}")
+}
+
+/// The same with its base64 padded, and signed as it stands: what AWS's load balancer sends.
+pub fn sign_padded(algorithm: Algorithm, header: &Value, claims: &Value) -> String {
+    let signed = format!("{}.{}", URL_SAFE.encode(header.to_string()), URL_SAFE.encode(claims.to_string()));
+    let signature =
+        jsonwebtoken::crypto::sign(signed.as_bytes(), &private_key(algorithm), algorithm).unwrap();
+    format!("{signed}.{}", URL_SAFE.encode(URL_SAFE_NO_PAD.decode(signature).unwrap()))
 }
 
 /// What the issuer publishes: public keys of these algorithms by these ids.

@@ -209,7 +209,7 @@ fn read_cookie(
 }
 
 /// The field to change.
-fn place_of(fault: CookieFault) -> &'static str {
+pub(super) fn place_of(fault: CookieFault) -> &'static str {
     match fault {
         CookieFault::Name => "name",
         CookieFault::Path | CookieFault::HostPrefixWithPath => "path",

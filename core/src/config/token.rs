@@ -1,8 +1,9 @@
 //! The providers of tokens: where a token is, what it must satisfy, and the keys that tell.
 //!
-//! Whether the keys are any good is decided in `keys`; here, how they go with the rest.
+//! Whether the keys are any good is decided in `keys`, where a token may be in `places`; here, how they go with the rest.
 
 mod keys;
+mod places;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -10,15 +11,13 @@ use std::ops::RangeInclusive;
 use serde_json::Value;
 
 use self::keys::{read_jwks, read_static_keys};
+use self::places::read_sources;
 use super::fields::{Faults, Fields, quoted, shown, string};
-use crate::session::SourceError;
 use crate::time::Millis;
 use crate::token::{Algorithm, ClaimPath, Keys, Limits, Policy, TokenSource};
 
 /// More issuers than this is a mistake, and each has keys in every worker.
 const MAX_PROVIDERS: usize = 16;
-/// Each costs a look per request.
-const MAX_SOURCES: usize = 8;
 /// More than an issuer has names for its service.
 const MAX_AUDIENCES: usize = 16;
 /// Names become part of stats.
@@ -150,8 +149,8 @@ impl JwtProvider {
 }
 
 /// The fields that say how to verify, for those that do.
-const OF_VERIFYING: [&str; 7] =
-    ["from", "algorithms", "issuer", "audiences", "leeway", "require_expiry", "max_cached"];
+const OF_VERIFYING: [&str; 8] =
+    ["from", "algorithms", "issuer", "audiences", "leeway", "require_expiry", "allow_padding", "max_cached"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -192,63 +191,6 @@ fn read_kind(fields: &mut Fields<'_>, value: &Value, faults: &mut Faults) -> Opt
     }
 }
 
-/// By default what OAuth says (RFC 6750, section 2.1).
-fn read_sources(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<TokenSource> {
-    if fields.value("from").is_none() {
-        return TokenSource::header("authorization", "Bearer ").into_iter().collect();
-    }
-    let advice = "name at least one place, or leave it out for a bearer token";
-    let elements = fields.required_array("from", MAX_SOURCES, advice, faults);
-    elements.iter().filter_map(|(path, value)| read_source(value, path, faults)).collect()
-}
-
-fn read_source(value: &Value, path: &str, faults: &mut Faults) -> Option<TokenSource> {
-    const ONE_OF: &str = "must have one of header, cookie, query or subprotocol";
-    let mut fields = Fields::of(value, path, faults);
-    let kinds = ["header", "cookie", "query", "subprotocol"];
-    let found: Vec<&'static str> = kinds.into_iter().filter(|name| fields.value(name).is_some()).collect();
-    let source = match found.as_slice() {
-        ["header"] => {
-            let name = fields.required_string("header", "name it", faults);
-            let prefix = read_prefix(&mut fields, faults);
-            name.map(|name| ("header", TokenSource::header(name, &prefix)))
-        }
-        [kind] => {
-            type Make = fn(&str) -> Result<TokenSource, SourceError>;
-            let make: Make = match *kind {
-                "cookie" => TokenSource::cookie,
-                "query" => TokenSource::query,
-                _ => TokenSource::subprotocol,
-            };
-            fields.required_string(kind, "name it", faults).map(|name| (*kind, make(name)))
-        }
-        [] if value.is_object() => {
-            faults.add(path, ONE_OF);
-            None
-        }
-        [] => None,
-        several => {
-            faults.add(path, format!("{ONE_OF}, has {}", several.join(" and ")));
-            None
-        }
-    };
-    let source = source.and_then(|(kind, made)| {
-        made.map_err(|error| faults.add(&fields.path_of(kind), format!("cannot be used: {error}"))).ok()
-    });
-    if found.len() == 1 {
-        fields.finish(faults);
-    }
-    source
-}
-
-fn read_prefix(fields: &mut Fields<'_>, faults: &mut Faults) -> String {
-    let Some(prefix) = fields.string("prefix", faults) else { return String::new() };
-    if !prefix.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        faults.add(&fields.path_of("prefix"), "must be ASCII characters that can stand in a header");
-    }
-    prefix.to_owned()
-}
-
 /// What each token must satisfy. Without a fault it names at least one algorithm.
 fn read_policy(fields: &mut Fields<'_>, faults: &mut Faults) -> Policy {
     let algorithms = read_algorithms(fields, faults);
@@ -263,6 +205,7 @@ fn read_policy(fields: &mut Fields<'_>, faults: &mut Faults) -> Policy {
         audiences: audiences.into_iter().map(|(_, audience)| audience.to_owned()).collect(),
         leeway: fields.duration("leeway", LEEWAY, faults).unwrap_or(Policy::DEFAULT_LEEWAY),
         require_expiry: fields.flag("require_expiry", true, faults),
+        allow_padding: fields.flag("allow_padding", false, faults),
         ..Policy::new(algorithms)
     }
 }

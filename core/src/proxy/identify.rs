@@ -49,7 +49,7 @@ impl Proxy {
             (Found::Refused(..), _) | (_, Missing::Reject) if rollout.is_partial() => {
                 Decision::pass(Reason::NotRolledOut)
             }
-            (Found::Refused(provider, refusal), _) => self.refuse(rule, provider, refusal),
+            (Found::Refused(provider, refusal), _) => self.refuse(rule, provider, refusal, memo, waiter),
             (_, Missing::IssueCookie(template)) => {
                 let snapshot = self.pools.get(rule.pool).and_then(super::Pool::snapshot);
                 match draw(snapshot.as_deref(), waiter.attributes) {
@@ -82,7 +82,14 @@ impl Proxy {
     }
 
     /// A token that is not to be believed; or that cannot be verified yet, which is not its sender's fault.
-    fn refuse(&self, rule: &Rule, provider: usize, refusal: Refusal) -> Decision {
+    fn refuse(
+        &self,
+        rule: &Rule,
+        provider: usize,
+        refusal: Refusal,
+        memo: &Memo,
+        waiter: &Waiter<'_>,
+    ) -> Decision {
         if self.tokens.on_invalid(provider) == OnInvalid::Sessionless {
             return Decision::pass(Reason::TokenRefused);
         }
@@ -91,7 +98,26 @@ impl Proxy {
             let body = "berth: the keys that would verify this token are not there yet; try again\n";
             return PoolPolicy::of(&pool.config).unavailable(Reason::KeysAway, body);
         }
-        Decision::challenge(Reason::TokenRefused, refusal.challenge())
+        self.refuse_token(Some(provider), Reason::TokenRefused, refusal, memo, waiter)
+    }
+
+    /// 401 to a token of this provider. If it came from a cookie that is to be deleted then, the answer deletes it: a browser
+    /// would send it with each request, and could not even log in again.
+    pub(super) fn refuse_token(
+        &self,
+        provider: Option<usize>,
+        reason: Reason,
+        refusal: Refusal,
+        memo: &Memo,
+        waiter: &Waiter<'_>,
+    ) -> Decision {
+        let deletion = provider.and_then(|provider| self.tokens.deletion(provider, memo, waiter.attributes));
+        match Decision::challenge(reason, refusal.challenge()) {
+            Decision::Reply(reply) => {
+                Decision::Reply(Reply { set_cookie: deletion.map(Into::into), ..reply })
+            }
+            other => other,
+        }
     }
 }
 

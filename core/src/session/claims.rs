@@ -45,6 +45,8 @@ pub struct History {
     pub created: Option<Millis>,
     /// It should say when it began, and does not.
     pub is_undated: bool,
+    /// The provider of the token that says so.
+    pub provider: Option<usize>,
 }
 
 impl ClaimSource {
@@ -60,7 +62,8 @@ impl ClaimSource {
         let version = self.version.and_then(|slot| facts.version(slot));
         let created = self.created.and_then(|slot| facts.time(slot));
         let is_undated = self.created.is_some() && created.is_none();
-        Some((id, History { previous, version, created, is_undated }))
+        let provider = Some(self.provider.0);
+        Some((id, History { previous, version, created, is_undated, provider }))
     }
 }
 

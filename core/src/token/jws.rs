@@ -1,7 +1,8 @@
 //! The compact form of a signed token (RFC 7515, section 7.1): three parts, read strictly.
 //!
 //! Decides what may be a token at all, before any key is touched. A form that two readers could take for different tokens
-//! is refused: base64url with padding or stray bits, members given twice, extensions that are not understood.
+//! is refused: base64url with stray bits or wrong padding, members given twice, extensions that are not understood. Padding is
+//! none by RFC 7515; a policy may allow it where an issuer adds it, and signs what it has added.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,11 +20,12 @@ pub(super) struct Jws<'t> {
     pub(super) signed: &'t [u8],
     pub(super) signature: Vec<u8>,
     payload: &'t [u8],
+    allows_padding: bool,
 }
 
 impl<'t> Jws<'t> {
     /// Takes a token apart; the payload's content stays untouched until the signature is known to be right.
-    pub(super) fn read(token: &'t [u8]) -> Result<Self, Refusal> {
+    pub(super) fn read(token: &'t [u8], allows_padding: bool) -> Result<Self, Refusal> {
         if token.len() > MAX_TOKEN {
             return Err(Refusal::TooLarge);
         }
@@ -35,14 +37,15 @@ impl<'t> Jws<'t> {
             return Err(Refusal::Malformed);
         };
         let signed = token.get(..header.len() + 1 + payload.len()).ok_or(Refusal::Malformed)?;
-        let header = json::object(&decode(header)?).ok_or(Refusal::Malformed)?;
+        let header = json::object(&decode(header, allows_padding)?).ok_or(Refusal::Malformed)?;
         let (algorithm, key_id) = read_header(&header)?;
-        Ok(Self { algorithm, key_id, signed, signature: decode(signature)?, payload })
+        let signature = decode(signature, allows_padding)?;
+        Ok(Self { algorithm, key_id, signed, signature, payload, allows_padding })
     }
 
     /// The bytes of the payload.
     pub(super) fn payload(&self) -> Result<Vec<u8>, Refusal> {
-        decode(self.payload)
+        decode(self.payload, self.allows_padding)
     }
 }
 
@@ -72,7 +75,16 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
     if is_nested { Err(Refusal::Malformed) } else { Ok((algorithm, key_id)) }
 }
 
-/// Base64url without padding, whose unused bits are zero.
-fn decode(part: &[u8]) -> Result<Vec<u8>, Refusal> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Malformed)
+/// Base64url whose unused bits are zero, without padding or, if that is allowed, with all of it.
+fn decode(part: &[u8], allows_padding: bool) -> Result<Vec<u8>, Refusal> {
+    let bare = if allows_padding { without_padding(part) } else { part };
+    URL_SAFE_NO_PAD.decode(bare).map_err(|_| Refusal::Malformed)
+}
+
+/// What stands before the padding that fills four characters. Any other `=` stays, and is no base64.
+fn without_padding(part: &[u8]) -> &[u8] {
+    if !part.len().is_multiple_of(4) {
+        return part;
+    }
+    part.strip_suffix(b"==").or_else(|| part.strip_suffix(b"=")).unwrap_or(part)
 }

@@ -11,6 +11,7 @@
 mod algorithm;
 mod cache;
 mod claims;
+mod deletion;
 mod json;
 mod jwks;
 mod jws;
@@ -24,11 +25,12 @@ mod wanted;
 pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
 pub use self::claims::Claims;
+pub use self::deletion::{DeletionFault, StoredCookie};
 pub use self::jwks::{JwksError, MAX_BYTES as MAX_JWKS};
 pub use self::keys::{Key, KeyError, Keys};
 pub use self::path::{ClaimPath, ClaimPathError};
 pub use self::refusal::Refusal;
-pub use self::source::{TokenSource, find};
+pub use self::source::{TokenSource, find, locate};
 pub use self::wanted::{Facts, Form, Slot, Wanted};
 
 use self::jws::Jws;
@@ -52,6 +54,8 @@ pub struct Policy {
     pub leeway: Millis,
     /// Refuse tokens that never expire.
     pub require_expiry: bool,
+    /// Accept tokens whose issuer pads base64 with `=`, as AWS's load balancer does, besides those without.
+    pub allow_padding: bool,
 }
 
 impl Policy {
@@ -67,6 +71,7 @@ impl Policy {
             audiences: Vec::new(),
             leeway: Self::DEFAULT_LEEWAY,
             require_expiry: true,
+            allow_padding: false,
         }
     }
 }
@@ -89,7 +94,7 @@ impl Policy {
 /// # Ok::<(), token::KeyError>(())
 /// ```
 pub fn verify(token: &[u8], keys: &Keys, policy: &Policy, now: Millis) -> Result<Claims, Refusal> {
-    let jws = Jws::read(token)?;
+    let jws = Jws::read(token, policy.allow_padding)?;
     if !policy.algorithms.contains(&jws.algorithm) {
         return Err(Refusal::Algorithm);
     }

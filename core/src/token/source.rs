@@ -8,6 +8,8 @@ pub struct TokenSource {
     place: Source,
     /// What stands before the token in a header.
     prefix: String,
+    /// The `Set-Cookie` value that deletes the cookie that it reads, if that is to be done.
+    deletion: Option<Box<str>>,
 }
 
 impl TokenSource {
@@ -19,7 +21,7 @@ impl TokenSource {
         if name.starts_with(':') {
             return Err(SourceError::HeaderName(name.to_owned()));
         }
-        Ok(Self { place: Source::header(name)?, prefix: prefix.to_owned() })
+        Ok(Self { place: Source::header(name)?, prefix: prefix.to_owned(), deletion: None })
     }
 
     /// The value of a cookie.
@@ -28,6 +30,18 @@ impl TokenSource {
     /// If it is not a cookie's name.
     pub fn cookie(name: &str) -> Result<Self, SourceError> {
         Source::cookie(name).map(Self::from)
+    }
+
+    /// The same, with what deletes its cookie when the token is refused.
+    #[must_use]
+    pub fn deleted_by(self, deletion: Box<str>) -> Self {
+        Self { deletion: Some(deletion), ..self }
+    }
+
+    /// What deletes its cookie when the token is refused, if it is a cookie and that is to be done.
+    #[must_use]
+    pub fn deletion(&self) -> Option<&str> {
+        self.deletion.as_deref()
     }
 
     /// The value of a query parameter, percent-decoded.
@@ -57,7 +71,7 @@ impl TokenSource {
 
 impl From<Source> for TokenSource {
     fn from(place: Source) -> Self {
-        Self { place, prefix: String::new() }
+        Self { place, prefix: String::new(), deletion: None }
     }
 }
 
@@ -71,11 +85,21 @@ pub fn find(
     header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
     all: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
 ) -> Option<Vec<u8>> {
+    locate(sources, header, all).map(|(_, token)| token)
+}
+
+/// The same, with the source that it came from.
+pub fn locate<'s>(
+    sources: &'s [TokenSource],
+    header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+    all: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+) -> Option<(&'s TokenSource, Vec<u8>)> {
     sources.iter().find_map(|source| {
         let name = source.place.header_name();
         let first = header(name)?;
         let is_list = source.place.is_in_a_list();
-        source.find(&first).or_else(|| if is_list { source.find(&all(name)?) } else { None })
+        let token = source.find(&first).or_else(|| if is_list { source.find(&all(name)?) } else { None });
+        Some((source, token?))
     })
 }
 

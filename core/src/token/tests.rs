@@ -3,6 +3,7 @@
 mod attacks;
 mod claims;
 mod keys;
+mod padding;
 mod rfc;
 mod suite;
 

@@ -2,6 +2,7 @@
 
 mod fake;
 mod learn;
+mod refused;
 mod responses;
 
 use std::collections::BTreeSet;

@@ -3,7 +3,8 @@
 //! `POST /mcp` without an id begins a session, whose id is in the response header `mcp-session-id`; with `?sse` the answer is
 //! an event stream. `POST`, `GET` (an event stream) and `DELETE` with an id that it does not know are answered with 404.
 //! `/app` begins a session in the cookie `JSESSIONID` if the request has none that it knows; `/app/login` gives the session
-//! another id, `/app/logout` ends it and has the client forget the cookie. On any path, a request with the header `x-mint` has
+//! another id, `/app/logout` ends it and has the client forget the cookie. What the header `x-jvm-route` says is appended to the
+//! id, as containers of a cluster do, and `/app;jsessionid=…` names the session too. On any path, a request with the header `x-mint` has
 //! an `mcp-session-id` in its answer.
 
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ const COOKIE: &str = "JSESSIONID";
 
 /// The answer, if the path is one of these.
 pub(super) fn answer(request: &Request<Incoming>, shared: &Shared) -> Option<Answer> {
-    match request.uri().path() {
+    match path_of(request) {
         "/mcp" => Some(mcp(request, shared)),
         "/app" | "/app/login" | "/app/logout" => Some(servlet(request, shared)),
         _ => None,
@@ -58,13 +59,17 @@ pub(super) fn add_id(answer: &mut Answer, shared: &Shared) {
 
 fn servlet(request: &Request<Incoming>, shared: &Shared) -> Answer {
     let mut known = shared.minted.lock().unwrap();
-    let id = cookie(request.headers()).filter(|id| known.contains(id));
+    let in_path = || Some(request.uri().path().split_once(";jsessionid=")?.1.to_owned());
+    let named = cookie(request.headers()).or_else(in_path);
+    let bare = named.and_then(|id| Some(id.split('.').next()?.to_owned()));
+    let id = bare.filter(|id| known.contains(id));
+    let route = request.headers().get("x-jvm-route").map(|route| format!(".{}", text(route)));
     let mut answer = plain(StatusCode::OK, "hello\n");
     let mut set = |line: String| {
         answer.headers_mut().append(header::SET_COOKIE, HeaderValue::from_str(&line).unwrap());
     };
     set("theme=dark; Path=/".to_owned());
-    match (request.uri().path(), &id) {
+    match (path_of(request), &id) {
         ("/app/logout", _) => {
             known.retain(|known| Some(known) != id.as_ref());
             set(format!("{COOKIE}=; Max-Age=0; Expires=Thu, 01-Jan-1970 00:00:10 GMT; Path=/"));
@@ -72,7 +77,8 @@ fn servlet(request: &Request<Incoming>, shared: &Shared) -> Answer {
         ("/app", Some(_)) => {}
         _ => {
             known.retain(|known| Some(known) != id.as_ref());
-            set(format!("{COOKIE}={}; Path=/; HttpOnly", mint(&mut known, &shared.name)));
+            let id = mint(&mut known, &shared.name);
+            set(format!("{COOKIE}={id}{}; Path=/; HttpOnly", route.unwrap_or_default()));
         }
     }
     let knows = HeaderValue::from_static(if id.is_some() { "yes" } else { "no" });
@@ -80,9 +86,15 @@ fn servlet(request: &Request<Incoming>, shared: &Shared) -> Answer {
     answer
 }
 
+/// The path without its parameters.
+fn path_of(request: &Request<Incoming>) -> &str {
+    let path = request.uri().path();
+    path.split_once(';').map_or(path, |(path, _)| path)
+}
+
 fn mint(known: &mut BTreeSet<String>, node: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let id = format!("{}-of-{}", NEXT.fetch_add(1, Ordering::Relaxed), node.replace(':', "-"));
+    let id = format!("{}-of-{}", NEXT.fetch_add(1, Ordering::Relaxed), node.replace([':', '.'], "-"));
     known.insert(id.clone());
     id
 }

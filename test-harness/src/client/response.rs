@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -16,6 +16,11 @@ use crate::eventually::patience;
 
 /// An echo passes Envoy twice; more than this and it is lost.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// What a WebSocket may run over: a connection, or a stream of HTTP/2.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Transport for T {}
 
 /// A response, read to its end.
 #[derive(Clone, Debug)]
@@ -102,14 +107,14 @@ fn from_latin1(text: &str) -> Vec<u8> {
 /// An open WebSocket to a node that echoes.
 #[derive(Debug)]
 pub struct WebSocket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Box<dyn Transport>>,
     node: String,
     protocol: Option<String>,
     headers: HeaderMap,
 }
 
 impl WebSocket {
-    pub(super) async fn open(stream: WebSocketStream<TcpStream>, headers: &HeaderMap) -> Self {
+    pub(super) async fn open(stream: WebSocketStream<Box<dyn Transport>>, headers: &HeaderMap) -> Self {
         let protocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
         let protocol = protocol.map(|value| value.to_str().expect("a token").to_owned());
         let mut socket = Self { stream, node: String::new(), protocol, headers: headers.clone() };

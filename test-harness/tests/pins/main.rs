@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
+mod clients;
 mod held;
 mod minted;
 mod pins;

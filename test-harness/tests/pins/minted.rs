@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use berth_core::wire::SessionKey;
-use berth_harness::{Builder, Client, Envoy, Response, State, eventually};
+use berth_harness::{Builder, Client, Envoy, Response, State, World, eventually};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -12,9 +14,11 @@ use crate::support::fake_state::{Call, FakeState, Reply};
 use crate::support::patience::{impatient, nodes_become};
 use crate::support::pinning::{all_see, patiently};
 use crate::support::state_away::over;
-use crate::support::{SOON, pool, shown};
+use crate::support::{SOON, manager, pool, shown};
 
 pub(super) const MCP: &str = "mcp-session-id";
+/// So many play at each way of keeping them.
+const CLIENTS: usize = 200;
 
 /// Nodes whose ids come in a header or in a cookie.
 pub(super) fn learning(builder: Builder) -> Builder {
@@ -48,20 +52,14 @@ pub(super) async fn learned(envoy: &Envoy, result: &str) -> f64 {
     envoy.metric("berth_learned_total", &[("pool", "nodes"), ("result", result)]).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_request_of_an_mcp_client_reaches_the_node_that_began_its_session() {
-    const CLIENTS: usize = 200;
-    let state = State::redis().flag("--store-timeout", "4s");
-    let world = learning(patiently(impatient().nodes(4).envoys(2), state)).start().await;
-    all_see(&world, &[("active", 4)]).await;
-
+/// So many clients of an MCP server, each through all Envoys and over new connections, so that each may be another worker's.
+async fn play_mcp(world: &World, clients: usize) {
     let use_it = async |place: usize| {
         let envoys = world.envoys();
         let begins =
             client(&envoys[place % 2]).post(if place.is_multiple_of(3) { "/mcp?sse" } else { "/mcp" }, "{}");
         let first = if place.is_multiple_of(5) { begins.http2().send().await } else { begins.send().await };
         let (id, minter) = (id_of(&first), first.node().to_owned());
-        // New connections, so that each may be another worker's.
         for step in 0..6 {
             let next = client(&envoys[(place + step) % 2]).post("/mcp", "{}").header(MCP, &id).send().await;
             assert_eq!((next.status.as_u16(), next.node()), (200, &*minter), "{id}, step {step}: {next:?}");
@@ -71,9 +69,18 @@ async fn every_request_of_an_mcp_client_reaches_the_node_that_began_its_session(
         let end = client(&envoys[(place + 1) % 2]).request(Method::DELETE, "/mcp").header(MCP, &id);
         assert_eq!(end.send().await.status, 200);
     };
-    for chunk in (0..CLIENTS).collect::<Vec<_>>().chunks(20) {
+    for chunk in (0..clients).collect::<Vec<_>>().chunks(20) {
         join_all(chunk.iter().map(|place| use_it(*place))).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_of_an_mcp_client_reaches_the_node_that_began_its_session() {
+    let state = State::redis().flag("--store-timeout", "4s");
+    let world = learning(patiently(impatient().nodes(4).envoys(2), state)).start().await;
+    all_see(&world, &[("active", 4)]).await;
+
+    play_mcp(&world, CLIENTS).await;
 
     let counted = async || {
         let mut pinned = 0.0;
@@ -85,6 +92,68 @@ async fn every_request_of_an_mcp_client_reaches_the_node_that_began_its_session(
     eventually(counted, SOON).await;
     for envoy in world.envoys() {
         assert_eq!(learned(envoy, "state_away").await + learned(envoy, "elsewhere").await, 0.0);
+    }
+}
+
+/// What Envoy has for the same: it writes the node into the id that the client gets, and needs no state cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_own_envelope_keeps_every_mcp_client_too_and_tells_it_its_node() {
+    let envelope = |json: &mut Value| {
+        let config = "type.googleapis.com/envoy.extensions.";
+        let state = json!({
+            "name": "envoy.http.stateful_session.envelope",
+            "typed_config": {
+                "@type": format!("{config}http.stateful_session.envelope.v3.EnvelopeSessionState"),
+                "header": {"name": MCP},
+            },
+        });
+        let filter = json!({
+            "name": "envoy.filters.http.stateful_session",
+            "typed_config": {
+                "@type": format!("{config}filters.http.stateful_session.v3.StatefulSession"),
+                "session_state": state,
+            },
+        });
+        manager(json)["http_filters"].as_array_mut().unwrap().insert(0, filter);
+    };
+    let checks = World::builder().health_interval(Duration::from_millis(200));
+    let world = checks.filter(false).nodes(4).envoys(2).bootstrap(envelope).start().await;
+    for envoy in world.envoys() {
+        eventually(async || envoy.stat("cluster.nodes_sessionless.membership_healthy").await == 4, SOON)
+            .await;
+    }
+
+    play_mcp(&world, CLIENTS).await;
+
+    let first = world.client().post("/mcp", "{}").send().await;
+    let (host, _) = id_of(&first).split_once(';').map(|(host, id)| (host.to_owned(), id.to_owned())).unwrap();
+    assert_eq!(STANDARD.decode(host).unwrap(), first.node().as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_session_is_one_whatever_its_container_appends() {
+    let sources = json!([
+        {"cookie": "JSESSIONID", "until": ".", "learn": true}, {"matrix": "jsessionid", "until": "."}
+    ]);
+    let learns = move |json: &mut Value| pool(json)["session"] = json!({"sources": sources});
+    let builder = patiently(impatient().nodes(4).envoys(2), State::memory()).configuration(learns);
+    let world = builder.start().await;
+    all_see(&world, &[("active", 4)]).await;
+    let envoys = world.envoys();
+
+    for place in 0..20 {
+        let first = client(&envoys[place % 2]).get("/app").header("x-jvm-route", "node1").send().await;
+        let (cookie, minter) = (cookie_of(&first), first.node().to_owned());
+        let id = cookie.strip_suffix(".node1").unwrap_or_else(|| panic!("{cookie}"));
+        let asks = [
+            client(&envoys[place % 2]).get("/app").header("cookie", format!("JSESSIONID={cookie}")),
+            client(&envoys[(place + 1) % 2]).get("/app").header("cookie", format!("JSESSIONID={id}.node2")),
+            client(&envoys[(place + 1) % 2]).get(&format!("/app;jsessionid={id}.node3")),
+        ];
+        for ask in asks {
+            let next = ask.send().await;
+            assert_eq!((next.header("x-known"), next.node()), (Some("yes"), &*minter), "{id}: {next:?}");
+        }
     }
 }
 

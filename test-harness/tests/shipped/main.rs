@@ -10,3 +10,4 @@ mod host;
 mod hostcalls;
 mod operator;
 mod shipped_config;
+mod wire;

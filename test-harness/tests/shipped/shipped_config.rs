@@ -60,7 +60,8 @@ fn metadata_wiring_differs_in_its_filter_and_its_source_only() {
 
     let filters = manager(&mut metadata)["http_filters"].as_array_mut().unwrap();
     let names: Vec<&str> = filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["berth", "envoy.filters.http.header_to_metadata", "envoy.filters.http.router"]);
+    let router = "envoy.filters.http.router";
+    assert_eq!(names, ["berth", "envoy.filters.http.header_to_metadata", "websocket_key", router]);
     filters.remove(1);
     let override_host = "/load_balancing_policy/policies/0/typed_extension_config/typed_config";
     let sources = metadata["static_resources"]["clusters"][0].pointer_mut(override_host).unwrap();

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod as_sent;
 mod rotation;
 mod terms;
 mod tokens;

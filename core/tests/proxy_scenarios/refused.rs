@@ -1,0 +1,184 @@
+//! A token that is refused stays in the browser's cookie, unless the answer deletes it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use berth_core::decision::{Decision, Reply};
+use berth_core::event::Reason;
+use berth_core::proxy::Proxy;
+use berth_core::token::{Key, Keys};
+use serde_json::{Value, json};
+
+use super::fake::{Fake, NOW, decide, of, reply, see_members};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const DELETION: &str = "token=; Path=/; Max-Age=0; SameSite=Lax; HttpOnly";
+
+/// Tokens of one provider, from a header, a cookie that is deleted, a cookie that is not, and a query.
+fn proxy(edit: impl Fn(&mut Value)) -> Proxy {
+    let mut config = json!({
+        "v": 1,
+        "state": {"cluster": "berth_state"},
+        "jwt_providers": [{
+            "name": "players", "algorithms": ["HS256"], "keys": [{"kid": "a", "secret": SECRET}],
+            "from": [
+                {"header": "authorization", "prefix": "Bearer "},
+                {"cookie": "token", "delete_when_refused": {}},
+                {"cookie": "other"},
+                {"query": "token"}
+            ]
+        }],
+        "pools": [{
+            "name": "nodes", "cluster": "nodes",
+            "session": {"sources": [{"jwt": "players", "claim": "sub"}], "missing": "reject"}
+        }]
+    });
+    edit(&mut config);
+    let mut proxy = of(&config);
+    see_members(&mut proxy);
+    proxy
+}
+
+fn sign(header: &Value, claims: &Value) -> String {
+    let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let signature =
+        jsonwebtoken::crypto::sign(signed.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).unwrap();
+    format!("{signed}.{signature}")
+}
+
+fn token(claims: &Value) -> String {
+    sign(&json!({"alg": "HS256", "kid": "a"}), claims)
+}
+
+fn expired() -> String {
+    token(&json!({"sub": "ada", "exp": 1}))
+}
+
+fn good() -> String {
+    token(&json!({"sub": "ada", "exp": NOW.0 / 1000 + 60, "created": NOW.0 / 1000 - 7200}))
+}
+
+fn refused(proxy: &mut Proxy, headers: &[(&str, &str)]) -> Reply {
+    reply(decide(proxy, &Fake::new(headers)))
+}
+
+/// Status and deletion.
+fn seen(reply: &Reply) -> (u16, Option<&str>) {
+    (reply.status, reply.set_cookie.as_deref())
+}
+
+#[test]
+fn a_refused_token_is_deleted_from_the_cookie_that_held_it() {
+    let mut proxy = proxy(|_| ());
+    let unknown = sign(&json!({"alg": "HS256", "kid": "b"}), &json!({"sub": "ada"}));
+    for token in [expired(), unknown, "garbage".to_owned(), format!("{}x", good())] {
+        let reply = refused(&mut proxy, &[("cookie", &format!("theme=dark; token={token}"))]);
+
+        assert_eq!(seen(&reply), (401, Some(DELETION)), "{token}");
+        assert!(reply.challenge.is_some());
+    }
+    // In a second line, as browsers send cookies over HTTP/2.
+    let lines = ["theme=dark".to_owned(), format!("token={}", expired())];
+    let lines = lines.map(|line| ("cookie".to_owned(), line));
+    let split = Fake { lines: lines.to_vec(), ..Fake::new(&[("cookie", "theme=dark")]) };
+    assert_eq!(seen(&reply(decide(&mut proxy, &split))), (401, Some(DELETION)));
+}
+
+#[test]
+fn a_token_from_elsewhere_deletes_no_cookie() {
+    let mut proxy = proxy(|_| ());
+    let bad = expired();
+    let good = format!("token={}", good());
+    for headers in [
+        vec![("authorization", format!("Bearer {bad}"))],
+        // The header counts, whatever the cookie holds.
+        vec![("authorization", format!("Bearer {bad}")), ("cookie", good)],
+        vec![("cookie", format!("other={bad}"))],
+        vec![(":path", format!("/?token={bad}"))],
+        vec![],
+    ] {
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
+
+        assert_eq!(seen(&refused(&mut proxy, &headers)), (401, None), "{headers:?}");
+    }
+}
+
+#[test]
+fn no_cookie_is_deleted_while_keys_may_come_that_verify_it() {
+    let published = |config: &mut Value| {
+        let provider = &mut config["jwt_providers"][0];
+        provider.as_object_mut().unwrap().remove("keys");
+        provider["algorithms"] = json!(["RS256"]);
+        provider["remote_jwks"] = json!({"cluster": "idp", "host": "id", "path": "/jwks.json"});
+    };
+    let cookie = |kid: &str| {
+        let header = json!({"alg": "RS256", "kid": kid}).to_string();
+        format!("token={}.{}.AAAA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode("{}"))
+    };
+    let mut proxy = proxy(published);
+    assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("a"))])), (503, None), "no keys yet");
+
+    let pem = include_str!("../../testdata/token/rsa-2048.pem");
+    proxy.tokens.set_keys(0, Keys::new(vec![Key::pem(Some("a"), pem).unwrap()]));
+    assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("b"))])), (401, None), "a key to come");
+    assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("a"))])), (401, Some(DELETION)), "a forgery");
+
+    // Nor if the first provider refuses it, and it may be the second one's.
+    let mut proxy = self::proxy(|config| {
+        let mut second = config["jwt_providers"][0].clone();
+        second["name"] = "guests".into();
+        second["from"] = json!([{"cookie": "token"}]);
+        config["jwt_providers"].as_array_mut().unwrap().push(second.clone());
+        config["jwt_providers"][1] = {
+            let mut whole = json!({"jwt_providers": [second]});
+            published(&mut whole);
+            whole["jwt_providers"][0].clone()
+        };
+        let sources = config["pools"][0]["session"]["sources"].as_array_mut().unwrap();
+        sources.push(json!({"jwt": "guests", "claim": "sub"}));
+    });
+    assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("a"))])), (401, None));
+    let cookie = format!("token={}", expired());
+    assert_eq!(
+        seen(&refused(&mut proxy, &[("cookie", &cookie)])),
+        (401, Some(DELETION)),
+        "HS256 is no other's"
+    );
+}
+
+#[test]
+fn a_session_that_is_too_old_is_deleted_with_its_cookie() {
+    let mut proxy = proxy(|config| {
+        let session = &mut config["pools"][0]["session"];
+        session["sources"][0]["created"] = "created".into();
+        session["max_age"] = "1h".into();
+    });
+    let undated = token(&json!({"sub": "ada", "exp": NOW.0 / 1000 + 60}));
+    for (token, reason) in [(good(), Reason::SessionOver), (undated, Reason::TokenRefused)] {
+        let reply = refused(&mut proxy, &[("cookie", &format!("token={token}"))]);
+
+        assert_eq!((seen(&reply), reply.reason), ((401, Some(DELETION)), reason));
+        let reply = refused(&mut proxy, &[("authorization", &format!("Bearer {token}"))]);
+        assert_eq!((seen(&reply), reply.reason), ((401, None), reason));
+    }
+}
+
+#[test]
+fn what_is_let_through_deletes_nothing() {
+    let cookie = format!("token={}", expired());
+    let mut proxy = proxy(|config| config["jwt_providers"][0]["on_invalid"] = "sessionless".into());
+    let decision = decide(&mut proxy, &Fake::new(&[("cookie", &cookie)]));
+    assert_eq!(decision, Decision::pass(Reason::TokenRefused));
+
+    // The way to the login page, beside rules that want a token.
+    let mut proxy = self::proxy(|config| {
+        config["rules"] = json!([
+            {"name": "login", "pool": "nodes", "match": {"path_prefixes": ["/login"]}, "affinity": "off"},
+            {"name": "rest", "pool": "nodes"}
+        ]);
+    });
+    let login = Fake::new(&[("cookie", &cookie), (":path", "/login")]);
+    assert_eq!(decide(&mut proxy, &login), Decision::pass(Reason::AffinityOff));
+    assert_eq!(login.take_reads(), [":path"]);
+    assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie), (":path", "/")])), (401, Some(DELETION)));
+}
