@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use crate::crowd::By;
 use crate::identity::Identity;
 use crate::issuer::TokenIssuer;
+use crate::native::MINIMUM_RING_SIZE;
 use crate::stage::names;
 use crate::verbs::{Ran, Scene, VERBS};
 
@@ -79,7 +80,7 @@ Everything stays up. Try in another terminal:
   {berth} drain {fullest}       keeps its sessions, gets no new ones
   {berth} watch                      sessions that are rehomed, as it happens
   {berth} help                       what else there is; `help VERB` has an example of each
-  {berth} ring $(printf ' --member 127.0.0.1:%s' {{{first_node}..{last_node}}}) player-1
+  {berth} ring --minimum-ring-size {MINIMUM_RING_SIZE} $(printf ' --member 127.0.0.1:%s' {{{first_node}..{last_node}}}) player-1
 
   curl -s 127.0.0.1:{admin}/stats/prometheus | grep ^berth  what is counted
   http://127.0.0.1:{admin}                                  Envoy's admin interface

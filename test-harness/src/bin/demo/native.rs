@@ -11,9 +11,12 @@ pub(crate) const HEADER: &str = "x-native";
 const CLUSTERS: &str = "/static_resources/clusters";
 const ROUTES: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
 
+/// The least points of the rings in envoy/envoy-state.yaml, Berth's and Envoy's.
+pub(crate) const MINIMUM_RING_SIZE: u64 = 3072;
+
 /// Its placement, as it follows from the fallback ring of envoy/envoy-state.yaml.
 pub(crate) fn algorithm() -> Algorithm {
-    Algorithm::RingHash(RingSize::Envoy { minimum: 3072, maximum: 8_388_608 })
+    Algorithm::RingHash(RingSize::Envoy { minimum: MINIMUM_RING_SIZE, maximum: 8_388_608 })
 }
 
 /// Adds the cluster and its route to a shipped bootstrap.
