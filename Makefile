@@ -6,9 +6,9 @@ CARGO_FLAGS := --locked
 E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## install what is missing: the wasm target, cargo-nextest, Envoy
+setup: ## install what is missing: the wasm target, cargo-nextest, Envoy, the libraries of real clients
 	@scripts/setup
 
 wasm: ## build the filter: target/berth.wasm
