@@ -12,12 +12,13 @@ record=$1
 read -r _
 [ -f "$record" ] || exit 0
 
-# Whether the process with id $1 is the one that started at $2, and is no zombie.
+# Whether the process with id $1 is the one that started at $2. A zombie is not, once its last thread has ended: until then
+# its sockets are open.
 lives() {
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
   # The second field is the program's name in parentheses, which may hold blanks.
   set -- "$2" ${stat##*) }
-  [ "$2" != Z ] && [ "${21}" = "$1" ]
+  [ "${21}" = "$1" ] && { [ "$2" != Z ] || [ "${19}" -gt 1 ]; }
 }
 
 survivors() {

@@ -128,11 +128,12 @@ fn is_records(path: &Path) -> bool {
     path.to_string_lossy().contains("/berth-harness-")
 }
 
-/// Whether a process is the one that started then, and no zombie.
+/// Whether a process is the one that started then, and one of its threads runs.
 fn lives((id, start): &(String, String)) -> bool {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    fields.first().is_some_and(|state| *state != "Z") && fields.get(19) == Some(&start.as_str())
+    let runs = |state: &&str| *state != "Z" || fields.get(17).is_some_and(|threads| *threads != "1");
+    fields.first().is_some_and(runs) && fields.get(19) == Some(&start.as_str())
 }
 
 fn is_there(container: &str) -> bool {
