@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::issuing::Connections;
 use crate::affinity::{Affinity, PoolCounters, Terms};
 use crate::config;
 use crate::decision::{Decision, PoolPolicy};
@@ -26,6 +27,8 @@ pub struct Pool {
     pub feed: Option<Feed>,
     /// What requests said of its nodes.
     pub failures: Failures,
+    /// Where its latest sessions began.
+    pub(super) connections: Connections,
     snapshot: Option<Rc<Snapshot>>,
     roster: Roster,
     counters: PoolCounters,
@@ -40,6 +43,7 @@ impl Pool {
             config,
             engine,
             failures: Failures::default(),
+            connections: Connections::default(),
             snapshot: None,
             roster: Roster::default(),
             counters: PoolCounters::default(),
