@@ -26,6 +26,8 @@ pub(crate) struct Fake {
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
     pub(crate) keys_are_coming: bool,
     pub(crate) drawn: Cell<u8>,
+    /// How long after [`NOW`] it comes.
+    pub(crate) later: Millis,
     pub(crate) reads: RefCell<Vec<String>>,
 }
 
@@ -71,7 +73,7 @@ impl Attributes for Fake {
 
     fn now(&self) -> Millis {
         self.note("now");
-        NOW
+        NOW + self.later
     }
 
     fn random(&self) -> Option<[u8; 16]> {
