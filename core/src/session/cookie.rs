@@ -357,7 +357,8 @@ mod tests {
             let settings = CookieSettings { path: path.into(), ..settings() };
             assert_eq!(CookieTemplate::new(&settings).unwrap_err(), [CookieFault::Path], "{path:?}");
         }
-        let of_length = |length: usize| CookieSettings { path: format!("/{}", "a".repeat(length - 1)), ..settings() };
+        let of_length =
+            |length: usize| CookieSettings { path: format!("/{}", "a".repeat(length - 1)), ..settings() };
         assert!(CookieTemplate::new(&of_length(1_024)).is_ok());
         assert_eq!(CookieTemplate::new(&of_length(1_025)).unwrap_err(), [CookieFault::PathTooLong]);
     }
@@ -403,7 +404,9 @@ mod tests {
             CookieTemplate::new(&settings).err().unwrap_or_default()
         };
         let long = format!("{}.com", "a".repeat(63));
-        for domain in ["example.com", ".example.com", "EXAMPLE.com", "a_b.x-y.example", "xn--bcher-kva.example", &long] {
+        for domain in
+            ["example.com", ".example.com", "EXAMPLE.com", "a_b.x-y.example", "xn--bcher-kva.example", &long]
+        {
             assert_eq!(faults(domain), [], "{domain}");
         }
         let (too_long, longer) = (format!("{}.com", "a".repeat(64)), "a.".repeat(126) + "com");

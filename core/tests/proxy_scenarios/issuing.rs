@@ -137,7 +137,10 @@ fn connections_know_nothing_of_each_other_and_the_oldest_is_forgotten() {
     assert_eq!(begin(&mut proxy, &first(2, other, 0)).1, drawn[usize::from(other)]);
     // Without a number each request is by itself.
     for _ in 0..2 {
-        assert_eq!(begin(&mut proxy, &Fake { drawn: Cell::new(other), ..Fake::default() }).1, drawn[usize::from(other)]);
+        assert_eq!(
+            begin(&mut proxy, &Fake { drawn: Cell::new(other), ..Fake::default() }).1,
+            drawn[usize::from(other)]
+        );
     }
     assert_eq!(begin(&mut proxy, &first(1, other, 0)).1, drawn[0]);
 
@@ -265,9 +268,15 @@ fn the_cookie_of_a_session_in_use_is_set_again_after_a_quarter_of_its_age() {
         let (pair, _) = issued.split_once(';').unwrap();
         let returning = Fake::new(&[("cookie", pair)]);
 
-        for (minutes, is_set) in [(1, false), (59, false), (61, true), (62, false), (120, false), (122, true), (1_000, true)] {
+        for (minutes, is_set) in
+            [(1, false), (59, false), (61, true), (62, false), (120, false), (122, true), (1_000, true)]
+        {
             proxy.handle_tick(at(minutes));
-            assert_eq!(set_by(&mut proxy, &returning), is_set.then(|| issued.clone()), "after {minutes} minutes");
+            assert_eq!(
+                set_by(&mut proxy, &returning),
+                is_set.then(|| issued.clone()),
+                "after {minutes} minutes"
+            );
         }
     }
 }

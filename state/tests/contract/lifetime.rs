@@ -54,7 +54,8 @@ pub(crate) async fn idle_times_and_ends_are_remembered(store: &dyn Store) {
 
 pub(crate) async fn a_claim_may_live_shorter_until_it_is_used(store: &dyn Store) {
     let briefly = |id| SessionAsk { claim_ttl_ms: Some(1_000), ..ask(id, &[1], &[]) };
-    let (name, shortly) = (pool("briefly"), |id| Pin { ttl_ms: Some(1_000), ..pin(id, Outcome::Claimed, 1, 1) });
+    let (name, shortly) =
+        (pool("briefly"), |id| Pin { ttl_ms: Some(1_000), ..pin(id, Outcome::Claimed, 1, 1) });
     for id in ["unused", "asked", "touched"] {
         assert_eq!(resolve_one(store, "briefly", briefly(id)).await, shortly(id));
     }

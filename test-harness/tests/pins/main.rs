@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod issued;
 mod minted;
 mod pins;
 mod pins_nodes;
