@@ -5,11 +5,11 @@
 //! issued on one downstream connection within [`SHARED_FOR`] are such that the ring has them on one node. Whichever cookie the
 //! browser keeps, its session is on the node that answered all of these requests.
 //!
-//! An id for a certain node is found by trial: Berth counts on from a random number until the ring names the node. With n
-//! nodes that takes n trials on average, whatever their weights. The ring, the pin and Envoy's own hash agree on such an id,
-//! so nothing else has to know about connections.
+//! An id for a certain node is found by trial: ids are drawn until the ring names the node. With n nodes that takes n trials,
+//! whatever their weights. Ids that belong to other nodes are kept for later, so that an id costs about one trial in the long
+//! run. The ring, the pin and Envoy's own hash agree on such an id, so nothing else has to know about connections.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::attributes::Attributes;
 use crate::placement::{Placement, takes_new};
@@ -26,14 +26,25 @@ const SHARED_BY: u32 = 32;
 const CONNECTIONS: usize = 1_024;
 /// Trials for an owner that takes new sessions: enough while one node in ten does.
 const TRIALS: usize = 64;
-/// Trials for one node, per node of the pool. One of equal weight is missed once in nine million times.
+/// Trials for one node, per node of the pool: while no ids are kept, a node with a quarter of the usual weight is missed once in
+/// fifty times.
 const TRIALS_PER_NODE: usize = 16;
-/// In small pools, where trials are quick, also a node with a hundredth of all weight is found.
+/// In small pools also a node with a hundredth of all weight is found.
 const LEAST_TRIALS_FOR_NODE: usize = 1_024;
+/// Looks at nodes while one request waits. A rendezvous ring looks at each node in each trial: of a thousand nodes it finds
+/// some only once enough ids are kept.
+const LOOKS: usize = 200_000;
+/// Ids that are kept of each node: what a place needs. 512 KB for a thousand nodes.
+const KEPT: usize = SHARED_BY as usize;
 
-/// The connections of one pool on which sessions began lately, the oldest first.
+/// The connections of one pool on which sessions began lately, and ids for the next ones.
 #[derive(Debug, Default)]
-pub(super) struct Connections(VecDeque<Place>);
+pub(super) struct Connections {
+    /// The oldest first.
+    latest: VecDeque<Place>,
+    /// Random ids that nobody has, by the hash of their node's name.
+    kept: BTreeMap<u64, Vec<[u8; 16]>>,
+}
 
 /// Where the sessions of a connection begin.
 #[derive(Debug)]
@@ -53,64 +64,96 @@ impl Connections {
         snapshot: Option<&Snapshot>,
         attributes: &dyn Attributes,
     ) -> Option<SessionId> {
-        let first = u128::from_le_bytes(attributes.random()?);
         let Some(snapshot) = snapshot.filter(|snapshot| !snapshot.nodes.is_empty()) else {
-            return Some(SessionId::from_random(first.to_le_bytes()));
+            return Some(SessionId::from_random(attributes.random()?));
         };
-        let Some(connection) = connection(attributes) else { return Some(id_for_any(snapshot, first)) };
+        let Some(connection) = connection(attributes) else { return id_for_any(snapshot, attributes) };
         let now = attributes.now();
-        self.forget(now);
-        let known = self.0.iter_mut().rfind(|place| place.connection == connection);
+        while self.latest.front().is_some_and(|place| SHARED_FOR.is_over(place.since, now)) {
+            self.latest.pop_front();
+        }
+        let known = self.latest.iter_mut().rfind(|place| place.connection == connection);
         if let Some(place) = known.filter(|place| place.ids < SHARED_BY)
             && let Some(node) = snapshot.nodes.iter().position(|node| node.key_hash == place.node)
-            && let Some(id) = id_for(snapshot, first, node)
+            && takes_new(snapshot, node)
         {
             place.ids += 1;
-            return Some(id);
-        }
-        let id = id_for_any(snapshot, first);
-        if let Some(node) = owner(snapshot, id.hash()).and_then(|owner| snapshot.nodes.get(owner)) {
-            if self.0.len() == CONNECTIONS {
-                self.0.pop_front();
+            let id = self.kept_for(snapshot, node);
+            if let Some(id) = id.or_else(|| self.search(snapshot, node, attributes)) {
+                return Some(id);
             }
-            self.0.push_back(Place { connection, node: node.key_hash, since: now, ids: 1 });
+        }
+        let id = id_for_any(snapshot, attributes)?;
+        if let Some(node) = owner(snapshot, id.hash()).and_then(|owner| snapshot.nodes.get(owner)) {
+            if self.latest.len() == CONNECTIONS {
+                self.latest.pop_front();
+            }
+            self.latest.push_back(Place { connection, node: node.key_hash, since: now, ids: 1 });
         }
         Some(id)
     }
 
-    fn forget(&mut self, now: Millis) {
-        while self.0.front().is_some_and(|place| SHARED_FOR.is_over(place.since, now)) {
-            self.0.pop_front();
+    /// An id that was kept for the node at this place.
+    fn kept_for(&mut self, snapshot: &Snapshot, node: usize) -> Option<SessionId> {
+        let kept = self.kept.get_mut(&snapshot.nodes.get(node)?.key_hash)?;
+        // Others have another node by now.
+        std::iter::from_fn(|| kept.pop())
+            .map(SessionId::from_random)
+            .find(|id| belongs_to(snapshot, node, id))
+    }
+
+    /// A new id for the node at this place. What belongs to others is kept for them.
+    fn search(&mut self, snapshot: &Snapshot, node: usize, attributes: &dyn Attributes) -> Option<SessionId> {
+        let nodes = snapshot.nodes.len();
+        let affordable = LOOKS.checked_div(snapshot.looks()).unwrap_or(LOOKS);
+        let trials = LEAST_TRIALS_FOR_NODE.max(nodes * TRIALS_PER_NODE).min(affordable);
+        for _ in 0..trials {
+            let random = attributes.random()?;
+            let id = SessionId::from_random(random);
+            let place = first_place(snapshot, id.hash())?;
+            if place != node {
+                self.keep(snapshot, place, random);
+            } else if belongs_to(snapshot, node, &id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot, place: usize, random: [u8; 16]) {
+        let Some(node) = snapshot.nodes.get(place) else { return };
+        if self.kept.len() > snapshot.nodes.len() {
+            self.kept.retain(|kept, _| snapshot.nodes.iter().any(|node| node.key_hash == *kept));
+        }
+        let kept = self.kept.entry(node.key_hash).or_default();
+        if kept.len() < KEPT {
+            kept.push(random);
         }
     }
 }
 
-/// The first id from here on whose owner takes new sessions, if there is one soon.
-fn id_for_any(snapshot: &Snapshot, first: u128) -> SessionId {
-    let fits = |id: &SessionId| {
-        Placement::of(snapshot, id.hash()).is_ok_and(|placement| placement.takes_new(snapshot))
-    };
-    ids(first).take(TRIALS).find(fits).unwrap_or_else(|| SessionId::from_random(first.to_le_bytes()))
-}
-
-/// The first id from here on that belongs to the node at this place, if that takes new sessions.
-///
-/// It is the first node of the id's ring, not only a stand-in, so the session also stays when a better one comes back.
-fn id_for(snapshot: &Snapshot, first: u128, node: usize) -> Option<SessionId> {
-    if !takes_new(snapshot, node) {
-        return None;
+/// An id whose owner takes new sessions, if there is one soon.
+fn id_for_any(snapshot: &Snapshot, attributes: &dyn Attributes) -> Option<SessionId> {
+    let mut id = SessionId::from_random(attributes.random()?);
+    for _ in 1..TRIALS {
+        let placement = Placement::of(snapshot, id.hash());
+        if placement.is_ok_and(|placement| placement.takes_new(snapshot)) {
+            break;
+        }
+        id = SessionId::from_random(attributes.random()?);
     }
-    let trials = LEAST_TRIALS_FOR_NODE.max(snapshot.nodes.len() * TRIALS_PER_NODE);
-    let fits = |id: &SessionId| {
-        let hash = id.hash();
-        snapshot.places(snapshot.drawn_level(hash), hash).next() == Some(node)
-            && owner(snapshot, hash) == Some(node)
-    };
-    ids(first).take(trials).find(fits)
+    Some(id)
 }
 
-fn ids(first: u128) -> impl Iterator<Item = SessionId> {
-    (0..).map(move |step| SessionId::from_random(first.wrapping_add(step).to_le_bytes()))
+/// True if the node at this place owns the id, and not only as a stand-in: the session also stays when another node comes back.
+fn belongs_to(snapshot: &Snapshot, node: usize, id: &SessionId) -> bool {
+    let hash = id.hash();
+    first_place(snapshot, hash) == Some(node) && owner(snapshot, hash) == Some(node)
+}
+
+/// The first place on the hash's ring, whatever is said of the node there.
+fn first_place(snapshot: &Snapshot, hash: u64) -> Option<usize> {
+    snapshot.places(snapshot.drawn_level(hash), hash).next()
 }
 
 fn owner(snapshot: &Snapshot, hash: u64) -> Option<usize> {

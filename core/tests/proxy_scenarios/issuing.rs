@@ -40,9 +40,9 @@ fn ring_only() -> Proxy {
 }
 
 /// A first request on this connection; each that is `drawn` has its own randomness.
-fn first(connection: u64, drawn: u8, later: u64) -> Fake {
+fn first(connection: u64, drawn: u64, later: u64) -> Fake {
     let fake = Fake::default().with("connection.id", connection.to_le_bytes());
-    Fake { drawn: Cell::new(drawn), later: Millis(later), ..fake }
+    Fake { drawn: Cell::new(drawn << 32), later: Millis(later), ..fake }
 }
 
 fn begin(proxy: &mut Proxy, attributes: &Fake) -> (String, String) {
@@ -85,7 +85,7 @@ fn sessions_of_one_connection_begin_on_one_node_under_ids_of_their_own() {
     for (connection, drawn) in (0..20).zip((0..).step_by(6)) {
         let mut proxy = ring_only();
         let (ids, places): (BTreeSet<_>, BTreeSet<_>) = (0..6)
-            .map(|request| begin(&mut proxy, &first(connection, drawn + request, u64::from(request) * 399)))
+            .map(|request| begin(&mut proxy, &first(connection, drawn + request, request * 399)))
             .unzip();
 
         assert_eq!((ids.len(), places.len()), (6, 1), "{places:?}");
@@ -116,7 +116,7 @@ fn fifty_users_of_one_connection_are_fifty_sessions_and_not_all_on_one_node() {
 #[test]
 fn a_place_is_shared_for_two_seconds_from_its_first_session() {
     // The same randomness leads elsewhere when the place is forgotten.
-    let drawn: Vec<(u8, String)> =
+    let drawn: Vec<(u64, String)> =
         (0..40).map(|drawn| (drawn, begin(&mut ring_only(), &first(1, drawn, 0)).1)).collect();
     let (other, elsewhere) = drawn.iter().find(|(_, node)| *node != drawn[0].1).unwrap();
     for (later, expected) in [(1_999, &drawn[0].1), (2_000, elsewhere)] {
@@ -131,15 +131,15 @@ fn a_place_is_shared_for_two_seconds_from_its_first_session() {
 #[test]
 fn connections_know_nothing_of_each_other_and_the_oldest_is_forgotten() {
     let drawn: Vec<String> = (0..40).map(|drawn| begin(&mut ring_only(), &first(1, drawn, 0)).1).collect();
-    let other = (0..).find(|drawn_at| drawn[usize::from(*drawn_at)] != drawn[0]).unwrap();
+    let other = (0..).find(|drawn_at| drawn[*drawn_at as usize] != drawn[0]).unwrap();
     let mut proxy = ring_only();
     begin(&mut proxy, &first(1, 0, 0));
-    assert_eq!(begin(&mut proxy, &first(2, other, 0)).1, drawn[usize::from(other)]);
+    assert_eq!(begin(&mut proxy, &first(2, other, 0)).1, drawn[other as usize]);
     // Without a number each request is by itself.
     for _ in 0..2 {
         assert_eq!(
-            begin(&mut proxy, &Fake { drawn: Cell::new(other), ..Fake::default() }).1,
-            drawn[usize::from(other)]
+            begin(&mut proxy, &Fake { drawn: Cell::new(other << 32), ..Fake::default() }).1,
+            drawn[other as usize]
         );
     }
     assert_eq!(begin(&mut proxy, &first(1, other, 0)).1, drawn[0]);
@@ -148,7 +148,7 @@ fn connections_know_nothing_of_each_other_and_the_oldest_is_forgotten() {
         begin(&mut proxy, &first(connection, 0, 0));
     }
 
-    assert_eq!(begin(&mut proxy, &first(1, other, 0)).1, drawn[usize::from(other)]);
+    assert_eq!(begin(&mut proxy, &first(1, other, 0)).1, drawn[other as usize]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn the_next_sessions_have_another_place_when_the_first_ones_node_takes_none() {
         see(&mut proxy, hosts.to_vec(), NOW);
 
         let places: BTreeSet<_> =
-            (1..6).map(|drawn| begin(&mut proxy, &first(1, drawn, 100 * u64::from(drawn))).1).collect();
+            (1..6).map(|drawn| begin(&mut proxy, &first(1, drawn, 100 * drawn)).1).collect();
         assert_eq!(places.len(), 1);
         assert!(!places.contains(&lost));
         // One that has left the cluster is no place either.
@@ -191,7 +191,7 @@ fn rings_of_any_kind_and_weights_have_one_place_for_a_connection() {
         see(&mut proxy, (0..150).map(weighted).collect(), NOW);
         for connection in 0..10 {
             let (ids, places): (BTreeSet<_>, BTreeSet<_>) = (0..20)
-                .map(|request| begin(&mut proxy, &first(connection, request * 10 + connection as u8, 0)))
+                .map(|request| begin(&mut proxy, &first(connection, request * 10 + connection, 0)))
                 .unzip();
             assert_eq!((ids.len(), places.len()), (20, 1));
         }
@@ -199,11 +199,68 @@ fn rings_of_any_kind_and_weights_have_one_place_for_a_connection() {
 }
 
 #[test]
+fn a_node_of_little_weight_is_found_again() {
+    let ready = || {
+        let mut proxy = issuing(Value::Null, Value::Null, &Value::Null);
+        see(&mut proxy, vec![Observation { weight: 40, ..host(NODES[0]) }, host(NODES[1])], NOW);
+        proxy
+    };
+    let is_light = |drawn: &u64| begin(&mut ready(), &first(1, *drawn, 0)).1 == NODES[1];
+    let light = (0..255).find(is_light).unwrap();
+    let mut proxy = ready();
+    begin(&mut proxy, &first(1, light, 0));
+
+    for drawn in 0..30 {
+        assert_eq!(begin(&mut proxy, &first(1, drawn, 0)).1, NODES[1]);
+    }
+}
+
+#[test]
+fn ids_that_other_nodes_were_not_searched_for_are_kept_for_them() {
+    let mut proxy = ring_only();
+    see(&mut proxy, (0..100).map(|number| host(&format!("10.0.0.{number}:80"))).collect(), NOW);
+    let mut draws = |connection: u64| {
+        (0..6)
+            .map(|request| {
+                let attributes = first(connection, connection * 6 + request, 0);
+                begin(&mut proxy, &attributes);
+                attributes.take_reads().iter().filter(|read| *read == "random").count()
+            })
+            .sum::<usize>()
+    };
+
+    assert!(draws(0) > 100, "the first has to search");
+    let later: usize = (1..200).map(&mut draws).sum();
+    assert!(later < 3 * 200 * 6, "{later} draws for {} ids", 200 * 6);
+}
+
+#[test]
+fn kept_ids_follow_their_nodes_and_are_never_given_twice() {
+    let mut proxy = ring_only();
+    let hosts = |numbers: std::ops::Range<u32>| -> Vec<Observation> {
+        numbers.map(|number| host(&format!("10.0.0.{number}:80"))).collect()
+    };
+    let mut ids = BTreeSet::new();
+    for (round, members) in [0..20, 10..30, 0..40, 35..40].into_iter().enumerate() {
+        see(&mut proxy, hosts(members), NOW);
+        for connection in 0..50 {
+            let connection = round as u64 * 50 + connection;
+            let begun: Vec<_> = (0..6)
+                .map(|request| begin(&mut proxy, &first(connection, connection * 6 + request, 0)))
+                .collect();
+            assert!(begun.iter().all(|(_, node)| *node == begun[0].1), "{begun:?}");
+            ids.extend(begun.into_iter().map(|(id, _)| id));
+        }
+    }
+    assert_eq!(ids.len(), 4 * 50 * 6);
+}
+
+#[test]
 fn only_a_request_that_begins_a_session_asks_for_its_connection() {
     let mut proxy = ring_only();
     let attributes = first(1, 0, 0);
     let (id, _) = begin(&mut proxy, &attributes);
-    assert_eq!(attributes.take_reads(), ["x-session", "cookie", ":method", "random", "connection.id", "now"]);
+    assert_eq!(attributes.take_reads(), ["x-session", "cookie", ":method", "connection.id", "now", "random"]);
 
     let attributes = Fake::new(&[("cookie", &format!("{COOKIE}={id}"))]);
     proxy.handle_request(2, None, &attributes);
@@ -224,7 +281,7 @@ fn a_pin_lives_briefly_until_its_cookie_comes_back() {
         (request, body["sessions"][0].clone())
     };
     let asked: Vec<(Request, Value)> =
-        (1..4_u8).map(|request| ask(&mut proxy, request.into(), &first(1, request, 0))).collect();
+        (1..4).map(|request| ask(&mut proxy, request, &first(1, request.into(), 0))).collect();
 
     // The pin is claimed where the ring has the id, so nothing else has to know of the connection.
     let places: BTreeSet<_> = asked.iter().map(|(_, ask)| ask["candidates"][0].to_string()).collect();
