@@ -42,7 +42,7 @@ const KEPT: usize = SHARED_BY as usize;
 pub(super) struct Connections {
     /// The oldest first.
     latest: VecDeque<Place>,
-    /// Random ids that nobody has, by the hash of their node's name.
+    /// Random ids that no session has yet, by the hash of their node's name.
     kept: BTreeMap<u64, Vec<[u8; 16]>>,
 }
 

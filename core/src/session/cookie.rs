@@ -76,6 +76,8 @@ impl SameSite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieTemplate {
     name: String,
+    /// In lower case, without a leading dot.
+    domain: Option<String>,
     max_age: Option<Millis>,
     /// All that follows the value: it is the same for every session.
     attributes: String,
@@ -104,13 +106,22 @@ impl CookieTemplate {
             http_only = if settings.http_only { "; HttpOnly" } else { "" },
         );
         let max_age = settings.max_age_seconds.map(|seconds| Millis(u64::from(seconds) * 1000));
-        Ok(Self { name: settings.name.clone(), max_age, attributes })
+        let domain = settings.domain.as_deref().map(|domain| without_dot(domain).to_ascii_lowercase());
+        Ok(Self { name: settings.name.clone(), domain, max_age, attributes })
     }
 
     /// The cookie's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The domain, if browsers drop a cookie of it that this host sets. `*.example.com` is any host below it.
+    #[must_use]
+    pub fn domain_without(&self, host: &str) -> Option<&str> {
+        let domain = self.domain.as_deref()?;
+        let below = host.strip_prefix("*.").unwrap_or(host).strip_suffix(domain);
+        (!below.is_some_and(|below| below.is_empty() || below.ends_with('.'))).then_some(domain)
     }
 
     /// How long the client keeps it; `None` means until it is closed.

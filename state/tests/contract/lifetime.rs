@@ -63,7 +63,7 @@ pub(crate) async fn a_claim_may_live_shorter_until_it_is_used(store: &dyn Store)
     let own = SessionAsk { ttl_ms: Some(1_000), claim_ttl_ms: Some(30_000), ..ask("own", &[1], &[]) };
     assert_eq!(resolve_one(store, "briefly", own).await, shortly("own"));
 
-    // Whoever asks, and whatever it says of claims: this one claims nothing.
+    // A question that finds the pin claims nothing, whatever it says of claims.
     assert_eq!(resolve_one(store, "briefly", briefly("asked")).await, pin("asked", Outcome::Found, 1, 1));
     assert!(touch_one(store, "briefly", "touched").await.ttls_ms.is_empty());
     eventually_async("the end of the unused", || async {
