@@ -25,7 +25,7 @@ pub(super) struct Renewals {
 
 impl Renewals {
     pub(super) fn new(max_age: Millis) -> Self {
-        let interval = u32::try_from(max_age.0 / 4 >> STEP_SHIFT).unwrap_or(u32::MAX);
+        let interval = u32::try_from((max_age.0 / 4) >> STEP_SHIFT).unwrap_or(u32::MAX);
         Self { interval: interval.max(1), slots: Vec::new() }
     }
 
@@ -42,7 +42,7 @@ impl Renewals {
             self.slots.resize(SLOTS, 0);
         }
         if let Some(slot) = self.slots.get_mut(place(hash)) {
-            *slot = hash >> 32 << 32 | u64::from(step(now));
+            *slot = (hash >> 32) << 32 | u64::from(step(now));
         }
     }
 }

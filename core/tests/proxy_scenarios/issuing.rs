@@ -15,7 +15,7 @@ use super::fake::{Fake, NODES, NOW, answer, of, see_members};
 const COOKIE: &str = "sid";
 
 /// A pool that issues a cookie with these further settings.
-fn issuing(state: Value, ring: Value, cookie: &Value) -> Proxy {
+fn issuing(state: &Value, ring: &Value, cookie: &Value) -> Proxy {
     let mut issued = json!({"name": COOKIE});
     issued.as_object_mut().unwrap().extend(cookie.as_object().cloned().unwrap_or_default());
     of(&json!({
@@ -34,7 +34,7 @@ fn issuing(state: Value, ring: Value, cookie: &Value) -> Proxy {
 
 /// By the ring alone.
 fn ring_only() -> Proxy {
-    let mut proxy = issuing(Value::Null, Value::Null, &Value::Null);
+    let mut proxy = issuing(&Value::Null, &Value::Null, &Value::Null);
     see_members(&mut proxy);
     proxy
 }
@@ -183,7 +183,7 @@ fn rings_of_any_kind_and_weights_have_one_place_for_a_connection() {
         json!({"algorithm": "rendezvous"}),
     ];
     for ring in rings {
-        let mut proxy = issuing(Value::Null, ring, &Value::Null);
+        let mut proxy = issuing(&Value::Null, &ring, &Value::Null);
         let weighted = |number: u32| {
             let node = host(&format!("10.0.{}.{}:80", number / 200, number % 200));
             Observation { weight: 1 + number % 7, ..node }
@@ -201,7 +201,7 @@ fn rings_of_any_kind_and_weights_have_one_place_for_a_connection() {
 #[test]
 fn a_node_of_little_weight_is_found_again() {
     let ready = || {
-        let mut proxy = issuing(Value::Null, Value::Null, &Value::Null);
+        let mut proxy = issuing(&Value::Null, &Value::Null, &Value::Null);
         see(&mut proxy, vec![Observation { weight: 40, ..host(NODES[0]) }, host(NODES[1])], NOW);
         proxy
     };
@@ -269,7 +269,7 @@ fn only_a_request_that_begins_a_session_asks_for_its_connection() {
 
 #[test]
 fn a_pin_lives_briefly_until_its_cookie_comes_back() {
-    let mut proxy = issuing(json!({"cluster": "berth_state"}), Value::Null, &Value::Null);
+    let mut proxy = issuing(&json!({"cluster": "berth_state"}), &Value::Null, &Value::Null);
     see_members(&mut proxy);
     let ask = |proxy: &mut Proxy, stream, attributes: &Fake| {
         let (request, progress) = proxy.handle_request(stream, None, attributes);
@@ -304,7 +304,7 @@ fn a_pin_lives_briefly_until_its_cookie_comes_back() {
     assert!(again["claim_ttl_ms"].is_null(), "{again}");
 }
 
-/// The cookie that the response to a request sets, whose session is already there unless `begins`.
+/// The cookie that the response to a request sets.
 fn set_by(proxy: &mut Proxy, attributes: &Fake) -> Option<String> {
     let (mut request, progress) = proxy.handle_request(3, None, attributes);
     if progress == Progress::Waiting {
@@ -318,7 +318,7 @@ fn set_by(proxy: &mut Proxy, attributes: &Fake) -> Option<String> {
 #[test]
 fn the_cookie_of_a_session_in_use_is_set_again_after_a_quarter_of_its_age() {
     for state in [Value::Null, json!({"cluster": "berth_state"})] {
-        let mut proxy = issuing(state, Value::Null, &json!({"max_age": "4h"}));
+        let mut proxy = issuing(&state, &Value::Null, &json!({"max_age": "4h"}));
         see_members(&mut proxy);
         let at = |minutes: u64| NOW + Millis(minutes * 60_000);
         let issued = set_by(&mut proxy, &first(1, 0, 0)).unwrap();
@@ -340,7 +340,7 @@ fn the_cookie_of_a_session_in_use_is_set_again_after_a_quarter_of_its_age() {
 
 #[test]
 fn a_renewal_that_no_response_carried_is_due_still() {
-    let mut proxy = issuing(Value::Null, Value::Null, &json!({"max_age": "4h"}));
+    let mut proxy = issuing(&Value::Null, &Value::Null, &json!({"max_age": "4h"}));
     see_members(&mut proxy);
     let returning = Fake::new(&[("cookie", "sid=0123456789abcdef0123456789abcdef")]);
     let due = |proxy: &mut Proxy| proxy.handle_request(3, None, &returning).0.cookie.is_some();
@@ -354,7 +354,7 @@ fn a_renewal_that_no_response_carried_is_due_still() {
 fn only_its_own_cookies_are_renewed() {
     let id = "0123456789abcdef0123456789abcdef";
     let cookie = format!("{COOKIE}={id}");
-    let mut proxy = issuing(Value::Null, Value::Null, &json!({"max_age": "4h"}));
+    let mut proxy = issuing(&Value::Null, &Value::Null, &json!({"max_age": "4h"}));
     see_members(&mut proxy);
     let theirs = [
         vec![("x-session", id)],
