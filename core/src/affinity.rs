@@ -69,6 +69,9 @@ pub const START: Millis = Millis(500);
 const PAUSE: Millis = Millis(1_000);
 /// No request waits for touches, ends and refreshes.
 const MAINTENANCE_TIMEOUT: Millis = Millis(1_000);
+/// How long the pin of an id that Berth has just made lives until its client sends it: longer than a page with all it loads
+/// takes. A browser that begins several sessions at once keeps one of them.
+pub const ISSUED: Millis = Millis(60_000);
 /// Sessions of one call: a quarter of what the service takes, so that no call holds up others.
 const BATCH: usize = 64;
 
@@ -105,6 +108,8 @@ pub struct Terms {
     pub version: Option<u32>,
     /// What it was called before.
     pub previous: Option<SessionId>,
+    /// Berth has just made its id: its client may never send it.
+    pub is_issued: bool,
 }
 
 impl Terms {

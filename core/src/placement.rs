@@ -103,9 +103,7 @@ impl Placement {
     /// True if the owner may be given a session that does not exist yet.
     #[must_use]
     pub fn takes_new(&self, snapshot: &Snapshot) -> bool {
-        let Some(owner) = self.owner() else { return false };
-        let state = snapshot.nodes.get(owner).map(|node| node.state);
-        snapshot.is_panic_at(owner) || matches!(state, Some(State::Active | State::Warming(_)))
+        self.owner().is_some_and(|owner| takes_new(snapshot, owner))
     }
 
     /// Appends the destination header's value, `ip:port,ip:port,ip:port`.
@@ -255,6 +253,13 @@ pub fn for_new(snapshot: &Snapshot, hash: u64, most: usize) -> Vec<usize> {
         return fitting(snapshot, hash, level, most, &|_, node| node.state.serves());
     }
     takers
+}
+
+/// True if the node at this place may be given a session that does not exist yet.
+#[must_use]
+pub fn takes_new(snapshot: &Snapshot, place: usize) -> bool {
+    let state = snapshot.nodes.get(place).map(|node| node.state);
+    snapshot.is_panic_at(place) || matches!(state, Some(State::Active | State::Warming(_)))
 }
 
 /// What is asked of a node and its place.

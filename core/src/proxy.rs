@@ -10,7 +10,9 @@
 //! 4. [`Proxy::handle_response`] learns from how the response begins, and may have it wait for a release too; [`Proxy::handle_gone`] ends the request.
 
 mod identify;
+mod issuing;
 mod pool;
+mod renewals;
 mod response;
 mod rules;
 mod tokens;
@@ -19,7 +21,7 @@ use std::rc::Rc;
 
 use crate::affinity::{self, Admission, AffinityConfig, START, Terms};
 use crate::attributes::Attributes;
-use crate::config::{Affinity, Config, StateCluster};
+use crate::config::{Affinity, Config, Missing, StateCluster};
 use crate::counters::Counters;
 use crate::decision::{Decision, PoolPolicy};
 use crate::event::{Reason, Unplaced};
@@ -64,8 +66,10 @@ pub struct Request {
     pub rule: Option<usize>,
     /// Its session.
     pub session: Option<SessionId>,
-    /// The `set-cookie` value of a session that begins with it.
+    /// The `set-cookie` value that its response is to carry: of the session that begins with it, or of one whose cookie is renewed.
     pub cookie: Option<Vec<u8>>,
+    /// Its session begins with it, by an id that Berth made.
+    pub is_issued: bool,
     /// What is to happen to it, once that is known.
     pub decision: Option<Decision>,
     /// What its placement speaks of.
@@ -79,6 +83,8 @@ pub struct Request {
     /// It is in the pending queue.
     is_pending: bool,
     is_counted: bool,
+    /// It came with the cookie that its rule issues.
+    has_issued_cookie: bool,
 }
 
 impl Request {
@@ -214,6 +220,9 @@ impl Proxy {
             Err(None) => return Err(Progress::Pending),
         };
         let (mode, attributes) = (config.rollout.mode_for(&id), waiter.attributes);
+        if request.has_issued_cookie && mode == Mode::Enforce {
+            request.cookie = self.renewed(index, &id);
+        }
         let id = request.session.insert(id);
         let Some(pool) = self.pools.get_mut(config.pool) else { return Ok(Decision::Bypass) };
         match mode {
@@ -230,7 +239,7 @@ impl Proxy {
             let (reason, refusal) = (Reason::TokenRefused, Refusal::ClaimType);
             return Ok(self.refuse_token(provider, reason, refusal, memo, waiter));
         }
-        let terms = terms(&config, history);
+        let terms = Terms { is_issued: request.is_issued, ..terms(&config, history) };
         if terms.ends.is_some_and(|ends| ends <= self.tick) {
             let (reason, refusal) = (Reason::SessionOver, Refusal::Expired);
             return Ok(self.refuse_token(provider, reason, refusal, memo, waiter));
@@ -267,6 +276,26 @@ impl Proxy {
         match admission {
             Admission::Decided(decision) => Ok(decision),
             Admission::Wait => Err(Progress::Waiting),
+        }
+    }
+
+    /// The cookie of a session in use, if it is to be set again.
+    fn renewed(&self, rule: usize, id: &SessionId) -> Option<Vec<u8>> {
+        let rule = self.rules.get(rule)?;
+        rule.renewals.as_ref().filter(|renewals| renewals.is_due(id.hash(), self.tick))?;
+        match &rule.config.session.missing {
+            Missing::IssueCookie(template) => template.set_cookie(id),
+            Missing::Pass | Missing::Reject => None,
+        }
+    }
+
+    /// The response that begins sets the session's cookie.
+    fn note_cookie(&mut self, request: &Request) {
+        if let (Some(_), Some(id)) = (&request.cookie, &request.session)
+            && let Some(rule) = request.rule.and_then(|rule| self.rules.get_mut(rule))
+            && let Some(renewals) = &mut rule.renewals
+        {
+            renewals.note(id.hash(), self.tick);
         }
     }
 
@@ -403,6 +432,7 @@ fn terms(rule: &crate::config::Rule, history: History) -> Terms {
         created: history.created,
         version: history.version,
         previous: history.previous,
+        is_issued: false,
         session: Rc::clone(&rule.session),
     }
 }

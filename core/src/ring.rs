@@ -193,6 +193,14 @@ impl Ring {
         Candidates::new(self, hash)
     }
 
+    /// How many members it looks at to name the first one.
+    pub fn looks(&self) -> usize {
+        match &self.layout {
+            Layout::Points(_) | Layout::Table(_) => 1,
+            Layout::Scores(scores) => scores.len(),
+        }
+    }
+
     /// How many members are on the ring. A sparse ring or a full table can leave some out.
     pub fn len(&self) -> usize {
         self.placed

@@ -62,6 +62,11 @@ impl SessionId {
         Self(random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0x0f)]).collect())
     }
 
+    /// True if it looks like one of [`Self::from_random`].
+    pub fn looks_random(&self) -> bool {
+        self.0.len() == 32 && self.0.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     /// The id as it was on the wire.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -102,16 +107,16 @@ fn usable(bytes: &[u8]) -> Option<&[u8]> {
 /// Neither tokens nor further lines of a header are looked at: [`find`] does.
 pub fn identify(sources: &[Source], header: &mut dyn FnMut(&str) -> Option<Vec<u8>>) -> Option<SessionId> {
     match find(sources, header, &mut |_| None, &mut |_| Token::Absent) {
-        Found::Session(id, _) => Some(id),
+        Found::Session(id, ..) => Some(id),
         _ => None,
     }
 }
 
 /// What the sources say of a request's session.
 #[derive(Debug)]
-pub enum Found {
-    /// This one; from a token with what else it says.
-    Session(SessionId, Option<History>),
+pub enum Found<'s> {
+    /// This one, from this source; from a token with what else it says.
+    Session(SessionId, &'s Source, Option<History>),
     /// None.
     Nothing,
     /// The token of this provider is not to be believed, so nothing weaker is.
@@ -127,12 +132,12 @@ pub enum Found {
 ///
 /// After a token that is refused only other providers' tokens count, since it may be one of theirs: everything else is
 /// weaker, and would be what an attacker sends beside it.
-pub fn find(
-    sources: &[Source],
+pub fn find<'s>(
+    sources: &'s [Source],
     header: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
     all: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
     token: &mut dyn FnMut(usize) -> Token,
-) -> Found {
+) -> Found<'s> {
     let mut headers = Headers { fetch: header, fetch_all: all, kept: Vec::new(), whole: Vec::new() };
     let mut rest = sources;
     let mut doubt = None;
@@ -141,16 +146,16 @@ pub fn find(
             Kind::Single(_) | Kind::Composite(_) if doubt.is_some() => None,
             Kind::Single(part) => headers.single(part, later),
             Kind::Composite(parts) => headers.composite(parts),
-            Kind::Claims(source) => match token(source.provider.0) {
+            Kind::Claims(claims) => match token(claims.provider.0) {
                 Token::Absent => None,
                 Token::Verified(facts) => {
-                    if let Some((id, history)) = source.find(&facts) {
-                        return Found::Session(id, Some(history));
+                    if let Some((id, history)) = claims.find(&facts) {
+                        return Found::Session(id, source, Some(history));
                     }
                     None
                 }
                 Token::Refused(refusal) => {
-                    doubt.get_or_insert(Found::Refused(source.provider.0, refusal));
+                    doubt.get_or_insert(Found::Refused(claims.provider.0, refusal));
                     None
                 }
                 // Its keys may come, whatever else was refused.
@@ -161,7 +166,7 @@ pub fn find(
             },
         };
         if let Some(id) = id {
-            return Found::Session(id, None);
+            return Found::Session(id, source, None);
         }
         rest = later;
     }

@@ -165,6 +165,12 @@ impl Snapshot {
         Places { snapshot: self, first: level, hash, step: 0, current: None }
     }
 
+    /// How many nodes [`Self::places`] looks at for the first one.
+    #[must_use]
+    pub fn looks(&self) -> usize {
+        self.rings.iter().map(|ring| ring.ring.looks()).max().unwrap_or(1)
+    }
+
     /// The level from which the session with this hash draws its node, unless it has one.
     #[must_use]
     pub fn drawn_level(&self, hash: u64) -> usize {

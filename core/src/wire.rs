@@ -88,6 +88,10 @@ pub struct SessionAsk {
     /// service's own time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    /// How long a pin that this question claims lives until the session is asked about again or touched, if that is shorter
+    /// than its idle time: for a session that its client may never come back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_ttl_ms: Option<u64>,
     /// When it ends however much it is used, in Unix time; remembered, the earliest that was ever said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends_ms: Option<u64>,
@@ -112,6 +116,7 @@ impl SessionAsk {
             unusable,
             strict: false,
             ttl_ms: None,
+            claim_ttl_ms: None,
             ends_ms: None,
             created_ms: None,
             session_version: None,
@@ -152,8 +157,8 @@ pub struct Pin {
     /// Whether a replica has confirmed it; absent unless the service runs with quorum durability.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durable: Option<bool>,
-    /// How long this one lives from now on, if not as long as the reply says: its session's idle time is another, or
-    /// its end comes first. 0: it has ended, and nothing was stored.
+    /// How long this one lives from now on, if not as long as the reply says: its session's idle time is another, its end
+    /// comes first, or it was claimed for less. 0: it has ended, and nothing was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
     /// The highest version of its session that anyone ever said; absent is 0. Who asks with a lower one has an old token.

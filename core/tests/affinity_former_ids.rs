@@ -41,6 +41,7 @@ fn a_former_id_by_a_header_never_goes_with_a_version_that_is_known_here() {
         created: None,
         version,
         previous: None,
+        is_issued: false,
     };
     let ask = |engine: &mut Affinity, stream, version, now| {
         let terms = terms(version);

@@ -356,6 +356,7 @@ impl World {
             created: None,
             version: asked.version,
             previous: asked.former.map(id),
+            is_issued: false,
         };
         let number = self.next_stream;
         self.next_stream += 1;

@@ -11,6 +11,7 @@ use serde_json::Value;
 const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("cookie-that-no-source-reads", "compares a name with those of the sources"),
     ("cookie-that-nodes-set-and-berth-too", "compares a name with those of the sources"),
+    ("cookies-for-other-hosts", "compares two places"),
     ("cooldown-above-its-maximum", "compares two durations"),
     (
         "jwt-keys-that-only-look-right",

@@ -104,6 +104,7 @@ fn resolve_request_of_a_rotated_session() {
         correlation_id: None,
         sessions: vec![SessionAsk {
             ttl_ms: Some(900_000),
+            claim_ttl_ms: Some(60_000),
             strict: true,
             ends_ms: Some(1_767_229_200_000),
             created_ms: Some(1_767_225_600_000),
@@ -341,7 +342,7 @@ fn every_fault_of_a_request_is_named() {
     let text = r#"{"pool": "a b", "regoin": "eu", "panic": 1, "sessions": [
         {"key": "00", "candidates": [], "unusable": ["x|y"]},
         {"candidates": ["10.0.0.1:1", "10.0.0.1:1", 7], "more": 1},
-        {"key": "00000000000000000000000000000000", "candidates": ["10.0.0.1:1"], "ttl_ms": 999, "ends_ms": -1,
+        {"key": "00000000000000000000000000000000", "candidates": ["10.0.0.1:1"], "ttl_ms": 999, "claim_ttl_ms": 999, "ends_ms": -1,
          "created_ms": "now", "session_version": 4294967296, "alias_of": "00000000000000000000000000000000"},
         {"candidates": ["10.0.0.1:1"], "ttl_ms": 2592000001, "ends_ms": 9007199254740993, "alias_of": "alice"},
         5
@@ -360,6 +361,7 @@ fn every_fault_of_a_request_is_named() {
         "sessions[1].candidates[2]",
         "sessions[1].more",
         "sessions[2].ttl_ms",
+        "sessions[2].claim_ttl_ms",
         "sessions[2].ends_ms",
         "sessions[2].created_ms",
         "sessions[2].session_version",
@@ -418,6 +420,7 @@ fn the_largest_requests_fit_a_body() {
     let sessions = (0..256)
         .map(|i| SessionAsk {
             ttl_ms: Some(MAX_TTL),
+            claim_ttl_ms: Some(MAX_TTL),
             ends_ms: Some(1 << 53),
             created_ms: Some(1 << 53),
             session_version: Some(u32::MAX),

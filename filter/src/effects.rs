@@ -122,7 +122,7 @@ fn show(request: &Request, response: &Response) {
     let (outcome, reason, would) = match &request.decision {
         Some(Decision::Route { placement, .. }) => {
             let is_elsewhere = matches!(placement.reason, Reason::Retried | Reason::OtherCluster);
-            let is_issued = request.cookie.is_some() && !is_elsewhere;
+            let is_issued = request.is_issued && !is_elsewhere;
             (placement.outcome, if is_issued { Reason::Issued } else { placement.reason }, None)
         }
         Some(Decision::Fallback { reason, .. }) => (Outcome::Ring, *reason, None),

@@ -69,6 +69,7 @@ fn key(number: u64) -> SessionKey {
 fn lasting(random: &mut Random, ask: SessionAsk, now: u64) -> SessionAsk {
     SessionAsk {
         ttl_ms: (random.below(4) == 0).then(|| (5 + random.below(4) * 10) * HOUR + HALF),
+        claim_ttl_ms: (random.below(4) == 0).then(|| (1 + random.below(60)) * HOUR + HALF),
         ends_ms: (random.below(4) == 0).then(|| match random.below(6) {
             0 => 1 + random.below(2),
             far => now + far * 7 * HOUR + HALF,
@@ -216,7 +217,13 @@ struct Known {
 impl Known {
     /// How long it lives: time went on since the histories began.
     fn lives(&self, life: u64, now: u64) {
-        let expected = self.ends.map_or(self.ttl, |ends| self.ttl.min(ends.saturating_sub(now)));
+        self.lives_at_most(self.ttl, life, now);
+    }
+
+    /// The same of one that was claimed for so long, or of any that is used.
+    fn lives_at_most(&self, most: u64, life: u64, now: u64) {
+        let idle = self.ttl.min(most);
+        let expected = self.ends.map_or(idle, |ends| idle.min(ends.saturating_sub(now)));
         assert!(life <= expected && expected - life <= HALF, "{self:?} lives {life}");
     }
 }
@@ -296,7 +303,8 @@ impl Law {
                 alias_of,
             };
             assert_eq!(pin.session_version.unwrap_or(0), known.session_version);
-            known.lives(pin.ttl_ms.unwrap_or(KEEPING.ttl.0), self.now);
+            let claim = ask.claim_ttl_ms.filter(|_| pin.outcome == Outcome::Claimed);
+            known.lives_at_most(claim.unwrap_or(u64::MAX), pin.ttl_ms.unwrap_or(KEEPING.ttl.0), self.now);
             if pin.ttl_ms == Some(0) {
                 self.pins.remove(&ask.key);
             } else {

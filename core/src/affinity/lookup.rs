@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::held::Held;
-use super::{Affinity, Terms};
+use super::{Affinity, ISSUED, Terms};
 use crate::attributes::Attributes;
 use crate::owners::Standing;
 use crate::pins::PinKey;
@@ -95,6 +95,7 @@ impl Affinity {
         let ask = SessionAsk {
             strict: terms.is_strict,
             ttl_ms: terms.session.ttl.map(|ttl| ttl.0),
+            claim_ttl_ms: terms.is_issued.then_some(ISSUED.0),
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
             // The highest of all that are known: a store that lost it must not take an old token's for the latest.

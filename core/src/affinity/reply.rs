@@ -139,7 +139,10 @@ impl Affinity {
         self.keep_notice(lookup.key, pin, name.as_deref(), ends);
         if let Some(node) = &name {
             // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
-            let expires = if lookup.epoch == self.epoch { ends } else { Millis(0) };
+            // So is the pin of an id that its client may never send: the first request that does asks again, which has the pin
+            // live its full time.
+            let is_hint = lookup.epoch != self.epoch || lookup.ask.claim_ttl_ms.is_some();
+            let expires = if is_hint { Millis(0) } else { ends };
             let kind = if standing == Standing::Held { Kind::Away } else { Kind::Settled };
             let reported = Reported { node, version, expires, kind, session_version };
             self.remember(lookup.key, lookup.ask.key.into(), reported);

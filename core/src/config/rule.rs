@@ -11,7 +11,7 @@ use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, quoted};
 use super::matching::Match;
 use super::pool::{Pool, check_name};
-use super::session::{Session, read_session};
+use super::session::{Missing, Session, read_session};
 use crate::rollout::{Mode, Rollout};
 
 /// Each is compared with a request in turn.
@@ -115,6 +115,7 @@ impl Rule {
             let mut fields = Fields::of(value, path, &mut Faults::default());
             let matches = Match::read(&mut fields, book, faults);
             let Some(pool) = pool else { continue };
+            check_cookie_domain(&pool.session, &matches, path, faults);
             rules.push(Self {
                 name: pool.name.clone(),
                 is_named: false,
@@ -164,8 +165,24 @@ impl Rule {
         fields.finish(faults);
         let index = index?;
         let session = own.or_else(|| Some(Rc::clone(&pools.get(index)?.as_ref()?.session)))?;
+        check_cookie_domain(&session, &matches, path, faults);
         let name = name?.to_owned();
         Some(Self { name, is_named: true, matches, pool: index, session, affinity, rollout })
+    }
+}
+
+/// Each request to a host whose cookies browsers drop would begin a session.
+fn check_cookie_domain(session: &Session, matches: &Match, path: &str, faults: &mut Faults) {
+    let Missing::IssueCookie(template) = &session.missing else { return };
+    for host in &matches.hosts {
+        if let Some(domain) = template.domain_without(host) {
+            let message = format!(
+                "{} is outside {domain}, the domain of the cookie that is issued: browsers drop it there. Make it a rule of \
+                 its own, or leave the cookie's domain out",
+                quoted(host)
+            );
+            faults.add(&format!("{path}.match.hosts"), message);
+        }
     }
 }
 

@@ -186,6 +186,8 @@ fn read_cookie(
         }
         settings.max_age_seconds = u32::try_from(age.0 / 1000).ok();
     }
+    settings.domain = fields.string("domain", faults).map(str::to_owned);
+    settings.partitioned = fields.flag("partitioned", settings.partitioned, faults);
     settings.secure = fields.flag("secure", settings.secure, faults);
     settings.http_only = fields.flag("http_only", settings.http_only, faults);
     let choices = [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
@@ -212,8 +214,12 @@ fn read_cookie(
 pub(super) fn place_of(fault: CookieFault) -> &'static str {
     match fault {
         CookieFault::Name => "name",
-        CookieFault::Path | CookieFault::HostPrefixWithPath => "path",
+        CookieFault::Path | CookieFault::PathTooLong | CookieFault::HostPrefixWithPath => "path",
+        CookieFault::Domain | CookieFault::DomainOfOneHost | CookieFault::HostPrefixWithDomain => "domain",
         CookieFault::MaxAgeZero => "max_age",
-        CookieFault::SameSiteNoneNotSecure | CookieFault::PrefixNotSecure => "secure",
+        CookieFault::SameSiteNoneNotSecure
+        | CookieFault::PrefixNotSecure
+        | CookieFault::PartitionedNotSecure => "secure",
+        CookieFault::HttpPrefixNotHttpOnly => "http_only",
     }
 }

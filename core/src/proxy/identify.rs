@@ -4,19 +4,14 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 
 use super::tokens::Memo;
-use super::{Proxy, Request, Waiter};
+use super::{Pool, Proxy, Request, Waiter};
 use crate::attributes::{Attributes, all_lines};
 use crate::config::{Missing, OnInvalid, Rule};
 use crate::decision::{Decision, PoolPolicy, Reply};
 use crate::event::Reason;
-use crate::placement::Placement;
 use crate::rollout::Mode;
 use crate::session::{self, Found, History, SessionId, Source};
-use crate::snapshot::Snapshot;
 use crate::token::Refusal;
-
-/// How often an id is drawn so that its owner takes new sessions: with half of the nodes draining, one in 256 is not.
-const DRAWS: usize = 8;
 
 impl Proxy {
     /// The session of the request. Without one: what becomes of the request, or `None` if it waits in the pending queue.
@@ -36,7 +31,11 @@ impl Proxy {
             found = self.find(rule, memo, waiter);
         }
         Err(Some(match (found, &session.missing) {
-            (Found::Session(id, history), _) => return Ok((id, history)),
+            (Found::Session(id, source, history), missing) => {
+                request.has_issued_cookie = matches!(missing, Missing::IssueCookie(template)
+                    if source.is_cookie(template.name()) && id.looks_random());
+                return Ok((id, history));
+            }
             // Observe mode begins no sessions and rejects nothing.
             _ if rollout.mode == Mode::Observe => Decision::pass(Reason::NoSession),
             // Browsers send it without cookies and tokens, and take nothing but 200 or 204 for an answer.
@@ -51,14 +50,16 @@ impl Proxy {
             }
             (Found::Refused(provider, refusal), _) => self.refuse(rule, provider, refusal, memo, waiter),
             (_, Missing::IssueCookie(template)) => {
-                let snapshot = self.pools.get(rule.pool).and_then(super::Pool::snapshot);
-                match draw(snapshot.as_deref(), waiter.attributes) {
-                    Some(id) => {
-                        request.cookie = template.set_cookie(&id);
-                        return Ok((id, None));
-                    }
-                    None => Decision::pass(Reason::NoSession),
+                let issue = |pool: &mut Pool| {
+                    let snapshot = pool.snapshot();
+                    pool.connections.issue(snapshot.as_deref(), waiter.attributes)
+                };
+                if let Some(id) = self.pools.get_mut(rule.pool).and_then(issue) {
+                    request.cookie = template.set_cookie(&id);
+                    request.is_issued = true;
+                    return Ok((id, None));
                 }
+                Decision::pass(Reason::NoSession)
             }
             (_, Missing::Pass) => Decision::pass(Reason::NoSession),
             (_, Missing::Reject) if session.sources.iter().all(Source::is_token) => {
@@ -72,7 +73,7 @@ impl Proxy {
         }))
     }
 
-    fn find(&self, rule: &Rule, memo: &mut Memo, waiter: &Waiter<'_>) -> Found {
+    fn find<'r>(&self, rule: &'r Rule, memo: &mut Memo, waiter: &Waiter<'_>) -> Found<'r> {
         let Waiter { attributes, .. } = *waiter;
         let memo = RefCell::new(memo);
         let mut header = |name: &str| memo.borrow().last_look(name, attributes);
@@ -125,19 +126,4 @@ impl Proxy {
 fn is_preflight(attributes: &dyn Attributes) -> bool {
     attributes.header(":method").is_some_and(|method| method == b"OPTIONS")
         && ["origin", "access-control-request-method"].iter().all(|name| attributes.header(name).is_some())
-}
-
-/// A new session's id. Its owner should be a node that takes new sessions; ids are free, so another is drawn if not.
-fn draw(snapshot: Option<&Snapshot>, attributes: &dyn Attributes) -> Option<SessionId> {
-    let mut id = SessionId::from_random(attributes.random()?);
-    for _ in 1..DRAWS {
-        let fits = snapshot.is_none_or(|snapshot| {
-            Placement::of(snapshot, id.hash()).is_ok_and(|placement| placement.takes_new(snapshot))
-        });
-        if fits {
-            break;
-        }
-        id = SessionId::from_random(attributes.random()?);
-    }
-    Some(id)
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::issuing::Connections;
 use crate::affinity::{Affinity, PoolCounters, Terms};
 use crate::config;
 use crate::decision::{Decision, PoolPolicy};
@@ -28,6 +29,8 @@ pub struct Pool {
     pub failures: Failures,
     /// The leader's latest look found no cluster of its name.
     pub is_cluster_unknown: bool,
+    /// Where its latest sessions began.
+    pub(super) connections: Connections,
     snapshot: Option<Rc<Snapshot>>,
     roster: Roster,
     counters: PoolCounters,
@@ -43,6 +46,7 @@ impl Pool {
             engine,
             failures: Failures::default(),
             is_cluster_unknown: false,
+            connections: Connections::default(),
             snapshot: None,
             roster: Roster::default(),
             counters: PoolCounters::default(),

@@ -49,6 +49,7 @@ impl Proxy {
     ) -> Response {
         let mut response = self.judge_response(request, shows_node, attributes);
         self.learn(stream, request, &mut response, attributes);
+        self.note_cookie(request);
         response
     }
 

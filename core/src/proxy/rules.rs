@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use super::renewals::Renewals;
 use super::tokens::{Memo, Tokens};
 use crate::attributes::Attributes;
-use crate::config::{self, Affinity};
+use crate::config::{self, Affinity, Missing};
 use crate::counters::Counters;
 use crate::event::RuleResult;
 use crate::rollout::Mode;
@@ -16,12 +17,19 @@ use crate::time::Millis;
 pub struct Rule {
     /// Its configuration.
     pub config: Rc<config::Rule>,
+    /// Of the cookies that it issues, if they have an age.
+    pub(super) renewals: Option<Renewals>,
     counters: Counters<{ RuleResult::ALL.len() }>,
 }
 
 impl Rule {
     pub(super) fn new(config: config::Rule) -> Self {
-        Self { config: Rc::new(config), counters: Counters::default() }
+        let max_age = match &config.session.missing {
+            Missing::IssueCookie(template) => template.max_age(),
+            Missing::Pass | Missing::Reject => None,
+        };
+        let renewals = max_age.map(Renewals::new);
+        Self { config: Rc::new(config), renewals, counters: Counters::default() }
     }
 
     /// True if it does more than observe.

@@ -2,11 +2,16 @@
 //!
 //! Decides what the `Set-Cookie` value looks like, not when to send it. A template that exists makes cookies that
 //! browsers keep: a rule that they enforce by dropping the cookie in silence is a fault of the configuration here.
+//!
+//! The rules are those of RFC 6265bis (draft-ietf-httpbis-rfc6265bis-20), of CHIPS for `Partitioned`
+//! (draft-cutler-httpbis-partitioned-cookies-01), and Chrome's for the prefix `__Http-`. What they call a public suffix, such as
+//! `co.uk`, is a list that changes each week: it is not checked.
 
 use std::{error, fmt};
 
 use super::SessionId;
 use super::source::is_token;
+use crate::time::Millis;
 
 /// A session cookie as configured, not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +20,8 @@ pub struct CookieSettings {
     pub name: String,
     /// The paths that the client sends it to.
     pub path: String,
+    /// The client sends it to this host and all below it; `None` is the host that set it, alone.
+    pub domain: Option<String>,
     /// How long the client keeps it; `None` means until it is closed.
     pub max_age_seconds: Option<u32>,
     /// Whether it is sent over TLS only.
@@ -23,6 +30,8 @@ pub struct CookieSettings {
     pub http_only: bool,
     /// Whether it goes along with requests that other sites cause.
     pub same_site: SameSite,
+    /// Whether each site that embeds a page of this host has a cookie of its own.
+    pub partitioned: bool,
 }
 
 impl CookieSettings {
@@ -32,10 +41,12 @@ impl CookieSettings {
         Self {
             name: name.to_owned(),
             path: "/".to_owned(),
+            domain: None,
             max_age_seconds: None,
             secure: false,
             http_only: true,
             same_site: SameSite::Lax,
+            partitioned: false,
         }
     }
 }
@@ -65,6 +76,9 @@ impl SameSite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieTemplate {
     name: String,
+    /// In lower case, without a leading dot.
+    domain: Option<String>,
+    max_age: Option<Millis>,
     /// All that follows the value: it is the same for every session.
     attributes: String,
 }
@@ -81,14 +95,39 @@ impl CookieTemplate {
         }
         let max_age =
             settings.max_age_seconds.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
+        let domain = settings.domain.as_deref().map(|name| format!("; Domain={}", without_dot(name)));
         let attributes = format!(
-            "; Path={path}{max_age}; SameSite={same_site}{secure}{http_only}",
+            "; Path={path}{domain}{max_age}; SameSite={same_site}{secure}{http_only}{partitioned}",
             path = settings.path,
+            domain = domain.unwrap_or_default(),
+            partitioned = if settings.partitioned { "; Partitioned" } else { "" },
             same_site = settings.same_site.as_str(),
             secure = if settings.secure { "; Secure" } else { "" },
             http_only = if settings.http_only { "; HttpOnly" } else { "" },
         );
-        Ok(Self { name: settings.name.clone(), attributes })
+        let max_age = settings.max_age_seconds.map(|seconds| Millis(u64::from(seconds) * 1000));
+        let domain = settings.domain.as_deref().map(|domain| without_dot(domain).to_ascii_lowercase());
+        Ok(Self { name: settings.name.clone(), domain, max_age, attributes })
+    }
+
+    /// The cookie's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The domain, if browsers drop a cookie of it that this host sets. `*.example.com` is any host below it.
+    #[must_use]
+    pub fn domain_without(&self, host: &str) -> Option<&str> {
+        let domain = self.domain.as_deref()?;
+        let below = host.strip_prefix("*.").unwrap_or(host).strip_suffix(domain);
+        (!below.is_some_and(|below| below.is_empty() || below.ends_with('.'))).then_some(domain)
+    }
+
+    /// How long the client keeps it; `None` means until it is closed.
+    #[must_use]
+    pub fn max_age(&self) -> Option<Millis> {
+        self.max_age
     }
 
     /// The `Set-Cookie` value for a session.
@@ -111,6 +150,12 @@ pub enum CookieFault {
     Name,
     /// The path would end the attribute, or does not start with a slash.
     Path,
+    /// The client would not take the path for one: it is too long.
+    PathTooLong,
+    /// The domain is not the name of a host, or not written as browsers compare it.
+    Domain,
+    /// The domain is an IP address, or has only one label.
+    DomainOfOneHost,
     /// The client would delete the cookie at once.
     MaxAgeZero,
     /// `SameSite=None` without `Secure`.
@@ -119,6 +164,12 @@ pub enum CookieFault {
     PrefixNotSecure,
     /// A name with the prefix `__Host-` and a path that is not `/`.
     HostPrefixWithPath,
+    /// A name with the prefix `__Host-` and a domain.
+    HostPrefixWithDomain,
+    /// A name with the prefix `__Http-` or `__Host-Http-` that scripts may see.
+    HttpPrefixNotHttpOnly,
+    /// `Partitioned` without `Secure`.
+    PartitionedNotSecure,
 }
 
 impl CookieFault {
@@ -128,15 +179,23 @@ impl CookieFault {
             settings.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
         let host = has_prefix("__Host-");
+        let http = has_prefix("__Http-") || has_prefix("__Host-Http-");
+        let domain = settings.domain.as_deref().map(without_dot);
         let path_is_valid =
             settings.path.starts_with('/') && !settings.path.contains(|c: char| c == ';' || c.is_control());
         [
             (!is_token(&settings.name), Self::Name),
             (!path_is_valid, Self::Path),
+            (settings.path.len() > MAX_ATTRIBUTE, Self::PathTooLong),
+            (domain.is_some_and(|domain| !is_domain(domain)), Self::Domain),
+            (domain.is_some_and(|domain| is_domain(domain) && is_one_host(domain)), Self::DomainOfOneHost),
             (settings.max_age_seconds == Some(0), Self::MaxAgeZero),
             (settings.same_site == SameSite::None && !settings.secure, Self::SameSiteNoneNotSecure),
-            ((host || has_prefix("__Secure-")) && !settings.secure, Self::PrefixNotSecure),
+            ((host || http || has_prefix("__Secure-")) && !settings.secure, Self::PrefixNotSecure),
             (host && settings.path != "/", Self::HostPrefixWithPath),
+            (host && domain.is_some(), Self::HostPrefixWithDomain),
+            (http && !settings.http_only, Self::HttpPrefixNotHttpOnly),
+            (settings.partitioned && !settings.secure, Self::PartitionedNotSecure),
         ]
         .into_iter()
         .filter_map(|(is_wrong, fault)| is_wrong.then_some(fault))
@@ -149,21 +208,65 @@ impl fmt::Display for CookieFault {
         formatter.write_str(match self {
             Self::Name => "use letters, digits and any of !#$%&'*+-.^_`|~ for the cookie's name",
             Self::Path => "start the cookie's path with `/`, and leave out `;` and control characters",
+            Self::PathTooLong => "browsers ignore a path of more than 1024 bytes: give a shorter one",
+            Self::Domain => {
+                "give the name of a host, such as example.com, without scheme, port or path, in ASCII (xn--… for others)"
+            }
+            Self::DomainOfOneHost => {
+                "browsers take no cookie for all of a top-level domain, nor for several IP addresses: leave the domain out, and \
+                 each host has its own cookie"
+            }
             Self::MaxAgeZero => "a max age of 0 deletes the cookie: give at least a second, or leave it out",
             Self::SameSiteNoneNotSecure => {
                 "browsers drop a cookie with SameSite=None unless it is secure: set secure"
             }
             Self::PrefixNotSecure => {
-                "browsers drop a cookie named __Secure- or __Host- unless it is secure: set secure"
+                "browsers drop a cookie named __Secure-, __Host- or __Http- unless it is secure: set secure"
             }
             Self::HostPrefixWithPath => {
                 "browsers drop a cookie named __Host- unless its path is `/`: set that path"
+            }
+            Self::HostPrefixWithDomain => {
+                "browsers drop a cookie named __Host- that has a domain: leave the domain out, or name it __Secure-"
+            }
+            Self::HttpPrefixNotHttpOnly => {
+                "browsers drop a cookie named __Http- or __Host-Http- that scripts may see: set http_only"
+            }
+            Self::PartitionedNotSecure => {
+                "browsers drop a partitioned cookie unless it is secure: set secure"
             }
         })
     }
 }
 
 impl error::Error for CookieFault {}
+
+/// Browsers ignore a longer attribute.
+const MAX_ATTRIBUTE: usize = 1_024;
+/// Of a host's name in DNS, and of one label of it.
+const MAX_DOMAIN: usize = 253;
+const MAX_LABEL: usize = 63;
+
+/// A leading dot says nothing: browsers drop it.
+fn without_dot(domain: &str) -> &str {
+    domain.strip_prefix('.').unwrap_or(domain)
+}
+
+/// Labels of letters, digits and inner hyphens. Underscores are in use, too.
+fn is_domain(domain: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=MAX_LABEL).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    domain.len() <= MAX_DOMAIN && domain.split('.').all(is_label)
+}
+
+/// A domain that no other host is below: of one label, or an IPv4 address, which ends in a number.
+fn is_one_host(domain: &str) -> bool {
+    domain.rsplit_once('.').is_none_or(|(_, last)| last.bytes().all(|byte| byte.is_ascii_digit()))
+}
 
 /// What RFC 6265 lets a cookie's value hold: no blank, quote, comma, semicolon or backslash, and ASCII only.
 fn is_cookie_byte(byte: &u8) -> bool {
@@ -197,13 +300,18 @@ mod tests {
     fn every_setting_is_written() {
         let settings = CookieSettings {
             path: "/play".into(),
+            domain: Some(".Example.com".into()),
             max_age_seconds: Some(1800),
             secure: true,
             http_only: false,
             same_site: SameSite::None,
+            partitioned: true,
             ..settings()
         };
-        assert_eq!(set_cookie(&settings), "sid=abc; Path=/play; Max-Age=1800; SameSite=None; Secure");
+        assert_eq!(
+            set_cookie(&settings),
+            "sid=abc; Path=/play; Domain=Example.com; Max-Age=1800; SameSite=None; Secure; Partitioned"
+        );
         assert!(
             set_cookie(&CookieSettings { same_site: SameSite::Strict, ..settings })
                 .contains("; SameSite=Strict;")
@@ -260,6 +368,10 @@ mod tests {
             let settings = CookieSettings { path: path.into(), ..settings() };
             assert_eq!(CookieTemplate::new(&settings).unwrap_err(), [CookieFault::Path], "{path:?}");
         }
+        let of_length =
+            |length: usize| CookieSettings { path: format!("/{}", "a".repeat(length - 1)), ..settings() };
+        assert!(CookieTemplate::new(&of_length(1_024)).is_ok());
+        assert_eq!(CookieTemplate::new(&of_length(1_025)).unwrap_err(), [CookieFault::PathTooLong]);
     }
 
     #[test]
@@ -273,6 +385,65 @@ mod tests {
         assert_eq!(faults("__Host-sid", true, "/play"), [CookieFault::HostPrefixWithPath]);
         assert_eq!(faults("__Host-sid", true, "/"), []);
         assert_eq!(faults("__Secure-sid", true, "/play"), []);
+
+        let faults = |name: &str, domain: Option<&str>, http_only| {
+            let domain = domain.map(str::to_owned);
+            let settings = CookieSettings { secure: true, domain, http_only, ..CookieSettings::named(name) };
+            CookieTemplate::new(&settings).err().unwrap_or_default()
+        };
+        let domain = Some("example.com");
+        assert_eq!(faults("__HOST-sid", domain, true), [CookieFault::HostPrefixWithDomain]);
+        assert_eq!(faults("__Secure-sid", domain, false), []);
+        assert_eq!(faults("__Http-sid", domain, false), [CookieFault::HttpPrefixNotHttpOnly]);
+        assert_eq!(faults("__Http-sid", domain, true), []);
+        assert_eq!(
+            faults("__Host-Http-sid", domain, false),
+            [CookieFault::HostPrefixWithDomain, CookieFault::HttpPrefixNotHttpOnly]
+        );
+    }
+
+    #[test]
+    fn a_partitioned_cookie_must_be_secure() {
+        let settings = CookieSettings { partitioned: true, ..settings() };
+        assert_eq!(CookieTemplate::new(&settings).unwrap_err(), [CookieFault::PartitionedNotSecure]);
+    }
+
+    #[test]
+    fn a_domain_is_the_name_of_more_than_one_host() {
+        let faults = |domain: &str| {
+            let settings = CookieSettings { domain: Some(domain.into()), ..settings() };
+            CookieTemplate::new(&settings).err().unwrap_or_default()
+        };
+        let long = format!("{}.com", "a".repeat(63));
+        for domain in
+            ["example.com", ".example.com", "EXAMPLE.com", "a_b.x-y.example", "xn--bcher-kva.example", &long]
+        {
+            assert_eq!(faults(domain), [], "{domain}");
+        }
+        let (too_long, longer) = (format!("{}.com", "a".repeat(64)), "a.".repeat(126) + "com");
+        for domain in [
+            "",
+            ".",
+            "..example.com",
+            "example.com.",
+            "a..b",
+            "-a.com",
+            "a-.com",
+            "*.example.com",
+            "example.com:80",
+            "https://example.com",
+            "example.com/a",
+            "example.com; Secure",
+            "bücher.example",
+            "[::1]",
+            &too_long,
+            &longer,
+        ] {
+            assert_eq!(faults(domain), [CookieFault::Domain], "{domain:?}");
+        }
+        for domain in ["localhost", ".com", "10.0.0.1", "127.1"] {
+            assert_eq!(faults(domain), [CookieFault::DomainOfOneHost], "{domain}");
+        }
     }
 
     #[test]

@@ -191,6 +191,12 @@ impl Source {
         self.first().is_some_and(Part::is_in_a_list)
     }
 
+    /// True if it reads this cookie, and nothing else.
+    #[must_use]
+    pub fn is_cookie(&self, name: &str) -> bool {
+        matches!(&self.0, Kind::Single(Part { place: Place::Cookie(read), .. }) if read == name)
+    }
+
     fn first(&self) -> Option<&Part> {
         match &self.0 {
             Kind::Single(part) => Some(part),

@@ -396,7 +396,7 @@ fn all_lines_of_a_list_are_looked_at_if_the_first_has_no_id() {
             lines(name)
         };
         let id = match find(sources, &mut |name| first(name), &mut all, &mut |_| Token::Absent) {
-            Found::Session(id, _) => Some(id.as_bytes().to_vec()),
+            Found::Session(id, ..) => Some(id.as_bytes().to_vec()),
             _ => None,
         };
         (id, asked.take())

@@ -133,6 +133,7 @@ fn session(value: &Value, path: &str, faults: &mut Faults) -> Option<SessionAsk>
     let unusable = nodes(&mut fields, "unusable", 0, MAX_UNUSABLE, faults);
     let strict = fields.flag("strict", false, faults);
     let ttl_ms = fields.number("ttl_ms", MIN_TTL..=MAX_TTL, faults);
+    let claim_ttl_ms = fields.number("claim_ttl_ms", MIN_TTL..=MAX_TTL, faults);
     let ends_ms = fields.number("ends_ms", 0..=MAX_TIME, faults);
     let created_ms = fields.number("created_ms", 0..=MAX_TIME, faults);
     let session_version = fields.number("session_version", 0..=u32::MAX, faults);
@@ -142,7 +143,7 @@ fn session(value: &Value, path: &str, faults: &mut Faults) -> Option<SessionAsk>
     }
     fields.finish(faults);
     let ask = SessionAsk::new(key?, candidates, unusable);
-    Some(SessionAsk { strict, ttl_ms, ends_ms, created_ms, session_version, alias_of, ..ask })
+    Some(SessionAsk { strict, ttl_ms, claim_ttl_ms, ends_ms, created_ms, session_version, alias_of, ..ask })
 }
 
 fn nodes(

@@ -50,6 +50,9 @@ impl Worker {
             if let Some(ttl) = ask["ttl_ms"].as_u64() {
                 write!(shown, " ttl {}s", ttl / 1000).unwrap();
             }
+            if let Some(ttl) = ask["claim_ttl_ms"].as_u64() {
+                write!(shown, " at first {}s", ttl / 1000).unwrap();
+            }
             if let Some(ends) = ask["ends_ms"].as_u64() {
                 write!(shown, " ends {}s", (ends - START.0) / 1000).unwrap();
             }

@@ -275,6 +275,7 @@ impl Worker {
             created: None,
             version: None,
             previous: None,
+            is_issued: false,
         };
         let number = self.next_stream;
         self.next_stream += 1;
@@ -297,18 +298,19 @@ impl Worker {
         label
     }
 
-    /// `alice v3 strict latest was=al ttl=60s ends=90s`.
+    /// `alice v3 strict latest was=al ttl=60s ends=90s issued`.
     fn ask(&mut self, rest: &str) -> Result<Vec<String>, String> {
         let mut words = rest.split_whitespace();
         let name = words.next().ok_or("ask for a session")?;
         let mut session = session();
         let (mut is_strict, mut ends, mut version, mut previous) = (false, None, None, None);
-        let mut has_waited = false;
+        let (mut has_waited, mut is_issued) = (false, false);
         for word in words {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("strict", _) => is_strict = true,
                 ("latest", _) => session.superseded = Superseded::Reject,
                 ("waited", _) => has_waited = true,
+                ("issued", _) => is_issued = true,
                 ("was", former) => previous = Some(self.id(former)),
                 ("ttl", ttl) => session.ttl = Some(duration(ttl)?),
                 ("ends", end) => ends = Some(START + duration(end)?),
@@ -316,7 +318,8 @@ impl Worker {
             }
         }
         let id = self.id(name);
-        let terms = Terms { session: Rc::new(session), is_strict, ends, created: None, version, previous };
+        let session = Rc::new(session);
+        let terms = Terms { session, is_strict, ends, created: None, version, previous, is_issued };
         let number = self.next_stream;
         self.next_stream += 1;
         let request = Request { stream: number, id: &id, terms: &terms, has_waited };

@@ -25,7 +25,10 @@ pub(crate) struct Fake {
     pub(crate) lines: Vec<(String, String)>,
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
     pub(crate) keys_are_coming: bool,
-    pub(crate) drawn: Cell<u8>,
+    /// Where its randomness stands.
+    pub(crate) drawn: Cell<u64>,
+    /// How long after [`NOW`] it comes.
+    pub(crate) later: Millis,
     pub(crate) reads: RefCell<Vec<String>>,
 }
 
@@ -71,13 +74,21 @@ impl Attributes for Fake {
 
     fn now(&self) -> Millis {
         self.note("now");
-        NOW
+        NOW + self.later
     }
 
     fn random(&self) -> Option<[u8; 16]> {
         self.note("random");
         self.drawn.set(self.drawn.get() + 1);
-        Some([self.drawn.get(); 16])
+        // splitmix64 (Steele et al. 2014).
+        let half = |number: u64| {
+            let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^ (mixed >> 31)
+        };
+        let (first, second) = (half(2 * self.drawn.get()), half(2 * self.drawn.get() + 1));
+        Some((u128::from(first) << 64 | u128::from(second)).to_le_bytes())
     }
 
     fn wants_keys(&self, _: usize, _: Millis) -> bool {

@@ -1,6 +1,7 @@
 //! A request's whole way without Envoy: rule, token, session, decision, and what its response tells.
 
 mod fake;
+mod issuing;
 mod learn;
 mod refused;
 mod responses;

@@ -35,6 +35,13 @@ impl Claims {
         }
     }
 
+    /// How long a pin lives that `ask` claims.
+    #[must_use]
+    pub fn life_of_claim(&self, ask: &SessionAsk, ttl: Millis, now: Millis) -> Millis {
+        let life = self.life(ttl, now);
+        ask.claim_ttl_ms.map_or(life, |claim| life.min(Millis(claim)))
+    }
+
     /// How long a pin lives that is used now; zero if its session has ended.
     #[must_use]
     pub fn life(&self, ttl: Millis, now: Millis) -> Millis {

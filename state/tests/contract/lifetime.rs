@@ -52,6 +52,30 @@ pub(crate) async fn idle_times_and_ends_are_remembered(store: &dyn Store) {
     assert_eq!(heir, pin("b", Outcome::Found, 2, 2));
 }
 
+pub(crate) async fn a_claim_may_live_shorter_until_it_is_used(store: &dyn Store) {
+    let briefly = |id| SessionAsk { claim_ttl_ms: Some(1_000), ..ask(id, &[1], &[]) };
+    let (name, shortly) =
+        (pool("briefly"), |id| Pin { ttl_ms: Some(1_000), ..pin(id, Outcome::Claimed, 1, 1) });
+    for id in ["unused", "asked", "touched"] {
+        assert_eq!(resolve_one(store, "briefly", briefly(id)).await, shortly(id));
+    }
+    // Longer than its idle time is as if nothing were said.
+    let own = SessionAsk { ttl_ms: Some(1_000), claim_ttl_ms: Some(30_000), ..ask("own", &[1], &[]) };
+    assert_eq!(resolve_one(store, "briefly", own).await, shortly("own"));
+
+    // A question that finds the pin claims nothing, whatever it says of claims.
+    assert_eq!(resolve_one(store, "briefly", briefly("asked")).await, pin("asked", Outcome::Found, 1, 1));
+    assert!(touch_one(store, "briefly", "touched").await.ttls_ms.is_empty());
+    eventually_async("the end of the unused", || async {
+        store.session(&name, key("unused")).await.unwrap().is_none()
+    })
+    .await;
+    for id in ["asked", "touched"] {
+        let session = store.session(&name, key(id)).await.unwrap().unwrap();
+        assert_eq!((session.idle_ttl_ms, session.ttl_ms > 30_000), (Some(60_000), true), "{session:?}");
+    }
+}
+
 pub(crate) async fn what_has_ended_is_answered_and_not_stored(store: &dyn Store) {
     let over = |ask| SessionAsk { ends_ms: Some(1), ..ask };
     let nothing = |pin| Pin { ttl_ms: Some(0), ..pin };

@@ -107,6 +107,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     rotation::racing_heirs_agree(&(0..services).map(|_| open(KEEPING)).collect::<Vec<_>>()).await;
     rotation::session_versions_grow_and_say_so(store).await;
     lifetime::idle_times_and_ends_are_remembered(store).await;
+    lifetime::a_claim_may_live_shorter_until_it_is_used(store).await;
     lifetime::what_has_ended_is_answered_and_not_stored(store).await;
     lifetime::pins_live_no_longer_than_their_sessions(store).await;
     lifetime::an_end_that_comes_late_leaves_newer_pins_alone(store).await;

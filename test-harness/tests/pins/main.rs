@@ -6,6 +6,7 @@ mod support;
 mod browser;
 mod clients;
 mod held;
+mod issued;
 mod minted;
 mod pins;
 mod pins_nodes;

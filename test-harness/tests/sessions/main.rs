@@ -7,5 +7,6 @@ mod affinity;
 mod bad_input;
 mod destination;
 mod identity;
+mod issued;
 mod missing;
 mod protocols;

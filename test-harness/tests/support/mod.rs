@@ -4,6 +4,7 @@
 
 pub(crate) mod fake_admin;
 pub(crate) mod fake_state;
+pub(crate) mod issuing;
 pub(crate) mod listening;
 pub(crate) mod native;
 pub(crate) mod patience;

@@ -67,7 +67,10 @@ impl Pool {
         let known = pin.claims;
         pin.claims = known.with(ask, former);
         pin.claims.alias_of = inherited.map(|former| former.key).or(known.alias_of);
-        let lives = pin.claims.life(keeping.ttl, now);
+        let lives = match outcome {
+            Outcome::Claimed => pin.claims.life_of_claim(ask, keeping.ttl, now),
+            Outcome::Found | Outcome::Rehomed => pin.claims.life(keeping.ttl, now),
+        };
         pin.expires = now + lives;
         if let Some((from, reason)) = &moved {
             (pin.node, pin.version, pin.owned) = (node.clone(), pin.version + 1, now);

@@ -8,7 +8,7 @@
 --      4 the shard's changes  stream; begun by the first claim, so that a position in it tells of each pin's log
 -- ARGV 1 the pin's life in ms, unless it has one of its own   2 "panic", "strict" or ""   3 changes to keep
 --      4 session key for the event     5 correlation id or ""
---      6 what is said: "idle time|end|creation|session version", each of which may be empty
+--      6 what is said: "idle time|end|creation|session version|life of a claim", each of which may be empty
 --      7 the pin of the former key: "key|version|session version|boot id|node", or ""
 --      8 number of candidates n        9 .. 8+n candidates       then the unusable nodes
 -- Returns "outcome|version|restore|from|life|session version|owned for|node": outcome f, c or r; restore 0 or 1; life in ms,
@@ -22,7 +22,8 @@
 -- names is checked here like any other.
 local panic, strict = ARGV[2] == 'panic', ARGV[2] == 'strict'
 local last_candidate = 8 + tonumber(ARGV[8])
-local said_ttl, said_ends, said_created, said_version = string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)$')
+local said_ttl, said_ends, said_created, said_version, said_claim =
+  string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)|(%d*)$')
 local former_key, former_version, former_seen, former_boot, former_node =
   string.match(ARGV[7], '^(%x+)|(%d+)|(%d*)|([^|]*)|(.+)$')
 
@@ -190,6 +191,9 @@ if not pin then
       restore, boot = met(former_boot, boot)
     end
   else
+    if said_claim ~= '' and tonumber(said_claim) < tonumber(life) then
+      life = said_claim
+    end
     if not panic then
       node, boot = fit(nil)
     end
