@@ -239,9 +239,11 @@ impl Health {
         }
     }
 
-    /// Takes in what the state cluster has on record of the node, unless as much is known already.
+    /// Takes in what the state cluster has on record of the node, unless as much is known already. The end of the record's
+    /// cooldown is by this proxy's clock.
     pub fn record(&mut self, record: &NodeRecord) {
-        if Operator::is_news(record, self.operator.as_ref()) {
+        let known = self.operator.as_ref();
+        if Operator::is_news(record, known) || known.is_some_and(|known| known.is_set_right_by(record)) {
             self.operator = Some(record.into());
         }
     }
@@ -317,7 +319,9 @@ impl Health {
         if !cooldown.is_checked {
             return None;
         }
-        Some(if self.unhealthy { now + cooldown.length } else { cooldown.end() })
+        // It may have been noted before the clock was set back.
+        let latest = now + cooldown.length;
+        Some(if self.unhealthy { latest } else { cooldown.end().min(latest) })
     }
 
     /// True if nothing is known of the node yet.

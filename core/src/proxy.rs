@@ -285,6 +285,10 @@ impl Proxy {
 
     /// A request ended.
     pub fn handle_gone(&mut self, stream: u32, request: &mut Request) {
+        // No response has begun: the node may not have seen the request.
+        if !request.is_counted {
+            self.note_notice(request, None);
+        }
         self.count_outcome(request);
         if request.is_pending {
             self.pending.leave(stream);

@@ -130,7 +130,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let asked = asked.ok_or(Failure::Usage(faults))?;
             let mut reply: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
             reply.nodes.retain(|record| !record.forgotten);
-            asked.print_all(&reply.nodes, show::nodes)
+            asked.print_all(&reply.nodes, |nodes| show::nodes(nodes, reply.now_ms))
         }
         Command::Inspect { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 
 use berth_core::wire::{Event, NodeRecord, NodeState, SessionReply};
 
-/// A table of nodes.
-pub(super) fn nodes(records: &[NodeRecord]) -> String {
+/// A table of nodes, when the store's clock showed `now`; without it by this machine's.
+pub(super) fn nodes(records: &[NodeRecord], now: Option<u64>) -> String {
+    let now = now.unwrap_or_else(now_ms);
     let mut text = String::from(
         "NODE                   STATE      OPERATOR   ITSELF     WEIGHT  COOLDOWN  VERSION  BOOT ID / NOTE\n",
     );
@@ -14,7 +15,7 @@ pub(super) fn nodes(records: &[NodeRecord]) -> String {
         let (state, operator) = (record.state.name(), record.operator_state().name());
         let itself = record.self_state.map_or("-", NodeState::name);
         let weight = record.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
-        let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now_ms())) {
+        let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now)) {
             None | Some(0) => "-".to_owned(),
             Some(left) => duration(left),
         };
