@@ -379,6 +379,18 @@ impl Health {
         }
     }
 
+    /// The clock was set back by so much: all that was noted is as long ago as it was.
+    pub fn set_back(&mut self, by: Millis) {
+        let shared = self.operator.as_mut().and_then(|operator| operator.cooldown_until.as_mut());
+        let own = [self.joined.as_mut(), self.panic_ended.as_mut(), self.enough_since.as_mut()];
+        for time in own.into_iter().chain([shared]).flatten() {
+            *time = time.earlier(by);
+        }
+        if let Some(cooldown) = &mut self.cooldown {
+            cooldown.set_back(by);
+        }
+    }
+
     fn touch_cooldown(&mut self, now: Millis) {
         if let Some(cooldown) = &mut self.cooldown {
             cooldown.touch(now);

@@ -71,6 +71,16 @@ impl Pending {
         true
     }
 
+    /// Goes on from where another root of the same worker was: what it has waited for members without success is not waited for again.
+    /// `pool` tells the index here of a pool by its index there.
+    pub fn succeed(&mut self, former: &Self, pool: impl Fn(usize) -> Option<usize>) {
+        self.queues.extend(former.queues.iter().filter_map(|queue| {
+            let Need::Snapshot(index) = queue.need else { return None };
+            let need = Need::Snapshot(pool(index)?);
+            Some(Queue { need, since: queue.since, has_timed_out: queue.has_timed_out, waiters: Vec::new() })
+        }));
+    }
+
     /// A request ended while it waited.
     pub fn leave(&mut self, stream: u32) {
         for queue in &mut self.queues {

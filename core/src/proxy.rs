@@ -144,6 +144,10 @@ impl Proxy {
                 pool.succeed(former);
             }
         }
+        self.pending.succeed(&former.pending, |index| {
+            let name = &former.pools.get(index)?.config.name;
+            self.pools.iter().position(|pool| pool.config.name == *name)
+        });
     }
 
     /// Time passed. To be called first on each tick.

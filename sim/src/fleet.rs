@@ -74,7 +74,7 @@ impl Host {
         (before, number)
     }
 
-    /// The oldest configuration that gets new requests gets no more, unless it is the only one.
+    /// The oldest configuration that gets new requests gets none from now on, unless it is the only one.
     pub fn close_oldest(&mut self) {
         let last = self.workers.len() - 1;
         if let Some(oldest) = self.workers[..last].iter_mut().find(|worker| worker.is_open) {

@@ -40,7 +40,7 @@ fn a_seed_says_the_same_each_time() {
     }
 }
 
-/// Each was found before it was mended: a proxy whose clock is off tells the others of a cooldown.
+/// A proxy whose clock is off shares a cooldown. With a clock that is ahead, strict sessions got 503 long after all was well.
 #[test]
 fn a_clock_that_is_off_prolongs_no_cooldown_of_others() {
     for off in [19_471, -19_471] {

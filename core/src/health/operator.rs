@@ -36,7 +36,7 @@ impl Operator {
     }
 
     /// The same record was read again. The end of its cooldown was noted by this proxy's clock: if that was set since, the
-    /// end is another. A difference that the call may have taken is none.
+    /// end is another. A difference that is no longer than a call does not count.
     pub(super) fn is_set_right_by(&self, record: &NodeRecord) -> bool {
         let is_same = (record.version, record.updated_ms) == (self.version, self.updated.0);
         let differs = |(one, other): (Millis, u64)| one.0.abs_diff(other) > CALL.0;

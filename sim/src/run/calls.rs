@@ -130,7 +130,7 @@ impl Run {
         if let Write::Node(node, change) = write {
             let bad =
                 self.proxies[proxy].host.shared.bad_looks.get(node.as_str()).copied().unwrap_or_default();
-            // Since a restart nobody knows what it had seen.
+            // After a restart it is not known what the proxy had seen.
             let is_its = self.proxies[proxy].life == token.life;
             if let Some(left) = change.cooldown_ms.filter(|_| is_its) {
                 self.checks.cooldown_told(node.as_str(), left, bad, at);
