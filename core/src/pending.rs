@@ -126,6 +126,25 @@ mod tests {
     }
 
     #[test]
+    fn what_another_root_of_the_worker_has_waited_for_is_not_waited_for_again() {
+        let mut former = Pending::default();
+        assert!(former.enter(1, Waited::default(), Need::Snapshot(3), Millis(0)));
+        let begun = |former: &Pending| {
+            let mut pending = Pending::default();
+            pending.succeed(former, |index| (index == 3).then_some(0));
+            pending
+        };
+
+        let mut pending = begun(&former);
+        assert!(pending.is_empty());
+        assert!(pending.enter(2, Waited::default(), Need::Snapshot(0), Millis(400)));
+        assert_eq!(ready(&mut pending, 500, None), [2]);
+
+        assert_eq!(ready(&mut former, 500, None), [1]);
+        assert!(!begun(&former).enter(3, Waited::default(), Need::Snapshot(0), Millis(600)));
+    }
+
+    #[test]
     fn those_whose_need_is_met_go_on_and_the_others_wait() {
         let mut pending = Pending::default();
         assert!(pending.enter(1, Waited::default(), Need::Snapshot(0), Millis(0)));

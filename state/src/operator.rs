@@ -182,7 +182,7 @@ async fn set_state(
         let _ =
             writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
     }
-    asked.print(&record, |record| show::nodes(std::slice::from_ref(record)))
+    asked.print(&record, |record| show::nodes(std::slice::from_ref(record), None))
 }
 
 /// Prints changes until the limit. If the service goes away after its first answer, this waits until the service is back:
