@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use crate::changelog::{ChangeLog, ENDED, Head, News, Reader, superseded_by};
 use crate::time::{Millis, Timer};
 use crate::wire::{
-    ApiRequest, ChangeKind, ChangesReply, Cursor, Event, NodeChange, NodeId, NodeRecord, NodesReply,
-    SessionKey,
+    ApiRequest, ChangeKind, ChangesReply, Cursor, Event, MAX_COOLDOWN, NodeChange, NodeId, NodeRecord,
+    NodesReply, SessionKey,
 };
 
 /// A poll without news ends after so many milliseconds. While a service hangs no changes arrive, so it is short.
@@ -27,7 +27,7 @@ const POLL_PAUSE: Millis = Millis(200);
 /// How often all records are read, in case that a change of one was missed.
 const NODES_INTERVAL: Millis = Millis(10_000);
 /// The service refuses longer ones; a node that stays down is reported again.
-const LONGEST_COOLDOWN: Millis = Millis(3_600_000);
+const LONGEST_COOLDOWN: Millis = Millis(MAX_COOLDOWN);
 
 /// One pool's feed.
 #[derive(Debug)]
@@ -201,12 +201,15 @@ impl Feed {
             };
             self.has_resynced = resyncs;
             self.changes.timer.set(now, pause);
-            return Some(reply.map_or(FeedReply::Nothing, |reply| self.publication(reply)));
+            return Some(reply.map_or(FeedReply::Nothing, |reply| self.publication(reply, now)));
         }
         if self.nodes.ended(token) {
             let reply = body.and_then(|json| serde_json::from_slice::<NodesReply>(json).ok());
             self.nodes.timer.set(now, if reply.is_some() { NODES_INTERVAL } else { PAUSE });
-            return Some(reply.map_or(FeedReply::Nothing, |reply| FeedReply::Records(reply.nodes)));
+            return Some(reply.map_or(FeedReply::Nothing, |reply| {
+                let by_clock = by_clock(reply.now_ms, now);
+                FeedReply::Records(reply.nodes.into_iter().map(by_clock).collect())
+            }));
         }
         if self.cooldown.ended(token) {
             if body.is_none() {
@@ -223,11 +226,12 @@ impl Feed {
         self.cursor = Some(cursor);
     }
 
-    fn publication(&self, reply: ChangesReply) -> FeedReply {
+    fn publication(&self, reply: ChangesReply, now: Millis) -> FeedReply {
+        let by_clock = by_clock(reply.now_ms, now);
         FeedReply::Publish(Publication {
             is_gap: reply.resync || self.cursor.is_none(),
             changes: reply.events.iter().filter_map(change).collect(),
-            records: reply.events.into_iter().filter_map(|event| event.record).collect(),
+            records: reply.events.into_iter().filter_map(|event| event.record).map(by_clock).collect(),
             cursor: reply.cursor,
         })
     }
@@ -243,7 +247,8 @@ impl Feed {
                 return None;
             }
             self.reported.insert(node.clone(), until);
-            let change = NodeChange { cooldown_until_ms: Some(until.0), ..NodeChange::default() };
+            // The clocks of proxies differ, so what is left of it is said, and not when it ends.
+            let change = NodeChange { cooldown_ms: Some(until.since(now).0), ..NodeChange::default() };
             Some(ApiRequest::change_node(&self.pool, &name, &change))
         })
     }
@@ -255,6 +260,11 @@ impl Feed {
             FeedCallKind::Cooldown => &mut self.cooldown,
         }
     }
+}
+
+/// Records as this proxy's clock has their times. A service of before does not say what its clock shows.
+fn by_clock(store_ms: Option<u64>, now: Millis) -> impl Fn(NodeRecord) -> NodeRecord {
+    move |record| record.by_clock(store_ms.unwrap_or(now.0), now.0)
 }
 
 /// What an event says of a pin.

@@ -239,9 +239,11 @@ impl Health {
         }
     }
 
-    /// Takes in what the state cluster has on record of the node, unless as much is known already.
+    /// Takes in what the state cluster has on record of the node, unless as much is known already. The end of the record's
+    /// cooldown is by this proxy's clock.
     pub fn record(&mut self, record: &NodeRecord) {
-        if Operator::is_news(record, self.operator.as_ref()) {
+        let known = self.operator.as_ref();
+        if Operator::is_news(record, known) || known.is_some_and(|known| known.is_set_right_by(record)) {
             self.operator = Some(record.into());
         }
     }
@@ -317,7 +319,9 @@ impl Health {
         if !cooldown.is_checked {
             return None;
         }
-        Some(if self.unhealthy { now + cooldown.length } else { cooldown.end() })
+        // It may have been noted before the clock was set back.
+        let latest = now + cooldown.length;
+        Some(if self.unhealthy { latest } else { cooldown.end().min(latest) })
     }
 
     /// True if nothing is known of the node yet.
@@ -372,6 +376,18 @@ impl Health {
         }
         if let Some(cooldown) = &mut self.cooldown {
             cooldown.forget_the_future(now);
+        }
+    }
+
+    /// The clock was set back by so much: all that was noted is as long ago as it was.
+    pub fn set_back(&mut self, by: Millis) {
+        let shared = self.operator.as_mut().and_then(|operator| operator.cooldown_until.as_mut());
+        let own = [self.joined.as_mut(), self.panic_ended.as_mut(), self.enough_since.as_mut()];
+        for time in own.into_iter().chain([shared]).flatten() {
+            *time = time.earlier(by);
+        }
+        if let Some(cooldown) = &mut self.cooldown {
+            cooldown.set_back(by);
         }
     }
 

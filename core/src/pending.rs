@@ -71,6 +71,16 @@ impl Pending {
         true
     }
 
+    /// Goes on from where another root of the same worker was: what it has waited for members without success is not waited for again.
+    /// `pool` tells the index here of a pool by its index there.
+    pub fn succeed(&mut self, former: &Self, pool: impl Fn(usize) -> Option<usize>) {
+        self.queues.extend(former.queues.iter().filter_map(|queue| {
+            let Need::Snapshot(index) = queue.need else { return None };
+            let need = Need::Snapshot(pool(index)?);
+            Some(Queue { need, since: queue.since, has_timed_out: queue.has_timed_out, waiters: Vec::new() })
+        }));
+    }
+
     /// A request ended while it waited.
     pub fn leave(&mut self, stream: u32) {
         for queue in &mut self.queues {
@@ -113,6 +123,25 @@ mod tests {
     fn ready(pending: &mut Pending, now: u64, met: Option<Need>) -> Vec<u32> {
         let ready = pending.take_ready(Millis(now), |need| Some(need) == met, |_| TIMEOUT);
         ready.into_iter().map(|(stream, _)| stream).collect()
+    }
+
+    #[test]
+    fn what_another_root_of_the_worker_has_waited_for_is_not_waited_for_again() {
+        let mut former = Pending::default();
+        assert!(former.enter(1, Waited::default(), Need::Snapshot(3), Millis(0)));
+        let begun = |former: &Pending| {
+            let mut pending = Pending::default();
+            pending.succeed(former, |index| (index == 3).then_some(0));
+            pending
+        };
+
+        let mut pending = begun(&former);
+        assert!(pending.is_empty());
+        assert!(pending.enter(2, Waited::default(), Need::Snapshot(0), Millis(400)));
+        assert_eq!(ready(&mut pending, 500, None), [2]);
+
+        assert_eq!(ready(&mut former, 500, None), [1]);
+        assert!(!begun(&former).enter(3, Waited::default(), Need::Snapshot(0), Millis(600)));
     }
 
     #[test]

@@ -150,6 +150,10 @@ impl Proxy {
                 pool.succeed(former);
             }
         }
+        self.pending.succeed(&former.pending, |index| {
+            let name = &former.pools.get(index)?.config.name;
+            self.pools.iter().position(|pool| pool.config.name == *name)
+        });
     }
 
     /// Time passed. To be called first on each tick.
@@ -317,6 +321,10 @@ impl Proxy {
 
     /// A request ended.
     pub fn handle_gone(&mut self, stream: u32, request: &mut Request) {
+        // No response has begun: the node may not have seen the request.
+        if !request.is_counted {
+            self.note_notice(request, None);
+        }
         self.count_outcome(request);
         if request.is_pending {
             self.pending.leave(stream);

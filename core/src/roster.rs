@@ -90,6 +90,9 @@ impl Roster {
         now: Millis,
     ) -> bool {
         let before = self.clone();
+        if now < last_look {
+            self.set_back(last_look.since(now));
+        }
         let sick_until = now.min(last_look + pause.doubled());
         // After a long time without sight the members of then say nothing about who is new.
         let was_blind = std::mem::take(&mut self.blind);
@@ -215,8 +218,15 @@ impl Roster {
     /// priority in panic: then it is more likely that this proxy sees wrongly than that its nodes all failed.
     pub fn cooldowns(&self, seen: Millis, now: Millis) -> impl Iterator<Item = (&str, Millis)> {
         let end = move |node: &Node| node.health.own_cooldown_end(seen.min(now)).filter(|end| now < *end);
-        let calm = self.nodes.iter().filter(|node| !node.health.is_in_panic());
+        // Until the next look a clock that was set back has cooldowns last that are over.
+        let is_right = seen <= now;
+        let calm = self.nodes.iter().filter(move |node| is_right && !node.health.is_in_panic());
         calm.filter_map(move |node| Some((node.name(), end(node)?)))
+    }
+
+    fn set_back(&mut self, by: Millis) {
+        let gone = self.gone.nodes.iter_mut().map(|gone| &mut gone.node);
+        self.nodes.iter_mut().chain(gone).for_each(|node| node.health.set_back(by));
     }
 
     /// Envoy was last seen at `seen`, too long ago: what it said of its hosts' health then is not believed any longer. True

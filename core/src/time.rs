@@ -30,6 +30,12 @@ impl Millis {
         Self(self.0.saturating_sub(earlier.0))
     }
 
+    /// The point in time that lies so much earlier.
+    #[must_use]
+    pub fn earlier(self, by: Self) -> Self {
+        Self(self.0.saturating_sub(by.0))
+    }
+
     /// True if this length has passed from `since` to `now`. A clock that was set back ends every wait:
     /// its length is then not known.
     #[must_use]

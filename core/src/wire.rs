@@ -44,6 +44,9 @@ pub const MAX_BOOT_ID: usize = 64;
 pub const MAX_NOTE: usize = 256;
 /// The greatest weight, as in the plugin configuration.
 pub const MAX_WEIGHT: u32 = 128;
+/// The longest cooldown that can be said, in milliseconds: it never gets shorter, so a mistake must not take a node out
+/// indefinitely. Twelve times the longest that proxies give by default.
+pub const MAX_COOLDOWN: u64 = 3_600_000;
 /// The longest cursor: sixteen positions in streams.
 pub const MAX_CURSOR: usize = 512;
 /// The shortest idle time of a session, in milliseconds: a proxy touches four times in it, with whole ticks between.

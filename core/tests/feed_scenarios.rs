@@ -138,7 +138,7 @@ fn a_cooldown_is_reported_once_and_again_if_it_lasts_notably_longer() {
     let mut feed = read_on();
     calls(&mut feed, NOW, &[]);
     let made = calls(&mut feed, NOW, &[("10.0.0.1:80", 30_000)]);
-    assert_eq!(made, [r#"PUT /v1/nodes/10.0.0.1:80?pool=nodes {"cooldown_until_ms":1000030000}"#]);
+    assert_eq!(made, [r#"PUT /v1/nodes/10.0.0.1:80?pool=nodes {"cooldown_ms":30000}"#]);
     assert!(matches!(feed.handle_reply(COOLDOWN_TOKEN, Some(b"{}"), NOW), Some(FeedReply::Nothing)));
 
     assert!(calls(&mut feed, at(1_000), &[("10.0.0.1:80", 31_000)]).is_empty());
@@ -146,6 +146,38 @@ fn a_cooldown_is_reported_once_and_again_if_it_lasts_notably_longer() {
     feed.handle_reply(COOLDOWN_TOKEN, None, at(8_000));
     assert!(calls(&mut feed, at(8_999), &[("10.0.0.1:80", 38_000)]).is_empty());
     assert_eq!(calls(&mut feed, at(9_000), &[("10.0.0.1:80", 38_000)]).len(), 1, "the call failed");
+}
+
+/// The clocks of two proxies differ; that of the store is the one that counts.
+#[test]
+fn a_shared_cooldown_ends_by_the_readers_own_clock() {
+    const LEFT: u64 = 8_000;
+    let record = |until: u64| format!(r#"{{"node":"a","version":1,"cooldown_until_ms":{until}}}"#);
+    for (ahead, is_said, left) in [
+        (19_000_i64, true, LEFT),
+        (-19_000, true, LEFT),
+        (0, true, LEFT),
+        // A service of before does not say what its clock shows.
+        (1_000, false, LEFT - 1_000),
+    ] {
+        let store = NOW.0.saturating_add_signed(-ahead);
+        let clock = if is_said { format!(r#","now_ms":{store}"#) } else { String::new() };
+        let record = record(store + LEFT);
+        let nodes = format!(r#"{{"nodes":[{record}]{clock}}}"#);
+        let event =
+            format!(r#"{{"cursor":"a","kind":"node","reason":"updated","time_ms":0,"record":{record}}}"#);
+        let changes = format!(r#"{{"cursor":"b","events":[{event}]{clock}}}"#);
+        let mut feed = Feed::new("nodes");
+        calls(&mut feed, NOW, &[]);
+
+        let listed = feed.handle_reply(NODES_TOKEN, Some(nodes.as_bytes()), NOW);
+        let news = publication(feed.handle_reply(CHANGES_TOKEN, Some(changes.as_bytes()), NOW));
+
+        let Some(FeedReply::Records(records)) = listed else { panic!("{listed:?}") };
+        for record in [&records[0], &news.records[0]] {
+            assert_eq!(record.cooldown_until_ms, Some(NOW.0 + left), "ahead by {ahead} ms");
+        }
+    }
 }
 
 #[test]

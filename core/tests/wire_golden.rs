@@ -232,8 +232,10 @@ fn changes_reply() {
     };
     let events = vec![rehomed(), ended, changed];
     let cursor = cursor("0~lq3x9k2a-0.2~lq3x9k31-0.7~lq3x9k31-2");
-    reply("changes-reply.json", &ChangesReply { cursor: cursor.clone(), resync: false, events });
-    reply("changes-resync-reply.json", &ChangesReply { cursor, resync: true, events: vec![] });
+    let now_ms = Some(1_767_225_610_000);
+    reply("changes-reply.json", &ChangesReply { cursor: cursor.clone(), resync: false, events, now_ms });
+    let resync = ChangesReply { cursor, resync: true, events: vec![], now_ms: None };
+    reply("changes-resync-reply.json", &resync);
 }
 
 #[test]
@@ -248,7 +250,12 @@ fn changes_reply_of_a_raised_session() {
     let rotated = Event { cursor: cursor("7~lq3x9k31-3"), reason: Reason::Rotated, ..raised.clone() };
     reply(
         "changes-raised-reply.json",
-        &ChangesReply { cursor: cursor("7~lq3x9k31-3"), resync: false, events: vec![raised, rotated] },
+        &ChangesReply {
+            cursor: cursor("7~lq3x9k31-3"),
+            resync: false,
+            events: vec![raised, rotated],
+            now_ms: None,
+        },
     );
 }
 
@@ -279,6 +286,7 @@ fn nodes() {
         boot_id: Some("2026-01-01T00:00:00Z".into()),
         note: Some("new kernel".into()),
         cooldown_until_ms: Some(1_767_225_630_000),
+        cooldown_ms: Some(30_000),
         correlation_id: Some("5f3a-11".into()),
     };
     let text = golden("node-change.json", &change);
@@ -288,7 +296,10 @@ fn nodes() {
     let forgotten = NodeRecord { node: node("10.0.0.4:8080"), ..forgotten };
     reply(
         "nodes-reply.json",
-        &NodesReply { nodes: vec![NodeRecord::unknown(node("10.0.0.1:8080")), draining(), forgotten] },
+        &NodesReply {
+            nodes: vec![NodeRecord::unknown(node("10.0.0.1:8080")), draining(), forgotten],
+            now_ms: Some(1_767_225_610_000),
+        },
     );
     reply("forget-reply.json", &ForgetReply { forgotten: true });
 }
@@ -388,6 +399,8 @@ fn what_is_not_a_request_is_refused() {
         r#"{"boot_id":"a|b"}"#,
         r#"{"note":"a\nb"}"#,
         r#"{"cooldown_until_ms":-1}"#,
+        r#"{"cooldown_ms":-1}"#,
+        r#"{"cooldown_ms":3600001}"#,
     ] {
         assert_eq!(NodeChange::parse(text.as_bytes()).unwrap_err().len(), 1, "{text}");
     }

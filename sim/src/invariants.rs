@@ -2,10 +2,13 @@
 //!
 //! `docs/simulation.md` lists them with the windows that they allow.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod endings;
+mod notices;
+
+use std::collections::BTreeMap;
 
 use berth_core::affinity::CallFailure;
-use berth_core::decision::{Decision, Notice};
+use berth_core::decision::Decision;
 use berth_core::event::{Outcome, Reason};
 use berth_core::health::State;
 use berth_core::snapshot::Snapshot;
@@ -15,6 +18,9 @@ use berth_core::wire::{self, ChangeKind, Event, ResolveReply, ResolveRequest, Se
 use crate::fleet::BadLooks;
 use crate::nodes::Nodes;
 use crate::store::Store;
+
+use endings::Over;
+use notices::Notices;
 
 /// A proxy that has no trouble learns of a change after one poll that was lost, its pause, and the next tick.
 pub const SEEN_BY: u64 = 7_000 + 200 + 800;
@@ -65,6 +71,8 @@ pub enum Kind {
     Notice,
     /// A session that is over has a pin.
     Ended,
+    /// A new configuration does not know what the former one knew.
+    Reload,
 }
 
 /// A violation.
@@ -94,6 +102,8 @@ pub const REVIVED: &str = "a refresh begins a session again that is over";
 pub struct Where {
     /// The proxy.
     pub proxy: usize,
+    /// Which configuration of it, by a number that no other has.
+    pub worker: u32,
     /// The run's time.
     pub now: u64,
     /// The same as a point in time.
@@ -113,12 +123,13 @@ pub struct Checks {
     pub found: Vec<Violation>,
     owners: BTreeMap<SessionKey, (String, u64)>,
     gone: BTreeMap<SessionKey, u64>,
-    /// Nodes that have yet to be notified of, by proxy.
-    untold: BTreeMap<(usize, SessionKey), String>,
+    notices: Notices,
     /// Sessions that are over: where that was learned, by which life of the proxy.
     over: BTreeMap<SessionKey, Over>,
-    /// Sessions whose lookup was not answered in time, by proxy: until when the ring may decide.
-    excused: BTreeMap<(usize, SessionKey), u64>,
+    /// Sessions whose lookup was not answered in time, by configuration: until when the ring may decide.
+    excused: BTreeMap<(u32, SessionKey), u64>,
+    /// When configurations ended.
+    done: BTreeMap<u32, u64>,
     /// From when on all must agree.
     agree_from: u64,
     /// Proxies have too few pins for all sessions: what a node has yet to be notified of is given up with its pin.
@@ -127,17 +138,6 @@ pub struct Checks {
     pub last_apart: u64,
     /// Sessions that moved.
     pub moved: u64,
-}
-
-#[derive(Debug)]
-struct Over {
-    proxy: usize,
-    life: u32,
-    at: u64,
-    /// A request of it was decided later, and may have begun it again.
-    is_used: bool,
-    /// The store gave it a pin again.
-    is_revived: bool,
 }
 
 impl Checks {
@@ -197,9 +197,10 @@ impl Checks {
                 self.moved_from(from, &node, ask, events, in_panic, nodes, at);
             }
             self.claimed(ask, pin, in_panic, store, at);
+            self.notices.asked(ask.key);
         }
-        for event in events.iter().filter_map(|event| event.key) {
-            self.untold.retain(|(_, key), _| *key != event);
+        for key in events.iter().filter_map(|event| event.key) {
+            self.notices.forget(key);
         }
     }
 
@@ -267,18 +268,43 @@ impl Checks {
     pub fn ended(&mut self, key: SessionKey, now: u64) {
         self.owners.remove(&key);
         self.gone.insert(key, now);
-        self.untold.retain(|(_, other), _| *other != key);
+        self.notices.forget(key);
     }
 
     /// Another instance of the store took over.
     pub fn failed_over(&mut self) {
         self.owners.clear();
         self.gone.clear();
+        self.notices.failed_over();
     }
 
-    /// A proxy is restarted.
-    pub fn restarted(&mut self, proxy: usize) {
-        self.untold.retain(|(other, _), _| *other != proxy);
+    /// A configuration is at work no longer: its proxy was restarted, or has a newer one and all requests have ended.
+    pub fn worker_ended(&mut self, worker: u32, now: u64) {
+        self.notices.ended(worker);
+        self.done.insert(worker, now);
+    }
+
+    /// A new configuration came to work. `known` has, of each session that was surely at a node as far as the former one knew,
+    /// that node, and the node that the new one knows.
+    pub fn reloaded(&mut self, former: u32, known: &[(SessionKey, String, Option<String>)], at: Where) {
+        self.notices.reloaded(former, at.worker);
+        for (key, before, after) in known.iter().filter(|(_, before, after)| after.as_ref() != Some(before)) {
+            let what = format!(
+                "proxy {} knew a session at {before}, and has it at {after:?} after a reload",
+                at.proxy
+            );
+            self.note(Kind::Reload, at.now, Some(*key), what, None);
+        }
+    }
+
+    /// The node that has this session was started again.
+    pub fn node_restarted(&mut self, key: SessionKey, node: &str, now: u64) {
+        self.notices.restarted(key, node, now);
+    }
+
+    /// A request has an answer, by its node or from elsewhere, or it ended without one.
+    pub fn answered(&mut self, key: SessionKey, stream: u32, is_by_its_node: bool, worker: u32) {
+        self.notices.answered((worker, key), stream, is_by_its_node);
     }
 
     /// A proxy is about to receive an answer.
@@ -290,7 +316,7 @@ impl Checks {
         for pin in reply.pins.iter().filter(is_notice) {
             let node = pin.node.to_string();
             if states.get(&node).is_some_and(|state| state.serves()) {
-                self.untold.insert((at.proxy, pin.key), node);
+                self.notices.learn(at.worker, pin.key, node, at.now);
             }
         }
     }
@@ -298,7 +324,7 @@ impl Checks {
     /// A request was decided.
     pub fn decided(
         &mut self,
-        key: SessionKey,
+        (stream, key): (u32, SessionKey),
         decision: &Decision,
         snapshot: Option<&Snapshot>,
         store: &Store,
@@ -306,9 +332,9 @@ impl Checks {
         at: Where,
     ) {
         if waited >= UNANSWERED {
-            self.excused.insert((at.proxy, key), at.now + PROVISIONAL);
+            self.excused.insert((at.worker, key), at.now + PROVISIONAL);
         }
-        let is_excused = self.excused.get(&(at.proxy, key)).is_some_and(|until| at.now <= *until);
+        let is_excused = self.excused.get(&(at.worker, key)).is_some_and(|until| at.now <= *until);
         let must_agree = at.now >= self.agree_from && !is_excused;
         if let Some(over) = self.over.get_mut(&key) {
             over.is_used = true;
@@ -324,12 +350,12 @@ impl Checks {
         let node = snapshot.and_then(|view| placement.nodes(view).next()).map(|node| node.name.clone());
         let Some(node) = node else { return };
         let is_pinned = placement.reason == Reason::Pin && placement.outcome != Outcome::Ring;
+        let known = store.lost.contains(&key).then_some(LOST_WRITE);
         // A request that goes on without an answer carries what is known already.
         if is_pinned || notice.is_some() {
-            self.check_notice(key, &node, notice.as_ref(), at);
+            self.check_notice(key, &node, notice.as_ref().map(|_| stream), known, at);
         }
         let owner = store.session(key, at.time).map(|reply| reply.node.to_string());
-        let known = store.lost.contains(&key).then_some(LOST_WRITE);
         if owner.as_ref() != Some(&node) {
             self.last_apart = self.last_apart.max(at.now);
             if must_agree {
@@ -340,6 +366,14 @@ impl Checks {
             }
         }
         let is_free = |since: u64| at.calm_since.is_some_and(|calm| at.now > calm.max(since) + SEEN_BY);
+        if let Some(since) = self.notices.unasked(key, &node)
+            && placement.outcome == Outcome::Hit
+            && is_free(since)
+        {
+            let what =
+                format!("proxy {} sends to {node} as before, which was restarted at {since} ms", at.proxy);
+            self.note(Kind::Notice, at.now, Some(key), what, known);
+        }
         match owner {
             Some(owner) if owner != node && is_pinned => {
                 let since = self.owners.get(&key).map_or(0, |(_, since)| *since);
@@ -362,66 +396,36 @@ impl Checks {
         }
     }
 
-    fn check_notice(&mut self, key: SessionKey, node: &str, notice: Option<&Notice>, at: Where) {
-        if self.untold.remove(&(at.proxy, key)).is_some_and(|untold| untold == node && notice.is_none()) {
+    fn check_notice(
+        &mut self,
+        key: SessionKey,
+        node: &str,
+        notifies: Option<u32>,
+        known: Option<&'static str>,
+        at: Where,
+    ) {
+        if !self.notices.sent((at.worker, key), node, notifies, at.now) {
             let what =
                 format!("proxy {} sends to {node}, which is not notified that it is new there", at.proxy);
-            self.note(Kind::Notice, at.now, Some(key), what, None);
+            self.note(Kind::Notice, at.now, Some(key), what, known);
         }
     }
 
     /// A proxy tells of a cooldown.
-    pub fn cooldown_told(&mut self, node: &str, until: u64, bad: BadLooks, at: Where) {
+    pub fn cooldown_told(&mut self, node: &str, left: u64, bad: BadLooks, at: Where) {
         let length = if bad.failures > 1 { LONGEST_COOLDOWN } else { FIRST_COOLDOWN };
-        // Looks are a second apart, and a node may have been out until the next but one.
-        let latest = bad.last.0 + length + 2_000;
+        if left > length {
+            let what = format!("proxy {} shares {left} ms of a cooldown of {node} of {length} ms", at.proxy);
+            self.note(Kind::Cooldown, at.now, None, what, None);
+        }
+        let until = at.time.0 + left;
+        // Looks are a second apart, and a node may have been out until the next but one. What is left is counted from the
+        // call's arrival, and it may have been on its way for a second.
+        let latest = bad.last.0 + length + 3_000;
         if until > latest && !at.had_clock_off {
             let over = until - latest;
             let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
             self.note(Kind::Cooldown, at.now, None, what, None);
-        }
-    }
-
-    /// A node says that a session is over, and a proxy learns it.
-    pub fn says_ended(&mut self, key: SessionKey, at: Where, life: u32) {
-        self.over.insert(key, Over { proxy: at.proxy, life, at: at.now, is_used: false, is_revived: false });
-    }
-
-    /// The end of a run: sessions that are over have no pin. A proxy that was restarted has forgotten to say so, and one that
-    /// could not say it for long has given up.
-    pub fn ends_at_end(&mut self, store: &Store, life: u32, at: Where) {
-        let is_left = |(key, over): &(&SessionKey, &Over)| {
-            let could_say = at.calm_since.is_some_and(|calm| calm < over.at);
-            let is_its = over.proxy == at.proxy && over.life == life && could_say && !over.is_used;
-            is_its && !store.lost.contains(*key) && store.session(**key, at.time).is_some()
-        };
-        let left = self.over.iter().filter(is_left).map(|(key, over)| (*key, over.is_revived));
-        for (key, is_revived) in left.collect::<Vec<_>>() {
-            let what = format!("proxy {} learned that a session is over, and it still has a pin", at.proxy);
-            self.note(Kind::Ended, at.now, Some(key), what, is_revived.then_some(REVIVED));
-        }
-    }
-
-    /// The end of a run: how each proxy sees the nodes.
-    pub fn at_end(
-        &mut self,
-        states: &BTreeMap<String, State>,
-        drained: &BTreeSet<usize>,
-        lost_nodes: &BTreeSet<String>,
-        at: Where,
-    ) {
-        for number in 0..crate::schedule::NODES {
-            let name = Nodes::name(number);
-            let state = states.get(&name);
-            let is_drained = state == Some(&State::Draining);
-            let known = lost_nodes.contains(&name).then_some(LOST_WRITE);
-            if is_drained != drained.contains(&number) {
-                let what = format!("proxy {} has {name} as {state:?}", at.proxy);
-                self.note(Kind::Drain, at.now, None, what, known);
-            } else if !is_drained && !matches!(state, Some(State::Active | State::Warming(_))) {
-                let what = format!("proxy {} does not use {name} again: {state:?}", at.proxy);
-                self.note(Kind::Cooldown, at.now, None, what, known);
-            }
         }
     }
 }

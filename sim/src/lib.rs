@@ -1,7 +1,7 @@
 //! A fleet, simulated: the real proxies and the real store, on one clock, from one seed.
 //!
 //! In the order to read: [`schedule`] has the faults of a run, [`run`] the run itself, [`invariants`] what must hold.
-//! [`fleet`] drives a proxy as the wasm adapter does, [`service`] and [`store`] are the state service, [`network`] is what
+//! [`fleet`] drives each proxy as the wasm adapter does, with reloads, [`service`] and [`store`] are the state service, [`network`] is what
 //! lies between, [`nodes`] and [`clients`] are the world. [`mutants`] are faults that are put in on purpose, [`shrink`] makes a
 //! failing schedule short, [`story`] tells it.
 //!

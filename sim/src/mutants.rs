@@ -6,7 +6,7 @@
 pub enum Mutant {
     /// A proxy in panic names its unhealthy nodes as unusable and does not say that it is in panic.
     PanicRewritesPins,
-    /// A release whose stream is gone counts as delivered.
+    /// A decision whose stream is gone counts as delivered, whether the stream left before the release or before the response.
     LostRelease,
     /// A proxy that does not see its members renews the cooldowns that it saw before.
     UnrenewedCooldown,
@@ -16,17 +16,26 @@ pub enum Mutant {
     SilentGap,
     /// The state service is not notified that a session is over.
     LostEnd,
+    /// A new configuration does not know which nodes have left, and with which start of each its sessions began.
+    ForgetfulReload,
+    /// An answer that was asked for before a change is believed: no doubt is cast on what is under way.
+    StaleAnswer,
+    /// The engine does not see that a node was restarted.
+    SilentRestart,
 }
 
 impl Mutant {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("panic-rewrites-pins", Self::PanicRewritesPins),
         ("lost-release", Self::LostRelease),
         ("unrenewed-cooldown", Self::UnrenewedCooldown),
         ("silent-rehome", Self::SilentRehome),
         ("silent-gap", Self::SilentGap),
         ("lost-end", Self::LostEnd),
+        ("forgetful-reload", Self::ForgetfulReload),
+        ("stale-answer", Self::StaleAnswer),
+        ("silent-restart", Self::SilentRestart),
     ];
 
     /// The mutant of that name.

@@ -13,7 +13,7 @@ use berth_core::time::Millis;
 use berth_core::wire::SessionKey;
 
 use crate::clients::{POOL, Session, configuration};
-use crate::fleet::{Host, MOST_CALLS};
+use crate::fleet::Host;
 use crate::invariants::{Checks, Kind, MEET, Violation, Where};
 use crate::mutants::Mutant;
 use crate::network::Network;
@@ -100,6 +100,8 @@ pub(crate) struct Run {
     report: Report,
     story: Option<Vec<(u64, Option<SessionKey>, String)>>,
     configuration: String,
+    /// How many configurations have come to work.
+    workers: u32,
 }
 
 /// One proxy and what is around it.
@@ -111,7 +113,8 @@ struct Envoy {
     /// Of the latest tick that is planned.
     ticks: u64,
     /// When the first request waited: from then on the start lasts.
-    first_wait: Option<u64>,
+    /// By configuration.
+    first_wait: BTreeMap<u32, u64>,
     clock_off: i64,
     had_clock_off: bool,
     clock_changed: u64,
@@ -161,11 +164,12 @@ impl Run {
             report: Report::default(),
             story: is_told.then(Vec::new),
             configuration: configuration(max_pins),
+            workers: 0,
             random,
         };
         for _ in 0..PROXIES {
             let sight = Sight::draw(&mut run.random);
-            let host = Host::new(&run.configuration, &mut run.random, mutant, Millis(EPOCH));
+            let host = run.start_envoy(Millis(EPOCH));
             run.proxies.push(Envoy::new(host, sight));
         }
         (0..NODES).for_each(|node| run.start_node(node));
@@ -221,32 +225,34 @@ impl Run {
         let pause = envoy.host.tick(|| (!is_blind).then(|| nodes.seen(sight, now)), local);
         envoy.ticks += 1;
         let next = Next::Tick(proxy, envoy.ticks);
+        for worker in envoy.host.end_done() {
+            self.checks.worker_ended(worker, now);
+        }
         self.plan(now + pause, next);
         self.settle(proxy);
     }
 
     /// Takes what a proxy said: calls to make, requests that were decided, faults.
     fn settle(&mut self, proxy: usize) {
-        let at = self.place(proxy);
-        for what in std::mem::take(&mut self.proxies[proxy].host.wrong) {
+        for what in std::mem::take(&mut self.proxies[proxy].host.shared.wrong) {
             self.checks.note(Kind::Owner, self.now, None, format!("proxy {proxy}: {what}"), None);
         }
-        for stream in std::mem::take(&mut self.proxies[proxy].host.decided) {
-            self.decided(proxy, stream, at);
+        for stream in std::mem::take(&mut self.proxies[proxy].host.shared.decided) {
+            self.decided(proxy, stream);
         }
-        for out in std::mem::take(&mut self.proxies[proxy].host.out) {
+        for out in std::mem::take(&mut self.proxies[proxy].host.shared.out) {
             self.send(proxy, &out);
         }
-        let calls = self.proxies[proxy].host.calls();
-        if calls > MOST_CALLS {
+        if let Some(calls) = self.proxies[proxy].host.surplus_of_calls() {
             let what = format!("proxy {proxy} has {calls} calls under way");
             self.checks.note(Kind::Memory, self.now, None, what, None);
         }
     }
 
-    fn decided(&mut self, proxy: usize, stream: u32, at: Where) {
+    fn decided(&mut self, proxy: usize, stream: u32) {
+        let at = self.place_of(proxy, stream);
         let envoy = &self.proxies[proxy];
-        let Some(request) = envoy.host.requests.get(&stream) else { return };
+        let Some(request) = envoy.host.request(stream) else { return };
         let Some(decision) = request.decision.clone() else { return };
         self.report.requests += 1;
         if let Decision::Route { placement, .. } = &decision {
@@ -261,7 +267,7 @@ impl Run {
             let what = format!("a request of proxy {proxy} is decided {count} times");
             self.checks.note(Kind::Request, self.now, Some(key), what, None);
         }
-        self.checks.decided(key, &decision, snapshot.as_deref(), &self.store, waited, at);
+        self.checks.decided((stream, key), &decision, snapshot.as_deref(), &self.store, waited, at);
         self.tell(Some(key), || {
             let shown = requests::show(&decision, snapshot.as_deref());
             format!("proxy {proxy}: {shown}")
@@ -308,12 +314,20 @@ impl Run {
         let envoy = &self.proxies[proxy];
         Where {
             proxy,
+            worker: envoy.host.newest().number,
             now: self.now,
             time: self.time(),
             calm_since: (envoy.troubles == 0).then_some(envoy.calm_since),
             is_blind: envoy.blind > 0,
             had_clock_off: envoy.had_clock_off,
         }
+    }
+
+    /// The same, of the configuration that has this request.
+    pub(crate) fn place_of(&self, proxy: usize, stream: u32) -> Where {
+        let at = self.place(proxy);
+        let worker = self.proxies[proxy].flying.get(&stream).map_or(at.worker, |flying| flying.worker);
+        Where { worker, ..at }
     }
 
     pub(crate) fn tell(&mut self, key: Option<SessionKey>, line: impl FnOnce() -> String) {
@@ -330,7 +344,7 @@ impl Envoy {
             sight,
             life: 0,
             ticks: 0,
-            first_wait: None,
+            first_wait: BTreeMap::new(),
             clock_off: 0,
             had_clock_off: false,
             clock_changed: 0,

@@ -56,6 +56,8 @@ pub enum What {
     ClockOff(usize, i64),
     /// A proxy is restarted.
     ProxyRestarts(usize),
+    /// A proxy gets a new configuration. So long the former one gets new requests too, from connections that it has.
+    Reload(usize),
 }
 
 /// One fault.
@@ -94,7 +96,7 @@ pub fn of_seed(seed: u64) -> Vec<Fault> {
 
 fn draw(random: &mut Random) -> What {
     let (node, proxy) = (random.index(NODES), random.index(PROXIES));
-    match random.between(0, 23) {
+    match random.between(0, 25) {
         0 | 1 => What::NodeDown(node),
         2 | 22 | 23 => What::NodeRestarts(node),
         3 | 4 => What::NodesDown(node, NODES / 2 + 1),
@@ -114,6 +116,7 @@ fn draw(random: &mut Random) -> What {
             let off = i64::try_from(random.between(500, 20_000)).unwrap_or(0);
             What::ClockOff(proxy, if random.percent(50) { off } else { -off })
         }
+        24 | 25 => What::Reload(proxy),
         _ => What::ProxyRestarts(proxy),
     }
 }
@@ -141,6 +144,7 @@ impl fmt::Display for Fault {
             What::Blind(p) => format!("proxy {p} does not see its members"),
             What::ClockOff(p, by) => format!("the clock of proxy {p} is off by {by} ms"),
             What::ProxyRestarts(p) => format!("proxy {p} is restarted"),
+            What::Reload(p) => format!("proxy {p} gets a new configuration beside the former one"),
         };
         match self.until - self.at {
             0 => write!(f, "{:>6} ms: {what}", self.at),

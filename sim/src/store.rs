@@ -128,7 +128,7 @@ impl Store {
     #[must_use]
     pub fn changes(&self, after: &Cursor) -> ChangesReply {
         let position = after.as_str().strip_prefix('g').and_then(|number| number.parse::<u64>().ok());
-        let resync = ChangesReply { cursor: self.head(), resync: true, events: Vec::new() };
+        let resync = ChangesReply { cursor: self.head(), resync: true, events: Vec::new(), now_ms: None };
         let Some(position) =
             position.filter(|position| *position <= self.positions.last().copied().unwrap_or(0))
         else {
@@ -136,7 +136,7 @@ impl Store {
         };
         let seen = self.positions.partition_point(|other| *other <= position);
         match self.changes_after(seen) {
-            Some(events) => ChangesReply { cursor: self.head(), resync: false, events },
+            Some(events) => ChangesReply { cursor: self.head(), resync: false, events, now_ms: None },
             None => resync,
         }
     }

@@ -22,8 +22,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
-    EndReply, ForgetReply, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange, NodeId, NodesReply,
-    PoolName, ResolveReply, ResolveRequest, SessionKey, TouchRequest,
+    EndReply, ForgetReply, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange, NodeId,
+    NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -36,10 +36,6 @@ use self::metrics::Metrics;
 use self::reading::{Query, body, name_in_path};
 use crate::changes::Changes;
 use crate::store::Store;
-
-/// Cooldown never gets shorter, so a mistake must not take a node out indefinitely. Twelve times the longest
-/// cooldown that proxies give.
-const MAX_COOLDOWN: Duration = Duration::from_secs(3600);
 
 /// Keys that a count of sessions looks at: a second or two of a Redis, in steps of half a millisecond.
 const COUNTED: usize = 1_000_000;
@@ -135,6 +131,18 @@ async fn guard(service: Arc<Service>, call: Call, mut request: Request, next: Ne
 }
 
 impl Service {
+    /// What the store's clock shows, if these records have times that a caller has to compare with its own.
+    async fn time_for<'r>(
+        &self,
+        pool: &PoolName,
+        records: impl IntoIterator<Item = &'r NodeRecord>,
+    ) -> Result<Option<u64>, Failure> {
+        if records.into_iter().all(|record| record.cooldown_until_ms.is_none()) {
+            return Ok(None);
+        }
+        Ok(Some(self.store.time(pool).await?.0))
+    }
+
     /// A place first: verifying a token costs more than most requests, and must be bounded like them.
     fn admit(
         &self,
@@ -190,7 +198,10 @@ async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQ
     let wait = query.millis("wait", MAX_WAIT);
     query.finish()?;
     let pool = pool.ok_or(Failure::Invalid(Vec::new()))?;
-    json(&service.changes.wait(&pool, after, Duration::from_millis(wait.0)).await?)
+    let mut reply = service.changes.wait(&pool, after, Duration::from_millis(wait.0)).await?;
+    let records = reply.events.iter().filter_map(|event| event.record.as_ref());
+    reply.now_ms = service.time_for(&pool, records).await?;
+    json(&reply)
 }
 
 async fn counts(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
@@ -205,7 +216,9 @@ async fn counts(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) 
 
 async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool()?;
-    json(&NodesReply { nodes: service.store.nodes(&pool).await? })
+    let nodes = service.store.nodes(&pool).await?;
+    let now_ms = service.time_for(&pool, &nodes).await?;
+    json(&NodesReply { nodes, now_ms })
 }
 
 async fn node(
@@ -237,7 +250,7 @@ async fn change_node(
     let mut change = NodeChange::parse(&body(request).await?).map_err(Failure::Invalid)?;
     allow(&caller, Action::from(&change))?;
     change.correlation_id = change.correlation_id.or(from_header);
-    let latest = reading::now_ms().saturating_add(MAX_COOLDOWN.as_millis() as u64);
+    let latest = reading::now_ms().saturating_add(MAX_COOLDOWN);
     if change.cooldown_until_ms.is_some_and(|until| until > latest) {
         let message = "is more than an hour away: cooldown cannot be taken back".to_owned();
         return Err(Failure::invalid("cooldown_until_ms", message));

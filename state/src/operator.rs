@@ -181,6 +181,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
 async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>, counts: bool) -> Result<(), Failure> {
     let mut reply: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
     reply.nodes.retain(|record| !record.forgotten);
+    let now = reply.now_ms;
     let (mut listed, mut note) = match admin {
         None => (reply.nodes.into_iter().map(Listed::from).collect(), show::ONLY_RECORDED.to_owned()),
         Some((admin, cluster)) => {
@@ -191,7 +192,7 @@ async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>, counts: bool
         let reply: CountReply = asked.send(&ApiRequest::counts(asked.pool())).await?;
         note += &show::count(&mut listed, reply);
     }
-    asked.print_all(&listed, |listed| show::nodes(listed) + &note)
+    asked.print_all(&listed, |listed| show::nodes(listed, now) + &note)
 }
 
 async fn set_state(
@@ -214,7 +215,7 @@ async fn set_state(
         let _ =
             writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
     }
-    asked.print(&Listed::from(record), |listed| show::nodes(std::slice::from_ref(listed)))
+    asked.print(&Listed::from(record), |listed| show::nodes(std::slice::from_ref(listed), None))
 }
 
 /// Prints changes until the limit. If the service goes away after its first answer, this waits until the service is back:

@@ -147,6 +147,9 @@ pub trait Store: Send + Sync + 'static {
     /// ([`NodeRecord::is_spent`]).
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError>;
 
+    /// The time on the clock by which the cooldowns of this pool's records end.
+    async fn time(&self, pool: &PoolName) -> Result<Millis, StoreError>;
+
     /// Changes a node's record ([`NodeRecord::with`]) and returns it. What changes nothing makes no event.
     async fn change_node(
         &self,

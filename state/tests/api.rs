@@ -130,6 +130,28 @@ fn a_node_in_a_path_may_have_any_name_that_envoy_has_for_a_host() {
     }
 }
 
+/// Readers whose clocks differ have to know what the store's clock shows.
+#[test]
+fn what_has_a_cooldown_comes_with_the_time() {
+    let service = Service::in_memory();
+    let (node, nodes) = ("/v1/nodes/10.0.0.1:80?pool=nodes", "/v1/nodes?pool=nodes");
+    let start =
+        service.ask("GET", "/v1/changes?pool=nodes", "").json()["cursor"].as_str().unwrap().to_owned();
+    let changes = format!("/v1/changes?pool=nodes&after={start}");
+    service.ask("PUT", node, r#"{"note": "kernel"}"#);
+    for path in [nodes, &changes] {
+        assert_eq!(service.ask("GET", path, "").json().get("now_ms"), None, "{path}");
+    }
+
+    let until = service.ask("PUT", node, r#"{"cooldown_ms": 60000}"#).json()["cooldown_until_ms"].as_u64();
+
+    for path in [nodes, &changes] {
+        let now = service.ask("GET", path, "").json()["now_ms"].as_u64();
+        let left = until.unwrap() - now.unwrap();
+        assert!((1..=60_000).contains(&left), "{path}: {left}");
+    }
+}
+
 #[test]
 fn every_fault_is_named() {
     let service = Service::in_memory();
@@ -157,6 +179,7 @@ fn every_fault_is_named() {
             r#"{"cooldown_until_ms": 9000000000000000}"#,
             vec!["cooldown_until_ms"],
         ),
+        ("PUT", "/v1/nodes/1.1.1.1:80?pool=a", r#"{"cooldown_ms": 3600001}"#, vec!["cooldown_ms"]),
         ("GET", "/v1/sessions/alice?pool=a", "", vec!["key"]),
     ] {
         assert_eq!(service.ask(method, path, body).faults(), faults, "{method} {path}");

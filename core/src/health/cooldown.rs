@@ -63,6 +63,12 @@ impl Cooldown {
         self.last_unhealthy = self.last_unhealthy.max(now);
     }
 
+    /// The clock was set back by so much.
+    pub(super) fn set_back(&mut self, by: Millis) {
+        self.last_unhealthy = self.last_unhealthy.earlier(by);
+        self.before = self.before.map(|before| before.earlier(by));
+    }
+
     /// What was noted as later than `now` counts as now.
     pub(super) fn forget_the_future(&mut self, now: Millis) {
         self.last_unhealthy = self.last_unhealthy.min(now);

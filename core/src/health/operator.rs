@@ -6,11 +6,14 @@ use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::wire::{NodeRecord, NodeState};
 
+/// A call for records takes no longer.
+const CALL: Millis = Millis(1_000);
+
 /// The latest record; what is derived from it is [`super::Health`]'s affair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Operator {
     pub(super) state: NodeState,
-    /// Out of service until then, in one proxy's experience at least.
+    /// Out of service until then by this proxy's clock, in one proxy's experience at least.
     pub(super) cooldown_until: Option<Millis>,
     /// By which its weight is multiplied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +33,14 @@ impl Operator {
     pub(super) fn is_news(record: &NodeRecord, known: Option<&Self>) -> bool {
         let (version, updated) = known.map_or((0, Millis(0)), |known| (known.version, known.updated));
         record.version > version || record.version > 0 && record.updated_ms > updated.0
+    }
+
+    /// The same record was read again. The end of its cooldown was noted by this proxy's clock: if that was set since, the
+    /// end is another. A difference that is no longer than a call does not count.
+    pub(super) fn is_set_right_by(&self, record: &NodeRecord) -> bool {
+        let is_same = (record.version, record.updated_ms) == (self.version, self.updated.0);
+        let differs = |(one, other): (Millis, u64)| one.0.abs_diff(other) > CALL.0;
+        is_same && self.cooldown_until.zip(record.cooldown_until_ms).is_some_and(differs)
     }
 }
 

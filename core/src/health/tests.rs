@@ -149,6 +149,34 @@ fn what_the_operator_wants_counts_beside_what_envoy_says() {
     }
 }
 
+/// The end was noted by a clock that was 19 s ahead, or behind, and is set right before the record is read again.
+#[test]
+fn a_record_that_is_read_again_sets_the_end_of_its_cooldown_right() {
+    for noted in [59, 21] {
+        let mut health = Health::established();
+        health.record(&on_record(1, NodeState::Active, Some(noted)));
+
+        health.record(&on_record(1, NodeState::Active, Some(40)));
+
+        assert_eq!((state(&health, 39), state(&health, 70)), (State::Cooldown, State::Active), "{noted}");
+        let known = health.clone();
+        health.record(&NodeRecord {
+            cooldown_until_ms: Some(at(40).0 + 900),
+            ..on_record(1, NodeState::Active, None)
+        });
+        assert_eq!(health, known, "a call takes a moment");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_shares_no_more_than_the_length_of_a_cooldown() {
+    let mut health = Health::established();
+    health.observe(BAD, &POLICY, at(100));
+    health.observe(GOOD, &POLICY, at(100));
+
+    assert_eq!(health.own_cooldown_end(at(81)), Some(at(81) + POLICY.cooldown));
+}
+
 #[test]
 fn only_a_newer_record_is_news() {
     let mut health = Health::established();

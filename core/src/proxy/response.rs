@@ -103,7 +103,7 @@ impl Proxy {
     }
 
     /// Says whether the notice that the request carried has reached its node: that is the first one of its placement.
-    fn note_notice(&mut self, request: &Request, flags: Option<u64>) {
+    pub(super) fn note_notice(&mut self, request: &Request, flags: Option<u64>) {
         let Some(Decision::Route { placement, notice: Some(notice) }) = &request.decision else { return };
         // The address is also that of a node which Envoy could not reach.
         let has_reached_it = request.answered == Some(0)

@@ -555,3 +555,19 @@ fn what_the_configuration_says_is_another_version_and_is_published() {
     roster.learn(Some(&facts), true);
     assert_eq!(Roster::decode(&roster.encode()).unwrap().check_period, Some(Millis(4000)));
 }
+
+/// Each of its times is as long ago as it was, and what is over stays over.
+#[test]
+fn a_clock_that_was_set_back_revives_no_cooldown() {
+    let mut roster = Roster::default();
+    roster.observe(seen(&[false, false, false]), &POLICY, at(99));
+    roster.observe(seen(&[false, false, true]), &POLICY, at(100));
+    roster.observe(seen(&[false, false, false]), &POLICY, at(101));
+    roster.observe(seen(&[false, false, false]), &POLICY, at(115));
+
+    assert_eq!(roster.cooldowns(at(115), at(105)).count(), 0, "nothing is shared before the next look");
+    roster.observe_after((at(115), Millis(1_000)), seen(&[false, false, false]), &POLICY, at(105));
+
+    assert_eq!(roster.cooldowns(at(105), at(105)).count(), 0);
+    assert!(roster.nodes.iter().all(|node| node.health.state(&POLICY, at(105)) == State::Active));
+}

@@ -50,6 +50,9 @@ pub struct ChangesReply {
     pub resync: bool,
     /// What happened since, oldest first per session and per node. An event may come twice.
     pub events: Vec<Event>,
+    /// The time on the store's clock; absent if no event has a record with a cooldown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now_ms: Option<u64>,
 }
 
 /// One change.

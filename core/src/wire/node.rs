@@ -141,6 +141,15 @@ impl NodeRecord {
         self.state == NodeState::Active && !self.is_in_cooldown(now_ms)
     }
 
+    /// The record for a reader whose clock shows `here` while the store's shows `there`: its cooldown ends by the reader's
+    /// clock. The other times stay, as they are only compared with each other.
+    #[must_use]
+    pub fn by_clock(self, there: u64, here: u64) -> Self {
+        let ahead = here.wrapping_sub(there).cast_signed();
+        let cooldown_until_ms = self.cooldown_until_ms.map(|until| until.saturating_add_signed(ahead));
+        Self { cooldown_until_ms, ..self }
+    }
+
     /// True if it says nothing any more, and has not for long: who still has it loses nothing with it. A cooldown that is
     /// over is nothing; a boot id is something, as the node may have said it once and live for years.
     #[must_use]
@@ -169,7 +178,8 @@ impl NodeRecord {
             Some(note) => Some(note.to_owned()),
             None => next.note,
         };
-        next.cooldown_until_ms = next.cooldown_until_ms.max(change.cooldown_until_ms);
+        let by_length = change.cooldown_ms.map(|left| now_ms.saturating_add(left));
+        next.cooldown_until_ms = next.cooldown_until_ms.max(change.cooldown_until_ms).max(by_length);
         next.forgotten = false;
         if next == *self && self.version > 0 {
             return None;
@@ -211,9 +221,13 @@ pub struct NodeChange {
     /// The new note; empty removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Out of service at least until then. Only ever extends.
+    /// Out of service at least until then, by the clock of the store. Only ever extends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cooldown_until_ms: Option<u64>,
+    /// Out of service at least for this long from now on, 0 to [`super::MAX_COOLDOWN`]. Only ever extends. Of a caller whose
+    /// clock may differ from the store's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooldown_ms: Option<u64>,
     /// The change event repeats it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
@@ -224,6 +238,9 @@ pub struct NodeChange {
 pub struct NodesReply {
     /// All that anything is recorded of, and for a day those that were forgotten, in order of their names.
     pub nodes: Vec<NodeRecord>,
+    /// The time on the store's clock; absent if no node here has had a cooldown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now_ms: Option<u64>,
 }
 
 /// The answer to `GET /v1/counts`.
@@ -285,6 +302,20 @@ mod tests {
                 assert_eq!((now.with(&said[0], 2), now.with(&said[1], 2)), (None, None));
             }
         }
+    }
+
+    #[test]
+    fn a_cooldown_that_is_said_by_its_length_ends_by_the_stores_clock_and_only_extends() {
+        let cooling = |left| NodeChange { cooldown_ms: Some(left), ..NodeChange::default() };
+        let until = |record: &NodeRecord| record.cooldown_until_ms;
+
+        let first = record().with(&cooling(8_000), 1_000).unwrap();
+
+        assert_eq!(until(&first), Some(9_000));
+        assert_eq!(first.with(&cooling(500), 2_000), None);
+        assert_eq!(until(&first.with(&cooling(16_000), 2_000).unwrap()), Some(18_000));
+        let both = NodeChange { cooldown_until_ms: Some(20_000), ..cooling(8_000) };
+        assert_eq!(until(&first.with(&both, 2_000).unwrap()), Some(20_000));
     }
 
     #[test]

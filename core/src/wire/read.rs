@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::name::{NameError, NodeId, SessionKey};
 use super::{
-    MAX_BOOT_ID, MAX_CANDIDATES, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS, MAX_TOUCHED, MAX_TTL,
-    MAX_UNUSABLE, MAX_WEIGHT, MIN_TTL, NodeChange, NodeState, ResolveRequest, SessionAsk, TouchRequest,
+    MAX_BOOT_ID, MAX_CANDIDATES, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS, MAX_TOUCHED,
+    MAX_TTL, MAX_UNUSABLE, MAX_WEIGHT, MIN_TTL, NodeChange, NodeState, ResolveRequest, SessionAsk,
+    TouchRequest,
 };
 use crate::config::Fault;
 use crate::config::fields::{Faults, Fields, shown as shown_value};
@@ -79,6 +80,7 @@ impl NodeChange {
                 _ => text(fields, "note", MAX_NOTE, faults),
             };
             let cooldown_until_ms = fields.number("cooldown_until_ms", 0..=MAX_TIME, faults);
+            let cooldown_ms = fields.number("cooldown_ms", 0..=MAX_COOLDOWN, faults);
             Some(Self {
                 state,
                 self_state,
@@ -86,6 +88,7 @@ impl NodeChange {
                 boot_id,
                 note,
                 cooldown_until_ms,
+                cooldown_ms,
                 correlation_id: correlation_id(fields, faults),
             })
         })

@@ -111,6 +111,28 @@ fn a_notice_is_repeated_until_its_node_has_answered() {
     }
 }
 
+/// Its client left. Whether the node has seen the request is not known.
+#[test]
+fn a_notice_is_repeated_if_its_request_ended_without_an_answer() {
+    for has_answer in [false, true] {
+        let mut proxy = ready(Value::Null);
+        let attributes = Fake::new(&[("x-session", "alice")]);
+        let (mut request, _) = proxy.handle_request(1, None, &attributes);
+        let mut released = answer(&mut proxy, 1, NODES[0], &json!({"restore": true}));
+        proxy.settle(&mut request, released.remove(0).1);
+        if has_answer {
+            let response = Fake::default().with("response.flags", 0u64.to_le_bytes());
+            proxy.handle_response(1, &mut request, false, &response.with("upstream.address", NODES[0]));
+        }
+
+        proxy.handle_gone(1, &mut request);
+
+        let next = decide(&mut proxy, &attributes);
+        let is_told = matches!(next, Decision::Route { notice: Some(_), .. });
+        assert_eq!(is_told, !has_answer);
+    }
+}
+
 #[test]
 fn the_backend_ends_a_session_and_the_next_request_asks() {
     let mut proxy = ready(Value::Null);

@@ -6,7 +6,7 @@ use berth_core::wire::{ChangeKind, ChangesReply, Cursor, NodesReply, ResolveRepl
 
 use super::{Next, Run};
 use crate::fleet::{Out, failure};
-use crate::invariants::Kind;
+use crate::invariants::{Kind, Where};
 use crate::mutants::Mutant;
 use crate::network::Passage;
 use crate::service::{Asked, ended, json, read};
@@ -71,15 +71,20 @@ impl Run {
         }
         match asked {
             Asked::Write(write) => {
-                let body = self.write(&write, in_panic, token.proxy);
+                let body = self.write(&write, in_panic, token);
                 self.send_back(token, body);
             }
             Asked::Nodes => {
-                let reply = NodesReply { nodes: self.store.nodes(self.time()) };
+                let reply = NodesReply { nodes: self.store.nodes(self.time()), now_ms: Some(self.time().0) };
                 self.send_back(token, Ok(json(&reply)));
             }
             Asked::Changes(None, _) => {
-                let reply = ChangesReply { cursor: self.store.head(), resync: false, events: Vec::new() };
+                let reply = ChangesReply {
+                    cursor: self.store.head(),
+                    resync: false,
+                    events: Vec::new(),
+                    now_ms: None,
+                };
                 self.send_back(token, Ok(json(&reply)));
             }
             Asked::Changes(Some(after), wait) => {
@@ -95,7 +100,7 @@ impl Run {
     /// A service looks whether the log moved for a poll that waits.
     pub(super) fn look_for_poll(&mut self, poll: u64, is_over: bool) {
         let Some((token, after)) = self.calls.polls.get(&poll).cloned() else { return };
-        let mut reply = self.store.changes(&after);
+        let mut reply = ChangesReply { now_ms: Some(self.time().0), ..self.store.changes(&after) };
         if !is_over && !reply.resync && reply.events.is_empty() && reply.cursor == after {
             return;
         }
@@ -115,16 +120,20 @@ impl Run {
     }
 
     /// Writes for a proxy, and judges what came of it.
-    fn write(&mut self, write: &Write, in_panic: bool, proxy: usize) -> Result<Vec<u8>, u16> {
+    fn write(&mut self, write: &Write, in_panic: bool, token: Token) -> Result<Vec<u8>, u16> {
+        let proxy = token.proxy;
         let at = self.place(proxy);
         let before = match write {
             Write::Resolve(request) => self.checks.before(request, &self.store, at),
             _ => Vec::new(),
         };
         if let Write::Node(node, change) = write {
-            let bad = self.proxies[proxy].host.bad_looks.get(node.as_str()).copied().unwrap_or_default();
-            if let Some(until) = change.cooldown_until_ms {
-                self.checks.cooldown_told(node.as_str(), until, bad, at);
+            let bad =
+                self.proxies[proxy].host.shared.bad_looks.get(node.as_str()).copied().unwrap_or_default();
+            // After a restart it is not known what the proxy had seen.
+            let is_its = self.proxies[proxy].life == token.life;
+            if let Some(left) = change.cooldown_ms.filter(|_| is_its) {
+                self.checks.cooldown_told(node.as_str(), left, bad, at);
             }
         }
         let (written, events) = self.store.write(write.clone(), self.time());
@@ -192,14 +201,15 @@ impl Run {
         let failed = body.as_ref().err().map(|status| failure(*status));
         let at = self.place(proxy);
         let local = self.local(proxy);
+        let reached = self.proxies[proxy].host.expects(number);
         let envoy = &mut self.proxies[proxy];
         let body = match (body, &failed) {
             (Ok(body), _) => Ok(body.as_slice()),
             (Err(_), Some(failed)) => Err(failed),
             (Err(_), None) => unreachable!("what failed has a failure"),
         };
-        if envoy.host.expects(number) {
-            self.checks.learn(body, &envoy.host.states(), at);
+        if let Some(worker) = reached {
+            self.checks.learn(body, &envoy.host.states(), Where { worker, ..at });
         }
         let clock_jumped = envoy.clock_changed > 0 && self.now < envoy.clock_changed + 1_000;
         envoy.host.reply(number, body, clock_jumped, local);

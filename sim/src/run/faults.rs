@@ -66,6 +66,7 @@ impl Run {
             }
             What::ClockOff(proxy, by) => self.turn_clock(proxy, by, true),
             What::ProxyRestarts(proxy) => self.restart(proxy),
+            What::Reload(proxy) => self.reload(proxy),
         }
     }
 
@@ -122,6 +123,7 @@ impl Run {
                 self.trouble(proxy, false);
             }
             What::ClockOff(proxy, by) => self.turn_clock(proxy, -by, false),
+            What::Reload(proxy) => self.proxies[proxy].host.close_oldest(),
             What::NodeMoves(_) | What::ProxyRestarts(_) => {}
         }
     }
@@ -130,7 +132,16 @@ impl Run {
     pub(super) fn start_node(&mut self, node: usize) {
         let boot_id = Some(self.nodes.started(node));
         let change = NodeChange { boot_id, self_state: Some(NodeState::Active), ..NodeChange::default() };
-        self.record(node, change);
+        if !self.record(node, change) {
+            return;
+        }
+        let (now, time, name) = (self.now, self.time(), Nodes::name(node));
+        for session in &self.sessions {
+            let owner = self.store.session(session.key, time).map(|reply| reply.node);
+            if owner.is_some_and(|owner| owner.as_str() == name) {
+                self.checks.node_restarted(session.key, &name, now);
+            }
+        }
     }
 
     /// Has something recorded of a node. False if the store refuses.
@@ -155,17 +166,47 @@ impl Run {
 
     fn restart(&mut self, proxy: usize) {
         let local = self.local(proxy);
-        let host = Host::new(&self.configuration, &mut self.random, self.mutant, Millis(local.0));
+        let host = self.start_envoy(local);
         let now = self.now;
         let envoy = &mut self.proxies[proxy];
+        for worker in envoy.host.workers() {
+            self.checks.worker_ended(worker.number, now);
+        }
         envoy.host = host;
         envoy.life += 1;
-        envoy.first_wait = None;
+        envoy.first_wait.clear();
         envoy.calm_since = envoy.calm_since.max(now);
         envoy.flying.clear();
         envoy.ticks += 1;
         let next = Next::Tick(proxy, envoy.ticks);
-        self.checks.restarted(proxy);
+        self.plan(now, next);
+    }
+
+    pub(super) fn start_envoy(&mut self, local: Millis) -> Host {
+        self.workers += 1;
+        Host::new(&self.configuration, self.workers, &mut self.random, self.mutant, local)
+    }
+
+    /// A proxy gets a new configuration, beside the former one.
+    fn reload(&mut self, proxy: usize) {
+        let (now, local) = (self.now, self.local(proxy));
+        self.workers += 1;
+        let envoy = &mut self.proxies[proxy];
+        let numbers = envoy.host.reload(&self.configuration, self.workers, &mut self.random, local);
+        let (former, worker) = numbers;
+        if let Some(first) = envoy.first_wait.get(&former).copied() {
+            envoy.first_wait.insert(worker, first);
+        }
+        let sessions = self.sessions.iter();
+        let known = sessions.filter_map(|session| {
+            let (before, after) = envoy.host.known(session.id.as_bytes(), local)?;
+            Some((session.key, before, after))
+        });
+        let known: Vec<_> = known.collect();
+        envoy.ticks += 1;
+        let next = Next::Tick(proxy, envoy.ticks);
+        let at = self.place(proxy);
+        self.checks.reloaded(former, &known, at);
         self.plan(now, next);
     }
 

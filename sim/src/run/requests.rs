@@ -18,9 +18,21 @@ pub(crate) struct Flying {
     pub(crate) key: SessionKey,
     pub(crate) began: u64,
     pub(crate) decided: u32,
+    /// The configuration that has it.
+    pub(crate) worker: u32,
     sort: Sort,
     answer: Answer,
+    /// The node answers that it was sent to.
+    is_reached: bool,
     has_left: bool,
+}
+
+impl Flying {
+    fn new(sort: Sort) -> Self {
+        let key = SessionKey::new("", b"");
+        let answer = Answer::default();
+        Self { key, began: 0, decided: 0, worker: 0, sort, answer, is_reached: false, has_left: false }
+    }
 }
 
 /// The kind of the session of this number.
@@ -61,16 +73,19 @@ impl Run {
         let session = &self.sessions[number];
         let (headers, key, sort) = (session.headers(), session.key, session.kind);
         let (now, local) = (self.now, self.local(proxy));
+        let open = self.proxies[proxy].host.open();
+        // Connections from before a reload stay with the former configuration until they are closed.
+        let worker = if open.len() > 1 { open[self.random.index(open.len())] } else { open[0] };
         let envoy = &mut self.proxies[proxy];
         let stream = envoy.next_stream;
         envoy.next_stream += 1;
         let life = envoy.life;
-        let flying = Flying { key, began: now, decided: 0, sort, answer: Answer::default(), has_left: false };
+        let flying = Flying { key, began: now, decided: 0, worker, ..Flying::new(sort) };
         envoy.flying.insert(stream, flying);
         let mut waits = false;
-        let ticks_too_slowly = envoy.host.begin(stream, headers, local);
-        if envoy.host.requests.get(&stream).is_some_and(|request| request.decision.is_none()) {
-            envoy.first_wait.get_or_insert(now);
+        let ticks_too_slowly = envoy.host.begin(worker, stream, headers, local);
+        if envoy.host.request(stream).is_some_and(|request| request.decision.is_none()) {
+            envoy.first_wait.entry(worker).or_insert(now);
             waits = true;
         }
         if ticks_too_slowly {
@@ -90,7 +105,7 @@ impl Run {
     pub(super) fn judge_wait(&mut self, proxy: usize, stream: u32) {
         let envoy = &self.proxies[proxy];
         let Some(flying) = envoy.flying.get(&stream) else { return };
-        let started = envoy.first_wait.map_or(0, |first| first + STARTED);
+        let started = envoy.first_wait.get(&flying.worker).map_or(0, |first| first + STARTED);
         let (waited, limit) = (self.now - flying.began, started.max(flying.began + DECIDED));
         let key = flying.key;
         if self.now > limit {
@@ -114,6 +129,7 @@ impl Run {
         };
         let seen = self.nodes.seen(self.proxies[proxy].sight, self.now);
         let mut answer = Answer { address: None, flags: CONNECT, attempts: 0 };
+        let first = snapshot.and_then(|view| Some(placement.nodes(view).next()?.address.clone()));
         for node in snapshot.into_iter().flat_map(|view| placement.nodes(view)) {
             // Envoy passes over a host that it does not have.
             if !seen.iter().any(|host| host.address == node.address) {
@@ -127,6 +143,7 @@ impl Run {
             }
         }
         if let Some(flying) = self.proxies[proxy].flying.get_mut(&stream) {
+            flying.is_reached = answer.flags == 0 && answer.address == first;
             flying.answer = answer;
         }
         let after = self.random.between(2, 30);
@@ -143,10 +160,11 @@ impl Run {
             return;
         };
         let (answer, key, sort) = (flying.answer.clone(), flying.key, flying.sort);
+        self.checks.answered(key, stream, flying.is_reached, flying.worker);
         let ends = answer.flags == 0 && self.now < CHAOS_END && self.random.percent(2);
         if ends {
             self.tell(Some(key), || format!("proxy {proxy} learns that the session is over"));
-            self.retire(key, proxy);
+            self.retire(key, proxy, stream);
         }
         self.proxies[proxy].host.respond(stream, &answer, ends, local);
         let lasts = match sort {
@@ -158,8 +176,8 @@ impl Run {
     }
 
     /// Another session begins in place of one that is over.
-    fn retire(&mut self, key: SessionKey, proxy: usize) {
-        let (life, at) = (self.proxies[proxy].life, self.place(proxy));
+    fn retire(&mut self, key: SessionKey, proxy: usize, stream: u32) {
+        let (life, at) = (self.proxies[proxy].life, self.place_of(proxy, stream));
         self.checks.says_ended(key, at, life);
         let Some(number) = self.sessions.iter().position(|session| session.key == key) else { return };
         self.retired += 1;
@@ -181,7 +199,11 @@ impl Run {
     /// The worker is notified that a request ended.
     pub(super) fn finish_request(&mut self, proxy: usize, life: u32, stream: u32) {
         let envoy = &mut self.proxies[proxy];
-        if envoy.life == life && envoy.flying.remove(&stream).is_some() {
+        if envoy.life != life {
+            return;
+        }
+        if let Some(flying) = envoy.flying.remove(&stream) {
+            self.checks.answered(flying.key, stream, false, flying.worker);
             envoy.host.gone(stream);
         }
     }

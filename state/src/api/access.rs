@@ -107,14 +107,23 @@ impl Action {
 
 impl From<&NodeChange> for Action {
     fn from(change: &NodeChange) -> Self {
-        let NodeChange { state, self_state, weight, boot_id, note, cooldown_until_ms, correlation_id: _ } =
-            change;
+        let NodeChange {
+            state,
+            self_state,
+            weight,
+            boot_id,
+            note,
+            cooldown_until_ms,
+            cooldown_ms,
+            correlation_id: _,
+        } = change;
         let is_else = state.is_some()
             || self_state.is_some()
             || weight.is_some()
             || boot_id.is_some()
             || note.is_some();
-        if cooldown_until_ms.is_some() && !is_else { Self::Cool } else { Self::ChangeNode }
+        let is_cooldown = cooldown_until_ms.is_some() || cooldown_ms.is_some();
+        if is_cooldown && !is_else { Self::Cool } else { Self::ChangeNode }
     }
 }
 
@@ -250,7 +259,8 @@ mod tests {
     fn only_a_cooldown_and_nothing_beside_it_is_the_proxies_change() {
         let cooldown = NodeChange { cooldown_until_ms: Some(7), ..NodeChange::default() };
         let correlated = NodeChange { correlation_id: Some("1".to_owned()), ..cooldown.clone() };
-        for change in [&cooldown, &correlated] {
+        let by_length = NodeChange { cooldown_ms: Some(7), ..NodeChange::default() };
+        for change in [&cooldown, &correlated, &by_length] {
             assert_eq!(Action::from(change), Action::Cool, "{change:?}");
         }
         for change in [

@@ -64,8 +64,9 @@ pub(super) fn count(listed: &mut Vec<Listed>, reply: CountReply) -> String {
 /// What stands below a table of what is on record.
 pub(super) const ONLY_RECORDED: &str = "Nodes of which nothing was said are active and not listed: --admin URL, of an Envoy, lists all that it has.\n";
 
-/// A table of nodes.
-pub(super) fn nodes(nodes: &[Listed]) -> String {
+/// A table of nodes, when the store's clock showed `now`; without it by this machine's.
+pub(super) fn nodes(nodes: &[Listed], now: Option<u64>) -> String {
+    let now = now.unwrap_or_else(now_ms);
     let has_envoy = nodes.iter().any(|node| node.envoy.is_some());
     let has_count = nodes.iter().any(|node| node.sessions.is_some());
     let sessions = |text: String| if has_count { format!("{text:>8}  ") } else { String::new() };
@@ -81,7 +82,7 @@ pub(super) fn nodes(nodes: &[Listed]) -> String {
         let (state, operator) = (record.state.name(), record.operator_state().name());
         let itself = record.self_state.map_or("-", NodeState::name);
         let weight = record.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
-        let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now_ms())) {
+        let cooldown = match record.cooldown_until_ms.map(|until| until.saturating_sub(now)) {
             None | Some(0) => "-".to_owned(),
             Some(left) => duration(left),
         };

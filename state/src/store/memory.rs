@@ -297,6 +297,10 @@ impl Store for Memory {
         Ok(pool.nodes.values().cloned().collect())
     }
 
+    async fn time(&self, _pool: &PoolName) -> Result<Millis, StoreError> {
+        Ok((self.clock)())
+    }
+
     async fn change_node(
         &self,
         pool: &PoolName,
@@ -352,13 +356,14 @@ impl Store for Memory {
                 cursor: self.cursor(pool.last_change),
                 resync: true,
                 events: Vec::new(),
+                now_ms: None,
             });
         };
         let seen = usize::try_from(after + 1 - oldest.min(after + 1)).unwrap_or(usize::MAX);
         let later = pool.changes.iter().skip(seen).take(limit);
         let events: Vec<Event> = later.map(|(_, event)| event.clone()).collect();
         let cursor = events.last().map_or_else(|| self.cursor(after), |event| event.cursor.clone());
-        Ok(ChangesReply { cursor, resync: false, events })
+        Ok(ChangesReply { cursor, resync: false, events, now_ms: None })
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -173,6 +173,11 @@ impl Store for Redis {
         self.records(pool).await
     }
 
+    async fn time(&self, pool: &PoolName) -> Result<Millis, StoreError> {
+        let time = self.link.one(&Shard::home(pool), Step::command("TIME")).await?;
+        Ok(Millis(reading::time(&time)?))
+    }
+
     async fn change_node(
         &self,
         pool: &PoolName,
@@ -219,7 +224,12 @@ impl Store for Redis {
         limit: usize,
     ) -> Result<ChangesReply, StoreError> {
         let Some(mut positions) = layout::positions(after) else {
-            return Ok(ChangesReply { cursor: self.head(pool).await?, resync: true, events: Vec::new() });
+            return Ok(ChangesReply {
+                cursor: self.head(pool).await?,
+                resync: true,
+                events: Vec::new(),
+                now_ms: None,
+            });
         };
         let count = limit.div_ceil(SHARDS);
         // The entry at the position, or the beginning of the log, is read as well.
@@ -238,14 +248,14 @@ impl Store for Redis {
             let part = reading::changes(&shard, value)?;
             if part.gap {
                 let cursor = self.head(pool).await?;
-                return Ok(ChangesReply { cursor, resync: true, events: Vec::new() });
+                return Ok(ChangesReply { cursor, resync: true, events: Vec::new(), now_ms: None });
             }
             *position = part.last.unwrap_or(*position);
             events.extend(part.events);
         }
         // Shards are apart, so this is for the reader's eye only; within a shard the order stays.
         events.sort_by_key(|event| event.time_ms);
-        Ok(ChangesReply { cursor: layout::cursor(&positions), resync: false, events })
+        Ok(ChangesReply { cursor: layout::cursor(&positions), resync: false, events, now_ms: None })
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -32,6 +32,13 @@ pub(crate) async fn node_records_change_in_part_and_cooldown_only_grows(store: &
     assert_eq!(events[2].record.as_ref(), Some(record));
     assert_eq!((events[0].kind, events[0].correlation_id.as_deref()), (ChangeKind::Node, Some("cid-3")));
 
+    // By the store's clock, whatever the caller's shows.
+    let cooling = NodeChange { cooldown_ms: Some(60_000), ..NodeChange::default() };
+    let before = store.time(&name).await.unwrap().0;
+    let until = store.change_node(&name, node(2), &cooling).await.unwrap().cooldown_until_ms.unwrap();
+    let after = store.time(&name).await.unwrap().0;
+    assert!((before + 60_000..=after + 60_000).contains(&until), "{before} {until} {after}");
+
     // Many at once: every change takes effect.
     let weights = join_all((1..=4).map(|weight| {
         let change = NodeChange { weight: Some(weight * 10), ..NodeChange::default() };
