@@ -38,7 +38,8 @@ e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, 
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) $(T)
 
-test-browser: setup wasm ## a page in a real browser; needs chromium on the PATH, or CHROMIUM=path
+test-browser: wasm ## a page in a real browser: Chromium, which it installs, or CHROMIUM=path
+	@scripts/setup browser
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test pins --run-ignored only -E 'test(/^browser::/)'
 
