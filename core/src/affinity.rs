@@ -317,6 +317,12 @@ impl Affinity {
         self.notices.arrived(self.pins.key(id.as_bytes()), notice, is_delivered);
     }
 
+    /// True if the latest snapshot has members that pins can name and that the one before it had not.
+    #[must_use]
+    pub fn has_newcomers(&self) -> bool {
+        self.owners.has_newcomers()
+    }
+
     /// The members of a new snapshot.
     pub fn handle_snapshot(&mut self, snapshot: Rc<Snapshot>, now: Millis) {
         // Sessions that waited for their nodes' names are asked about at once.

@@ -174,6 +174,11 @@ impl Feed {
         Some(FeedCall { kind: FeedCallKind::Cooldown, request, timeout: TIMEOUT })
     }
 
+    /// Members joined. What is on record of them is asked for soon: of a node that was away for long nothing is remembered.
+    pub fn handle_newcomers(&mut self, now: Millis) {
+        self.nodes.timer.hasten(now, PAUSE);
+    }
+
     /// The call was made; its answer will bear `token`.
     pub fn call_started(&mut self, kind: FeedCallKind, token: u32) {
         self.line(kind).token = Some(token);

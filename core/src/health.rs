@@ -162,7 +162,7 @@ impl Health {
     /// What to remember of a node that leaves: nothing if it never failed. Unhealthy until it left counts as seen then.
     ///
     /// A shared cooldown is remembered until it is over, like its own, or a node could flap its way out of it. A state
-    /// that the operator wants is not worth it by itself: the feed repeats it seconds after the node is back, and every
+    /// that the operator wants is not worth it by itself: the feed repeats it a second after the node is back, and every
     /// deploy leaves as many drained nodes behind as there are.
     #[must_use]
     pub fn departed(mut self, now: Millis) -> Option<Self> {

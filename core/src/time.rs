@@ -71,6 +71,11 @@ impl Timer {
         self.next = now + pause.min(self.longest);
     }
 
+    /// Due after this pause at the latest.
+    pub fn hasten(&mut self, now: Millis, pause: Millis) {
+        self.next = self.next.min(now + pause);
+    }
+
     /// True once its time has come.
     #[must_use]
     pub fn is_due(&self, now: Millis) -> bool {

@@ -134,6 +134,23 @@ fn all_records_are_read_now_and_then() {
 }
 
 #[test]
+fn what_is_on_record_of_newcomers_is_asked_for_within_a_second() {
+    let mut feed = read_on();
+    let nodes = ["GET /v1/nodes?pool=nodes"];
+    feed.handle_reply(CHANGES_TOKEN, None, NOW);
+    let is_asked = |feed: &mut Feed, now| calls(feed, now, &[]).contains(&nodes[0].to_owned());
+    assert!(!is_asked(&mut feed, at(3_000)));
+
+    feed.handle_newcomers(at(3_000));
+    feed.handle_newcomers(at(3_900));
+    assert!(!is_asked(&mut feed, at(3_999)), "for all that come within a second at once");
+    assert!(is_asked(&mut feed, at(4_000)));
+    feed.handle_reply(NODES_TOKEN, Some(NODES.as_bytes()), at(4_000));
+    assert!(!is_asked(&mut feed, at(13_999)));
+    assert!(is_asked(&mut feed, at(14_000)));
+}
+
+#[test]
 fn a_cooldown_is_reported_once_and_again_if_it_lasts_notably_longer() {
     let mut feed = read_on();
     calls(&mut feed, NOW, &[]);

@@ -27,6 +27,8 @@ use requests::Flying;
 
 /// When the clocks start: any time after the longest cooldown will do.
 const EPOCH: u64 = 1_700_000_000_000;
+/// A proxy that was blind looks again within one poll and one tick.
+const NEXT_LOOK: u64 = 1_200;
 /// How long all must agree before the run ends.
 const AGREEMENT: u64 = 11_000;
 /// When a run ends.
@@ -119,6 +121,8 @@ struct Envoy {
     had_clock_off: bool,
     clock_changed: u64,
     blind: u32,
+    /// When it was last blind.
+    blind_until: u64,
     troubles: u32,
     calm_since: u64,
     next_stream: u32,
@@ -318,7 +322,7 @@ impl Run {
             now: self.now,
             time: self.time(),
             calm_since: (envoy.troubles == 0).then_some(envoy.calm_since),
-            is_blind: envoy.blind > 0,
+            is_blind: envoy.blind > 0 || self.now < envoy.blind_until + NEXT_LOOK,
             had_clock_off: envoy.had_clock_off,
         }
     }
@@ -349,6 +353,7 @@ impl Envoy {
             had_clock_off: false,
             clock_changed: 0,
             blind: 0,
+            blind_until: 0,
             troubles: 0,
             calm_since: 0,
             next_stream: 1,

@@ -108,6 +108,9 @@ impl Pool {
         self.failures.answers.adopt(snapshot.nodes.iter().map(|node| node.key_hash));
         if let Some(engine) = &mut self.engine {
             engine.handle_snapshot(Rc::clone(&snapshot), now);
+            if let Some(feed) = self.feed.as_mut().filter(|_| engine.has_newcomers()) {
+                feed.handle_newcomers(now);
+            }
         }
         self.snapshot = Some(snapshot);
         Ok(())

@@ -120,6 +120,7 @@ impl Run {
             What::StoreLoses(_) => self.trouble_all(false),
             What::Blind(proxy) => {
                 self.proxies[proxy].blind -= 1;
+                self.proxies[proxy].blind_until = now;
                 self.trouble(proxy, false);
             }
             What::ClockOff(proxy, by) => self.turn_clock(proxy, -by, false),
