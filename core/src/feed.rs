@@ -40,8 +40,8 @@ pub struct Feed {
     changes: Line,
     nodes: Line,
     cooldown: Line,
-    /// Until when each failed node is out, as reported to the state service.
-    reported: BTreeMap<String, Millis>,
+    /// When each failed node was reported to the state service, and until when it is out by that.
+    reported: BTreeMap<String, (Millis, Millis)>,
 }
 
 /// A call to make.
@@ -243,15 +243,16 @@ impl Feed {
 
     /// Reports one node that failed, or that is out for notably longer than was reported.
     fn next_cooldown(&mut self, cooldowns: &[(String, Millis)], now: Millis) -> Option<ApiRequest> {
-        self.reported.retain(|_, until| now < *until);
+        // What a clock said that was set back since says nothing.
+        self.reported.retain(|_, (since, until)| *since <= now && now < *until);
         cooldowns.iter().find_map(|(node, until)| {
             let name = node.parse::<NodeId>().ok()?;
             let until = (*until).min(now + LONGEST_COOLDOWN);
-            let reported = self.reported.get(node).copied().unwrap_or_default();
+            let reported = self.reported.get(node).map(|(_, until)| *until).unwrap_or_default();
             if until.since(reported).0 < (until.since(now).0 / 4).max(1) {
                 return None;
             }
-            self.reported.insert(node.clone(), until);
+            self.reported.insert(node.clone(), (now, until));
             // The clocks of proxies differ, so what is left of it is said, and not when it ends.
             let change = NodeChange { cooldown_ms: Some(until.since(now).0), ..NodeChange::default() };
             Some(ApiRequest::change_node(&self.pool, &name, &change))

@@ -338,7 +338,8 @@ impl Proxy {
     }
 
     /// The backend ended the request's session.
-    pub fn handle_end(&mut self, request: &Request, now: Millis) {
+    pub fn handle_end(&mut self, request: &mut Request, now: Millis) {
+        request.cookie = None;
         if let Some(id) = &request.session
             && let Some(engine) = self.engine_of(request)
         {

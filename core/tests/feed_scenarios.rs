@@ -167,6 +167,22 @@ fn a_cooldown_is_reported_once_and_again_if_it_lasts_notably_longer() {
 
 /// The clocks of two proxies differ; that of the store is the one that counts.
 #[test]
+fn a_clock_that_was_set_back_keeps_no_cooldown_from_being_shared() {
+    let mut feed = read_on();
+    let puts = |feed: &mut Feed, now, until| {
+        let made = calls(feed, now, &[("10.0.0.1:8080", until)]);
+        feed.handle_reply(COOLDOWN_TOKEN, Some(b"{}"), now);
+        made.iter().filter(|call| call.starts_with("PUT")).count()
+    };
+    assert_eq!(puts(&mut feed, at(3_600_000), 3_608_000), 1);
+    assert_eq!(puts(&mut feed, at(3_600_500), 3_608_000), 0, "it was reported");
+    for back in [2_000, 3_600_000] {
+        let now = 3_600_000 - back;
+        assert_eq!(puts(&mut feed, at(now), now + 8_000), 1, "{back} ms back");
+    }
+}
+
+#[test]
 fn a_shared_cooldown_ends_by_the_readers_own_clock() {
     const LEFT: u64 = 8_000;
     let record = |until: u64| format!(r#"{{"node":"a","version":1,"cooldown_until_ms":{until}}}"#);

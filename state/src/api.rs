@@ -71,6 +71,8 @@ struct Service {
     metrics: Metrics,
     in_flight: Semaphore,
     polls: Semaphore,
+    /// A count walks through the store: one at a time.
+    counts: Semaphore,
     access: Access,
     leaving: watch::Receiver<bool>,
 }
@@ -83,6 +85,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         metrics: Metrics::new(),
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
+        counts: Semaphore::new(1),
         access: limits.access,
         leaving: limits.leaving,
     });
@@ -211,6 +214,7 @@ async fn counts(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) 
         query.fault("limit", format!("must be {MAX_COUNTED} at most"));
     }
     let pool = query.only_pool()?;
+    let _permit = service.counts.try_acquire().map_err(|_| Failure::TooMany)?;
     json(&service.store.count(&pool, limit.unwrap_or(COUNTED)).await?)
 }
 

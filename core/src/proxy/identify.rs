@@ -112,6 +112,8 @@ impl Proxy {
         memo: &Memo,
         waiter: &Waiter<'_>,
     ) -> Decision {
+        // A token of another issuer, or for others, may be right elsewhere on this host.
+        let provider = provider.filter(|_| !matches!(refusal, Refusal::Issuer | Refusal::Audience));
         let deletion = provider.and_then(|provider| self.tokens.deletion(provider, memo, waiter.attributes));
         match Decision::challenge(reason, refusal.challenge()) {
             Decision::Reply(reply) => {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::{Proxy, Request, terms};
 use crate::affinity::Minted;
 use crate::attributes::{Attributes, ResponseHeaders};
-use crate::config::Membership;
+use crate::config::{Membership, Missing};
 use crate::decision::Decision;
 use crate::event::{Counter, Outcome, Reason, RuleResult};
 use crate::passive::{Evidence, Failure, Kind, evidence, hidden_failure};
@@ -49,8 +49,28 @@ impl Proxy {
     ) -> Response {
         let mut response = self.judge_response(request, shows_node, attributes);
         self.learn(stream, request, &mut response, attributes);
+        self.leave_cookie(request, attributes);
         self.note_cookie(request);
         response
+    }
+
+    /// Does not renew a cookie that the node itself sets or takes away with this response, as at login and logout: a browser
+    /// believes the last of two.
+    fn leave_cookie(&self, request: &mut Request, response: &impl ResponseHeaders) {
+        if !request.has_issued_cookie || request.cookie.is_none() {
+            return;
+        }
+        let rule = request.rule.and_then(|rule| self.rules.get(rule));
+        let Some(Missing::IssueCookie(template)) = rule.map(|rule| &rule.config.session.missing) else {
+            return;
+        };
+        let names = |line: &Vec<u8>| {
+            let name = line.split(|byte| *byte == b'=').next().unwrap_or_default();
+            name.trim_ascii() == template.name().as_bytes()
+        };
+        if response.set_cookies().iter().any(names) {
+            request.cookie = None;
+        }
     }
 
     fn judge_response(

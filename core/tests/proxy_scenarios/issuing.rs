@@ -351,6 +351,27 @@ fn a_renewal_that_no_response_carried_is_due_still() {
 }
 
 #[test]
+fn a_cookie_that_the_node_sets_or_deletes_is_not_renewed_nor_that_of_a_session_that_it_ends() {
+    let mut proxy = issuing(&Value::Null, &Value::Null, &json!({"max_age": "4h"}));
+    see_members(&mut proxy);
+    let returning = Fake::new(&[("cookie", "sid=0123456789abcdef0123456789abcdef")]);
+    let mut set_with = |line: Option<&str>, ends: bool| {
+        let (mut request, _) = proxy.handle_request(3, None, &returning);
+        assert!(request.cookie.is_some());
+        if ends {
+            proxy.handle_end(&mut request, NOW);
+        }
+        let lines: Vec<(&str, &str)> = line.map(|line| ("set-cookie", line)).into_iter().collect();
+        proxy.handle_response(3, &mut request, false, &Fake::new(&lines));
+        request.cookie.is_some()
+    };
+    assert!(!set_with(Some("sid=; Max-Age=0"), false), "a logout");
+    assert!(!set_with(Some(" sid = another; Path=/"), false), "another id");
+    assert!(!set_with(None, true), "an end");
+    assert!(set_with(Some("side=b; sid=c"), false), "another cookie");
+}
+
+#[test]
 fn only_its_own_cookies_are_renewed() {
     let id = "0123456789abcdef0123456789abcdef";
     let cookie = format!("{COOKIE}={id}");

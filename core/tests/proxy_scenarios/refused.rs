@@ -85,6 +85,16 @@ fn a_refused_token_is_deleted_from_the_cookie_that_held_it() {
 }
 
 #[test]
+fn a_token_that_is_for_others_stays_in_its_cookie() {
+    let mut proxy = proxy(|config| config["jwt_providers"][0]["audiences"] = json!(["games"]));
+    let now = NOW.0 / 1000;
+    for (audience, expires, deletion) in [("chat", now + 60, None), ("games", now - 3_600, Some(DELETION))] {
+        let cookie = format!("token={}", token(&json!({"sub": "ada", "aud": audience, "exp": expires})));
+        assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie)])), (401, deletion), "{audience}");
+    }
+}
+
+#[test]
 fn a_token_from_elsewhere_deletes_no_cookie() {
     let mut proxy = proxy(|_| ());
     let bad = expired();

@@ -136,9 +136,9 @@ fn a_notice_is_repeated_if_its_request_ended_without_an_answer() {
 #[test]
 fn the_backend_ends_a_session_and_the_next_request_asks() {
     let mut proxy = ready(Value::Null);
-    let request = routed(&mut proxy, "alice", NODES[1]);
+    let mut request = routed(&mut proxy, "alice", NODES[1]);
 
-    proxy.handle_end(&request, Millis(1_000));
+    proxy.handle_end(&mut request, Millis(1_000));
 
     let (_, progress) = proxy.handle_request(2, None, &Fake::new(&[("x-session", "alice")]));
     assert_eq!(progress, Progress::Waiting);

@@ -181,7 +181,7 @@ impl Worker {
     ) {
         let Some(mut request) = self.requests.remove(&stream) else { return };
         if ends && request.is_tracked() {
-            self.proxy.handle_end(&request, now);
+            self.proxy.handle_end(&mut request, now);
         }
         let response = self.proxy.handle_response(stream, &mut request, false, &answer.at(now));
         self.requests.insert(stream, request);
