@@ -260,7 +260,7 @@ fn each_provider_is_read_as_meant() {
     assert_eq!(
         deletions,
         [
-            "__Secure-token=; Path=/app; Domain=.example.com; Max-Age=0; SameSite=None; Secure; HttpOnly; Partitioned",
+            "__Secure-token=; Path=/app; Domain=example.com; Max-Age=0; SameSite=None; Secure; HttpOnly; Partitioned",
             "token=; Path=/; Max-Age=0; SameSite=Lax; HttpOnly",
         ]
     );

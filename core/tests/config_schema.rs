@@ -26,6 +26,7 @@ const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("rules-of-unknown-pools", "compares names of rules with those of pools"),
     ("sessions-that-need-a-state-cluster", "compares a session's fields with another part of the document"),
     ("two-pools-of-one-name-only", "compares elements of an array by one field"),
+    ("until-that-cuts-issued-ids", "compares a source with the cookie that is issued"),
 ];
 
 fn schema() -> Value {

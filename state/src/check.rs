@@ -57,6 +57,11 @@ fn check(file: &Path) -> u8 {
                 println!("{shown}: {fault}");
             }
             println!("{shown}: {}", count(faults.len(), "fault"));
+            if file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+                eprintln!(
+                    "{shown}: give the JSON that stands in the filter's configuration, not Envoy's own file"
+                );
+            }
             FAULTS
         }
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::leftovers;
 use crate::process::{Server, last_words};
 
 /// A browser, which ends with its owner.
@@ -21,6 +22,7 @@ impl Browser {
     /// If there is no Chromium on the PATH, and `CHROMIUM` names none.
     pub fn open(url: &str) -> Self {
         let profile = tempfile::Builder::new().prefix("berth-").tempdir().expect("a directory");
+        leftovers::note_folder(profile.path()).expect("a record");
         let server = Server::default();
         // Some distributions block them.
         std::fs::create_dir(profile.path().join("Default")).expect("a folder");
@@ -32,6 +34,7 @@ impl Browser {
         command.arg("--host-resolver-rules=MAP *.example 127.0.0.1");
         // Otherwise it ends once the page is loaded.
         command.args(["--remote-debugging-port=0"]);
+        command.env("TMPDIR", profile.path());
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
         server.start(&mut command, &profile.path().join("log")).expect("Chromium starts");
         Self { server, profile }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::envoy::root;
 use crate::eventually::{patience, poll};
+use crate::leftovers;
 use crate::process::{Server, last_words};
 
 /// The libraries are imported first, on a busy machine.
@@ -33,6 +34,7 @@ impl PythonNodes {
     /// If they do not, with the program's last words.
     pub async fn start(program: &str, count: usize) -> Self {
         let directory = tempfile::Builder::new().prefix("berth-").tempdir().expect("a directory");
+        leftovers::note_folder(directory.path()).expect("a record");
         let log = directory.path().join("log");
         let server = Server::default();
         server.start(command(program).arg(count.to_string()), &log).expect("python3");

@@ -102,6 +102,17 @@ pub(super) fn read_session(
                        missing";
         faults.add(&path_of(&path_of(&fields.path_of("missing"), "issue_cookie"), "name"), message);
     }
+    for (path, source) in
+        elements.iter().filter(|(_, source)| issued.is_some() && source.get("cookie") == issued)
+    {
+        let until = source.get("until").and_then(Value::as_str);
+        if until.is_some_and(|until| {
+            !until.is_empty() && until.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        }) {
+            let message = "would cut the ids that Berth issues, which are of 0 to 9 and a to f: leave it out";
+            faults.add(&path_of(path, "until"), message);
+        }
+    }
     let ttl = fields.duration("ttl", Millis(MIN_TTL)..=Millis(MAX_TTL), faults);
     let max_age = fields.duration("max_age", MAX_AGE, faults);
     let choices = [("accept", Superseded::Accept), ("reject", Superseded::Reject)];

@@ -51,6 +51,37 @@ impl CookieSettings {
     }
 }
 
+impl CookieSettings {
+    /// The `set-cookie` value that deletes a cookie which was set so. A browser keeps a cookie by its name, domain, path and
+    /// partition, and drops what breaks the rules of the name's prefix: so it looks like what set it.
+    ///
+    /// # Errors
+    /// Every reason why a browser would drop it.
+    pub fn deletion(&self) -> Result<Box<str>, Vec<CookieFault>> {
+        let faults = CookieFault::all_in(self);
+        if faults.is_empty() {
+            Ok(format!("{}={}", self.name, self.attributes(Some(0))).into())
+        } else {
+            Err(faults)
+        }
+    }
+
+    fn attributes(&self, max_age_seconds: Option<u32>) -> String {
+        let max_age = max_age_seconds.map(|seconds| format!("; Max-Age={seconds}"));
+        let domain = self.domain.as_deref().map(|name| format!("; Domain={}", without_dot(name)));
+        format!(
+            "; Path={path}{domain}{max_age}; SameSite={same_site}{secure}{http_only}{partitioned}",
+            path = self.path,
+            domain = domain.unwrap_or_default(),
+            max_age = max_age.unwrap_or_default(),
+            same_site = self.same_site.as_str(),
+            secure = if self.secure { "; Secure" } else { "" },
+            http_only = if self.http_only { "; HttpOnly" } else { "" },
+            partitioned = if self.partitioned { "; Partitioned" } else { "" },
+        )
+    }
+}
+
 /// Which requests caused by another site carry the cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameSite {
@@ -93,18 +124,7 @@ impl CookieTemplate {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let max_age =
-            settings.max_age_seconds.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
-        let domain = settings.domain.as_deref().map(|name| format!("; Domain={}", without_dot(name)));
-        let attributes = format!(
-            "; Path={path}{domain}{max_age}; SameSite={same_site}{secure}{http_only}{partitioned}",
-            path = settings.path,
-            domain = domain.unwrap_or_default(),
-            partitioned = if settings.partitioned { "; Partitioned" } else { "" },
-            same_site = settings.same_site.as_str(),
-            secure = if settings.secure { "; Secure" } else { "" },
-            http_only = if settings.http_only { "; HttpOnly" } else { "" },
-        );
+        let attributes = settings.attributes(settings.max_age_seconds);
         let max_age = settings.max_age_seconds.map(|seconds| Millis(u64::from(seconds) * 1000));
         let domain = settings.domain.as_deref().map(|domain| without_dot(domain).to_ascii_lowercase());
         Ok(Self { name: settings.name.clone(), domain, max_age, attributes })
@@ -450,5 +470,32 @@ mod tests {
     fn faults_say_what_to_do() {
         assert!(CookieFault::SameSiteNoneNotSecure.to_string().ends_with("set secure"));
         assert!(CookieFault::MaxAgeZero.to_string().contains("leave it out"));
+    }
+
+    #[test]
+    fn what_deletes_a_cookie_looks_like_what_set_it() {
+        let plain = CookieSettings::named("token");
+        assert_eq!(&*plain.deletion().unwrap(), "token=; Path=/; Max-Age=0; SameSite=Lax; HttpOnly");
+
+        let everywhere = CookieSettings {
+            path: "/app".into(),
+            domain: Some("example.com".into()),
+            secure: true,
+            same_site: SameSite::None,
+            partitioned: true,
+            ..CookieSettings::named("__Secure-token")
+        };
+        assert_eq!(
+            &*everywhere.deletion().unwrap(),
+            "__Secure-token=; Path=/app; Domain=example.com; Max-Age=0; SameSite=None; Secure; HttpOnly; Partitioned"
+        );
+    }
+
+    #[test]
+    fn what_would_not_delete_a_cookie_is_a_fault() {
+        let host = CookieSettings { secure: true, ..CookieSettings::named("__Host-token") };
+        assert!(host.deletion().is_ok());
+        let with_domain = CookieSettings { domain: Some("example.com".into()), ..host };
+        assert_eq!(with_domain.deletion(), Err(vec![CookieFault::HostPrefixWithDomain]));
     }
 }

@@ -11,7 +11,6 @@
 mod algorithm;
 mod cache;
 mod claims;
-mod deletion;
 mod json;
 mod jwks;
 mod jws;
@@ -25,7 +24,6 @@ mod wanted;
 pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
 pub use self::claims::Claims;
-pub use self::deletion::{DeletionFault, StoredCookie};
 pub use self::jwks::{JwksError, MAX_BYTES as MAX_JWKS};
 pub use self::keys::{Key, KeyError, Keys};
 pub use self::path::{ClaimPath, ClaimPathError};

@@ -44,6 +44,11 @@ pub(super) async fn nodes(admin: &Client, cluster: &str) -> Result<Vec<(String, 
     let Some(mut hosts) = seen else {
         let page = admin.page("/clusters").await?;
         let names = cluster_names(&page).join(", ");
+        if names.is_empty() {
+            return Err(Failure::Refused(
+                "it names no clusters: is --admin Envoy's admin interface?".to_owned(),
+            ));
+        }
         return Err(Failure::Refused(format!(
             "Envoy has no cluster {cluster}; name one with --cluster: {names}"
         )));

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::config::fields::{Faults, Fields};
 use crate::config::session::place_of;
-use crate::session::{CookieFault, SameSite, SourceError};
-use crate::token::{DeletionFault, StoredCookie, TokenSource};
+use crate::session::{CookieFault, CookieSettings, SameSite, SourceError};
+use crate::token::TokenSource;
 
 /// Each costs a look per request.
 const MAX_SOURCES: usize = 8;
@@ -83,7 +83,7 @@ fn read_deletion(fields: &mut Fields<'_>, name: &str, faults: &mut Faults) -> Op
     const FIELD: &str = "delete_when_refused";
     let value = fields.value(FIELD)?;
     let mut fields = Fields::of(value, &fields.path_of(FIELD), faults);
-    let mut cookie = StoredCookie::named(name);
+    let mut cookie = CookieSettings::named(name);
     if let Some(path) = fields.string("path", faults) {
         path.clone_into(&mut cookie.path);
     }
@@ -94,14 +94,11 @@ fn read_deletion(fields: &mut Fields<'_>, name: &str, faults: &mut Faults) -> Op
     cookie.partitioned = fields.flag("partitioned", false, faults);
     let deletion = cookie.deletion().map_err(|found| {
         for fault in found {
-            let place = match fault {
-                // The name's own fault is reported where the name is.
-                DeletionFault::Cookie(CookieFault::Name) => continue,
-                DeletionFault::Cookie(fault) => place_of(fault),
-                DeletionFault::Domain | DeletionFault::HostPrefixWithDomain => "domain",
-                DeletionFault::PartitionedNotSecure => "secure",
-            };
-            let place = fields.path_of(place);
+            // The name's own fault is reported where the name is.
+            if fault == CookieFault::Name {
+                continue;
+            }
+            let place = fields.path_of(place_of(fault));
             if !faults.are_at(&place) {
                 faults.add(&place, format!("would not work: {fault}"));
             }
