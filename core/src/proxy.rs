@@ -151,8 +151,12 @@ impl Proxy {
             }
         }
         self.pending.succeed(&former.pending, |index| {
-            let name = &former.pools.get(index)?.config.name;
-            self.pools.iter().position(|pool| pool.config.name == *name)
+            // Members from elsewhere may come at once.
+            let former = &former.pools.get(index)?.config;
+            let is_same = |pool: &Pool| {
+                (&pool.config.name, &pool.config.membership) == (&former.name, &former.membership)
+            };
+            self.pools.iter().position(is_same)
         });
     }
 

@@ -41,7 +41,7 @@ fn read_members(list: &Value, path: &str, faults: &mut Faults) -> Option<Vec<Obs
 }
 
 /// Where a pool's members come from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Membership {
     /// From Envoy's admin interface, where the cluster has this name.
     Cluster(String),

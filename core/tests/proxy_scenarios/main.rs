@@ -417,6 +417,25 @@ fn a_reload_keeps_the_pins_of_the_pool_with_the_same_name() {
     assert_eq!(owner(&decide(&mut proxy, &Fake::new(&[("x-session", "alice")]))), NODES[1]);
 }
 
+#[test]
+fn a_reload_waits_again_for_members_only_if_they_are_others() {
+    let ask = |proxy: &mut Proxy| {
+        let attributes = Fake::new(&[("x-session", "alice")]);
+        proxy.handle_request(1, None, &attributes).1
+    };
+    let mut former = proxy(Value::Null);
+    assert_eq!(ask(&mut former), Progress::Pending);
+    take_ready(&mut former, NOW + Millis(60_000));
+    for (cluster, progress) in [("nodes", Progress::Decided), ("others", Progress::Pending)] {
+        let pool = json!({
+            "name": "nodes", "cluster": cluster, "session": {"sources": [{"header": "x-session"}]}
+        });
+        let mut next = of(&json!({"v": 1, "state": {"cluster": "berth_state"}, "pools": [pool]}));
+        next.succeed(&former);
+        assert_eq!(ask(&mut next), progress, "{cluster}");
+    }
+}
+
 fn take_ready(proxy: &mut Proxy, now: Millis) -> Vec<(u32, Waited)> {
     proxy.take_ready(now, |_| false, |_| Millis(1_000))
 }

@@ -43,12 +43,12 @@ pub(super) async fn answer(
     let mints = request.headers().contains_key("x-mint");
     let mut answer = match mode {
         _ if health_check => health(&shared),
-        Mode::Fail(status) => plain(status, "set to fail\n"),
+        Mode::Fail(status) => after(request, plain(status, "set to fail\n")).await?,
         _ if request.uri().path() == "/fault/close" => return Err("a handler with a fault".into()),
         _ if request.uri().path() == "/fault/hang" => std::future::pending().await,
         _ if request.uri().path() == "/fault/cut" => cut(request.version(), reset),
         _ if request.uri().path() == "/eof" => until_the_end(),
-        _ if let Some(answer) = minting::answer(&request, &shared) => answer,
+        _ if let Some(answer) = minting::answer(&request, &shared) => after(request, answer).await?,
         _ if is(&request, header::UPGRADE, "websocket") => websocket(request, &shared),
         _ if is(&request, header::CONTENT_TYPE, "application/grpc") => grpc(request).await?,
         _ => echo(request, &shared).await?,
@@ -63,6 +63,13 @@ pub(super) async fn answer(
             HeaderValue::from_str(value).expect("a header value"),
         );
     }
+    Ok(answer)
+}
+
+/// An answer once the request is read: with a part of it still to come hyper would close the connection behind the answer, and
+/// Envoy's next request might run into that.
+async fn after(request: Request<Incoming>, answer: Answer) -> Result<Answer, hyper::Error> {
+    request.into_body().collect().await?;
     Ok(answer)
 }
 
