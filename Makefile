@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup wasm check test test-browser e2e validate demo bench simulate fmt clean
 CARGO_FLAGS := --locked
-# A third of the time of an end-to-end test is waiting.
+# End-to-end tests often wait, so more of them run at once than there are processors.
 E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 help: ## print this list

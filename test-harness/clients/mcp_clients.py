@@ -5,10 +5,8 @@ the server has it, which knows no sessions. Prints a JSON list: what each client
 """
 
 import asyncio
-import json
-import os
-import sys
 
+import using
 from mcp import Client
 
 CALLS = 6
@@ -31,11 +29,4 @@ async def use(url, mode):
     return {"nodes": sorted({node for node, _ in answers}), "counts": [int(count) for _, count in answers]}
 
 
-async def main():
-    clients, mode, urls = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    uses = [use(urls[place % len(urls)], mode) for place in range(clients)]
-    seen = await asyncio.gather(*uses, return_exceptions=True)
-    print(json.dumps([{"failure": repr(each)} if isinstance(each, BaseException) else each for each in seen]))
-
-
-asyncio.run(asyncio.wait_for(main(), float(os.environ.get("BERTH_CLIENT_LIMIT", "60"))))
+using.run(use)

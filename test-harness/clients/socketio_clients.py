@@ -4,13 +4,9 @@ MODE: `upgrade` polls and then takes a WebSocket, as browsers do; `polling` goes
 and keeps none. Prints a JSON list: what each client saw, or why it failed.
 """
 
-import asyncio
-import json
-import os
-import sys
-
 import aiohttp
 import socketio
+import using
 
 CALLS = 6
 
@@ -30,11 +26,4 @@ async def use(url, mode):
     return {"nodes": nodes, "counts": [count for _, count in answers], "transport": transport}
 
 
-async def main():
-    clients, mode, urls = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    uses = [use(urls[place % len(urls)], mode) for place in range(clients)]
-    seen = await asyncio.gather(*uses, return_exceptions=True)
-    print(json.dumps([{"failure": repr(each)} if isinstance(each, BaseException) else each for each in seen]))
-
-
-asyncio.run(asyncio.wait_for(main(), float(os.environ.get("BERTH_CLIENT_LIMIT", "60"))))
+using.run(use)
