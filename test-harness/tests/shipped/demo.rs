@@ -20,12 +20,15 @@ struct Place {
     /// Also that of temporary files, so that what is left there is a demo's.
     folder: TempDir,
     first_port: u16,
+    /// Locked as long as these ports are this place's.
+    _claim: File,
     harness: &'static str,
 }
 
 impl Place {
     fn new(harness: &'static str) -> Self {
-        Self { folder: TempDir::with_prefix("berth-test-").unwrap(), first_port: free_ports(), harness }
+        let (first_port, claim) = free_ports();
+        Self { folder: TempDir::with_prefix("berth-test-").unwrap(), first_port, _claim: claim, harness }
     }
 
     /// Starts this program, which is or starts a demo, and returns when the story has begun.
@@ -147,12 +150,18 @@ fn kill(signal: &str, id: &str) {
     assert!(Command::new("kill").args([signal, id]).status().unwrap().success());
 }
 
-/// The first of enough ports in a row that are free.
-fn free_ports() -> u16 {
+/// The first of enough ports in a row that are free, and the claim to them: looking whether a port is free takes it for a
+/// moment, so tests that run at the same time must not look at the same ones.
+fn free_ports() -> (u16, File) {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let start = 10_000 + u16::try_from(std::process::id() % 500).unwrap() * 40;
-    let mut firsts = (start..start + 2000).step_by(usize::from(NODE_PORTS + 3));
-    firsts.find(|first| (*first..first + NODE_PORTS + 3).all(is_free)).expect("free ports")
+    let start = std::process::id();
+    let mut blocks = (start..start + 1000).map(|block| 10_000 + u16::try_from(block % 1000).unwrap() * 20);
+    let claimed = blocks.find_map(|first| {
+        let claim = File::create(format!("{}/ports-{first}", env!("CARGO_TARGET_TMPDIR"))).unwrap();
+        let all_free = || (first..first + NODE_PORTS + 3).all(is_free);
+        (claim.try_lock().is_ok() && all_free()).then_some((first, claim))
+    });
+    claimed.expect("free ports")
 }
 
 fn demo() -> Command {
