@@ -26,9 +26,8 @@ pub(crate) struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Reads a file of envoy/ and points it at this tree's module and this world's nodes.
-    pub(crate) fn load(file: &Path, nodes: &Path, module: &Path) -> Self {
-        let mut json = read_yaml(file);
+    /// Points a bootstrap at this tree's module and this world's nodes. `origin` says whose it is.
+    pub(crate) fn new(mut json: Value, origin: &str, nodes: &Path, module: &Path) -> Self {
         let (nodes, module) = (path_text(nodes), path_text(module));
         let mut found = false;
         walk(&mut json, &mut |value| match value.as_str() {
@@ -39,7 +38,7 @@ impl Bootstrap {
             Some("target/berth.wasm") => *value = module.into(),
             _ => {}
         });
-        assert!(found, "{}: no cluster reads envoy/nodes.yaml", file.display());
+        assert!(found, "{origin}: no cluster reads envoy/nodes.yaml");
         for listener in array(&mut json, "/static_resources/listeners") {
             listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
         }

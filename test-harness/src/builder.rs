@@ -40,6 +40,7 @@ pub struct Builder {
     envoys: usize,
     concurrency: u32,
     file: String,
+    rendered: Option<Value>,
     version: Option<String>,
     filter: bool,
     http2_nodes: bool,
@@ -59,6 +60,7 @@ impl Builder {
             envoys: 1,
             concurrency: 2,
             file: "envoy.yaml".into(),
+            rendered: None,
             version: None,
             filter: true,
             http2_nodes: false,
@@ -93,6 +95,13 @@ impl Builder {
     /// Which file of envoy/ is the bootstrap. Default: envoy.yaml.
     pub fn file(mut self, name: &str) -> Self {
         self.file = name.into();
+        self
+    }
+
+    /// Takes this bootstrap instead of a file of envoy/: one that was put together as a control plane does it. Like those files
+    /// it reads its nodes from `envoy/nodes.yaml` and the filter from `target/berth.wasm`.
+    pub fn rendered(mut self, bootstrap: Value) -> Self {
+        self.rendered = Some(bootstrap);
         self
     }
 
@@ -204,7 +213,9 @@ impl Builder {
             }
             None => None,
         };
-        let mut bootstrap = Bootstrap::load(&root.join("envoy").join(&self.file), &nodes_file, &module);
+        let shipped = || read_yaml(&root.join("envoy").join(&self.file));
+        let json = self.rendered.unwrap_or_else(shipped);
+        let mut bootstrap = Bootstrap::new(json, &self.file, &nodes_file, &module);
         if !self.filter {
             bootstrap.remove_filter();
         }
