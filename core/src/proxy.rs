@@ -12,6 +12,7 @@
 mod identify;
 mod issuing;
 mod pool;
+mod refused;
 mod renewals;
 mod response;
 mod rules;
@@ -245,12 +246,12 @@ impl Proxy {
             history.created.is_some_and(|created| created > attributes.now() + Policy::DEFAULT_LEEWAY);
         if config.session.max_age.is_some() && (history.is_undated || is_ahead) {
             let (reason, refusal) = (Reason::TokenRefused, Refusal::ClaimType);
-            return Ok(self.refuse_token(provider, reason, refusal, memo, waiter));
+            return Ok(self.refuse_verified(provider, reason, refusal, memo, waiter));
         }
         let terms = Terms { is_issued: request.is_issued, ..terms(&config, history) };
         if terms.ends.is_some_and(|ends| ends <= self.tick) {
             let (reason, refusal) = (Reason::SessionOver, Refusal::Expired);
-            return Ok(self.refuse_token(provider, reason, refusal, memo, waiter));
+            return Ok(self.refuse_verified(provider, reason, refusal, memo, waiter));
         }
         let Some(snapshot) = pool.snapshot() else {
             if pool.engine.is_some() {

@@ -46,6 +46,9 @@ pub const MAX_SESSION_ID: usize = 512;
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionId(Vec<u8>);
 
+/// The length of an id that Berth makes.
+pub(crate) const RANDOM_DIGITS: usize = 32;
+
 impl SessionId {
     /// Takes over `bytes` as an id, without surrounding blanks; `None` if what is left is not fit to be one.
     pub fn new(mut bytes: Vec<u8>) -> Option<Self> {
@@ -64,7 +67,7 @@ impl SessionId {
 
     /// True if it looks like one of [`Self::from_random`].
     pub fn looks_random(&self) -> bool {
-        self.0.len() == 32 && self.0.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        self.0.len() == RANDOM_DIGITS && self.0.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     }
 
     /// The id as it was on the wire.

@@ -6,7 +6,8 @@ use super::claims::ClaimBook;
 use super::fields::{Faults, Fields, path_of, quoted, shown};
 use super::source::read_source;
 use crate::session::{
-    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LearnSource, SameSite, Source, is_header_name,
+    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LearnSource, RANDOM_DIGITS, SameSite, Source,
+    is_header_name,
 };
 use crate::time::Millis;
 use crate::wire::{MAX_TTL, MIN_TTL};
@@ -107,7 +108,8 @@ pub(super) fn read_session(
     {
         let until = source.get("until").and_then(Value::as_str);
         if until.is_some_and(|until| {
-            !until.is_empty() && until.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            (1..=RANDOM_DIGITS).contains(&until.len())
+                && until.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         }) {
             let message = "would cut the ids that Berth issues, which are of 0 to 9 and a to f: leave it out";
             faults.add(&path_of(path, "until"), message);

@@ -33,7 +33,7 @@ impl Proxy {
         Err(Some(match (found, &session.missing) {
             (Found::Session(id, source, history), missing) => {
                 request.has_issued_cookie = matches!(missing, Missing::IssueCookie(template)
-                    if source.is_cookie(template.name()) && id.looks_random());
+                    if source.is_whole_cookie(template.name()) && id.looks_random());
                 return Ok((id, history));
             }
             // Observe mode begins no sessions and rejects nothing.
@@ -99,12 +99,12 @@ impl Proxy {
             let body = "berth: the keys that would verify this token are not there yet; try again\n";
             return PoolPolicy::of(&pool.config).unavailable(Reason::KeysAway, body);
         }
-        self.refuse_token(Some(provider), Reason::TokenRefused, refusal, memo, waiter)
+        let deletion = self.tokens.deletion_of_refused(memo, waiter.attributes);
+        unauthorized(Reason::TokenRefused, refusal, deletion)
     }
 
-    /// 401 to a token of this provider. If it came from a cookie that is to be deleted then, the answer deletes it: a browser
-    /// would send it with each request, and could not even log in again.
-    pub(super) fn refuse_token(
+    /// 401 to a token of this provider that was verified, and whose session cannot be served.
+    pub(super) fn refuse_verified(
         &self,
         provider: Option<usize>,
         reason: Reason,
@@ -112,15 +112,16 @@ impl Proxy {
         memo: &Memo,
         waiter: &Waiter<'_>,
     ) -> Decision {
-        // A token of another issuer, or for others, may be right elsewhere on this host.
-        let provider = provider.filter(|_| !matches!(refusal, Refusal::Issuer | Refusal::Audience));
-        let deletion = provider.and_then(|provider| self.tokens.deletion(provider, memo, waiter.attributes));
-        match Decision::challenge(reason, refusal.challenge()) {
-            Decision::Reply(reply) => {
-                Decision::Reply(Reply { set_cookie: deletion.map(Into::into), ..reply })
-            }
-            other => other,
-        }
+        let deletion =
+            provider.and_then(|provider| self.tokens.deletion_of(provider, memo, waiter.attributes));
+        unauthorized(reason, refusal, deletion)
+    }
+}
+
+fn unauthorized(reason: Reason, refusal: Refusal, deletion: Option<&str>) -> Decision {
+    match Decision::challenge(reason, refusal.challenge()) {
+        Decision::Reply(reply) => Decision::Reply(Reply { set_cookie: deletion.map(Into::into), ..reply }),
+        other => other,
     }
 }
 

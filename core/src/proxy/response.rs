@@ -64,11 +64,7 @@ impl Proxy {
         let Some(Missing::IssueCookie(template)) = rule.map(|rule| &rule.config.session.missing) else {
             return;
         };
-        let names = |line: &Vec<u8>| {
-            let name = line.split(|byte| *byte == b'=').next().unwrap_or_default();
-            name.trim_ascii() == template.name().as_bytes()
-        };
-        if response.set_cookies().iter().any(names) {
+        if response.set_cookies().iter().any(|line| template.may_be_set_by(line)) {
             request.cookie = None;
         }
     }

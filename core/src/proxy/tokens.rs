@@ -105,6 +105,14 @@ impl Memo {
         self.tokens.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
     }
 
+    /// The providers that refused a token, with the reason.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (usize, Refusal)> {
+        self.tokens.iter().filter_map(|(provider, token)| match token {
+            Token::Refused(refusal) => Some((*provider, *refusal)),
+            _ => None,
+        })
+    }
+
     /// Keys of this provider are not waited for: what is not known by now counts as unknown.
     pub(super) fn give_up(&mut self, provider: usize) {
         for (_, token) in self.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
@@ -140,28 +148,8 @@ impl Tokens {
         })
     }
 
-    /// What deletes the cookie from which this provider's token came, if it came from one and that is to be done.
-    ///
-    /// Nothing does while a provider that was asked may get keys that verify the token: it may be a good one.
-    pub(super) fn deletion(&self, provider: usize, memo: &Memo, attributes: &dyn Attributes) -> Option<&str> {
-        let config = &self.0.get(provider)?.config;
-        if config.from.iter().all(|source| source.deletion().is_none()) || self.may_get_keys(memo) {
-            return None;
-        }
-        let mut header = |name: &str| memo.last_look(name, attributes);
-        let found = token::locate(&config.from, &mut header, &mut |name| all_lines(attributes, name));
-        found?.0.deletion()
-    }
-
-    /// True if one of the tokens was refused for want of a key that its issuer may have published since.
-    fn may_get_keys(&self, memo: &Memo) -> bool {
-        let is_remote = |provider: &usize| {
-            self.0
-                .get(*provider)
-                .is_some_and(|provider| matches!(provider.config.verification, Verification::Remote(..)))
-        };
-        let for_want = |token: &Token| matches!(token, Token::Refused(Refusal::UnknownKey));
-        memo.tokens.iter().any(|(provider, token)| for_want(token) && is_remote(provider))
+    pub(super) fn get(&self, provider: usize) -> Option<&Provider> {
+        self.0.get(provider)
     }
 
     pub(super) fn on_invalid(&self, provider: usize) -> OnInvalid {

@@ -107,6 +107,7 @@ impl SameSite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieTemplate {
     name: String,
+    path: String,
     /// In lower case, without a leading dot.
     domain: Option<String>,
     max_age: Option<Millis>,
@@ -127,13 +128,38 @@ impl CookieTemplate {
         let attributes = settings.attributes(settings.max_age_seconds);
         let max_age = settings.max_age_seconds.map(|seconds| Millis(u64::from(seconds) * 1000));
         let domain = settings.domain.as_deref().map(|domain| without_dot(domain).to_ascii_lowercase());
-        Ok(Self { name: settings.name.clone(), domain, max_age, attributes })
+        Ok(Self { name: settings.name.clone(), path: settings.path.clone(), domain, max_age, attributes })
     }
 
     /// The cookie's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// True if this line of `Set-Cookie` may set or delete the same cookie: it has the name, and no other path or domain. A line
+    /// without these may have them from the request's URL.
+    #[must_use]
+    pub fn may_be_set_by(&self, line: &[u8]) -> bool {
+        let mut parts = line.split(|byte| *byte == b';').map(|part| {
+            let mut sides = part.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+            (sides.next().unwrap_or_default(), sides.next().unwrap_or_default())
+        });
+        if parts.next().is_none_or(|(name, _)| name != self.name.as_bytes()) {
+            return false;
+        }
+        parts.all(|(attribute, value)| {
+            if attribute.eq_ignore_ascii_case(b"path") {
+                // A browser takes what does not begin with a slash for none.
+                !value.starts_with(b"/") || value == self.path.as_bytes()
+            } else if attribute.eq_ignore_ascii_case(b"domain") {
+                let value = value.strip_prefix(b".").unwrap_or(value);
+                let ours = |domain: &String| value.eq_ignore_ascii_case(domain.as_bytes());
+                value.is_empty() || self.domain.as_ref().is_none_or(ours)
+            } else {
+                true
+            }
+        })
     }
 
     /// The domain, if browsers drop a cookie of it that this host sets. `*.example.com` is any host below it.
@@ -497,5 +523,33 @@ mod tests {
         assert!(host.deletion().is_ok());
         let with_domain = CookieSettings { domain: Some("example.com".into()), ..host };
         assert_eq!(with_domain.deletion(), Err(vec![CookieFault::HostPrefixWithDomain]));
+    }
+
+    #[test]
+    fn another_cookie_of_its_name_is_not_the_same() {
+        let settings =
+            CookieSettings { path: "/play".into(), domain: Some("example.com".into()), ..settings() };
+        let template = CookieTemplate::new(&settings).unwrap();
+        for same in [
+            "sid=",
+            " sid =x; Max-Age=0",
+            "sid=x; Path=/play; Domain=.Example.com",
+            "sid; path = /play",
+            "sid=x; Path; Domain=",
+            "sid=x; Path=play",
+        ] {
+            assert!(template.may_be_set_by(same.as_bytes()), "{same}");
+        }
+        for other in [
+            "sid2=x",
+            "Sid=x",
+            "x=sid",
+            "",
+            "sid=x; Path=/",
+            "sid=x; PATH=/old",
+            "sid=x; domain=a.example.com",
+        ] {
+            assert!(!template.may_be_set_by(other.as_bytes()), "{other}");
+        }
     }
 }

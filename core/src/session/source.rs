@@ -191,10 +191,11 @@ impl Source {
         self.first().is_some_and(Part::is_in_a_list)
     }
 
-    /// True if it reads this cookie, and nothing else.
+    /// True if it reads the whole value of this cookie, and nothing else.
     #[must_use]
-    pub fn is_cookie(&self, name: &str) -> bool {
-        matches!(&self.0, Kind::Single(Part { place: Place::Cookie(read), .. }) if read == name)
+    pub fn is_whole_cookie(&self, name: &str) -> bool {
+        matches!(&self.0, Kind::Single(Part { place: Place::Cookie(read), reading })
+            if read == name && reading.until.is_none())
     }
 
     fn first(&self) -> Option<&Part> {

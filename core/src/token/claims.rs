@@ -103,6 +103,12 @@ impl Claims {
         if found { Ok(()) } else { Err(Refusal::Audience) }
     }
 
+    /// Whether they name another issuer than this policy, or no audience of its own.
+    pub(super) fn are_of_others(&self, policy: &Policy) -> bool {
+        self.check_issuer(policy) == Err(Refusal::Issuer)
+            || self.check_audience(policy) == Err(Refusal::Audience)
+    }
+
     fn date(&self, name: &str) -> Result<Option<Millis>, Refusal> {
         self.0.get(name).map(|value| date(value).ok_or(Refusal::ClaimType)).transpose()
     }

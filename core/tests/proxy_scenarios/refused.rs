@@ -94,6 +94,85 @@ fn a_token_that_is_for_others_stays_in_its_cookie() {
     }
 }
 
+/// Whatever the reason for which it was refused: other issuers have other keys.
+#[test]
+fn a_token_that_says_that_it_is_for_others_stays_until_its_time_is_over() {
+    let mut proxy = proxy(|config| {
+        config["jwt_providers"][0]["issuer"] = "https://games".into();
+        config["jwt_providers"][0]["audiences"] = json!(["games"]);
+    });
+    let now = NOW.0 / 1000;
+    let claims = |issuer: &str, audience: &str, expires: u64| json!({"sub": "ada", "iss": issuer, "aud": audience, "exp": expires});
+    let theirs = claims("https://chat", "chat", now + 60);
+    let over = claims("https://chat", "chat", now - 3_600);
+    let forged = claims("https://games", "games", now + 60);
+    let [ours, unknown, none] =
+        [json!({"alg": "HS256", "kid": "a"}), json!({"alg": "HS256", "kid": "b"}), json!({"alg": "none"})];
+    let undated = json!({"sub": "ada", "iss": "https://chat", "aud": "chat"});
+    for (token, deletion) in [
+        (sign(&ours, &theirs), None),
+        (sign(&ours, &claims("https://games", "chat", now + 60)), None),
+        (sign(&unknown, &theirs), None),
+        (sign(&none, &theirs), None),
+        (sign(&ours, &undated), None),
+        (format!("{}x", sign(&ours, &theirs).trim_end_matches(char::is_alphanumeric)), None),
+        (sign(&unknown, &forged), Some(DELETION)),
+        (sign(&unknown, &over), Some(DELETION)),
+        (sign(&ours, &over), Some(DELETION)),
+    ] {
+        let reply = refused(&mut proxy, &[("cookie", &format!("token={token}"))]);
+        assert_eq!(seen(&reply), (401, deletion), "{token}");
+    }
+}
+
+#[test]
+fn each_cookie_is_judged_by_every_provider_that_reads_it() {
+    let now = NOW.0 / 1000;
+    let provider = |name: &str, audience: Value, cookie: &str, leeway: &str| {
+        json!({
+            "name": name, "algorithms": ["HS256"], "keys": [{"kid": "a", "secret": SECRET}],
+            "audiences": audience, "leeway": leeway,
+            "from": [{"cookie": cookie, "delete_when_refused": {}}]
+        })
+    };
+    let proxy = |providers: [Value; 2]| {
+        self::proxy(|config| {
+            let sources = providers.iter().map(|one| json!({"jwt": one["name"], "claim": "sub"}));
+            config["pools"][0]["session"]["sources"] = sources.collect();
+            config["jwt_providers"] = json!(providers);
+        })
+    };
+    let for_chat = |expires: u64| token(&json!({"sub": "ada", "aud": "chat", "exp": expires}));
+
+    // The token of the first may be right elsewhere; that of the second is over.
+    let mut two = proxy([
+        provider("games", json!(["games"]), "token", "1m"),
+        provider("guests", json!(["guests"]), "token2", "1m"),
+    ]);
+    let cookies = format!("token={}; token2={}", for_chat(now + 60), expired());
+    let deletion = DELETION.replace("token", "token2");
+    assert_eq!(seen(&refused(&mut two, &[("cookie", &cookies)])), (401, Some(&*deletion)));
+
+    // One cookie: over by the clock of its own provider, whose leeway is short.
+    let games = provider("games", json!(["games"]), "token", "1m");
+    let chat = provider("chat", json!(["chat"]), "token", "0s");
+    for providers in [[games.clone(), chat.clone()], [chat, games]] {
+        let mut proxy = proxy(providers);
+        let cookie = format!("token={}", for_chat(now - 30));
+        assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie)])), (401, Some(DELETION)));
+    }
+
+    // One cookie: the order of the providers that refuse it does not matter.
+    let games = provider("games", json!(["games"]), "token", "1m");
+    let mut strangers = provider("strangers", Value::Null, "token", "1m");
+    strangers["keys"] = json!([{"kid": "b", "secret": SECRET}]);
+    for providers in [[games.clone(), strangers.clone()], [strangers, games]] {
+        let mut proxy = proxy(providers);
+        let cookie = format!("token={}", for_chat(now + 60));
+        assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie)])), (401, None));
+    }
+}
+
 #[test]
 fn a_token_from_elsewhere_deletes_no_cookie() {
     let mut proxy = proxy(|_| ());
@@ -132,6 +211,11 @@ fn no_cookie_is_deleted_while_keys_may_come_that_verify_it() {
     proxy.tokens.set_keys(0, Keys::new(vec![Key::pem(Some("a"), pem).unwrap()]));
     assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("b"))])), (401, None), "a key to come");
     assert_eq!(seen(&refused(&mut proxy, &[("cookie", &cookie("a"))])), (401, Some(DELETION)), "a forgery");
+    // No key makes a token good whose time is over.
+    let rotated = sign(&json!({"alg": "RS256", "kid": "b"}), &json!({"sub": "ada", "exp": 1}));
+    let cookie_of = |token: &str| format!("token={token}");
+    let reply = refused(&mut proxy, &[("cookie", &cookie_of(&rotated))]);
+    assert_eq!(seen(&reply), (401, Some(DELETION)), "its key is published no longer");
 
     // Nor if the first provider refuses it, and it may be the second one's.
     let mut proxy = self::proxy(|config| {
