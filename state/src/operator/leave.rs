@@ -1,12 +1,12 @@
 //! `berth leave`: what a pod does before it stops. Its node takes no new sessions, and it waits for those that it has.
 //!
-//! The node says that it is draining again with each look, so that a service which lost its records learns of it. A session
+//! Each look also asks whether the node is still recorded as draining: a service that lost its records is notified again. A session
 //! counts while its pin lives: until it ends, or was not used for its time to live.
 
 use std::time::Duration;
 
 use berth_core::time::Millis;
-use berth_core::wire::{ApiRequest, CountReply, NodeChange, NodeState};
+use berth_core::wire::{ApiRequest, CountReply, NodeChange, NodeRecord, NodeState};
 use berth_state::given::{Given, time};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -159,7 +159,13 @@ impl Leaving {
         let Speaker { client, node, pools } = &self.speaker;
         let change = NodeChange { self_state: Some(NodeState::Draining), ..NodeChange::default() };
         for (position, pool) in pools.iter().enumerate() {
-            self.speaker.say(pool, &change).await?;
+            // Each change is in the service's log, also one that changes nothing.
+            let recorded = ask(client, &ApiRequest::node(pool.as_str(), node)).await;
+            match recorded {
+                Ok(NodeRecord { self_state: Some(NodeState::Draining), .. }) => {}
+                Ok(_) | Err(Failure::Absent(_)) => drop(self.speaker.say(pool, &change).await?),
+                Err(failure) => return Err(failure),
+            }
             if self.draining == position {
                 self.draining += 1;
                 self.settled = Instant::now() + SETTLED;
