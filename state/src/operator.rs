@@ -161,7 +161,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Failure::Output(_) | Failure::Refused(_) | Failure::Absent(_) => REFUSED,
         Failure::Usage(_) => BAD_USAGE,
-        Failure::Unreachable(_) => UNREACHABLE,
+        Failure::Unreachable(_) | Failure::Busy(_) => UNREACHABLE,
         Failure::Remaining(_) => REMAINING,
         Failure::Stopped(number, _) => SIGNALLED + number,
     };
@@ -258,7 +258,7 @@ async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
         let poll = ApiRequest::changes(asked.pool(), after.as_ref(), POLL_MS);
         let reply: ChangesReply = match asked.send(&poll).await {
             Ok(reply) => reply,
-            Err(Failure::Unreachable(reason)) if after.is_some() => {
+            Err(Failure::Unreachable(reason) | Failure::Busy(reason)) if after.is_some() => {
                 if !is_away {
                     let _ = writeln!(io::stderr(), "berth: {reason}; trying again each second");
                 }

@@ -41,6 +41,9 @@ pub(super) enum Failure {
     Absent(String),
     #[error("{0}")]
     Unreachable(String),
+    /// The service is well, and has too much to do for this now.
+    #[error("{0}")]
+    Busy(String),
     /// A node that leaves still had sessions at its deadline.
     #[error("{0}")]
     Remaining(String),
@@ -163,9 +166,8 @@ impl Client {
             let _ = write!(message, "\n  {fault}");
         }
         match status {
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                Err(Failure::Unreachable(message))
-            }
+            StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Unreachable(message)),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(message)),
             StatusCode::UNAUTHORIZED if self.token.is_none() => Err(Failure::Refused(
                 "the service asks for a token: give yours with --token, --token-file or BERTH_TOKEN"
                     .to_owned(),

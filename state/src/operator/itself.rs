@@ -118,7 +118,7 @@ pub(super) async fn join(itself: &Itself, joining: &Joining) -> Result<(), Failu
         let said = timeout_at(end, async {
             loop {
                 match speaker.say(pool, &started).await {
-                    Err(Failure::Unreachable(why)) => reason = why,
+                    Err(Failure::Unreachable(why) | Failure::Busy(why)) => reason = why,
                     said => return said,
                 }
                 sleep(ASK_AGAIN).await;

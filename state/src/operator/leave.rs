@@ -123,6 +123,8 @@ impl Leaving {
         let mut reason = "no answer in time".to_owned();
         loop {
             match timeout_at(self.end, self.look()).await {
+                // Another one counts: nodes that leave together take turns.
+                Ok(Err(Failure::Busy(why))) => reason = why,
                 Ok(Err(Failure::Unreachable(why))) => {
                     if !self.is_away {
                         warn(&format!("{why}; trying again each second"));
