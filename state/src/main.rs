@@ -1,6 +1,7 @@
 //! The `berth` command. Each subcommand is a module; this file only picks one.
 mod check;
 mod format;
+mod install;
 mod operator;
 mod ring;
 mod serve;
@@ -22,6 +23,7 @@ enum Command {
     Serve(berth_state::settings::CommandLine),
     Ring(Box<ring::Arguments>),
     Check(check::Arguments),
+    Install(install::Arguments),
     #[command(flatten)]
     Operator(Box<operator::Command>),
 }
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Serve(command_line) => serve::run(&command_line),
         Command::Ring(arguments) => ring::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
         Command::Operator(command) => operator::run(&command),
     }
 }

@@ -1,5 +1,5 @@
 //! What operators ask a running state service: `berth nodes`, `inspect`, `drain`, `set-state`, `forget`,
-//! `end` and `watch`.
+//! `end` and `watch`; and what nodes say of themselves: `berth leave` and `join`.
 //!
 //! Made for scripts as well as for people: `--format json` prints what the service answered, one object a line, and the
 //! exit code says how it went. A session id is hashed here and never sent.
@@ -8,13 +8,15 @@ mod asked;
 mod client;
 mod envoy;
 mod help;
+mod itself;
+mod leave;
 mod origin;
 mod pins;
 mod show;
+mod token;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use berth_core::time::Millis;
 use berth_core::wire::{
@@ -28,6 +30,8 @@ pub(crate) use self::arguments::Server;
 use self::arguments::{Listing, Session};
 use self::asked::Asked;
 use self::client::{Client, Failure};
+use self::itself::{ASK_AGAIN, Itself, Joining};
+use self::leave::Patience;
 pub(crate) use self::pins::Pins;
 use self::show::Listed;
 pub(crate) use self::show::duration;
@@ -38,12 +42,13 @@ const REFUSED: u8 = 1;
 const BAD_USAGE: u8 = 2;
 /// The service cannot be reached, or its store cannot.
 const UNREACHABLE: u8 = 3;
+/// A node that leaves still had sessions at its deadline.
+const REMAINING: u8 = 4;
+/// Added to the number of the signal that ended a command, as shells do.
+const SIGNALLED: u8 = 128;
 
 /// A little less than the longest that the service lets a poll wait.
 const POLL_MS: u64 = 25_000;
-/// Between two questions to a service that is away: a restart takes a few of them.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List nodes: what operators, proxies and they themselves said of them
@@ -110,6 +115,28 @@ pub(crate) enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Before a node stops: let it get no new sessions, and wait until it has no sessions
+    ///
+    /// For the preStop hook of a pod. The node says of itself that it is draining, in each pool; its next start ends that, if it
+    /// says so (berth join, or its own boot id). It goes on serving its sessions meanwhile.
+    #[command(after_help = help::LEAVE)]
+    Leave {
+        #[command(flatten)]
+        itself: Itself,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// After a node has started: end what was said of the former one at its address
+    ///
+    /// For the postStart hook of a pod whose program does not report its boot id itself. Sessions of the former node at this
+    /// address are marked: their next request brings the notice "restore". A service that does not answer is a warning.
+    #[command(after_help = help::JOIN)]
+    Join {
+        #[command(flatten)]
+        itself: Itself,
+        #[command(flatten)]
+        joining: Joining,
+    },
     /// Follow changes from now on: rehomed and ended sessions, nodes
     #[command(after_help = help::WATCH)]
     Watch {
@@ -134,7 +161,9 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Failure::Output(_) | Failure::Refused(_) | Failure::Absent(_) => REFUSED,
         Failure::Usage(_) => BAD_USAGE,
-        Failure::Unreachable(_) => UNREACHABLE,
+        Failure::Unreachable(_) | Failure::Busy(_) => UNREACHABLE,
+        Failure::Remaining(_) => REMAINING,
+        Failure::Stopped(number, _) => SIGNALLED + number,
     };
     let _ = writeln!(io::stderr(), "berth: {failure}");
     ExitCode::from(code)
@@ -171,6 +200,8 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let reply: EndReply = asked.send(&ApiRequest::end(asked.pool(), key, Millis(0))).await?;
             asked.print(&reply, |_| format!("ended {key}\n"))
         }
+        Command::Leave { itself, patience } => leave::leave(itself, patience).await,
+        Command::Join { itself, joining } => itself::join(itself, joining).await,
         Command::Watch { limit, server } => {
             let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
             watch(&asked, *limit).await
@@ -227,7 +258,7 @@ async fn watch(asked: &Asked, limit: Option<u64>) -> Result<(), Failure> {
         let poll = ApiRequest::changes(asked.pool(), after.as_ref(), POLL_MS);
         let reply: ChangesReply = match asked.send(&poll).await {
             Ok(reply) => reply,
-            Err(Failure::Unreachable(reason)) if after.is_some() => {
+            Err(Failure::Unreachable(reason) | Failure::Busy(reason)) if after.is_some() => {
                 if !is_away {
                     let _ = writeln!(io::stderr(), "berth: {reason}; trying again each second");
                 }

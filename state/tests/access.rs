@@ -333,7 +333,7 @@ fn operators_commands_say_which_token_it_takes_and_the_log_says_who_did_what() {
 
     for (arguments, code, says) in [
         (&["nodes", "--token", &read][..], 0, ""),
-        (&["nodes"], 1, "the service asks for a token: give yours with --token or BERTH_TOKEN"),
+        (&["nodes"], 1, "the service asks for a token: give yours with --token, --token-file or BERTH_TOKEN"),
         (
             &["drain", NODE, "--token", "else"],
             1,

@@ -11,7 +11,7 @@ mod usage;
 
 pub use admin::Host;
 pub(crate) use command::root;
-pub(crate) use launch::Launcher;
+pub(crate) use launch::{Launcher, in_docker, unique_name};
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -64,6 +64,12 @@ impl ApiRequest {
         Self::bare("GET", format!("/v1/nodes?pool={pool}"))
     }
 
+    /// What is recorded of a node.
+    #[must_use]
+    pub fn node(pool: &str, node: &NodeId) -> Self {
+        Self::bare("GET", node_path(pool, node))
+    }
+
     /// How many sessions each node has.
     #[must_use]
     pub fn counts(pool: &str) -> Self {

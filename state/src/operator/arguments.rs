@@ -12,10 +12,12 @@ use hyper::header::HeaderValue;
 
 use super::client::{Client, Pem, Tls};
 use super::origin::Origin;
+use super::token::Token;
 use crate::format::Format;
 
+/// How to reach the state service, and what to show it.
 #[derive(Args)]
-pub(crate) struct Server {
+pub(crate) struct Service {
     /// The state service, http:// or https://
     #[arg(
         long,
@@ -35,15 +37,6 @@ pub(crate) struct Server {
     /// PEM file with its private key
     #[arg(long, value_name = "FILE", env = "BERTH_CLIENT_KEY", value_parser = file())]
     client_key: Option<Given<PathBuf>>,
-    /// The pool
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "BERTH_POOL",
-        default_value = "nodes",
-        value_parser = Parser::new(pool)
-    )]
-    pub(super) pool: Given<PoolName>,
     /// Bearer token: the service's own, or, if it has --jwks, a JWT with the scope berth.read or berth.operate. Better from
     /// the environment, where no process list shows it
     #[arg(
@@ -54,6 +47,24 @@ pub(crate) struct Server {
         value_parser = Parser::new(bearer)
     )]
     token: Option<Given<HeaderValue>>,
+    /// File with such a token, which is read again for each call: it may be renewed meanwhile
+    #[arg(long, value_name = "FILE", env = "BERTH_TOKEN_FILE", value_parser = file())]
+    token_file: Option<Given<PathBuf>>,
+}
+
+#[derive(Args)]
+pub(crate) struct Server {
+    #[command(flatten)]
+    service: Service,
+    /// The pool
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "BERTH_POOL",
+        default_value = "nodes",
+        value_parser = Parser::new(pool)
+    )]
+    pub(super) pool: Given<PoolName>,
     /// JSON is one object a line
     #[arg(long, value_name = "NAME", default_value = "text", value_parser = choice::<Format>())]
     format: Given<Format>,
@@ -69,11 +80,11 @@ pub(crate) struct Session {
     key: Option<Given<SessionKey>>,
 }
 
-impl Server {
+impl Service {
     /// How to reach the service; reads the files of TLS.
     pub(super) fn client(&self, faults: &mut Vec<Fault>) -> Option<Client> {
         let origin = self.server.clone().take(faults);
-        let token = self.token.clone().map(|token| token.take(faults));
+        let token = Token::of(self.token.clone(), self.token_file.clone(), faults);
         let mut pem = |given: &Option<Given<PathBuf>>| {
             let given = given.clone()?;
             let place = given.place.to_string();
@@ -86,9 +97,16 @@ impl Server {
             return None;
         }
         let (ca, own) = (given_right(ca), given_right(cert.zip(key).map(|(cert, key)| cert.zip(key))));
-        let (origin, ca, own) = (origin?, ca?, own?);
+        let (origin, ca, own, token) = (origin?, ca?, own?, token?);
         let tls = Tls::read(&origin, ca.as_ref(), own.as_ref()).map_err(|all| faults.extend(all)).ok();
-        Some(Client::new(&origin, given_right(token)?, tls?))
+        Some(Client::new(&origin, token, tls?))
+    }
+}
+
+impl Server {
+    /// How to reach the service; reads the files of TLS.
+    pub(super) fn client(&self, faults: &mut Vec<Fault>) -> Option<Client> {
+        self.service.client(faults)
     }
 
     pub(super) fn pool(&self, faults: &mut Vec<Fault>) -> Option<PoolName> {
@@ -97,7 +115,7 @@ impl Server {
 
     /// Whether a flag or a variable names the service.
     pub(crate) fn is_named(&self) -> bool {
-        !matches!(self.server.place, Place::Default(_))
+        !matches!(self.service.server.place, Place::Default(_))
     }
 
     pub(super) fn names_pool(&self) -> bool {
@@ -156,7 +174,7 @@ impl Session {
     }
 }
 
-fn pool(text: &str) -> Result<PoolName, String> {
+pub(super) fn pool(text: &str) -> Result<PoolName, String> {
     text.parse().map_err(|error| format!("{error}, is {text:?}"))
 }
 
@@ -165,7 +183,7 @@ fn key(text: &str) -> Result<SessionKey, String> {
 }
 
 /// The value of `Authorization`. The token is not repeated in a fault.
-fn bearer(token: &str) -> Result<HeaderValue, String> {
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, String> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| "has control characters: a token has none".to_owned())?;
     value.set_sensitive(true);

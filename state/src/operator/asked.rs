@@ -29,8 +29,7 @@ impl Asked {
     }
 
     pub(super) async fn send<T: DeserializeOwned>(&self, request: &ApiRequest) -> Result<T, Failure> {
-        let ApiRequest { method, path, body } = request;
-        read(&self.client.ask(method, path, body).await?)
+        ask(&self.client, request).await
     }
 
     pub(super) fn print<T: Serialize>(&self, value: &T, text: impl Fn(&T) -> String) -> Result<(), Failure> {
@@ -54,6 +53,12 @@ impl Asked {
         let mut out = io::stdout().lock();
         out.write_all(all.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
     }
+}
+
+/// Sends a request and reads the answer.
+pub(super) async fn ask<T: DeserializeOwned>(client: &Client, request: &ApiRequest) -> Result<T, Failure> {
+    let ApiRequest { method, path, body } = request;
+    read(&client.ask(method, path, body).await?)
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::origin::Origin;
+use super::token::Token;
 
 /// Across a continent and a busy network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +41,15 @@ pub(super) enum Failure {
     Absent(String),
     #[error("{0}")]
     Unreachable(String),
+    /// The service is well, and has too much to do for this now.
+    #[error("{0}")]
+    Busy(String),
+    /// A node that leaves still had sessions at its deadline.
+    #[error("{0}")]
+    Remaining(String),
+    /// A signal ended the command; this is its number.
+    #[error("{1}")]
+    Stopped(u8, String),
     #[error(transparent)]
     Output(#[from] std::io::Error),
 }
@@ -93,13 +103,13 @@ impl Tls {
 
 pub(super) struct Client {
     authority: String,
-    authorization: Option<HeaderValue>,
+    token: Option<Token>,
     tls: Option<Tls>,
 }
 
 impl Client {
-    pub(super) fn new(origin: &Origin, authorization: Option<HeaderValue>, tls: Option<Tls>) -> Self {
-        Self { authority: format!("{}:{}", origin.host, origin.port), authorization, tls }
+    pub(super) fn new(origin: &Origin, token: Option<Token>, tls: Option<Tls>) -> Self {
+        Self { authority: format!("{}:{}", origin.host, origin.port), token, tls }
     }
 
     /// A page of Envoy's admin interface.
@@ -126,11 +136,14 @@ impl Client {
                 }
             }
         };
+        let authorization = self.token.as_ref().map(Token::header).transpose();
+        let authorization = authorization.map_err(|fault| Failure::Refused(fault.to_string()))?;
         let stream = timeout(CONNECT_TIMEOUT, connect)
             .await
             .map_err(|_| unreachable("no connection in time".to_owned()))?
             .map_err(unreachable)?;
-        let exchange = timeout(ANSWER_TIMEOUT, self.exchange(stream, method, path, body)).await;
+        let exchange =
+            timeout(ANSWER_TIMEOUT, self.exchange(stream, authorization, method, path, body)).await;
         exchange
             .map_err(|_| unreachable("no answer in time".to_owned()))?
             .map_err(|error| unreachable(self.advice(&*error)))
@@ -153,14 +166,14 @@ impl Client {
             let _ = write!(message, "\n  {fault}");
         }
         match status {
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                Err(Failure::Unreachable(message))
-            }
-            StatusCode::UNAUTHORIZED if self.authorization.is_none() => Err(Failure::Refused(
-                "the service asks for a token: give yours with --token or BERTH_TOKEN".to_owned(),
+            StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Unreachable(message)),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(message)),
+            StatusCode::UNAUTHORIZED if self.token.is_none() => Err(Failure::Refused(
+                "the service asks for a token: give yours with --token, --token-file or BERTH_TOKEN"
+                    .to_owned(),
             )),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(Failure::Refused(format!("{message}; give it with --token or BERTH_TOKEN")))
+                Err(Failure::Refused(format!("{message}; give it with --token, --token-file or BERTH_TOKEN")))
             }
             StatusCode::NOT_FOUND => Err(Failure::Absent(message)),
             _ => Err(Failure::Refused(message)),
@@ -192,6 +205,7 @@ impl Client {
     async fn exchange(
         &self,
         stream: Box<dyn Stream>,
+        authorization: Option<HeaderValue>,
         method: &str,
         path: &str,
         body: &[u8],
@@ -203,7 +217,7 @@ impl Client {
             .uri(path)
             .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(authorization) = &self.authorization {
+        if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let response = sender.send_request(request.body(Full::new(Bytes::copy_from_slice(body)))?).await?;

@@ -40,3 +40,16 @@ pub(super) const WATCH: &str = help! {
     "berth watch"
     "berth watch --limit 10 --format json | jq .node     the next ten, for a script"
 };
+pub(super) const LEAVE: &str = "\
+Examples:
+  berth leave --node 10.0.0.3:8080 --pool games --deadline 5m
+  POD_IP=10.0.0.3 PORT=8080 BERTH_POOL=games,chat berth leave
+
+Exit code: 0 it has no sessions left; 1 refused; 2 the command line is wrong; 3 the service did not answer before the
+           deadline: the node is not draining in each pool; 4 it still has sessions at the deadline; 143 SIGTERM, 130 SIGINT";
+pub(super) const JOIN: &str = "\
+Examples:
+  berth join --node 10.0.0.3:8080 --pool games
+  POD_IP=10.0.0.3 PORT=8080 BERTH_POOL=games,chat berth join
+
+Exit code: 0 done, or the service did not answer; 1 refused; 2 the command line is wrong";

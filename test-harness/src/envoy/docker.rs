@@ -63,7 +63,7 @@ fn has_own_binary() -> bool {
 
 /// Whether an engine answers, and runs containers on this very host: with Docker Desktop, a remote engine or a rootless
 /// one, `--network=host` is some other network, and nothing would find the nodes.
-fn shares_this_host() -> Result<(), String> {
+pub(super) fn shares_this_host() -> Result<(), String> {
     let format = "{{.KernelVersion}}\n{{.Name}}\n{{.SecurityOptions}}";
     let info = output(Command::new("docker").args(["info", "--format", format]))?;
     let [kernel, name, security] = info.splitn(3, '\n').collect::<Vec<_>>()[..] else {

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::command::{Launch, output, root};
-use super::docker::Docker;
+use super::docker::{Docker, shares_this_host};
 use super::process::Process;
 use crate::leftovers;
 
@@ -72,8 +72,17 @@ impl Launcher {
     }
 }
 
-/// A name that no other Envoy of this machine has.
-pub(super) fn unique_name() -> String {
+/// Whether containers run in Docker, by `BERTH_HARNESS`.
+pub(crate) fn in_docker() -> Result<bool, String> {
+    match std::env::var("BERTH_HARNESS").unwrap_or_else(|_| "auto".into()).as_str() {
+        "process" => Ok(false),
+        "docker" => shares_this_host().map(|()| true),
+        _ => Ok(shares_this_host().is_ok()),
+    }
+}
+
+/// A name that no other Envoy or container of this machine has.
+pub(crate) fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("berth-{}-{}", leftovers::owner(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

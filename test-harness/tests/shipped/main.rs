@@ -4,10 +4,13 @@
 mod support;
 
 mod bad_configuration;
+mod compose;
 mod demo;
 mod harness;
 mod host;
 mod hostcalls;
+mod images;
+mod leaving;
 mod operator;
 mod shipped_config;
 mod wire;
