@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use berth_harness::{Envoy, World, eventually};
 use serde_json::{Value, json};
 
-use crate::support::SOON;
+use crate::support::fake_admin::{Answer, FakeAdmin};
+use crate::support::{SOON, places, quick};
 
 /// A large mesh without `Sidecar` resources: each proxy has every service.
 const CLUSTERS: usize = 2_000;
@@ -56,6 +57,29 @@ async fn measure(envoy: &Envoy) -> (f64, f64, f64) {
     let milliseconds = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1000.0;
     let made = looks(envoy).await - looks_before;
     (milliseconds(main, main_after), milliseconds(others, others_after), made as f64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_are_rarer_where_envoy_shows_the_clusters_of_others_too() {
+    let admin = FakeAdmin::start(Answer::HangUp).await;
+    let world = quick(World::builder().concurrency(4)).cluster_address("berth_admin", admin.address());
+    let world = world.start().await;
+    let own = world.envoy(0).admin("/clusters").await;
+    admin.tell(&own);
+    places(world.envoy(0)).await;
+
+    // 3 MB: every 0.9 s instead of 0.2 s.
+    let line = "outbound|8080||service.team.svc.cluster.local::10.0.0.1:8080::cx_active::0\n";
+    admin.tell(&(own + &line.repeat(3_000_000 / line.len())));
+    let before = admin.polls().len();
+    eventually(async || admin.polls().len() >= before + 4, SOON).await;
+
+    let polls = admin.polls();
+    let took = polls[before + 3] - polls[before + 1];
+    assert!(took > Duration::from_millis(1_400), "two intervals in {took:?}");
+    // The others do not take its rare looks for its end.
+    assert_eq!(world.envoy(0).stat("wasmcustom.berth_leader_changes_total.pool.nodes").await, 1);
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
