@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm check test test-browser e2e validate demo bench simulate fmt clean
+.PHONY: help setup wasm check test test-browser test-matrix e2e validate demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 # End-to-end tests often wait, so more of them run at once than there are processors.
 E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
@@ -42,6 +42,9 @@ test-browser: wasm ## a page in a real browser: Chromium, which it installs, or 
 	@scripts/setup browser
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test pins --run-ignored only -E 'test(/^browser::/)'
+
+test-matrix: setup ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
+	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
 bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state

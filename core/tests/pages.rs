@@ -1,5 +1,5 @@
 //! The pages against what they tell of: who copies a configuration from docs/identity.md, docs/minted-ids.md, docs/tokens.md and
-//! docs/rollout.md gets what they say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
+//! docs/rollout.md and the pages of docs/recipes/ gets what they say, and whatever a proxy counts or shows is explained in docs/OPERATIONS.md or one of these.
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +12,12 @@ fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)).unwrap()
 }
 
+/// The pages of docs/recipes/.
+fn recipes() -> impl Iterator<Item = String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recipes");
+    fs::read_dir(folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+}
+
 /// What stands between ```` ```json ```` and its end, in order.
 fn configurations(page: &str) -> Vec<&str> {
     page.split("```json\n").skip(1).map(|rest| rest.split_once("```").expect("a block that ends").0).collect()
@@ -22,6 +28,9 @@ fn every_configuration_of_the_page_is_one() {
     let pages = [("identity.md", 5), ("minted-ids.md", 1), ("rollout.md", 3), ("tokens.md", 8)]
         .map(|(name, least)| (name, page(name), least));
     let mut configurations = Vec::new();
+    let recipes: Vec<String> = recipes().collect();
+    assert!(recipes.len() >= 12, "{} pages of recipes: they have another place", recipes.len());
+    configurations.extend(recipes.iter().flat_map(|page| self::configurations(page)));
     for (name, page, least) in &pages {
         let found = self::configurations(page);
         assert!(found.len() >= *least, "{name} has {} blocks: it has changed its form", found.len());

@@ -226,12 +226,12 @@ impl Live {
         true
     }
 
-    /// The configured interval, stretched for large clusters.
+    /// The configured interval, stretched for large clusters, and for an Envoy that shows those of others too.
     fn interval(&self) -> Millis {
         let polled = self.links().filter(|(_, link)| link.cluster.is_some());
         let count = |(pool, _)| self.worker.pool(pool).map_or(0, |pool| pool.roster().nodes.len());
         let hosts: usize = polled.map(count).sum();
-        self.poll_interval.max(Millis(hosts as u64 * MICROS_PER_HOST / 1000))
+        self.poll_interval.max(Millis(hosts as u64 * MICROS_PER_HOST / 1000)).max(self.watch.least_interval())
     }
 
     fn look_at_static(&self, now: Millis) {

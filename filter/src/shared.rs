@@ -246,12 +246,13 @@ impl Lease {
         Self { key: key(&["leader", source]), holder }
     }
 
-    /// Renews the lease, or takes it if it has run out.
+    /// Renews the lease, or takes it if it has run out. The length is the holder's own affair: only the leader knows how rare
+    /// its looks are.
     pub(crate) fn claim(&self, now: Millis, length: Millis) -> Leadership {
         let (bytes, token) = host::shared(&self.key);
         let current = bytes.as_deref().and_then(parse_lease);
         let (held, taken) = match current {
-            Some((holder, expires)) if holder == self.holder.as_bytes() => {
+            Some((holder, expires, _)) if holder == self.holder.as_bytes() => {
                 // Half of it is left: no need to write.
                 if expires.since(now).0 * 2 > length.0 {
                     return Leadership::Held;
@@ -259,10 +260,12 @@ impl Lease {
                 (true, expires <= now)
             }
             // A lease that runs longer than any could was written before the clock was set back.
-            Some((_, expires)) if now < expires && expires.since(now) <= length => return Leadership::Other,
+            Some((_, expires, its)) if now < expires && expires.since(now) <= its => {
+                return Leadership::Other;
+            }
             _ => (false, true),
         };
-        let value = format!("{} {}", (now + length).0, self.holder);
+        let value = format!("{} {} {}", (now + length).0, length.0, self.holder);
         match host::set_shared(&self.key, value.as_bytes(), Some(token.unwrap_or(ABSENT))) {
             false => Leadership::Other,
             true if held && !taken => Leadership::Held,
@@ -271,9 +274,12 @@ impl Lease {
     }
 }
 
-fn parse_lease(bytes: &[u8]) -> Option<(&[u8], Millis)> {
-    let space = bytes.iter().position(|&byte| byte == b' ')?;
-    Some((bytes.get(space + 1..)?, Millis(parse_number(bytes.get(..space)?)?)))
+/// Who holds it, until when, and how long it was when it was taken.
+fn parse_lease(bytes: &[u8]) -> Option<(&[u8], Millis, Millis)> {
+    let mut parts = bytes.splitn(3, |&byte| byte == b' ');
+    let expires = parse_number(parts.next()?)?;
+    let length = parse_number(parts.next()?)?;
+    Some((parts.next()?, Millis(expires), Millis(length)))
 }
 
 fn parse_number(bytes: &[u8]) -> Option<u64> {

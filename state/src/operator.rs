@@ -1,5 +1,5 @@
 //! What operators ask a running state service: `berth nodes`, `inspect`, `drain`, `set-state`, `forget`,
-//! `end` and `watch`; and what nodes say of themselves: `berth leave` and `join`.
+//! `end`, `import` and `watch`; and what nodes say of themselves: `berth leave` and `join`.
 //!
 //! Made for scripts as well as for people: `--format json` prints what the service answered, one object a line, and the
 //! exit code says how it went. A session id is hashed here and never sent.
@@ -8,6 +8,7 @@ mod asked;
 mod client;
 mod envoy;
 mod help;
+mod import;
 mod itself;
 mod leave;
 mod origin;
@@ -16,6 +17,7 @@ mod show;
 mod token;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_core::time::Millis;
@@ -137,6 +139,18 @@ pub(crate) enum Command {
         #[command(flatten)]
         joining: Joining,
     },
+    /// Pin sessions to the nodes where another balancer has them, before Berth takes over
+    ///
+    /// Each line is SESSION NODE, by blanks or a tab; lines with - in place of one of them are passed over. A session that has a
+    /// pin keeps it. Reads to the end, so a log that is followed is imported as it grows.
+    #[command(after_help = help::IMPORT)]
+    Import {
+        /// The lines [default: standard input]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Follow changes from now on: rehomed and ended sessions, nodes
     #[command(after_help = help::WATCH)]
     Watch {
@@ -202,6 +216,10 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         }
         Command::Leave { itself, patience } => leave::leave(itself, patience).await,
         Command::Join { itself, joining } => itself::join(itself, joining).await,
+        Command::Import { file, server } => {
+            let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
+            import::run(&asked, file.as_deref()).await
+        }
         Command::Watch { limit, server } => {
             let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
             watch(&asked, *limit).await

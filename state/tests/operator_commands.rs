@@ -3,7 +3,7 @@
 mod http;
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -303,6 +303,50 @@ fn watch_outlives_a_restart_of_its_service() {
     watch.wait().unwrap();
     stop(&mut again);
     stop(&mut beside);
+}
+
+#[test]
+fn import_pins_sessions_where_another_balancer_had_them() {
+    let service = Service::in_memory();
+    resolve(&service, "early", &[A], &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sessions");
+    // More than one question has room for.
+    let many: String = (0..600).map(|number| format!("session {number}\t{B}\n")).collect();
+    std::fs::write(&file, format!("{many}early {B}\n- {A}\nada -\n")).unwrap();
+    let import = || run(&service, &["import", file.to_str().unwrap(), "--format", "json"]);
+
+    let first = json_lines(&import());
+    let again = json_lines(&import());
+
+    let counts = |claimed: u64, found: u64| json!({"claimed": claimed, "found": found, "elsewhere": 1, "skipped": 2, "faulty": 0});
+    assert_eq!((&first[0], &again[0]), (&counts(600, 0), &counts(0, 600)));
+    let inspected = json_lines(&run(&service, &["inspect", "session 599", "--format", "json"]));
+    assert_eq!(inspected[0]["node"], B);
+    let early = json_lines(&run(&service, &["inspect", "early", "--format", "json"]));
+    assert_eq!(early[0]["node"], A, "the first claim counts");
+
+    std::fs::write(&file, format!("ada {A}\nbob 10.0.0.1\n")).unwrap();
+    let faulty = run(&service, &["import", file.to_str().unwrap()]);
+    assert_eq!(faulty.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&faulty.stderr).into_owned();
+    assert!(said.contains("line 2: must be ip:port") && said.contains("1 lines were left out"), "{said}");
+    stdout(&run(&service, &["inspect", "ada"]));
+}
+
+#[test]
+fn import_does_not_wait_for_the_end_of_a_log() {
+    let service = Service::in_memory();
+    let mut import = berth(&["import"]);
+    import.env("BERTH_SERVER", service.url()).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut import = import.spawn().unwrap();
+
+    let log = import.stdin.as_mut().unwrap();
+    log.write_all(format!("ada {A}\n").as_bytes()).unwrap();
+
+    eventually("ada has a pin", || run(&service, &["inspect", "ada"]).status.success());
+    drop(import.stdin.take());
+    assert!(import.wait().unwrap().success());
 }
 
 #[test]

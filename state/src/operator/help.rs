@@ -36,6 +36,10 @@ pub(super) const SET_STATE: &str = help! {
 pub(super) const END: &str = help! {
     "berth end ada --pool games"
 };
+pub(super) const IMPORT: &str = help! {
+    "berth import --pool games sessions.txt              lines such as: ada 10.0.0.1:8080"
+    "tail -F access.log | berth import --pool games      until it is ended"
+};
 pub(super) const WATCH: &str = help! {
     "berth watch"
     "berth watch --limit 10 --format json | jq .node     the next ten, for a script"

@@ -21,6 +21,24 @@ impl Envoy {
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
+    /// The CPU time of its main thread, and that of all others together, to the nanosecond.
+    ///
+    /// # Panics
+    /// If it does not run, or /proc cannot tell.
+    pub fn thread_times(&self) -> (Duration, Duration) {
+        let pid = self.pid();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc tells of a running child");
+        let (mut main, mut others) = (Duration::ZERO, Duration::ZERO);
+        for task in tasks.flatten() {
+            // A thread may have ended meanwhile.
+            let Ok(stat) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let nanoseconds = stat.split_whitespace().next().and_then(|field| field.parse().ok());
+            let time = Duration::from_nanos(nanoseconds.expect("the time on a processor"));
+            if task.file_name().to_str() == Some(&pid.to_string()) { main += time } else { others += time }
+        }
+        (main, others)
+    }
+
     /// The memory it has in use (RSS), in bytes.
     ///
     /// # Panics
@@ -36,8 +54,12 @@ impl Envoy {
         self.state.lock().unwrap().start_time
     }
 
+    fn pid(&self) -> u32 {
+        self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed")
+    }
+
     fn proc(&self, file: &str) -> String {
-        let child = self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed");
-        std::fs::read_to_string(format!("/proc/{child}/{file}")).expect("/proc tells of a running child")
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid()))
+            .expect("/proc tells of a running child")
     }
 }

@@ -4,6 +4,7 @@
 mod support;
 
 mod clusters;
+mod foreign;
 mod membership;
 mod node_names;
 mod priorities;
