@@ -9,4 +9,5 @@ mod documents;
 mod life;
 mod metrics;
 mod refused;
+mod variants;
 mod worlds;
