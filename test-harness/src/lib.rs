@@ -31,6 +31,7 @@ mod endpoints;
 mod envoy;
 mod eventually;
 mod issuer;
+pub mod istio;
 mod leftovers;
 mod listening;
 mod metrics;

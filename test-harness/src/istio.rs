@@ -1,0 +1,3 @@
+//! Istio's part, played by the harness. No istiod runs here.
+
+pub mod patch;
