@@ -20,6 +20,7 @@ mod clusters;
 mod documents;
 mod flavour;
 mod kinds;
+mod kubernetes;
 mod listeners;
 mod mesh;
 pub mod patch;

@@ -65,7 +65,10 @@ impl Flavour {
     /// The labels of its pod.
     pub fn labels(&self) -> &'static [(&'static str, &'static str)] {
         match self.role {
-            Role::Gateway => &[("istio", "ingressgateway")],
+            // The second one is what a gateway of the Gateway API has.
+            Role::Gateway => {
+                &[("istio", "ingressgateway"), ("gateway.networking.k8s.io/gateway-name", "games")]
+            }
             Role::Sidecar => &[("app", "client")],
         }
     }

@@ -14,6 +14,8 @@ pub(super) enum Kind {
     DestinationRule(Object<DestinationRuleSpec>),
     VirtualService(Object<VirtualServiceSpec>),
     Gateway(Object<GatewaySpec>),
+    KubernetesGateway(Object<KubernetesGatewaySpec>),
+    KubernetesRoute(Object<KubernetesRouteSpec>),
     /// Its patches have no schema of their own: applying them and Envoy itself check them.
     EnvoyFilter,
     ConfigMap(ConfigMap),
@@ -30,6 +32,8 @@ impl Kind {
             ("networking.istio.io/v1", "DestinationRule") => Self::DestinationRule(read(document)?),
             ("networking.istio.io/v1", "VirtualService") => Self::VirtualService(read(document)?),
             ("networking.istio.io/v1", "Gateway") => Self::Gateway(read(document)?),
+            ("gateway.networking.k8s.io/v1", "Gateway") => Self::KubernetesGateway(read(document)?),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute") => Self::KubernetesRoute(read(document)?),
             ("networking.istio.io/v1alpha3", "EnvoyFilter") => {
                 read::<Object<Value>>(document)?;
                 Self::EnvoyFilter
@@ -153,6 +157,29 @@ fields! {
     Server { port: ServerPort, hosts: Vec<String>, }
     ServerPort { number: u16, name: String, protocol: String, }
 
+    KubernetesGatewaySpec { gateway_class_name: String, listeners: Vec<KubernetesListener>, }
+    KubernetesListener {
+        name: String,
+        port: u16,
+        protocol: String,
+        hostname: String,
+        allowed_routes: Value,
+    }
+    KubernetesRouteSpec {
+        parent_refs: Vec<ParentRef>,
+        hostnames: Vec<String>,
+        rules: Vec<KubernetesRule>,
+    }
+    ParentRef { name: String, namespace: String, }
+    KubernetesRule {
+        #[serde(default)]
+        matches: Vec<KubernetesMatch>,
+        backend_refs: Vec<BackendRef>,
+    }
+    KubernetesMatch { headers: Vec<KubernetesHeader>, }
+    KubernetesHeader { name: String, r#type: String, value: String, }
+    BackendRef { name: String, port: u16, }
+
     SidecarSpec { workload_selector: WorkloadSelector, egress: Vec<Egress>, }
     WorkloadSelector { labels: Labels, }
     Egress { hosts: Vec<String>, }
@@ -172,6 +199,13 @@ fields! {
     MatchExpressions { match_expressions: Vec<MatchExpression>, }
     MatchExpression { key: String, operator: String, values: Vec<String>, }
     PeerPort { protocol: String, port: u16, }
+}
+
+impl<S> Object<S> {
+    /// The same object, turned into another kind.
+    pub(super) fn with<T>(self, spec: T) -> Object<T> {
+        Object { api_version: self.api_version, kind: self.kind, metadata: self.metadata, spec }
+    }
 }
 
 impl Metadata {

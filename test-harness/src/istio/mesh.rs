@@ -5,6 +5,7 @@ use super::flavour::Flavour;
 use super::kinds::{
     DestinationRuleSpec, GatewaySpec, Kind, Object, ServiceSpec, Subset, TrafficPolicy, VirtualServiceSpec,
 };
+use super::kubernetes;
 
 /// Istio's own namespace, whose rules are the last resort.
 const ROOT_NAMESPACE: &str = "istio-system";
@@ -26,6 +27,8 @@ impl Mesh {
                 Kind::DestinationRule(rule) => mesh.rules.push(rule),
                 Kind::VirtualService(routes) => mesh.routes.push(routes),
                 Kind::Gateway(gateway) => mesh.gateways.push(gateway),
+                Kind::KubernetesGateway(gateway) => mesh.gateways.push(kubernetes::gateway(gateway)),
+                Kind::KubernetesRoute(route) => mesh.routes.push(kubernetes::routes(route)?),
                 Kind::EnvoyFilter | Kind::ConfigMap(_) | Kind::Other => {}
             }
         }

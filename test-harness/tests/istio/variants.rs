@@ -53,6 +53,26 @@ async fn one_route_is_enough_for_sessions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn gateway_api_routes_sessions_to_a_second_service() {
+    let istio = Istio::with(Flavour::GATEWAY_1_31, Documents::of("gateway-api"));
+    let (_, outcomes) = istio.patched().unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.changed > 0 && outcome.dropped.is_none()), "{outcomes:?}");
+    let world = started(&istio).await;
+    let keys = sessions(60);
+
+    let before = world.nodes_of(&keys).await;
+
+    assert_eq!(before, owners(&world, SHIPPED_RING, &keys));
+    assert_eq!(shown(&world.get("/").send().await, "outcome"), "sessionless");
+    // The next of the list answers.
+    let gone = world.node_named(&before[0]);
+    gone.refuse().await;
+    for (before, after) in before.iter().zip(&world.nodes_of(&keys).await) {
+        assert_eq!(before != after, before == gone.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_zone_that_fails_go_to_the_others_once() {
     let istio = Istio::new(Flavour::GATEWAY_1_31);
     let world = started(&istio).await;
