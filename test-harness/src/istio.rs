@@ -18,6 +18,7 @@
 mod bootstrap;
 mod clusters;
 mod documents;
+pub mod extension;
 mod flavour;
 mod kinds;
 mod kubernetes;
@@ -33,6 +34,7 @@ pub use pods::Pods;
 
 use serde_json::Value;
 
+use self::extension::Extension;
 use self::kinds::Kind;
 use self::mesh::Mesh;
 use self::patch::{EnvoyFilter, Outcome, Proxy, Resources};
@@ -87,12 +89,20 @@ impl Istio {
     /// If a document has what this translator does not know.
     pub fn generated(&self) -> Result<Resources, String> {
         let mesh = Mesh::new(&self.documents)?;
-        Ok(Resources {
+        let mut resources = Resources {
             listeners: listeners::listeners(&mesh, &self.flavour),
             clusters: clusters::clusters(&mesh, &self.flavour)?,
             routes: routes::routes(&mesh, &self.flavour)?,
             extensions: Vec::new(),
-        })
+        };
+        let mut extensions = Vec::new();
+        for kind in ["WasmPlugin", "TrafficExtension"] {
+            for document in self.documents.of_kind(kind) {
+                extensions.push(Extension::parse(document)?);
+            }
+        }
+        extension::install(&mut resources, &extensions, &self.proxy())?;
+        Ok(resources)
     }
 
     /// What istiod sends: with the EnvoyFilters, and what each of their patches did.

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::extension::pull;
 use super::patch::Resources;
 use super::{Istio, Role};
 
@@ -28,7 +29,7 @@ impl Istio {
         let (mut resources, _) = self.patched()?;
         let mut extensions = std::mem::take(&mut resources.extensions);
         for extension in &mut extensions {
-            pull(extension, self.has_image);
+            pull(extension, self.has_image.then_some("target/berth.wasm"))?;
         }
         let mut bootstrap = bootstrap();
         if let Some(custom) = self.custom_bootstrap()? {
@@ -108,21 +109,6 @@ fn append(to: &mut Value, more: &Value) {
         }
         (Value::Array(to), Value::Array(more)) => to.extend(more.iter().cloned()),
         (to, more) => *to = more.clone(),
-    }
-}
-
-/// The agent pulls an image that an extension names, or puts a filter in its place that refuses every request.
-fn pull(extension: &mut Value, has_image: bool) {
-    let code = extension.pointer_mut("/typed_config/config/vm_config/code");
-    let Some(code) = code.filter(|code| code["remote"]["http_uri"]["uri"].is_string()) else { return };
-    if has_image {
-        *code = json!({"local": {"filename": "target/berth.wasm"}});
-    } else {
-        extension["typed_config"] = json!({
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-            "rules": {},
-            "rules_stat_prefix": "wasm-default-deny",
-        });
     }
 }
 

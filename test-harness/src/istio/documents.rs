@@ -27,6 +27,16 @@ impl Documents {
         Self(list.into_iter().map(|(_, document)| document).collect())
     }
 
+    /// Adds the documents of a file below envoy/istio.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    #[must_use]
+    pub fn and_file(mut self, name: &str) -> Self {
+        self.0.extend(read(&root().join("envoy/istio").join(name)));
+        self
+    }
+
     /// All of one kind.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.0.iter().filter(move |document| document["kind"] == kind)

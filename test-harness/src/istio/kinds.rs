@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::extension::Extension;
+
 /// A document as what it is.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
@@ -32,6 +34,10 @@ impl Kind {
             ("networking.istio.io/v1", "DestinationRule") => Self::DestinationRule(read(document)?),
             ("networking.istio.io/v1", "VirtualService") => Self::VirtualService(read(document)?),
             ("networking.istio.io/v1", "Gateway") => Self::Gateway(read(document)?),
+            ("extensions.istio.io/v1alpha1", _) => {
+                Extension::parse(document)?;
+                Self::Other
+            }
             ("gateway.networking.k8s.io/v1", "Gateway") => Self::KubernetesGateway(read(document)?),
             ("gateway.networking.k8s.io/v1", "HTTPRoute") => Self::KubernetesRoute(read(document)?),
             ("networking.istio.io/v1alpha3", "EnvoyFilter") => {

@@ -11,13 +11,13 @@
 
 mod active;
 mod clusters;
-mod filter;
-mod filter_chains;
+pub(super) mod filter;
+pub(super) mod filter_chains;
 mod listeners;
 mod merge;
 mod messages;
 mod routes;
-mod select;
+pub(super) mod select;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +63,14 @@ pub struct Proxy {
     pub labels: BTreeMap<String, String>,
     /// The version of its Istio, such as `1.31.0`.
     pub istio_version: String,
+}
+
+impl Proxy {
+    /// The 31 of 1.31.0.
+    pub(super) fn istio_minor(&self) -> u32 {
+        let minor = self.istio_version.split('.').nth(1).and_then(|minor| minor.parse().ok());
+        minor.unwrap_or_else(|| panic!("{}: expected a version such as 1.31.0", self.istio_version))
+    }
 }
 
 /// What one patch did to this proxy's resources.

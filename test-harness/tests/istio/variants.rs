@@ -73,6 +73,34 @@ async fn gateway_api_routes_sessions_to_a_second_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn istios_own_resources_can_bring_the_filter() {
+    for (flavour, file) in [
+        (Flavour::GATEWAY_1_28, "extension/wasmplugin.yaml"),
+        (Flavour::GATEWAY_1_31, "extension/trafficextension.yaml"),
+    ] {
+        let shipped = Istio::new(flavour).patched().unwrap().0;
+        let istio = Istio::new(flavour).documents(|documents| {
+            let documents = documents.without("EnvoyFilter", "berth-plugin").and_file(file);
+            documents.with("EnvoyFilter", "berth-http", |filter| {
+                filter["spec"]["configPatches"].as_array_mut().unwrap().truncate(1);
+            })
+        });
+        let (resources, outcomes) = istio.patched().unwrap();
+        assert!(outcomes.iter().all(|outcome| outcome.changed > 0), "{file}: {outcomes:?}");
+        // The same configuration, which is a structure there.
+        let configuration = |extension: &Value| -> Value {
+            let text = extension.pointer("/typed_config/config/configuration/value").unwrap();
+            serde_json::from_str(text.as_str().unwrap()).unwrap()
+        };
+        assert_eq!(configuration(&resources.extensions[0]), configuration(&shipped.extensions[0]), "{file}");
+
+        let world = started(&istio).await;
+        let keys = sessions(40);
+        assert_eq!(world.nodes_of(&keys).await, owners(&world, SHIPPED_RING, &keys), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_zone_that_fails_go_to_the_others_once() {
     let istio = Istio::new(Flavour::GATEWAY_1_31);
     let world = started(&istio).await;

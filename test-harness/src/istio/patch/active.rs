@@ -43,17 +43,11 @@ fn exclusion(patch: &Patch, proxy: &Proxy) -> Option<String> {
         if matches!(patch.apply_to, ApplyTo::NetworkFilter | ApplyTo::HttpFilter) {
             return Some("MERGE_AND_REPLACE_LIST is ignored for filters".into());
         }
-        if minor(version) < 31 {
+        if proxy.istio_minor() < 31 {
             return Some(format!("Istio {version} does not know MERGE_AND_REPLACE_LIST"));
         }
     }
     None
-}
-
-/// The 31 of 1.31.0.
-fn minor(version: &str) -> u32 {
-    let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
-    minor.unwrap_or_else(|| panic!("{version}: expected a version such as 1.31.0"))
 }
 
 impl Active<'_> {

@@ -11,7 +11,7 @@ use super::merge::merge_any;
 use super::messages::fields_mut;
 
 /// All chains of a listener.
-pub(super) fn all(listener: &mut Value) -> Vec<&mut Value> {
+pub(in crate::istio) fn all(listener: &mut Value) -> Vec<&mut Value> {
     let mut chains = Vec::new();
     for (name, value) in listener.as_object_mut().into_iter().flatten() {
         match name.as_str() {
@@ -24,7 +24,7 @@ pub(super) fn all(listener: &mut Value) -> Vec<&mut Value> {
 }
 
 /// The elements of a list, which may be absent.
-pub(super) fn list<'v>(of: &'v mut Value, name: &str) -> slice::IterMut<'v, Value> {
+pub(in crate::istio) fn list<'v>(of: &'v mut Value, name: &str) -> slice::IterMut<'v, Value> {
     of.get_mut(name).and_then(Value::as_array_mut).map(|list| list.iter_mut()).unwrap_or_default()
 }
 
