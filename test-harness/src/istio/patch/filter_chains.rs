@@ -100,9 +100,12 @@ fn merge_chain(active: &Active<'_>, chain: &mut Value) -> Result<(), String> {
     let old = chain.get_mut("transport_socket");
     match (old, patch) {
         (Some(old), Some(patch)) if old["name"] == patch["name"] => {
-            if let (Some(old), Some(patch)) = (old.get_mut("typed_config"), patch.get("typed_config")) {
-                merge_any(old, patch)?;
-                active.changed(1);
+            match (old.get_mut("typed_config"), patch.get("typed_config")) {
+                (Some(old), Some(patch)) => {
+                    merge_any(old, patch)?;
+                    active.changed(1);
+                }
+                _ => active.drop_because("one of the two sockets has no typed_config"),
             }
         }
         _ => active.merge_into(chain),

@@ -12,10 +12,10 @@ pub(super) fn patch(listeners: &mut Vec<Value>, patches: &[Active<'_>], contexts
         let own = |listener: &&mut Value| context_of(listener, contexts) == context;
         for listener in listeners.iter_mut().filter(own) {
             patch_inline_routes(listener, patches, context);
-            if !patch_listener(listener, patches, context) {
-                // istiod has given up on the rest, and does not add any.
-                break;
-            }
+        }
+        if !listeners.iter_mut().filter(own).all(|listener| patch_listener(listener, patches, context)) {
+            // istiod has given up: it adds no listener either.
+            continue;
         }
         for active in patches.iter().filter(|active| active.is_for(ApplyTo::Listener, context)) {
             let is_wanted = context != Context::SidecarInbound || active.patch.context != Context::Any;

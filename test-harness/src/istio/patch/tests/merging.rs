@@ -236,6 +236,7 @@ fn another_message_in_a_filter_stops_all_further_listeners() {
         json!([
             patch("NETWORK_FILTER", json!({}), "MERGE", wrong),
             patch("NETWORK_FILTER", json!({}), "MERGE", right),
+            patch("LISTENER", json!({}), "ADD", listener("added", 7070)),
         ]),
     );
 
@@ -296,5 +297,22 @@ mod transport_sockets {
         );
 
         assert_eq!(merged["transport_socket"], value["transport_socket"]);
+    }
+
+    #[test]
+    fn socket_of_a_filter_chain_merges_and_the_rest_of_a_chain_stays() {
+        let mut resources = with_listener();
+        resources.listeners[0]["filter_chains"][0]["transport_socket"] = socket(TLS, &json!({"sni": "old"}));
+        let same = json!({"transport_socket": socket(TLS, &json!({"allow_renegotiation": true}))});
+        let other = json!({"transport_socket": socket("other", &json!({"sni": "new"}))});
+
+        assert_eq!(change(&mut resources, patch("FILTER_CHAIN", json!({}), "MERGE", same)), Ok(1));
+        let merged = socket(TLS, &json!({"sni": "old", "allow_renegotiation": true}));
+        assert_eq!(resources.listeners[0]["filter_chains"][0]["transport_socket"], merged);
+
+        assert_eq!(change(&mut resources, patch("FILTER_CHAIN", json!({}), "MERGE", other.clone())), Ok(1));
+        let chain = &resources.listeners[0]["filter_chains"][0];
+        assert_eq!(chain["transport_socket"], other["transport_socket"]);
+        assert_eq!(chain["filters"], with_listener().listeners[0]["filter_chains"][0]["filters"]);
     }
 }

@@ -206,3 +206,43 @@ fn extension_is_sent_only_if_a_filter_asks_for_it() {
     assert_eq!(alone.extensions, [json!(null); 0]);
     assert_eq!(both.extensions, [extension]);
 }
+
+#[test]
+fn listeners_are_added_at_the_end_and_removed() {
+    let mut resources = with_listener();
+    let named = json!({"listener": {"name": "0.0.0.0_8080"}});
+
+    let outcomes = apply_all(
+        &mut resources,
+        &gateway(),
+        json!([
+            patch("LISTENER", json!({}), "ADD", listener("added", 9090)),
+            patch("LISTENER", named, "REMOVE", Value::Null),
+            patch("HTTP_FILTER", router(), "INSERT_BEFORE", added()),
+        ]),
+    );
+
+    // Of what was removed or added, no part is patched.
+    assert_eq!(resources.listeners, [listener("added", 9090)]);
+    assert_eq!(outcomes.iter().map(|outcome| outcome.changed).collect::<Vec<_>>(), [1, 1, 0]);
+}
+
+#[test]
+fn added_filter_chain_is_not_patched_but_the_default_one_is() {
+    let mut resources = with_listener();
+    let chain = resources.listeners[0]["filter_chains"].take().as_array_mut().unwrap().remove(0);
+    resources.listeners[0]["default_filter_chain"] = chain.clone();
+
+    let outcomes = apply_all(
+        &mut resources,
+        &gateway(),
+        json!([
+            patch("FILTER_CHAIN", json!({}), "ADD", chain.clone()),
+            patch("NETWORK_FILTER", json!({}), "INSERT_FIRST", json!({"name": "first"})),
+        ]),
+    );
+
+    assert_eq!(outcomes[1].changed, 1);
+    assert_eq!(resources.listeners[0]["filter_chains"], json!([chain]));
+    assert_eq!(names(&resources.listeners[0]["default_filter_chain"]["filters"]), ["first", MANAGER]);
+}
