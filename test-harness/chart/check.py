@@ -8,7 +8,6 @@ the table.
 import copy
 import os
 import pathlib
-import re
 import sys
 
 import helm_python
@@ -18,7 +17,7 @@ import yaml
 
 import examples
 import values_table
-from render import CHART, render
+from render import CHART, render, sets
 
 # The oldest that the chart says, one between, and the newest that is known.
 KUBERNETES = ["1.29", "1.33", "1.37"]
@@ -48,22 +47,22 @@ WRONG = [
 
 def main():
     faults = []
-    sets = {path.name: yaml.safe_load(path.read_text()) for path in sorted((CHART / "ci").glob("*-values.yaml"))}
-    for name, values in sets.items():
+    tested = sets()
+    for name, values in tested.items():
         faults += [f"{name}: {fault}" for fault in lint(values)]
         documents = render(values)
         for document in documents:
             faults += [f"{name}: {label(document)}: {fault}" for fault in validate(document)]
         faults += [f"{name}: {fault}" for fault in fit(documents)]
-    faults += refuses(sets["redis-values.yaml"])
-    faults += notices(render(sets["everything-values.yaml"]))
+    faults += refuses(tested["redis"])
+    faults += notices(render(tested["everything"]))
     faults += values_table.check(CHART, update=bool(os.environ.get("UPDATE")))
     faults += examples.check(CHART, validate)
     for fault in faults:
         print(f"check-chart: {fault}", file=sys.stderr)
     if faults:
         sys.exit(1)
-    print(f"check-chart: {len(sets)} sets of values are valid for Kubernetes {', '.join(KUBERNETES)}")
+    print(f"check-chart: {len(tested)} sets of values are valid for Kubernetes {', '.join(KUBERNETES)}")
 
 
 def lint(values):

@@ -1,11 +1,10 @@
-"""Prints what the chart renders with one of its sets of values, as a JSON list of documents.
+"""Renders the chart. As a program it prints the documents of each set of values in charts/berth/ci, as JSON by the sets' names.
 
-    PYTHONPATH=target/chart python3 test-harness/chart/render.py charts/berth/ci/tls-values.yaml
+    PYTHONPATH=target/chart python3 test-harness/chart/render.py
 """
 
 import json
 import pathlib
-import sys
 
 import helm_python
 import yaml
@@ -22,5 +21,11 @@ def render(values, chart=CHART):
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
 
+def sets():
+    """The sets of values that are tested, by their names."""
+    files = sorted((CHART / "ci").glob("*-values.yaml"))
+    return {file.name.removesuffix("-values.yaml"): yaml.safe_load(file.read_text()) for file in files}
+
+
 if __name__ == "__main__":
-    print(json.dumps(render(yaml.safe_load(pathlib.Path(sys.argv[1]).read_text()))))
+    print(json.dumps({name: render(values) for name, values in sets().items()}))
