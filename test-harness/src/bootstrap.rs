@@ -9,18 +9,36 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::endpoints::replace;
+use crate::endpoints::{self, Endpoint, replace};
 
 /// The name of the filter in `http_filters`, by which its configuration is found.
 const WASM_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const LOAD_ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// The filter, as shipped bootstraps name it.
+const MODULE: &str = "target/berth.wasm";
+/// Where discovered filters are, in the world's directory.
+const EXTENSIONS_FILE: &str = "ecds.json";
+/// Where the endpoints of a state cluster that is discovered are.
+const STATE_FILE: &str = "state.json";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// A cluster that reads the world's EDS file.
+#[derive(Clone, Debug)]
+pub(crate) struct EdsCluster {
+    /// What it is called.
+    pub(crate) name: String,
+    /// What its stats are called.
+    pub(crate) in_stats: String,
+}
 
 /// A bootstrap, complete but for what differs between the Envoys of a world.
 #[derive(Clone, Debug)]
 pub(crate) struct Bootstrap {
     json: Value,
+    /// Resources of ECDS, for the filters that are discovered.
+    extensions: Vec<Value>,
     /// Clusters that read the world's EDS file.
-    pub(crate) eds_clusters: Vec<String>,
+    pub(crate) eds_clusters: Vec<EdsCluster>,
     /// The port of the admin interface, if it must be one.
     pub(crate) admin_port: Option<u16>,
 }
@@ -28,21 +46,33 @@ pub(crate) struct Bootstrap {
 impl Bootstrap {
     /// Points a bootstrap at this tree's module and this world's nodes. `origin` says whose it is.
     pub(crate) fn new(mut json: Value, origin: &str, nodes: &Path, module: &Path) -> Self {
-        let (nodes, module) = (path_text(nodes), path_text(module));
-        let mut found = false;
-        walk(&mut json, &mut |value| match value.as_str() {
-            Some("envoy/nodes.yaml") => {
-                *value = nodes.into();
-                found = true;
-            }
-            Some("target/berth.wasm") => *value = module.into(),
-            _ => {}
-        });
-        assert!(found, "{origin}: no cluster reads envoy/nodes.yaml");
+        assert!(
+            relocate(&mut json, "envoy/nodes.yaml", nodes),
+            "{origin}: no cluster reads envoy/nodes.yaml"
+        );
+        relocate(&mut json, MODULE, module);
         for listener in array(&mut json, "/static_resources/listeners") {
             listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
         }
-        Self { json, eds_clusters: Vec::new(), admin_port: None }
+        Self { json, extensions: Vec::new(), eds_clusters: Vec::new(), admin_port: None }
+    }
+
+    /// Serves these resources to the filters that are discovered in `ecds.json`.
+    pub(crate) fn read_extensions(&mut self, extensions: Vec<Value>, directory: &Path) {
+        self.extensions = extensions;
+        relocate(&mut self.json, EXTENSIONS_FILE, &directory.join(EXTENSIONS_FILE));
+    }
+
+    /// Gives these state services to the cluster that reads `state.json`, if there is one.
+    pub(crate) fn find_state(&mut self, addresses: &[SocketAddr], directory: &Path) -> bool {
+        let file = directory.join(STATE_FILE);
+        let set: Vec<Endpoint> = addresses.iter().map(|address| Endpoint::new(*address)).collect();
+        endpoints::write(
+            &set,
+            &json!({"resources": [{"@type": LOAD_ASSIGNMENT, "cluster_name": "state"}]}),
+            &file,
+        );
+        relocate(&mut self.json, STATE_FILE, &file)
     }
 
     /// Listens on this port instead of any that is free.
@@ -63,7 +93,10 @@ impl Bootstrap {
 
     /// Edits the plugin's configuration.
     pub(crate) fn configure(&mut self, edit: &dyn Fn(&mut Value)) {
-        edit_plugin(&mut self.json, edit);
+        if self.extensions.is_empty() {
+            edit_plugin(&mut self.json, edit);
+        }
+        self.extensions.iter_mut().for_each(|extension| edit_plugin(extension, edit));
     }
 
     /// Checks health this often instead; outlier detection sweeps as often.
@@ -114,10 +147,14 @@ impl Bootstrap {
     }
 
     /// Ends the patching.
-    pub(crate) fn finish(&mut self, nodes: &Path) {
-        let names =
-            eds_clusters(&mut self.json, nodes).map(|cluster| cluster["name"].as_str().unwrap().to_owned());
-        self.eds_clusters = names.collect();
+    pub(crate) fn finish(&mut self, nodes: &Path, directory: &Path, module: &Path) {
+        let of = |cluster: &mut Value| {
+            let name = cluster["name"].as_str().expect("a name").to_owned();
+            let in_stats = cluster["alt_stat_name"].as_str().map_or_else(|| name.clone(), str::to_owned);
+            EdsCluster { name, in_stats }
+        };
+        self.eds_clusters = eds_clusters(&mut self.json, nodes).map(of).collect();
+        write_extensions(self.extensions.clone(), directory, module);
     }
 
     /// The listeners as they are before any reload.
@@ -188,6 +225,15 @@ pub(crate) fn write_listeners(listeners: &[Value], file: &Path) {
     replace(file, &json!({"resources": resources}));
 }
 
+/// Writes the filters that listeners discover, now and after each change.
+pub(crate) fn write_extensions(mut extensions: Vec<Value>, directory: &Path, module: &Path) {
+    for extension in &mut extensions {
+        extension["@type"] = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig".into();
+        relocate(extension, MODULE, module);
+    }
+    replace(&directory.join(EXTENSIONS_FILE), &json!({"resources": extensions}));
+}
+
 /// Edits the configuration of each berth plugin below this value.
 pub(crate) fn edit_plugin(json: &mut Value, edit: &dyn Fn(&mut Value)) {
     let mut found = false;
@@ -240,6 +286,18 @@ fn walk(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
         Value::Object(fields) => fields.values_mut().for_each(|value| walk(value, visit)),
         _ => {}
     }
+}
+
+/// Replaces a file's name wherever it stands; says whether it was there.
+fn relocate(json: &mut Value, name: &str, to: &Path) -> bool {
+    let mut found = false;
+    walk(json, &mut |value| {
+        if value == name {
+            *value = path_text(to).into();
+            found = true;
+        }
+    });
+    found
 }
 
 fn path_text(path: &Path) -> &str {

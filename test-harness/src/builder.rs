@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::bootstrap::{self, Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
 use crate::envoy::{Envoy, Launcher, root};
+use crate::istio::Istio;
 use crate::state::{State, StateService};
 use crate::{World, keeps_files, leftovers, node_port};
 
@@ -41,6 +42,7 @@ pub struct Builder {
     concurrency: u32,
     file: String,
     rendered: Option<Value>,
+    extensions: Vec<Value>,
     version: Option<String>,
     filter: bool,
     http2_nodes: bool,
@@ -61,6 +63,7 @@ impl Builder {
             concurrency: 2,
             file: "envoy.yaml".into(),
             rendered: None,
+            extensions: Vec::new(),
             version: None,
             filter: true,
             http2_nodes: false,
@@ -103,6 +106,16 @@ impl Builder {
     pub fn rendered(mut self, bootstrap: Value) -> Self {
         self.rendered = Some(bootstrap);
         self
+    }
+
+    /// Runs what Istio would make of this proxy, on the Envoy that its flavour names.
+    ///
+    /// # Panics
+    /// If a document has what the translator does not know.
+    pub fn istio(mut self, proxy: &Istio) -> Self {
+        let rendered = proxy.render().unwrap_or_else(|fault| panic!("{fault}"));
+        self.extensions = rendered.extensions;
+        self.envoy_version(rendered.envoy).rendered(rendered.bootstrap)
     }
 
     /// Runs this version of Envoy, one that scripts/get-envoy pins, instead of the default one.
@@ -216,6 +229,7 @@ impl Builder {
         let shipped = || read_yaml(&root.join("envoy").join(&self.file));
         let json = self.rendered.unwrap_or_else(shipped);
         let mut bootstrap = Bootstrap::new(json, &self.file, &nodes_file, &module);
+        bootstrap.read_extensions(self.extensions, directory.path());
         if !self.filter {
             bootstrap.remove_filter();
         }
@@ -231,14 +245,18 @@ impl Builder {
         }
         if let Some(state) = &state {
             let addresses: Vec<SocketAddr> = state.services.iter().map(StateService::address).collect();
-            bootstrap.point("berth_state", &addresses);
+            if !bootstrap.find_state(&addresses, directory.path()) {
+                bootstrap.point("berth_state", &addresses);
+            }
+        } else {
+            bootstrap.find_state(&[], directory.path());
         }
         for (cluster, address) in &self.clusters {
             bootstrap.point(cluster, &[*address]);
         }
         self.configure.iter().for_each(|edit| bootstrap.configure(edit));
         self.edit.iter().for_each(|edit| bootstrap.edit(edit));
-        bootstrap.finish(&nodes_file);
+        bootstrap.finish(&nodes_file, directory.path(), &module);
 
         let mut envoys = Vec::new();
         for index in 0..self.envoys {
@@ -254,6 +272,7 @@ impl Builder {
             nodes_template,
             eds_clusters: bootstrap.eds_clusters,
             first_node,
+            module,
             directory,
         }))
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bootstrap::{Bootstrap, edit_plugin, write_listeners};
+use crate::bootstrap::{Bootstrap, EdsCluster, edit_plugin, write_listeners};
 use crate::client::Client;
 use crate::eventually::{patience, poll};
 use crate::metrics;
@@ -302,9 +302,9 @@ impl Envoy {
     }
 
     /// How often each of these clusters has taken or refused its endpoints.
-    pub(crate) async fn endpoint_updates(&self, clusters: &[String]) -> Vec<(u64, u64)> {
+    pub(crate) async fn endpoint_updates(&self, clusters: &[EdsCluster]) -> Vec<(u64, u64)> {
         let mut updates = Vec::new();
-        for cluster in clusters {
+        for EdsCluster { in_stats: cluster, .. } in clusters {
             let success = self.stat(&format!("cluster.{cluster}.update_success")).await;
             updates.push((success, self.stat(&format!("cluster.{cluster}.update_rejected")).await));
         }

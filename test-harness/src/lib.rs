@@ -31,6 +31,7 @@ mod endpoints;
 mod envoy;
 mod eventually;
 mod issuer;
+pub mod istio;
 mod leftovers;
 mod listening;
 mod metrics;
@@ -41,7 +42,7 @@ mod state;
 pub mod tokens;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ use hyper::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use bootstrap::EdsCluster;
 use state::StateCluster;
 
 pub use backend::{Backend, Mode};
@@ -76,9 +78,11 @@ pub struct World {
     backends: Mutex<Vec<Arc<Backend>>>,
     endpoints: Mutex<EndpointSet>,
     nodes_template: Value,
-    eds_clusters: Vec<String>,
+    eds_clusters: Vec<EdsCluster>,
     /// The port of node 0, where nodes have fixed ports.
     first_node: Option<u16>,
+    /// The filter's code.
+    module: PathBuf,
     directory: TempDir,
 }
 
@@ -166,6 +170,12 @@ impl World {
         self.edit_endpoints(|set| set.retain(|endpoint| endpoint.address != address)).await;
     }
 
+    /// Adds a node that was taken from the endpoints again.
+    pub async fn return_node(&self, index: usize) {
+        let address = self.node(index).address();
+        self.edit_endpoints(|set| set.push(Endpoint::new(address))).await;
+    }
+
     /// Sets a node's weight in the endpoints.
     pub async fn set_weight(&self, index: usize, weight: u32) {
         self.edit_endpoint(index, |endpoint| endpoint.weight = weight).await;
@@ -179,6 +189,15 @@ impl World {
     /// Turns the order of the endpoints round.
     pub async fn reorder(&self) {
         self.edit_endpoints(|set| set.reverse()).await;
+    }
+
+    /// Gives the Envoys the filters that Istio's agent passes on for this proxy. They read them within milliseconds.
+    ///
+    /// # Panics
+    /// If a document has what the translator does not know.
+    pub fn serve_extensions(&self, proxy: &istio::Istio) {
+        let rendered = proxy.render().unwrap_or_else(|fault| panic!("{fault}"));
+        bootstrap::write_extensions(rendered.extensions, self.directory.path(), &self.module);
     }
 
     /// Edits one node's endpoint: its metadata, its priority, anything.
@@ -221,13 +240,14 @@ impl World {
     ) -> Result<(), String> {
         let now = envoy.endpoint_updates(&self.eds_clusters).await;
         for (cluster, (before, now)) in self.eds_clusters.iter().zip(before.iter().zip(&now)) {
-            assert!(now.1 == before.1, "Envoy refused the endpoints of {cluster}:\n{}", envoy.log());
+            let name = &cluster.name;
+            assert!(now.1 == before.1, "Envoy refused the endpoints of {name}:\n{}", envoy.log());
             if now.0 == before.0 {
-                return Err(format!("{cluster} has not read the endpoints"));
+                return Err(format!("{name} has not read the endpoints"));
             }
         }
         let hosts = envoy.clusters().await;
-        for cluster in &self.eds_clusters {
+        for EdsCluster { name: cluster, .. } in &self.eds_clusters {
             // A node that passes its health checks stays until it fails them: Envoy only marks it.
             let here =
                 hosts.iter().filter(|host| &host.cluster == cluster && !host.has("pending_dynamic_removal"));

@@ -174,7 +174,8 @@ pub(super) fn rejection(page: &str) -> String {
 
 /// The page that holds one stat: the filter is a regular expression.
 pub(super) fn stats_path(name: &str) -> String {
-    let pattern = name.replace('.', "\\.");
+    // A name of Istio's has `|` in it.
+    let pattern = name.replace('.', "\\.").replace('|', "\\|");
     let encoded = pattern.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
