@@ -13,10 +13,10 @@ CHART = pathlib.Path(__file__).parents[2] / "charts/berth"
 RELEASE = {"name": "berth", "namespace": "sessions"}
 
 
-def render(values, chart=CHART):
+def render(values, **release):
     """The documents of all templates, each a dictionary, by the order of their files."""
-    with helm_python.Chart.load(chart) as loaded:
-        files = loaded.render(values, **RELEASE)
+    with helm_python.Chart.load(CHART) as chart:
+        files = chart.render(values, **RELEASE | release)
     texts = [text for path, text in sorted(files.items()) if not path.endswith(".txt")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 

@@ -30,7 +30,7 @@ def table(values):
         elif text.startswith("#"):
             comment.append(text.lstrip("# "))
         else:
-            key, default = re.fullmatch(r"([A-Za-z]+):\s*(.*)", text).groups()
+            key, default = re.fullmatch(r"([A-Za-z0-9]+):\s*(.*)", text).groups()
             parents = parents[:depth] + [key]
             path, says = ".".join(parents), " ".join(comment).replace("|", "\\|")
             if default:

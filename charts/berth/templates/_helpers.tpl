@@ -62,6 +62,9 @@ capabilities:
 {{- if and $values.tls.clientCaSecret (not $values.tls.secret) -}}
 {{- $faults = append $faults "tls.clientCaSecret needs tls.secret" -}}
 {{- end -}}
+{{- if and $values.istio.enabled $values.tls.secret -}}
+{{- $faults = append $faults "istio.enabled and tls.secret: the mesh encrypts already, and its proxies speak plain HTTP/2 to the service" -}}
+{{- end -}}
 {{- $jwks := $values.access.jwks -}}
 {{- if and $jwks.secret $jwks.configMap -}}
 {{- $faults = append $faults "access.jwks.secret and access.jwks.configMap: only one of them" -}}
