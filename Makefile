@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm check test test-browser test-matrix e2e validate demo bench simulate fmt clean
+.PHONY: help setup wasm static images up down check test test-browser test-matrix e2e demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 # End-to-end tests often wait, so more of them run at once than there are processors.
 E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
@@ -13,6 +13,19 @@ setup: ## install what is missing: the wasm target, cargo-nextest, Envoy, the li
 
 wasm: ## build the filter: target/berth.wasm
 	@scripts/build-wasm
+
+static: ## build berth and the node of envoy/compose for containers that hold nothing else: target/static
+	@scripts/build-static
+
+images: wasm static ## write container images, without an engine: target/images
+	@scripts/build-images
+
+up: images ## start envoy/compose: two Envoys, three nodes, two state services, Valkey and its replica
+	@for image in berth berth-node; do docker load -q -i target/images/$$image.tar; done
+	docker compose -f envoy/compose/compose.yaml up -d
+
+down: ## end envoy/compose and remove it
+	docker compose -f envoy/compose/compose.yaml down -v
 
 demo: ## see it work, then keep it running; ARGS=--once checks every promise and ends, --jwt is of tokens
 	@scripts/setup demo
@@ -27,6 +40,7 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 	scripts/check-deps
 	scripts/check-paths
 	scripts/check-prose
+	scripts/check-chart
 	cargo clippy $(CARGO_FLAGS) --workspace --exclude berth-filter --all-targets -- -D warnings
 	cargo clippy $(CARGO_FLAGS) --profile wasm -p berth-filter --target wasm32-wasip1 -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc -q $(CARGO_FLAGS) --no-deps --workspace --exclude berth-filter
@@ -34,7 +48,7 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 	cargo test -q $(CARGO_FLAGS) --doc --workspace --exclude berth-filter
 	cargo test -q $(CARGO_FLAGS) --release -p berth-sim --test seeds
 
-e2e: setup wasm ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
+e2e: setup wasm static ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) $(T)
 
@@ -43,7 +57,7 @@ test-browser: wasm ## a page in a real browser: Chromium, which it installs, or 
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test pins --run-ignored only -E 'test(/^browser::/)'
 
-test-matrix: setup ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
+test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
 bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring

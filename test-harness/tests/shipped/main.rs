@@ -4,6 +4,7 @@
 mod support;
 
 mod bad_configuration;
+mod chart;
 mod compose;
 mod demo;
 mod harness;

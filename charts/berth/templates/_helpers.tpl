@@ -1,0 +1,95 @@
+{{/* The name in labels. */}}
+{{- define "berth.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The name of objects: the release's, with the chart's unless it is in it. At most 52 bytes, so that "-valkey-0" and the like fit. */}}
+{{- define "berth.fullname" -}}
+{{- $name := include "berth.name" . -}}
+{{- $joined := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $joined | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "berth.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "berth.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{/* What selects a component's pods; it must never change. Called with the root and the component. */}}
+{{- define "berth.selector" -}}
+app.kubernetes.io/name: {{ include "berth.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "berth.labels" -}}
+{{ include "berth.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: berth
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "berth.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* What a container may do: nothing but run. */}}
+{{- define "berth.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Values that are right each by itself and wrong together. Every one is named at once. */}}
+{{- define "berth.check" -}}
+{{- $values := .Values -}}
+{{- $faults := list -}}
+{{- if and (eq $values.store "redis") (not $values.redis.url) (not $values.redis.secret.name) -}}
+{{- $faults = append $faults "redis.url or redis.secret.name is missing: say where pins are kept. For a trial: store: valkey" -}}
+{{- end -}}
+{{- if and (eq $values.store "memory") (or $values.autoscaling.enabled (ne (int $values.replicas) 1)) -}}
+{{- $faults = append $faults "store: memory needs replicas: 1 and no autoscaling, as each pod would have pins of its own" -}}
+{{- end -}}
+{{- if and (ne $values.store "redis") (or $values.redis.cluster (ne $values.redis.durability "none") $values.redis.url $values.redis.secret.name $values.redis.tls.caSecret $values.redis.tls.certSecret) -}}
+{{- $faults = append $faults "redis has values, and store is not redis" -}}
+{{- end -}}
+{{- if and $values.tls.clientCaSecret (not $values.tls.secret) -}}
+{{- $faults = append $faults "tls.clientCaSecret needs tls.secret" -}}
+{{- end -}}
+{{- if and $values.istio.enabled $values.tls.secret -}}
+{{- $faults = append $faults "istio.enabled and tls.secret: the mesh encrypts already, and its proxies speak plain HTTP/2 to the service" -}}
+{{- end -}}
+{{- $jwks := $values.access.jwks -}}
+{{- if and $jwks.secret $jwks.configMap -}}
+{{- $faults = append $faults "access.jwks.secret and access.jwks.configMap: only one of them" -}}
+{{- end -}}
+{{- if or $jwks.secret $jwks.configMap -}}
+{{- if not $jwks.algorithms -}}
+{{- $faults = append $faults "access.jwks.algorithms is missing: name those that the issuer signs with, such as RS256" -}}
+{{- end -}}
+{{- if not (or $values.access.tokenSecret.name $values.tls.clientCaSecret) -}}
+{{- $faults = append $faults "access.jwks needs access.tokenSecret.name or tls.clientCaSecret: proxies show no JWT" -}}
+{{- end -}}
+{{- else if or $jwks.algorithms $jwks.issuer $jwks.audiences -}}
+{{- $faults = append $faults "access.jwks has values, and neither secret nor configMap" -}}
+{{- end -}}
+{{- $scaling := $values.autoscaling -}}
+{{- if and $scaling.enabled (not (or $scaling.cpuPercent $scaling.sessionsCreated.enabled)) -}}
+{{- $faults = append $faults "autoscaling has no metric: set cpuPercent or sessionsCreated.enabled" -}}
+{{- end -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- $faults = append $faults "autoscaling.minReplicas is above maxReplicas" -}}
+{{- end -}}
+{{- if and $values.networkPolicy.enabled (not $values.networkPolicy.from) -}}
+{{- $faults = append $faults "networkPolicy.from is missing: without it no proxy could call the service" -}}
+{{- end -}}
+{{- if $faults -}}
+{{- fail (printf "\n- %s" (join "\n- " $faults)) -}}
+{{- end -}}
+{{- end -}}

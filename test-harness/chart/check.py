@@ -1,0 +1,199 @@
+"""Checks the Helm chart without a cluster: scripts/check-chart runs it.
+
+What is rendered with each set of values in charts/berth/ci is valid for several versions of Kubernetes, and its parts fit each other; values
+that are wrong are refused with their path; the table of the README is that of values.yaml; the examples are valid. UPDATE=1 writes
+the table.
+"""
+
+import copy
+import os
+import pathlib
+import sys
+
+import helm_python
+import jsonschema
+import kubernetes_validate
+import yaml
+
+import examples
+import istio
+import values_table
+from render import CHART, render, sets
+
+# The oldest that the chart says, one between, and the newest that is known.
+KUBERNETES = ["1.29", "1.33", "1.37"]
+CRDS = yaml.safe_load((pathlib.Path(__file__).parent / "crds.yaml").read_text())
+
+# Values that are wrong, over ci/redis-values.yaml, and what the refusal says.
+WRONG = [
+    ({"replica": 3}, "additional properties 'replica' not allowed"),
+    ({"replicas": "three"}, "at '/replicas': got string, want integer"),
+    ({"redis": {"url": "redis://:password@redis:6379"}}, "at '/redis/url'"),
+    ({"redis": {"secret": {"nam": "x"}}}, "at '/redis/secret': additional properties 'nam' not allowed"),
+    ({"settings": {"ttl": 30}}, "at '/settings/ttl': got number, want string"),
+    ({"settings": {"logLevel": "trace"}}, "at '/settings/logLevel'"),
+    ({"access": {"jwks": {"algorithms": ["none"]}}}, "at '/access/jwks/algorithms/0'"),
+    ({"store": "etcd"}, "at '/store'"),
+    ({"tls": {"clientCaSecret": "ca"}}, "tls.clientCaSecret needs tls.secret"),
+    ({"store": "memory", "redis": {"url": ""}}, "store: memory needs replicas: 1"),
+    ({"store": "valkey"}, "redis has values, and store is not redis"),
+    ({"redis": {"url": ""}}, "redis.url or redis.secret.name is missing"),
+    ({"access": {"jwks": {"secret": "keys"}}}, "access.jwks.algorithms is missing"),
+    ({"access": {"jwks": {"secret": "keys", "algorithms": ["RS256"]}}}, "proxies show no JWT"),
+    ({"networkPolicy": {"enabled": True}}, "networkPolicy.from is missing"),
+    ({"autoscaling": {"enabled": True, "cpuPercent": 0}}, "autoscaling has no metric"),
+    ({"istio": {"enabled": True}, "tls": {"secret": "x"}}, "istio.enabled and tls.secret"),
+    ({"istio": {"nodes": {"port": "http"}}}, "at '/istio/nodes/port'"),
+    ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas is above maxReplicas"),
+]
+
+
+def main():
+    faults = []
+    tested = sets()
+    for name, values in tested.items():
+        faults += [f"{name}: {fault}" for fault in lint(values)]
+        documents = render(values)
+        for document in (document for document in documents if not istio.is_ours(document)):
+            faults += [f"{name}: {label(document)}: {fault}" for fault in validate(document)]
+        faults += [f"{name}: {fault}" for fault in fit(documents)]
+    faults += refuses(tested["redis"])
+    faults += notices(render(tested["everything"]))
+    faults += values_table.check(CHART, update=bool(os.environ.get("UPDATE")))
+    faults += istio.check(tested["istio"])
+    faults += examples.check(CHART, validate)
+    for fault in faults:
+        print(f"check-chart: {fault}", file=sys.stderr)
+    if faults:
+        sys.exit(1)
+    print(f"check-chart: {len(tested)} sets of values are valid for Kubernetes {', '.join(KUBERNETES)}")
+
+
+def lint(values):
+    report = helm_python.lint(CHART, values, strict=True)
+    # 1 is a remark, such as that there is no icon.
+    return [f"helm lint: {each['path']}: {each['error']}" for each in report["messages"] if each["severity"] > 1]
+
+
+def label(document):
+    return f"{document.get('kind')} {document.get('metadata', {}).get('name')}"
+
+
+def validate(document):
+    """What is wrong with a document by itself."""
+    kind = document.get("kind")
+    if kind in CRDS:
+        return [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(CRDS[kind]).iter_errors(document)]
+    faults = []
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            faults.append(f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError as error:
+            faults.append(f"Kubernetes {version}: {error}")
+    return faults
+
+
+def fit(documents):
+    """What one document says of another one, and what all of them must have."""
+    faults = []
+    pods = [document["spec"]["template"] for document in documents if document["kind"] in ("Deployment", "StatefulSet")]
+    names = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    for document in documents:
+        if istio.is_ours(document):
+            continue
+        say = lambda fault, where=label(document): faults.append(f"{where}: {fault}")
+        for key in ("name", "instance", "component", "version", "part-of", "managed-by"):
+            if f"app.kubernetes.io/{key}" not in document["metadata"].get("labels", {}):
+                say(f"the label app.kubernetes.io/{key} is missing")
+        for selector in selectors(document):
+            chosen = [pod for pod in pods if selector.items() <= pod["metadata"]["labels"].items()]
+            if len(chosen) != 1:
+                say(f"selects {len(chosen)} kinds of pods by {selector}")
+        spec = document.get("spec", {})
+        if document["kind"] == "HorizontalPodAutoscaler":
+            target = spec["scaleTargetRef"]
+            if (target["kind"], target["name"]) not in names:
+                say("scales what is not there")
+        if document["kind"] == "Service":
+            [pod] = [pod for pod in pods if spec["selector"].items() <= pod["metadata"]["labels"].items()]
+            ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+            for port in spec["ports"]:
+                if port["targetPort"] not in ports:
+                    say(f"the pods have no port {port['targetPort']}")
+    for pod in pods:
+        faults += [f"pod {pod['metadata']['labels']['app.kubernetes.io/component']}: {fault}" for fault in restricted(pod["spec"])]
+    return faults
+
+
+def selectors(document):
+    spec = document.get("spec", {})
+    if document["kind"] == "Service":
+        yield spec["selector"]
+    if document["kind"] == "NetworkPolicy":
+        yield spec["podSelector"]["matchLabels"]
+    if document["kind"] in ("PodDisruptionBudget", "Deployment", "StatefulSet"):
+        yield spec["selector"]["matchLabels"]
+    for constraint in spec.get("template", {}).get("spec", {}).get("topologySpreadConstraints", []):
+        yield constraint["labelSelector"]["matchLabels"]
+
+
+def restricted(spec):
+    """The restricted profile of Kubernetes' Pod Security Standards, with a read-only root, and mounts that are there."""
+    if spec.get("automountServiceAccountToken") is not False:
+        yield "mounts a token of its service account"
+    security = spec.get("securityContext", {})
+    if not security.get("runAsNonRoot") or security.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        yield "is not runAsNonRoot with the seccomp profile RuntimeDefault"
+    volumes = {volume["name"] for volume in spec.get("volumes", [])}
+    for container in spec["containers"] + spec.get("initContainers", []):
+        if container.get("securityContext") != {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }:
+            yield f"{container['name']} is not restricted"
+        if not container.get("resources", {}).get("limits", {}).get("memory"):
+            yield f"{container['name']} has no limit of memory"
+        mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+        if not mounted <= volumes:
+            yield f"{container['name']} mounts {mounted - volumes}, which is no volume"
+
+
+def refuses(base):
+    """Each wrong value is refused, with its place."""
+    for wrong, says in WRONG:
+        try:
+            render(merged(base, wrong))
+            yield f"{wrong} is accepted"
+        except (helm_python.HelmValuesError, helm_python.HelmRenderError) as error:
+            if says not in str(error):
+                yield f"{wrong}: {says!r} is not in {error}"
+
+
+def notices(documents):
+    """These checks can fail: a field that is misspelt anywhere in the output is found."""
+    for index, document in enumerate(documents):
+        spec = next((key for key in ("spec", "automountServiceAccountToken") if key in document), None)
+        for path in (["metadata"], [spec]):
+            wrong = copy.deepcopy(document)
+            if path != ["metadata"] or document["kind"] not in CRDS:
+                wrong[path[0] + "x"] = wrong.pop(path[0])
+                if not validate(wrong):
+                    yield f"{label(document)} with {path[0]}x is accepted"
+    [deployment] = [document for document in documents if document["kind"] == "Deployment"]
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    container["readinesProbe"] = container.pop("readinessProbe")
+    if not validate(deployment):
+        yield "a Deployment with readinesProbe is accepted"
+
+
+def merged(base, over):
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {key: merged(base.get(key), over[key]) if key in over else base[key] for key in base | over}
+
+
+if __name__ == "__main__":
+    main()
