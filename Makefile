@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup wasm static images up down check test test-browser test-matrix e2e demo bench simulate fmt clean
 CARGO_FLAGS := --locked
+# Compose is a command of its own where Docker has no plugin for it.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 # End-to-end tests often wait, so more of them run at once than there are processors.
 E2E_JOBS := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
@@ -22,10 +24,10 @@ images: wasm static ## write container images, without an engine: target/images
 
 up: images ## start envoy/compose: two Envoys, three nodes, two state services, Valkey and its replica
 	@for image in berth berth-node; do docker load -q -i target/images/$$image.tar; done
-	docker compose -f envoy/compose/compose.yaml up -d
+	$(COMPOSE) -f envoy/compose/compose.yaml up -d
 
 down: ## end envoy/compose and remove it
-	docker compose -f envoy/compose/compose.yaml down -v
+	$(COMPOSE) -f envoy/compose/compose.yaml down -v
 
 demo: ## see it work, then keep it running; ARGS=--once checks every promise and ends, --jwt is of tokens
 	@scripts/setup demo

@@ -6,7 +6,7 @@ use crate::time::Millis;
 /// Whether a token that is refused here and now may be good elsewhere or later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlook {
-    /// Its time is over, whoever issued it.
+    /// Its time is over, also if another issuer made it.
     Over,
     /// It says that it is of another issuer, or for others.
     MayBeGood,
