@@ -30,6 +30,7 @@ mod client;
 mod endpoints;
 mod envoy;
 mod eventually;
+pub mod gateway;
 mod issuer;
 mod leftovers;
 mod listening;
