@@ -100,6 +100,8 @@ pub fn render(resources: &[Value], scheme: NameScheme) -> Result<Value, String> 
     let listener = listener(&gateway, &clients, &filters, routes, scheme);
     let listener = patched(listener, &all(resources, "EnvoyPatchPolicy")?)?;
     let own = json!({
+        // Envoy Gateway gives these as arguments.
+        "node": {"id": gateway.metadata.name, "cluster": gateway.metadata.name},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 19000}}},
         "static_resources": {"listeners": [listener], "clusters": clusters},
     });
@@ -185,7 +187,8 @@ fn http_route(
         (filter["name"].as_str().unwrap().to_owned(), on)
     });
     let retry = &policy.retry;
-    if let Some(other) = retry.retry_on.triggers.iter().find(|trigger| !TRIGGERS.contains(&trigger.as_str())) {
+    if let Some(other) = retry.retry_on.triggers.iter().find(|trigger| !TRIGGERS.contains(&trigger.as_str()))
+    {
         return Err(format!("rule {}: there is no retry trigger {other}", rule.name));
     }
     let mut action = json!({

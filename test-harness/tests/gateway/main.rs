@@ -1,7 +1,3 @@
-//! The resources for Envoy Gateway, translated as it does and run by a real Envoy.
+//! The resources for Envoy Gateway, translated as it does.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-mod placing;
 mod resources;
