@@ -50,7 +50,7 @@ pub fn shipped(scheme: NameScheme) -> Vec<Value> {
         let text =
             std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let documents = serde_yaml_ng::Deserializer::from_str(&text);
-        let parsed = documents.map(|document| Value::deserialize(document));
+        let parsed = documents.map(Value::deserialize);
         parsed.collect::<Result<Vec<_>, _>>().unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     };
     ["gateway.yaml", "route.yaml", "filter.yaml", scheme.patches()].into_iter().flat_map(read).collect()
@@ -97,7 +97,7 @@ pub fn render(resources: &[Value], scheme: NameScheme) -> Result<Value, String> 
         routes.push(http_route(&name, rule, &policy.spec, &filters)?);
         clusters.push(cluster(&name, &policy.spec)?);
     }
-    let listener = listener(&gateway, &clients, &filters, routes, scheme);
+    let listener = listener(&gateway, &clients, &filters, &routes, scheme);
     let listener = patched(listener, &all(resources, "EnvoyPatchPolicy")?)?;
     let own = json!({
         // Envoy Gateway gives these as arguments.
@@ -292,7 +292,7 @@ fn listener(
     gateway: &Resource<Gateway>,
     clients: &ClientTrafficPolicy,
     filters: &[Value],
-    routes: Vec<Value>,
+    routes: &[Value],
     scheme: NameScheme,
 ) -> Value {
     let listener = &gateway.spec.listeners[0];
