@@ -31,6 +31,7 @@ mod container;
 mod endpoints;
 mod envoy;
 mod eventually;
+pub mod gateway;
 mod issuer;
 pub mod istio;
 mod leftovers;
