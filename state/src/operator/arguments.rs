@@ -97,9 +97,9 @@ impl Service {
             return None;
         }
         let (ca, own) = (given_right(ca), given_right(cert.zip(key).map(|(cert, key)| cert.zip(key))));
-        let (origin, ca, own, token) = (origin?, ca?, own?, token?);
+        let (origin, ca, own) = (origin?, ca?, own?);
         let tls = Tls::read(&origin, ca.as_ref(), own.as_ref()).map_err(|all| faults.extend(all)).ok();
-        Some(Client::new(&origin, token, tls?))
+        Some(Client::new(&origin, token?, tls?))
     }
 }
 
