@@ -1,11 +1,11 @@
 //! Other ways to have it, and other shapes of the same mesh.
 
-use berth_harness::World;
 use berth_harness::istio::{Documents, Flavour, Istio};
+use berth_harness::{World, eventually};
 use serde_json::{Value, json};
 
 use crate::support::patience::{ask, destination, nodes_become};
-use crate::support::{SHIPPED_RING, owners, sessions, shown};
+use crate::support::{SHIPPED_RING, SOON, owners, sessions, shown};
 use crate::worlds::{PODS, builder, started};
 
 const ALL_PODS: &str = "outbound|8080||nodes.games.svc.cluster.local";
@@ -203,6 +203,18 @@ async fn ambient_pods_behind_a_gateway_keep_their_sessions() {
     let gone = world.node_named(&before[0]);
     gone.refuse().await;
 
+    // The tunnel's end takes a request before it connects to the pod, so the first ones may fail.
+    let lost: Vec<&String> =
+        keys.iter().zip(&before).filter(|(_, node)| *node == gone.name()).map(|(key, _)| key).collect();
+    let are_placed = async || {
+        let mut failed = Vec::new();
+        for key in &lost {
+            let answer = ask(&world, key).await;
+            failed.extend((answer.status != 200).then_some(answer));
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
+    };
+    eventually(are_placed, 3 * SOON).await;
     let after = world.nodes_of(&keys).await;
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(before != after, before == gone.name());
