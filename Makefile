@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm static images up down check test test-browser test-matrix e2e demo bench simulate fmt clean
+.PHONY: help setup wasm static images up down check test test-browser test-compose test-matrix test-all e2e demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 # Compose is a command of its own where Docker has no plugin for it.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -59,8 +59,16 @@ test-browser: wasm ## a page in a real browser: Chromium, which it installs, or 
 	cargo build $(CARGO_FLAGS) --release -p berth-state
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test pins --run-ignored only -E 'test(/^browser::/)'
 
+test-compose: wasm static ## envoy/compose through pauses, kills and partings; needs Docker and docker-compose
+	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test shipped --run-ignored only -E 'test(/^compose::/)'
+
 test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
+
+test-all: test test-browser test-compose ## test, browser, compose, both demos, and the end-to-end tests again without Docker
+	$(MAKE) demo ARGS=--once
+	$(MAKE) demo ARGS='--once --jwt'
+	BERTH_HARNESS=process $(MAKE) e2e
 
 bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state

@@ -66,13 +66,16 @@ impl Bootstrap {
     /// Gives these state services to the cluster that reads `state.json`, if there is one.
     pub(crate) fn find_state(&mut self, addresses: &[SocketAddr], directory: &Path) -> bool {
         let file = directory.join(STATE_FILE);
+        if !relocate(&mut self.json, STATE_FILE, &file) {
+            return false;
+        }
         let set: Vec<Endpoint> = addresses.iter().map(|address| Endpoint::new(*address)).collect();
         endpoints::write(
             &set,
             &json!({"resources": [{"@type": LOAD_ASSIGNMENT, "cluster_name": "state"}]}),
             &file,
         );
-        relocate(&mut self.json, STATE_FILE, &file)
+        true
     }
 
     /// Listens on this port instead of any that is free.
@@ -154,7 +157,9 @@ impl Bootstrap {
             EdsCluster { name, in_stats }
         };
         self.eds_clusters = eds_clusters(&mut self.json, nodes).map(of).collect();
-        write_extensions(self.extensions.clone(), directory, module);
+        if !self.extensions.is_empty() {
+            write_extensions(self.extensions.clone(), directory, module);
+        }
     }
 
     /// The listeners as they are before any reload.

@@ -96,6 +96,7 @@ impl Image {
                 "--rm",
                 "--read-only",
                 "--cap-drop=ALL",
+                "--security-opt=no-new-privileges",
                 "--network=host",
                 "--label=berth-harness",
             ]);

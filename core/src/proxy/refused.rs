@@ -7,7 +7,7 @@
 use super::tokens::{Memo, Provider, Tokens};
 use crate::attributes::{Attributes, all_lines};
 use crate::config::Verification;
-use crate::token::{self, Outlook, Policy, Refusal};
+use crate::token::{self, Outlook, Refusal};
 
 /// A token that a provider refused.
 struct Refused<'p> {
@@ -47,23 +47,12 @@ impl Provider {
             Verification::Upstream(_) => return None,
         };
         let (token, deletion) = self.locate(memo, attributes)?;
-        let outlook = self.outlook(&token, refusal, policy, is_remote, attributes);
-        Some(Refused { token, deletion, outlook })
-    }
-
-    fn outlook(
-        &self,
-        token: &[u8],
-        refusal: Refusal,
-        policy: &Policy,
-        is_remote: bool,
-        attributes: &dyn Attributes,
-    ) -> Outlook {
-        match token::outlook(token, policy, attributes.now()) {
+        let outlook = match token::outlook(&token, policy, attributes.now()) {
             // Its issuer may have published the key since.
             Outlook::Bad if is_remote && refusal == Refusal::UnknownKey => Outlook::MayBeGood,
             outlook => outlook,
-        }
+        };
+        Some(Refused { token, deletion, outlook })
     }
 
     fn locate(&self, memo: &Memo, attributes: &dyn Attributes) -> Option<(Vec<u8>, Option<&str>)> {

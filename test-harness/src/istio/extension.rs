@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::patch::filter::{CONNECTION_MANAGER, Metadata, Target, check_targets, part};
+use super::patch::filter::{CONNECTION_MANAGER, Metadata, Target, check_targets, part, whole};
 use super::patch::{Proxy, Resources, Role, filter_chains, select};
 
 pub use self::agent::pull;
@@ -128,17 +128,7 @@ impl Extension {
     /// # Errors
     /// Every fault, one a line: the document, the path, and what is expected.
     pub fn parse(document: &Value) -> Result<Self, String> {
-        let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
-        let mut faults = Vec::new();
-        match read(document, &mut faults) {
-            Some(extension) if faults.is_empty() => Ok(extension),
-            _ => {
-                let kind = document["kind"].as_str().unwrap_or_default();
-                let lines: Vec<String> =
-                    faults.iter().map(|fault| format!("{kind} {name}: {fault}")).collect();
-                Err(lines.join("\n"))
-            }
-        }
+        whole(document, read)
     }
 
     /// `namespace.name`, as this version of Istio has it.

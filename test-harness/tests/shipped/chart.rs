@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use berth_core::event::{self, Counter};
 use berth_harness::tokens::key_set;
-use berth_harness::{RedisServer, berth, eventually, free_address, root};
+use berth_harness::{Image, RedisServer, eventually, free_address, root};
 use jsonwebtoken::Algorithm;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::images;
 use crate::support::SOON;
 
 /// The documents of each set of values in charts/berth/ci.
@@ -65,110 +65,23 @@ fn files() -> TempDir {
     folder
 }
 
-/// How the rendered command runs: in a container that holds nothing else, where there is an engine; else as a process.
-enum Runs {
-    Image(String),
-    Process,
-}
-
-impl Runs {
-    fn choose() -> Self {
-        let mode = std::env::var("BERTH_HARNESS").unwrap_or_default();
-        let engine =
-            || Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success());
-        if mode == "process" || (mode != "docker" && !engine()) {
-            return Self::Process;
-        }
-        // It takes any binary, with its libraries, FROM scratch.
-        let output = Command::new(root().join("scripts/envoy-image")).arg(berth().unwrap()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self::Image(String::from_utf8(output.stdout).unwrap().trim().to_owned())
-    }
-
-    fn start(
-        &self,
-        arguments: &[String],
-        variables: &[(&str, String)],
-        files: &Path,
-        security: &Value,
-    ) -> Running {
-        let files = files.to_str().unwrap();
-        let (mut command, name) = match self {
-            Self::Process => {
-                let mut command = Command::new(berth().unwrap());
-                command.args(arguments.iter().map(|argument| argument.replace("/etc/berth", files)));
-                command.env_clear().envs(variables.iter().map(|(name, value)| (*name, value)));
-                (command, None)
-            }
-            Self::Image(image) => {
-                let name = files.rsplit('/').next().unwrap().to_owned();
-                let mut command = Command::new("docker");
-                command.args(["run", "--rm", "--network=host", "--label=berth-harness", "--cap-drop=ALL"]);
-                command.args(["--read-only", "--security-opt=no-new-privileges", &format!("--name={name}")]);
-                command.arg(format!("--user={}:{}", security["runAsUser"], security["runAsGroup"]));
-                command.arg(format!("--volume={files}:/etc/berth:ro"));
-                command.args(variables.iter().map(|(name, value)| format!("--env={name}={value}")));
-                command.arg(image).args(arguments);
-                (command, Some(name))
-            }
-        };
-        let log = fs::File::create(format!("{files}.log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        Running { child: command.spawn().unwrap(), container: name, log: format!("{files}.log") }
-    }
-}
-
-impl Drop for Runs {
-    fn drop(&mut self) {
-        if let Self::Image(image) = self {
-            let _ = Command::new("docker").args(["rmi", image]).output();
-        }
-    }
-}
-
-struct Running {
-    child: Child,
-    container: Option<String>,
-    log: String,
-}
-
-impl Running {
-    /// Waits until the program answers a probe as the kubelet would ask it.
-    async fn passes(&mut self, probe: &Value, address: SocketAddr) {
-        let passes = async || match probe.get("httpGet") {
-            None => probe["tcpSocket"]["port"] == "http" && TcpStream::connect(address).is_ok(),
-            Some(get) => {
-                assert_eq!(get["port"], "http");
-                let scheme = get["scheme"].as_str().unwrap().to_lowercase();
-                let url = format!("{scheme}://{address}{}", get["path"].as_str().unwrap());
-                let curl =
-                    Command::new("curl").args(["-ksf", "--max-time", "2", "-o", "/dev/null", &url]).status();
-                curl.unwrap().success()
-            }
-        };
-        eventually(passes, SOON).await;
-        let ended = self.child.try_wait().unwrap();
-        assert!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(&self.log).unwrap());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(name) = &self.container {
-            let _ = Command::new("docker").args(["rm", "--force", name]).output();
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- log\n{}---", fs::read_to_string(&self.log).unwrap_or_default());
-        }
-        let _ = fs::remove_file(&self.log);
-    }
+/// Whether the program answers a probe as the kubelet would ask it.
+fn passes(probe: &Value, address: SocketAddr) -> bool {
+    let Some(get) = probe.get("httpGet") else {
+        return probe["tcpSocket"]["port"] == "http" && TcpStream::connect(address).is_ok();
+    };
+    assert_eq!(get["port"], "http");
+    let scheme = get["scheme"].as_str().unwrap().to_lowercase();
+    let url = format!("{scheme}://{address}{}", get["path"].as_str().unwrap());
+    let curl = Command::new("curl").args(["-ksf", "--max-time", "2", "-o", "/dev/null", &url]).status();
+    curl.unwrap().success()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rendered_command_serves_and_answers_the_rendered_probes() {
-    let runs = Runs::choose();
+    let out = TempDir::new().unwrap();
+    let (_loaded, archives) = images::archives(&out, &(images::tag() + "-chart"), &["berth"]);
+    let image = Image::load(&archives[0]).unwrap();
     let redis = RedisServer::start(&[]);
     let sets = rendered();
     assert!(sets.len() >= 5, "{:?}", sets.keys());
@@ -210,10 +123,15 @@ async fn the_rendered_command_serves_and_answers_the_rendered_probes() {
             assert!(files.path().join(inside).is_dir(), "{inside}");
         }
 
-        let mut running = runs.start(&arguments, &variables, files.path(), &pod["securityContext"]);
+        let security = &pod["securityContext"];
+        let user = format!("{}:{}", security["runAsUser"], security["runAsGroup"]);
+        assert_eq!(image.config().unwrap()["User"], user, "the image's own, which the harness keeps");
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut running = image.container(&[(files.path(), "/etc/berth")], &variables, &words).unwrap();
+        running.start().unwrap();
 
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
-            running.passes(&container[probe], address).await;
+            eventually(async || passes(&container[probe], address), SOON).await;
         }
         if name == "access" {
             let call = |token: &str| {

@@ -213,26 +213,9 @@ fn script(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Whether this machine can play the composition. Where it cannot, the reason is printed.
-fn can_play() -> bool {
-    let lacks = if std::env::var("BERTH_HARNESS").is_ok_and(|mode| mode == "process") {
-        "BERTH_HARNESS=process"
-    } else if !Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success()) {
-        "no engine of Docker answers"
-    } else if Command::new("docker-compose").arg("version").output().is_err() {
-        "there is no docker-compose (Debian: apt-get install docker-compose)"
-    } else {
-        return true;
-    };
-    eprintln!("envoy/compose was NOT played, its files were only compared: {lacks}");
-    false
-}
-
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an engine of Docker and docker-compose: make test-compose"]
 async fn the_composition_keeps_sessions_through_pauses_kills_and_partings() {
-    if !can_play() {
-        return;
-    }
     let out = TempDir::new().unwrap();
     let tag = images::tag() + "-compose";
     let (_loaded, archives) = images::archives(&out, &tag, &["berth", "berth-node"]);

@@ -169,23 +169,28 @@ impl EnvoyFilter {
     /// # Errors
     /// Every fault, one a line: the document, the path, and what is expected.
     pub fn parse(document: &Value) -> Result<Self, String> {
-        let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
-        let mut faults = Vec::new();
-        let filter = read(document, &mut faults);
-        match filter {
-            Some(filter) if faults.is_empty() => Ok(filter),
-            _ => {
-                let lines: Vec<String> =
-                    faults.iter().map(|fault| format!("EnvoyFilter {name}: {fault}")).collect();
-                Err(lines.join("\n"))
-            }
-        }
+        whole(document, read)
     }
 
     /// `namespace/name`.
     pub(super) fn full_name(&self) -> String {
         format!("{}/{}", self.metadata.namespace, self.metadata.name)
     }
+}
+
+/// A document if it has no fault; else every fault, one a line.
+pub(in crate::istio) fn whole<T>(
+    document: &Value,
+    read: impl Fn(&Value, &mut Vec<String>) -> Option<T>,
+) -> Result<T, String> {
+    let mut faults = Vec::new();
+    let found = read(document, &mut faults).filter(|_| faults.is_empty());
+    found.ok_or_else(|| {
+        let kind = document["kind"].as_str().unwrap_or("document");
+        let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
+        let lines: Vec<String> = faults.iter().map(|fault| format!("{kind} {name}: {fault}")).collect();
+        lines.join("\n")
+    })
 }
 
 /// Part of a document.
