@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm static images up down check test test-browser test-compose test-matrix test-all e2e demo bench simulate fmt clean
+.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-matrix test-all e2e demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 # Compose is a command of its own where Docker has no plugin for it.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -62,10 +62,16 @@ test-browser: wasm ## a page in a real browser: Chromium, which it installs, or 
 test-compose: wasm static ## envoy/compose through pauses, kills and partings; needs Docker and docker-compose
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test shipped --run-ignored only -E 'test(/^compose::/)'
 
+test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, with Valkey in the place of Redis
+	cargo build $(CARGO_FLAGS) --release -p berth-state
+	BERTH_REDIS_SERVER=$$(scripts/get-valkey) cargo nextest run $(CARGO_FLAGS) -p berth-state
+	BERTH_REDIS_SERVER=$$(scripts/get-valkey) cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) \
+	  -E 'binary(state_service)'
+
 test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
-test-all: test test-browser test-compose ## test, browser, compose, both demos, and the end-to-end tests again without Docker
+test-all: test test-browser test-compose test-valkey ## test, browser, compose, Valkey, both demos, and the end-to-end tests again without Docker
 	$(MAKE) demo ARGS=--once
 	$(MAKE) demo ARGS='--once --jwt'
 	BERTH_HARNESS=process $(MAKE) e2e

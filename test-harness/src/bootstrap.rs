@@ -52,7 +52,9 @@ impl Bootstrap {
         );
         relocate(&mut json, MODULE, module);
         for listener in array(&mut json, "/static_resources/listeners") {
-            listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
+            if listener.get("internal_listener").is_none() {
+                listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
+            }
         }
         Self { json, extensions: Vec::new(), eds_clusters: Vec::new(), admin_port: None }
     }

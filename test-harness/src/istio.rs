@@ -9,6 +9,7 @@
 //!   virtual hosts have the domain 127.0.0.1 too, for the harness's client. In a sidecar that is the ClusterIP of the first Service.
 //! - Listeners, endpoints and extensions come from files, routes and clusters are part of the bootstrap, where Istio has them all from istiod.
 //! - All clusters but the state service's have the endpoints of the world's nodes; those have a port each instead of an address.
+//! - The state service's sidecar is a part of the same Envoy, and the certificates are part of the bootstrap.
 //! - What only Istio's own Envoy has is left out: metadata exchange, `istio.alpn`, `istio.stats`, and workload discovery. So are
 //!   metadata, access logs and tracing. Nodes have no sidecar: their clusters have no mutual TLS.
 //! - The image is not pulled: its code is `target/berth.wasm`.
@@ -25,6 +26,7 @@ mod kubernetes;
 mod listeners;
 mod mesh;
 pub mod patch;
+mod peers;
 mod pods;
 mod routes;
 
@@ -47,6 +49,7 @@ pub struct Istio {
     documents: Documents,
     overrides_bootstrap: bool,
     has_image: bool,
+    account: String,
 }
 
 impl Istio {
@@ -57,7 +60,8 @@ impl Istio {
 
     /// A proxy with any documents.
     pub fn with(flavour: Flavour, documents: Documents) -> Self {
-        Self { flavour, documents, overrides_bootstrap: false, has_image: true }
+        let account = flavour.account().into();
+        Self { flavour, documents, overrides_bootstrap: false, has_image: true, account }
     }
 
     /// Changes the documents.
@@ -75,6 +79,12 @@ impl Istio {
     /// The filter's image cannot be pulled.
     pub fn without_image(mut self) -> Self {
         self.has_image = false;
+        self
+    }
+
+    /// The service account that the proxy runs as, such as `cluster.local/ns/games/sa/client`, instead of the flavour's.
+    pub fn account(mut self, account: &str) -> Self {
+        self.account = account.into();
         self
     }
 

@@ -1,10 +1,12 @@
 //! Private Redis servers and clusters: on free ports, in temporary folders, gone when dropped. The machine's own is never
-//! used. Debian's redis-server and redis-cli 7 must be on the path; `make setup` sees to it.
+//! used. Debian's redis-server and redis-cli 7 must be on the path; `make setup` sees to it. `BERTH_REDIS_SERVER=file` runs another
+//! server of that protocol instead, such as Valkey's.
 //!
 //! Everything here blocks for the milliseconds that a start or a question takes. The state service's tests include this
 //! file by its path (`state/tests/support`): neither crate may depend on the other, and a crate of its own would be more
 //! than two files deserve. So it names nothing of the harness but [`Server`].
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
@@ -39,6 +41,11 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
         }
     }
     found
+}
+
+/// The server's program.
+fn program() -> OsString {
+    std::env::var_os("BERTH_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 /// One redis-server, without persistence: what is killed has forgotten everything.
@@ -114,7 +121,7 @@ impl RedisServer {
 
     fn launch(&self) -> Result<(), String> {
         leftovers::note_folder(self.folder.path())?;
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])

@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 
 use super::extension::pull;
+use super::mesh::Mesh;
 use super::patch::Resources;
+use super::peers;
 use super::{Istio, Role};
 
 /// A bootstrap, and what else its Envoy reads.
@@ -18,7 +20,6 @@ pub(crate) struct Rendered {
 
 /// Istio's proxies write this one at `proxyAdminPort`.
 const ADMIN_PORT: u16 = 15000;
-const STATE_HOST: &str = "berth-state.";
 
 impl Istio {
     /// What the harness starts.
@@ -43,6 +44,7 @@ impl Istio {
         statics["listeners"] = resources.listeners.into();
         let clusters = statics["clusters"].as_array_mut().expect("a list");
         clusters.extend(resources.clusters);
+        peers::install(&mut bootstrap, &Mesh::new(&self.documents)?, &self.account)?;
         Ok(Rendered { bootstrap, extensions, envoy: self.flavour.envoy })
     }
 }
@@ -114,14 +116,8 @@ fn append(to: &mut Value, more: &Value) {
 
 fn serve_from_files(resources: &mut Resources) -> Result<(), String> {
     for cluster in &mut resources.clusters {
-        let of_state = cluster["name"].as_str().unwrap_or_default().contains(STATE_HOST);
-        let fields = cluster.as_object_mut().expect("a cluster");
-        if of_state {
-            fields.remove("transport_socket");
-        }
-        if let Some(eds) = fields.get_mut("eds_cluster_config") {
-            let (name, file) = if of_state { ("state", "state.json") } else { ("nodes", "envoy/nodes.yaml") };
-            *eds = json!({"service_name": name, "eds_config": from_file(file)});
+        if let Some(eds) = cluster.get_mut("eds_cluster_config") {
+            *eds = json!({"service_name": "nodes", "eds_config": from_file("envoy/nodes.yaml")});
         }
     }
     let routes = std::mem::take(&mut resources.routes);
@@ -142,7 +138,7 @@ fn serve_from_files(resources: &mut Resources) -> Result<(), String> {
     Ok(())
 }
 
-fn from_file(path: &str) -> Value {
+pub(super) fn from_file(path: &str) -> Value {
     json!({"resource_api_version": "V3", "path_config_source": {"path": path}})
 }
 

@@ -62,6 +62,14 @@ impl Flavour {
         }
     }
 
+    /// The service account that it runs as.
+    pub fn account(&self) -> &'static str {
+        match self.role {
+            Role::Gateway => "cluster.local/ns/istio-ingress/sa/istio-ingressgateway",
+            Role::Sidecar => "cluster.local/ns/games/sa/client",
+        }
+    }
+
     /// The labels of its pod.
     pub fn labels(&self) -> &'static [(&'static str, &'static str)] {
         match self.role {

@@ -21,6 +21,8 @@ pub(super) enum Kind {
     /// Its patches have no schema of their own: applying them and Envoy itself check them.
     EnvoyFilter,
     ConfigMap(ConfigMap),
+    PeerAuthentication(Object<PeerAuthenticationSpec>),
+    AuthorizationPolicy(Object<AuthorizationPolicySpec>),
     /// Has no part in what the harness runs.
     Other,
 }
@@ -45,8 +47,8 @@ impl Kind {
                 Self::EnvoyFilter
             }
             ("networking.istio.io/v1", "Sidecar") => other::<SidecarSpec>(document)?,
-            ("security.istio.io/v1", "PeerAuthentication") => other::<PeerAuthenticationSpec>(document)?,
-            ("security.istio.io/v1", "AuthorizationPolicy") => other::<AuthorizationPolicySpec>(document)?,
+            ("security.istio.io/v1", "PeerAuthentication") => Self::PeerAuthentication(read(document)?),
+            ("security.istio.io/v1", "AuthorizationPolicy") => Self::AuthorizationPolicy(read(document)?),
             ("networking.k8s.io/v1", "NetworkPolicy") => other::<NetworkPolicySpec>(document)?,
             (version, kind) => return Err(format!("unknown kind {version} {kind}")),
         })

@@ -3,7 +3,8 @@
 use super::documents::Documents;
 use super::flavour::Flavour;
 use super::kinds::{
-    DestinationRuleSpec, GatewaySpec, Kind, Object, ServiceSpec, Subset, TrafficPolicy, VirtualServiceSpec,
+    AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, Kind, Object, PeerAuthenticationSpec,
+    ServiceSpec, Subset, TrafficPolicy, VirtualServiceSpec,
 };
 use super::kubernetes;
 
@@ -16,6 +17,8 @@ pub(super) struct Mesh {
     rules: Vec<Object<DestinationRuleSpec>>,
     pub(super) routes: Vec<Object<VirtualServiceSpec>>,
     pub(super) gateways: Vec<Object<GatewaySpec>>,
+    pub(super) peer_authentications: Vec<Object<PeerAuthenticationSpec>>,
+    pub(super) authorization_policies: Vec<Object<AuthorizationPolicySpec>>,
 }
 
 impl Mesh {
@@ -29,6 +32,8 @@ impl Mesh {
                 Kind::Gateway(gateway) => mesh.gateways.push(gateway),
                 Kind::KubernetesGateway(gateway) => mesh.gateways.push(kubernetes::gateway(gateway)),
                 Kind::KubernetesRoute(route) => mesh.routes.push(kubernetes::routes(route)?),
+                Kind::PeerAuthentication(peers) => mesh.peer_authentications.push(peers),
+                Kind::AuthorizationPolicy(policy) => mesh.authorization_policies.push(policy),
                 Kind::EnvoyFilter | Kind::ConfigMap(_) | Kind::Other => {}
             }
         }

@@ -48,6 +48,7 @@ async fn live(flavour: Flavour) {
     life.pod_that_terminates_keeps_its_sessions_until_it_ends().await;
     life.rolling_deploy_moves_each_session_with_its_pod_only().await;
     life.pod_that_dies_unnoticed_loses_its_sessions_alone().await;
+    life.sessions_go_on_where_they_are_when_an_address_comes_back_late().await;
     life.address_of_another_pod_gets_a_notice().await;
 
     assert_eq!(world.envoy(0).wasm_failures().await, 0);
@@ -137,6 +138,22 @@ impl Life<'_> {
         self.world.remove_node(4).await;
         self.become_active(-1).await;
         self.nothing_moved().await;
+    }
+
+    async fn sessions_go_on_where_they_are_when_an_address_comes_back_late(&mut self) {
+        // A StatefulSet replaces a pod; its sessions are served meanwhile. The one that then gets the address is a stranger.
+        let address = self.world.node(6).name().to_owned();
+        self.pods.terminating(6).await;
+        self.one_is_draining().await;
+        self.pods.gone(6).await;
+        self.become_active(0).await;
+        self.only_these_moved(6).await;
+
+        self.pods.reused(6).await;
+        self.says_boot_id(&address, "second").await;
+        self.become_active(1).await;
+        self.nothing_moved().await;
+        assert!(self.new_sessions("reused").await.contains(&address), "it gets new ones");
     }
 
     async fn address_of_another_pod_gets_a_notice(&mut self) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::patience::nodes_become;
 use crate::support::pinning::of;
-use crate::support::{SOON, sessions};
+use crate::support::{SHIPPED_RING, SOON, owners, sessions, shown};
 use crate::worlds::{PODS, beside_a_lobby, builder, started};
 
 /// Why Envoy does not start with this.
@@ -103,4 +103,25 @@ async fn rule_of_the_proxys_own_namespace_takes_the_subset_away() {
     assert_eq!(world.get("/").send().await.status, 200);
     let unknown = "wasmcustom.berth_polls_total.pool.nodes.result.unknown_cluster";
     eventually(async || world.envoy(0).stat(unknown).await > 0, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy_whose_service_account_is_not_named_gets_no_answer_from_the_state_service() {
+    let istio = Istio::new(Flavour::GATEWAY_1_31).account("cluster.local/ns/istio-ingress/sa/games-istio");
+    let world = builder(&istio).start().await;
+    nodes_become(world.envoy(0), &[("active", PODS as u64)]).await;
+
+    // The service's sidecar refuses its checks and calls. The ring decides.
+    let is_away = async || {
+        let answer = of(&world.client(), "ada").send().await;
+        assert_eq!(answer.status, 200);
+        if shown(&answer, "reason") == "state_away" { Ok(()) } else { Err(answer) }
+    };
+    eventually(is_away, SOON).await;
+    let keys = sessions(30);
+    assert_eq!(world.nodes_of(&keys).await, owners(&world, SHIPPED_RING, &keys));
+    assert!(world.pin_of("nodes", "ada").await.is_none());
+    assert!(world.envoy(0).log().contains("calls to the state cluster outbound|8650||berth-state"));
+    let denied = world.envoy(0).stat("http.inbound_0.0.0.0_8650;.rbac.denied").await;
+    assert!(denied > 0, "{denied}");
 }
