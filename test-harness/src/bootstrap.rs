@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::endpoints::{self, Endpoint, replace};
+use crate::istio::SIDECAR;
 
 /// The name of the filter in `http_filters`, by which its configuration is found.
 const WASM_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -52,7 +53,7 @@ impl Bootstrap {
         );
         relocate(&mut json, MODULE, module);
         for listener in array(&mut json, "/static_resources/listeners") {
-            if listener.get("internal_listener").is_none() {
+            if listener.pointer("/address/pipe").is_none() {
                 listener["address"] = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
             }
         }
@@ -71,6 +72,7 @@ impl Bootstrap {
         if !relocate(&mut self.json, STATE_FILE, &file) {
             return false;
         }
+        relocate(&mut self.json, SIDECAR, &directory.join(SIDECAR));
         let set: Vec<Endpoint> = addresses.iter().map(|address| Endpoint::new(*address)).collect();
         endpoints::write(
             &set,

@@ -32,6 +32,7 @@ mod routes;
 
 pub use documents::Documents;
 pub use flavour::{Flavour, Role};
+pub(crate) use peers::SIDECAR;
 pub use pods::Pods;
 
 use serde_json::Value;

@@ -1,20 +1,22 @@
 //! Mutual TLS to the state service: the certificates that istiod would sign, and the sidecar of the service's pods with the policies
 //! that are for them.
 //!
-//! The sidecar is an internal listener of the proxy's own Envoy, so that no second one has to run. What goes between them is TLS,
-//! and what the sidecar takes is what a sidecar of Istio takes: a certificate of the mesh (`PeerAuthentication` in mode STRICT) whose
-//! identity an `AuthorizationPolicy` names.
+//! The sidecar is a listener of the proxy's own Envoy, at a socket in the world's directory, so that no second one has to run. (Not an
+//! internal listener: active checks are made by the main thread, which has none.) What goes between them is TLS, and what the sidecar
+//! takes is what a sidecar of Istio takes: a certificate of the mesh (`PeerAuthentication` in mode STRICT) whose identity an
+//! `AuthorizationPolicy` names.
 
 use rcgen::string::Ia5String;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 
 use super::bootstrap::from_file;
 use super::kinds::{AuthorizationPolicySpec, Object, PeerAuthenticationSpec, ServiceSpec};
 use super::mesh::Mesh;
 
-/// The internal listener, and the cluster behind it, as Istio calls it.
-const SIDECAR: &str = "berth-state-sidecar";
+/// The sidecar's socket, which the harness puts into the world's directory.
+pub(crate) const SIDECAR: &str = "berth-state-sidecar";
+/// The cluster behind it, as Istio calls it.
 const INBOUND: &str = "inbound|8650||";
 /// The identity of the state service's pods.
 const STATE_ACCOUNT: &str = "cluster.local/ns/berth/sa/berth-state";
@@ -49,9 +51,7 @@ pub(super) fn install(bootstrap: &mut Value, mesh: &Mesh, account: &str) -> Resu
         "load_assignment".into(),
         json!({
             "cluster_name": outbound,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"envoy_internal_address": {
-                "server_listener_name": SIDECAR, "endpoint_id": "a pod of the state service",
-            }}}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": SIDECAR}}}}]}],
         }),
     );
     let mut inbound = json!({
@@ -95,8 +95,8 @@ fn sidecar(service: &Object<ServiceSpec>, mesh: &Mesh) -> Result<Value, String> 
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
     });
     Ok(json!({
-        "name": SIDECAR,
-        "internal_listener": {},
+        "name": "virtualInbound of the state service",
+        "address": {"pipe": {"path": SIDECAR}},
         "filter_chains": [{
             "transport_socket": {
                 "name": "envoy.transport_sockets.tls",
@@ -132,8 +132,7 @@ fn sidecar(service: &Object<ServiceSpec>, mesh: &Mesh) -> Result<Value, String> 
     }))
 }
 
-/// What Istio makes of an `AuthorizationPolicy` (`builder.go`). An internal listener has no port: the ports of a policy must be
-/// the pods' own.
+/// What Istio makes of an `AuthorizationPolicy` (`builder.go`). A socket has no port: the ports of a policy must be the pods' own.
 fn access(policy: &Object<AuthorizationPolicySpec>, service: &Object<ServiceSpec>) -> Result<Value, String> {
     let name = &policy.metadata.name;
     if policy.spec.action != "ALLOW" {
@@ -166,6 +165,8 @@ fn access(policy: &Object<AuthorizationPolicySpec>, service: &Object<ServiceSpec
 /// The certificates of both sides, signed by one authority, as Envoy's static secrets.
 fn secrets(account: &str) -> Value {
     let mut authority = CertificateParams::default();
+    // Another name than what it signs: those would pass for self-signed.
+    authority.distinguished_name.push(DnType::OrganizationName, "cluster.local");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, key()).expect("an authority");
     let of = |name: &str, account: &str| {
