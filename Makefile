@@ -23,8 +23,10 @@ images: wasm static ## write container images, without an engine: target/images
 	@scripts/build-images
 
 up: images ## start envoy/compose: two Envoys, three nodes, two state services, Valkey and its replica
-	@for image in berth berth-node; do docker load -q -i target/images/$$image.tar; done
+	@for image in berth berth-node; do docker load -q -i target/images/$$image.tar || exit 1; done
 	$(COMPOSE) -f envoy/compose/compose.yaml up -d
+	@for port in 10001 10002; do \
+	  curl -sfo /dev/null --retry 30 --retry-connrefused --retry-all-errors --retry-delay 1 http://127.0.0.1:$$port/ || exit 1; done
 
 down: ## end envoy/compose and remove it
 	$(COMPOSE) -f envoy/compose/compose.yaml down -v

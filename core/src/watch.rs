@@ -231,6 +231,8 @@ impl Watch {
         let Some((_, call)) = self.under_way.take() else { return Sight::Nothing };
         if matches!(call, Call::Hosts) {
             self.note(body.err());
+            // An answer that is too large to be read costs Envoy as much as any other.
+            self.bytes = body.map_or_else(|failure| failure.size, <[u8]>::len) as u64;
         }
         if matches!(call, Call::Names) {
             self.report_unknown(&cluster_names(body.unwrap_or_default()));
@@ -259,7 +261,6 @@ impl Watch {
 
     fn see(&mut self, body: &[u8], now: Millis) -> Sight {
         let names: Vec<String> = self.clusters.iter().map(|watched| watched.name.clone()).collect();
-        self.bytes = body.len() as u64;
         self.seen = parse_clusters(body, &names);
         self.print = fingerprint(&self.seen);
         self.note_missing(now);
@@ -430,6 +431,11 @@ mod tests {
         let foreign = "outbound|80||a.b.svc.cluster.local::10.0.0.1:80::cx_active::0\n".repeat(100_000);
         looks.look(Ok(foreign.as_bytes()));
         assert_eq!(looks.watch.least_interval(), Millis(foreign.len() as u64 * 3 / 10_000));
+
+        // One that the filter does not take costs Envoy no less.
+        let failure = CallFailure { size: 20 << 20, ..CallFailure::new("200 ") };
+        looks.look(Err(&failure));
+        assert_eq!(looks.watch.least_interval(), Millis((20 << 20) * 3 / 10_000));
 
         looks.look(Ok(KNOWN));
         assert_eq!(looks.watch.least_interval(), Millis(0), "Envoy was upgraded, or the mesh shrank");

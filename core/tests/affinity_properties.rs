@@ -245,6 +245,7 @@ impl World {
                 let failure = CallFailure {
                     result: CallResult::Failed,
                     is_missing: *is_missing,
+                    size: 0,
                     detail: "no answer".to_owned(),
                 };
                 return self.reply(index, |_, _| Err(failure.clone()));

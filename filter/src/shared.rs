@@ -243,7 +243,8 @@ pub(crate) enum Leadership {
 
 impl Lease {
     pub(crate) fn new(source: &str, holder: String) -> Self {
-        Self { key: key(&["leader", source]), holder }
+        // Its text has changed since it was called `leader`: roots of both may share this Envoy during an upgrade.
+        Self { key: key(&["lease", source]), holder }
     }
 
     /// Renews the lease, or takes it if it has run out. The length is the holder's own affair: only the leader knows how rare

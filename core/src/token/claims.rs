@@ -70,13 +70,18 @@ impl Claims {
             Some(expires) if now >= expires + policy.leeway => return Err(Refusal::Expired),
             _ => {}
         }
+        self.check_begin(policy, now)?;
+        self.check_issuer(policy)?;
+        self.check_audience(policy)
+    }
+
+    fn check_begin(&self, policy: &Policy, now: Millis) -> Result<(), Refusal> {
         for name in ["nbf", "iat"] {
             if self.date(name)?.is_some_and(|begins| now + policy.leeway < begins) {
                 return Err(Refusal::NotYetValid);
             }
         }
-        self.check_issuer(policy)?;
-        self.check_audience(policy)
+        Ok(())
     }
 
     fn check_issuer(&self, policy: &Policy) -> Result<(), Refusal> {
@@ -101,6 +106,11 @@ impl Claims {
             Some(_) => return Err(Refusal::ClaimType),
         };
         if found { Ok(()) } else { Err(Refusal::Audience) }
+    }
+
+    /// Whether their time has not come: the issuer's clock may be ahead.
+    pub(super) fn are_of_later(&self, policy: &Policy, now: Millis) -> bool {
+        self.check_begin(policy, now) == Err(Refusal::NotYetValid)
     }
 
     /// Whether they name another issuer than this policy, or no audience of its own.

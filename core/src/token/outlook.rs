@@ -8,7 +8,7 @@ use crate::time::Millis;
 pub enum Outlook {
     /// Its time is over, also if another issuer made it.
     Over,
-    /// It says that it is of another issuer, or for others.
+    /// It says that it is of another issuer, or for others, or for later.
     MayBeGood,
     /// Neither.
     Bad,
@@ -25,5 +25,6 @@ pub fn outlook(token: &[u8], policy: &Policy, now: Millis) -> Outlook {
     if claims.expires().is_some_and(|expires| now >= expires + policy.leeway) {
         return Outlook::Over;
     }
-    if claims.are_of_others(policy) { Outlook::MayBeGood } else { Outlook::Bad }
+    let may_be_good = claims.are_of_others(policy) || claims.are_of_later(policy, now);
+    if may_be_good { Outlook::MayBeGood } else { Outlook::Bad }
 }

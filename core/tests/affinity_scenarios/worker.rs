@@ -193,7 +193,7 @@ impl Worker {
                     "missing" => (CallResult::Failed, true),
                     other => return Err(format!("{other:?} is no way to fail")),
                 };
-                let failure = CallFailure { result, is_missing, detail: "no answer".to_owned() };
+                let failure = CallFailure { result, is_missing, size: 0, detail: "no answer".to_owned() };
                 return self.reply(number, Err(&failure));
             }
             "calls" => self.refuses = rest == "refused",

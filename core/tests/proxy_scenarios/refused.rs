@@ -96,6 +96,18 @@ fn a_token_that_is_for_others_stays_in_its_cookie() {
 
 /// Whatever the reason for which it was refused: other issuers have other keys.
 #[test]
+fn a_token_whose_time_has_not_come_stays_in_its_cookie() {
+    let mut proxy = proxy(|_| ());
+    let now = NOW.0 / 1000;
+    // The issuer's clock is ahead by more than the leeway: a fresh login must not be undone.
+    for begin in ["nbf", "iat"] {
+        let early = token(&json!({"sub": "ada", "exp": now + 3600, begin: now + 120}));
+        let reply = refused(&mut proxy, &[("cookie", &format!("token={early}"))]);
+        assert_eq!(seen(&reply), (401, None), "{begin}");
+    }
+}
+
+#[test]
 fn a_token_that_says_that_it_is_for_others_stays_until_its_time_is_over() {
     let mut proxy = proxy(|config| {
         config["jwt_providers"][0]["issuer"] = "https://games".into();

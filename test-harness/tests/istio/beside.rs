@@ -57,7 +57,7 @@ async fn while_the_image_cannot_be_pulled_requests_get_403() {
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (403, &b"RBAC: access denied"[..]));
     }
 
-    // The pull succeeds: no restart is needed.
+    // istiod sends the filter again, and the pull succeeds: no restart is needed.
     world.serve_extensions(&istio);
 
     let is_served = async || {

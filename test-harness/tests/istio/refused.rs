@@ -107,7 +107,7 @@ async fn rule_of_the_proxys_own_namespace_takes_the_subset_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_whose_service_account_is_not_named_gets_no_answer_from_the_state_service() {
-    let istio = Istio::new(Flavour::GATEWAY_1_31).account("cluster.local/ns/istio-ingress/sa/games-istio");
+    let istio = Istio::new(Flavour::GATEWAY_1_31).account("cluster.local/ns/istio-ingress/sa/other");
     let world = builder(&istio).start().await;
     nodes_become(world.envoy(0), &[("active", PODS as u64)]).await;
 

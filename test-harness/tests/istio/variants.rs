@@ -54,7 +54,9 @@ async fn one_route_is_enough_for_sessions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gateway_api_routes_sessions_to_a_second_service() {
-    let istio = Istio::with(Flavour::GATEWAY_1_31, Documents::of("gateway-api"));
+    // The account that Istio gives the pods of a Gateway `games`.
+    let istio = Istio::with(Flavour::GATEWAY_1_31, Documents::of("gateway-api"))
+        .account("cluster.local/ns/istio-ingress/sa/games-istio");
     let (_, outcomes) = istio.patched().unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.changed > 0 && outcome.dropped.is_none()), "{outcomes:?}");
     let world = started(&istio).await;
@@ -63,6 +65,7 @@ async fn gateway_api_routes_sessions_to_a_second_service() {
     let before = world.nodes_of(&keys).await;
 
     assert_eq!(before, owners(&world, SHIPPED_RING, &keys));
+    assert!(world.pin_of("nodes", &keys[0]).await.is_some(), "the state service knows it");
     assert_eq!(shown(&world.get("/").send().await, "outcome"), "sessionless");
     // The next of the list answers.
     let gone = world.node_named(&before[0]);

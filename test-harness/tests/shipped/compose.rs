@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -103,6 +104,8 @@ impl Running {
     fn up(images: &[(&str, String)]) -> Self {
         let id = std::process::id();
         let folder = TempDir::new().unwrap();
+        // Mounted whole, and Envoy's user is not root.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let subnet = format!("10.89.{}.", id % 200);
         for name in ["envoy.yaml", "nodes.yaml"] {
             let text = text(&format!("compose/{name}")).replace(SUBNET, &subnet);
@@ -125,8 +128,32 @@ impl Running {
         }
         std::fs::write(folder.path().join("compose.yaml"), compose.to_string()).unwrap();
         let running = Self { folder, project: format!("berthtest{id}"), subnet };
+        // The third one joins later.
+        let third = address(&compose, "node-3").to_owned();
+        running.list_nodes(|address| address != third);
         running.compose(&["up", "-d"]);
         running
+    }
+
+    /// Lists these nodes only, as its README says.
+    fn list_nodes(&self, keep: impl Fn(&str) -> bool) {
+        let mut nodes = yaml(&text("compose/nodes.yaml").replace(SUBNET, &self.subnet));
+        let endpoints =
+            nodes.pointer_mut("/resources/0/endpoints/0/lb_endpoints").unwrap().as_array_mut().unwrap();
+        endpoints.retain(|one| {
+            keep(one.pointer("/endpoint/address/socket_address/address").unwrap().as_str().unwrap())
+        });
+        let new = self.folder.path().join("nodes.new");
+        std::fs::write(&new, nodes.to_string()).unwrap();
+        std::fs::rename(new, self.folder.path().join("nodes.yaml")).unwrap();
+    }
+
+    /// What a command of the operator prints.
+    fn berth(&self, service: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(&["exec", "-T", service, "/usr/bin/berth"]);
+        let output = command.args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn compose(&self, arguments: &[&str]) {
@@ -162,6 +189,15 @@ impl Running {
 
     fn envoys(&self) -> [SocketAddr; 2] {
         [31, 32].map(|host| format!("{}{host}:10000", self.subnet).parse().unwrap())
+    }
+
+    /// What the filter of this proxy says of a request.
+    async fn outcome(&self, envoy: SocketAddr, session: &str) -> String {
+        let request = Client::new(envoy).request(Method::GET, "/").header("x-session-id", session);
+        let response = request.try_send().await.ok();
+        let shown = response.as_ref().and_then(|response| response.header("x-berth")).unwrap_or_default();
+        let outcome = shown.split("; ").find_map(|field| field.strip_prefix("outcome="));
+        outcome.unwrap_or("none").to_owned()
     }
 
     /// Where each session is, by the proxy at this address. `None` for one that got no answer of a node.
@@ -241,6 +277,20 @@ async fn the_composition_keeps_sessions_through_pauses_kills_and_partings() {
             && running.places(second, &sessions[..1]).await[0].is_some()
     };
     eventually(answers, UP).await;
+    // New sessions until one is at this node, by both proxies.
+    let gets_new = async |node: &str| {
+        for envoy in [first, second] {
+            let mut number = 0;
+            let is_there = async || {
+                number += 1;
+                let session = [format!("{node}-{envoy}-{number}")];
+                running.places(envoy, &session).await[0].as_deref() == Some(node)
+            };
+            eventually(is_there, UP).await;
+        }
+    };
+    running.list_nodes(|_| true);
+    gets_new("node-3").await;
 
     let began = running.places(first, &sessions).await;
     let nodes: std::collections::BTreeSet<_> = began.iter().flatten().collect();
@@ -249,21 +299,48 @@ async fn the_composition_keeps_sessions_through_pauses_kills_and_partings() {
         assert_eq!(running.places(first, &sessions).await, began, "{when}");
         assert_eq!(running.places(second, &sessions).await, began, "{when}, by the other proxy");
     };
+    // Sessions that begin meanwhile are pinned, as soon as the proxies know what is left; both then agree.
+    let begin = async |when: &str| {
+        let mut number = 0;
+        let is_pinned = async || {
+            number += 1;
+            let session = format!("{when} {number}");
+            let outcome = running.outcome(first, &session).await;
+            if outcome != "claimed" {
+                return Err(outcome);
+            }
+            let session = [session];
+            assert_eq!(
+                running.places(first, &session).await,
+                running.places(second, &session).await,
+                "{when}"
+            );
+            Ok(())
+        };
+        eventually(is_pinned, UP).await;
+    };
     stay("at first").await;
 
     running.compose(&["pause", "berth-1"]);
     stay("a state service hangs").await;
+    begin("a state service hangs").await;
     running.compose(&["unpause", "berth-1"]);
     running.network("disconnect", "berth-2");
     stay("a state service is cut off").await;
+    begin("a state service is cut off").await;
     running.network("connect", "berth-2");
     running.compose(&["kill", "valkey-replica"]);
     stay("the replica is gone").await;
+    begin("the replica is gone").await;
     running.compose(&["start", "valkey-replica"]);
     running.compose(&["kill", "valkey"]);
     stay("the store is gone").await;
     running.compose(&["start", "valkey"]);
     stay("the store is back").await;
+    begin("the store is back").await;
+    // It came back with what it had promised.
+    let inspected = running.berth("berth-2", &["inspect", &sessions[0]]);
+    assert!(inspected.contains(&format!("{}2", running.subnet)), "{inspected}");
 
     // A node that is cut off loses its sessions, once; the others keep theirs, and it gets none of its own back.
     running.network("disconnect", "node-2");
@@ -278,6 +355,7 @@ async fn the_composition_keeps_sessions_through_pauses_kills_and_partings() {
         assert!(before == after || before.as_deref() == Some("node-2"), "{before:?} went to {after:?}");
     }
     running.network("connect", "node-2");
+    gets_new("node-2").await;
     assert_eq!(running.places(first, &sessions).await, moved, "it is back");
     assert_eq!(running.places(second, &sessions).await, moved, "it is back");
 }
