@@ -7,6 +7,7 @@
 mod clusters;
 mod documents;
 mod filters;
+mod json_path;
 mod listeners;
 mod patches;
 mod routes;
@@ -19,9 +20,8 @@ use self::documents::{
     BackendTrafficPolicy, ClientTrafficPolicy, EnvoyProxy, Gateway, GatewayClass, HttpRoute, Resource, all,
     one, title,
 };
-use self::filters::wasm_filters;
-use self::listeners::listener;
-use self::patches::patched;
+use self::filters::{ordered, router, wasm_filters};
+use self::listeners::listeners;
 use self::routes::http_route;
 use crate::root;
 
@@ -62,11 +62,29 @@ pub fn shipped(scheme: NameScheme) -> Vec<Value> {
     ["gateway.yaml", "route.yaml", "filter.yaml", scheme.patches()].into_iter().flat_map(read).collect()
 }
 
+/// What Envoy Gateway makes of resources.
+#[derive(Clone, Debug)]
+pub struct Translation {
+    /// What a proxy runs, faults or not.
+    pub bootstrap: Value,
+    /// What the EnvoyPatchPolicies' statuses say: each patch that does not apply, with its policy's name.
+    pub faults: Vec<String>,
+}
+
 /// The bootstrap that these resources give, its patches applied.
 ///
 /// # Errors
-/// If a resource has a fault, or one is missing, or a patch does not apply: with the resource's name.
+/// If a resource has a fault, or one is missing, or patches do not apply: all of them, with the policy's name.
 pub fn render(resources: &[Value], scheme: NameScheme) -> Result<Value, String> {
+    let Translation { bootstrap, faults } = translate(resources, scheme)?;
+    if faults.is_empty() { Ok(bootstrap) } else { Err(faults.join("\n")) }
+}
+
+/// As [`render`], but a patch that does not apply is left out, as Envoy Gateway does it.
+///
+/// # Errors
+/// If a resource has a fault, or one is missing.
+pub fn translate(resources: &[Value], scheme: NameScheme) -> Result<Translation, String> {
     let known = [
         "GatewayClass",
         "EnvoyProxy",
@@ -81,7 +99,7 @@ pub fn render(resources: &[Value], scheme: NameScheme) -> Result<Value, String> 
         return Err(format!("a resource of unknown kind: {}", title(other)));
     }
     one::<GatewayClass>(resources, "GatewayClass")?;
-    let proxy = one::<EnvoyProxy>(resources, "EnvoyProxy")?.spec.bootstrap;
+    let EnvoyProxy { bootstrap: proxy, filter_order } = one(resources, "EnvoyProxy")?.spec;
     let gateway = one::<Gateway>(resources, "Gateway")?;
     let route = one::<HttpRoute>(resources, "HTTPRoute")?;
     let clients = one::<ClientTrafficPolicy>(resources, "ClientTrafficPolicy")?.spec;
@@ -103,13 +121,15 @@ pub fn render(resources: &[Value], scheme: NameScheme) -> Result<Value, String> 
         routes.push(http_route(&name, rule, &policy.spec, &filters)?);
         clusters.push(cluster(&name, &policy.spec)?);
     }
-    let listener = listener(&gateway, &clients, &filters, &routes, scheme);
-    let listener = patched(listener, &all(resources, "EnvoyPatchPolicy")?)?;
+    let filters = filters.into_iter().chain([router()]).collect();
+    let filters = ordered(filters, &filter_order).map_err(|fault| format!("EnvoyProxy: {fault}"))?;
+    let mut listeners = listeners(&gateway, &clients, &filters, &routes, scheme)?;
+    let faults = patches::apply(&mut listeners, &all(resources, "EnvoyPatchPolicy")?);
     let own = json!({
         // Envoy Gateway gives these as arguments.
         "node": {"id": gateway.metadata.name, "cluster": gateway.metadata.name},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 19000}}},
-        "static_resources": {"listeners": [listener], "clusters": clusters},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
     });
     let mut bootstrap = merged(own, prometheus_stats());
     if proxy.r#type != "Merge" {
@@ -117,7 +137,7 @@ pub fn render(resources: &[Value], scheme: NameScheme) -> Result<Value, String> 
     }
     let addition = serde_yaml_ng::from_str(&proxy.value).map_err(|error| format!("EnvoyProxy: {error}"))?;
     bootstrap = merged(bootstrap, addition);
-    Ok(bootstrap)
+    Ok(Translation { bootstrap, faults })
 }
 
 /// Merges as Protocol Buffers do: lists are appended, messages merged, the rest replaced.

@@ -34,8 +34,11 @@ specs! {
 
     GatewayClass { controller_name: String, parameters_ref: ParametersRef, }
     Gateway { gateway_class_name: String, listeners: Vec<Listener>, }
-    Listener { name: String, port: u16, protocol: String, }
-    EnvoyProxy { bootstrap: ProxyBootstrap, }
+    Listener { name: String, port: u16, protocol: String, tls: Option<Tls>, }
+    Tls { mode: String, certificate_refs: Vec<CertificateRef>, }
+    CertificateRef { name: String, }
+    EnvoyProxy { bootstrap: ProxyBootstrap, #[serde(default)] filter_order: Vec<FilterPosition>, }
+    FilterPosition { name: String, before: Option<String>, after: Option<String>, }
     ProxyBootstrap { r#type: String, value: String, }
 
     HttpRoute { parent_refs: Vec<ParentRef>, rules: Vec<Rule>, }
@@ -90,7 +93,10 @@ specs! {
     Image { url: String, }
 
     EnvoyPatchPolicy { target_ref: TargetRef, r#type: String, json_patches: Vec<ResourcePatch>, }
-    ResourcePatch { r#type: String, name: String, operation: Value, }
+    ResourcePatch { r#type: String, name: String, operation: Operation, }
+    Operation {
+        op: String, path: Option<String>, json_path: Option<String>, from: Option<String>, value: Option<Value>,
+    }
 }
 
 /// Those of a kind.

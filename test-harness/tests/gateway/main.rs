@@ -3,5 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod patches;
 mod placing;
 mod resources;
+mod trap;
+mod trapping;
+mod worlds;
