@@ -6,6 +6,7 @@ mod support;
 mod patches;
 mod placing;
 mod resources;
+mod tls;
 mod trap;
 mod trapping;
 mod worlds;

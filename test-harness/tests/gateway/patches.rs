@@ -4,6 +4,7 @@ use berth_harness::gateway::{NameScheme, Translation, render, shipped, translate
 use serde_json::{Value, json};
 
 use crate::resources::resource;
+use crate::tls::with_tls;
 
 const BERTH: &str = "envoy.filters.http.wasm/envoyextensionpolicy/games/berth/wasm/0";
 const SCHEMES: [NameScheme; 2] = [NameScheme::V1, NameScheme::V2];
@@ -50,22 +51,7 @@ fn another_wasm_filter_before_berths_keeps_its_configuration() {
 #[test]
 fn listener_with_tls_gets_the_patches_by_its_own_name() {
     for scheme in SCHEMES {
-        let mut resources = shipped(scheme);
-        let listeners = &mut resource(&mut resources, "Gateway")["spec"]["listeners"];
-        let tls = json!({"mode": "Terminate", "certificateRefs": [{"name": "public"}]});
-        let listener = json!({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls});
-        listeners.as_array_mut().unwrap().push(listener);
-        let patches =
-            resource(&mut resources, "EnvoyPatchPolicy")["spec"]["jsonPatches"].as_array_mut().unwrap();
-        for mut patch in patches.clone() {
-            patch["name"] = match scheme {
-                NameScheme::V1 => "games/public/https".into(),
-                NameScheme::V2 => "tcp-443".into(),
-            };
-            patches.push(patch);
-        }
-
-        let bootstrap = render(&resources, scheme).unwrap();
+        let bootstrap = render(&with_tls(scheme), scheme).unwrap();
 
         assert!(is_patched(&filters(&bootstrap, 0, "default_filter_chain")[0]));
         assert!(is_patched(&filters(&bootstrap, 1, "filter_chains/0")[0]));
