@@ -2,7 +2,8 @@
 //!
 //! It differs from what a proxy of Envoy Gateway gets in these points. The module is a local file, and not fetched from
 //! `wasm_cluster`; routes are within the listener and clusters within the bootstrap, in place of ADS; endpoints come from the
-//! file `envoy/nodes.yaml`; there is no listener for readiness and metrics.
+//! file `envoy/nodes.yaml`; there is no listener for readiness and metrics. Certificates are still asked of ADS: a test that runs
+//! a listener with TLS puts its own in their place.
 
 mod clusters;
 mod documents;
@@ -32,7 +33,7 @@ const TYPES: &str = "type.googleapis.com/envoy";
 pub enum NameScheme {
     /// 1.5 to 1.9: a listener is called `<namespace>/<gateway>/<listener>`.
     V1,
-    /// From 1.10 on: by its port.
+    /// From 1.10 on, and before that with the runtime flag `XDSNameSchemeV2`: by its port.
     V2,
 }
 
