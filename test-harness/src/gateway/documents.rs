@@ -2,6 +2,7 @@
 //! misspelt one never goes unnoticed.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// What every resource has beside its specification.
@@ -33,8 +34,11 @@ specs! {
 
     GatewayClass { controller_name: String, parameters_ref: ParametersRef, }
     Gateway { gateway_class_name: String, listeners: Vec<Listener>, }
-    Listener { name: String, port: u16, protocol: String, }
-    EnvoyProxy { bootstrap: ProxyBootstrap, }
+    Listener { name: String, port: u16, protocol: String, tls: Option<Tls>, }
+    Tls { mode: String, certificate_refs: Vec<CertificateRef>, }
+    CertificateRef { name: String, }
+    EnvoyProxy { bootstrap: ProxyBootstrap, #[serde(default)] filter_order: Vec<FilterPosition>, }
+    FilterPosition { name: String, before: Option<String>, after: Option<String>, }
     ProxyBootstrap { r#type: String, value: String, }
 
     HttpRoute { parent_refs: Vec<ParentRef>, rules: Vec<Rule>, }
@@ -89,5 +93,39 @@ specs! {
     Image { url: String, }
 
     EnvoyPatchPolicy { target_ref: TargetRef, r#type: String, json_patches: Vec<ResourcePatch>, }
-    ResourcePatch { r#type: String, name: String, operation: Value, }
+    ResourcePatch { r#type: String, name: String, operation: Operation, }
+    Operation {
+        op: String, path: Option<String>, json_path: Option<String>, from: Option<String>, value: Option<Value>,
+    }
+}
+
+/// Those of a kind.
+pub(super) fn all<S: DeserializeOwned>(resources: &[Value], kind: &str) -> Result<Vec<Resource<S>>, String> {
+    let of_kind = resources.iter().filter(|resource| resource["kind"] == kind);
+    let read = |resource: &Value| {
+        serde_json::from_value(resource.clone()).map_err(|error| format!("{}: {error}", title(resource)))
+    };
+    of_kind.map(read).collect()
+}
+
+/// The only one of a kind, or the last.
+pub(super) fn one<S: DeserializeOwned>(resources: &[Value], kind: &str) -> Result<Resource<S>, String> {
+    all(resources, kind)?.pop().ok_or(format!("there is no {kind}"))
+}
+
+/// What it is called.
+pub(super) fn title(resource: &Value) -> String {
+    format!("{} {}", resource["kind"], resource["metadata"]["name"]).replace('"', "")
+}
+
+/// A duration of Kubernetes (`5ms`, `3s`) as Envoy writes it.
+pub(super) fn seconds(duration: &str) -> Result<String, String> {
+    let fault = || format!("not a duration in ms or s: {duration}");
+    if let Some(milliseconds) = duration.strip_suffix("ms") {
+        let milliseconds: u32 = milliseconds.parse().map_err(|_| fault())?;
+        return Ok(format!("{}.{:03}s", milliseconds / 1000, milliseconds % 1000));
+    }
+    let whole =
+        duration.strip_suffix('s').and_then(|seconds| seconds.parse::<u32>().ok()).ok_or_else(fault)?;
+    Ok(format!("{whole}s"))
 }

@@ -3,5 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod patches;
 mod placing;
 mod resources;
+mod tls;
+mod trap;
+mod trapping;
+mod worlds;

@@ -1,46 +1,56 @@
 //! Sessions stay with their node, behind what Envoy Gateway makes of the shipped resources.
 
-use berth_harness::gateway::{NameScheme, render, shipped};
-use berth_harness::{Builder, Client, State, World};
-use serde_json::{Value, json};
+use berth_harness::{Client, State};
+use serde_json::Value;
 
 use crate::support::patience::nodes_become;
-use crate::support::{places, pool, sessions};
+use crate::support::{places, sessions};
+use crate::worlds::{V1_6, V1_10, Version};
 
 /// Requests that the second rule's cluster got.
 const REST: &str = "cluster.httproute/games/nodes/rule/1.upstream_rq_total";
 
-/// The shipped resources, with a filter that looks at its nodes five times a second.
-fn behind(scheme: NameScheme) -> Builder {
-    let bootstrap = render(&shipped(scheme), scheme).unwrap();
-    World::builder()
-        .nodes(4)
-        .rendered(bootstrap)
-        .health_interval(std::time::Duration::from_millis(200))
-        .configuration(|json| {
-            json["poll_interval"] = "200ms".into();
-            json["debug_header"] = true.into();
-            pool(json)["health"] = json!({"cooldown": "2s", "warm_up": "0s"});
-        })
-}
-
-fn ring_only(builder: Builder) -> Builder {
-    builder.configuration(|json: &mut Value| {
-        json.as_object_mut().unwrap().remove("state").expect("the shipped plugin has a state cluster");
-    })
+#[tokio::test(flavor = "multi_thread")]
+async fn filter_on_and_off_agree_and_clients_choose_no_node_with_1_6() {
+    filter_on_and_off_agree_and_clients_choose_no_node(V1_6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filter_on_and_off_agree_and_clients_choose_no_node() {
+async fn filter_on_and_off_agree_and_clients_choose_no_node_with_1_10() {
+    filter_on_and_off_agree_and_clients_choose_no_node(V1_10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_outlive_scaling_draining_and_one_death_with_1_6() {
+    pins_outlive_scaling_draining_and_one_death(V1_6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_outlive_scaling_draining_and_one_death_with_1_10() {
+    pins_outlive_scaling_draining_and_one_death(V1_10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_dead_nodes_sessions_move_by_the_ring_alone_with_1_6() {
+    only_a_dead_nodes_sessions_move_by_the_ring_alone(V1_6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_dead_nodes_sessions_move_by_the_ring_alone_with_1_10() {
+    only_a_dead_nodes_sessions_move_by_the_ring_alone(V1_10).await;
+}
+
+async fn filter_on_and_off_agree_and_clients_choose_no_node(version: Version) {
     let sessions = sessions(300);
-    let on = ring_only(behind(NameScheme::V1)).start().await;
+    let on = version.ring_only(version.bootstrap()).start().await;
     places(on.envoy(0)).await;
 
     let with_berth = on.nodes_of(&sessions).await;
+    let other = on.nodes().into_iter().find(|node| node.name() != with_berth[0]).unwrap();
     let response = on
         .get("/")
         .header("x-session-id", sessions[0].as_str())
-        .header("x-berth-destination", on.node(0).name())
+        .header("x-berth-destination", other.name())
         .header("x-berth-session", "rehomed")
         .send()
         .await;
@@ -65,9 +75,8 @@ async fn filter_on_and_off_agree_and_clients_choose_no_node() {
     assert!(on.envoy(0).stat(REST).await > 0, "without the filter requests take the second rule");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pins_outlive_scaling_draining_and_one_death() {
-    let world = behind(NameScheme::V2).state(State::memory()).start().await;
+async fn pins_outlive_scaling_draining_and_one_death(version: Version) {
+    let world = version.behind(version.bootstrap()).state(State::memory()).start().await;
     places(world.envoy(0)).await;
     let sessions = sessions(200);
     let first = world.nodes_of(&sessions).await;
@@ -89,4 +98,24 @@ async fn pins_outlive_scaling_draining_and_one_death() {
         assert!(stays || now != world.node(1).name(), "no session moves to a node that drains");
     }
     assert_eq!(world.nodes_of(&sessions).await, after);
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
+async fn only_a_dead_nodes_sessions_move_by_the_ring_alone(version: Version) {
+    let world = version.ring_only(version.bootstrap()).start().await;
+    places(world.envoy(0)).await;
+    let sessions = sessions(200);
+    let first = world.nodes_of(&sessions).await;
+
+    let dead = world.node(0);
+    assert!(first.iter().any(|node| node == dead.name()), "it has sessions");
+    dead.refuse().await;
+    nodes_become(world.envoy(0), &[("active", 3), ("cooldown", 1)]).await;
+
+    let after = world.nodes_of(&sessions).await;
+    for (before, now) in first.iter().zip(&after) {
+        assert_eq!(before == now, before != dead.name(), "{before} to {now}");
+    }
+    assert_eq!(world.nodes_of(&sessions).await, after);
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
 }

@@ -1,47 +1,13 @@
-//! Each shipped resource is read, each patch applies, and faults are named.
+//! Each shipped resource is read, faults in them are named, and what must agree with envoy.yaml or between them does.
 
 use berth_core::config::Config;
 use berth_harness::gateway::{NameScheme, render, shipped};
+use berth_harness::root;
 use serde_json::{Value, json};
 
-const FILTER: &str =
-    "/static_resources/listeners/0/default_filter_chain/filters/0/typed_config/http_filters/0";
-
-/// The resource of this kind.
-fn resource<'r>(resources: &'r mut [Value], kind: &str) -> &'r mut Value {
+/// The first resource of this kind.
+pub(crate) fn resource<'r>(resources: &'r mut [Value], kind: &str) -> &'r mut Value {
     resources.iter_mut().find(|resource| resource["kind"] == kind).unwrap()
-}
-
-#[test]
-fn patches_reach_the_filter_by_both_name_schemes() {
-    for scheme in [NameScheme::V1, NameScheme::V2] {
-        let bootstrap = render(&shipped(scheme), scheme).unwrap();
-
-        let filter = bootstrap.pointer(FILTER).unwrap();
-        let config = &filter["typed_config"]["config"];
-        assert_eq!(config["failure_policy"], "FAIL_RELOAD");
-        let capabilities =
-            config["capability_restriction_config"]["allowed_capabilities"].as_object().unwrap();
-        assert!(capabilities.contains_key("proxy_http_call"), "{capabilities:?}");
-    }
-}
-
-#[test]
-fn patches_of_the_other_name_scheme_are_refused_by_name() {
-    let fault = render(&shipped(NameScheme::V1), NameScheme::V2).unwrap_err();
-
-    assert!(fault.starts_with("EnvoyPatchPolicy berth: there is no"), "{fault}");
-}
-
-#[test]
-fn a_patch_with_a_broken_path_names_its_policy() {
-    let mut resources = shipped(NameScheme::V1);
-    let patches = resource(&mut resources, "EnvoyPatchPolicy");
-    patches["spec"]["jsonPatches"][1]["operation"]["path"] = "/default_filter_chain/filters/7/name".into();
-
-    let fault = render(&resources, NameScheme::V1).unwrap_err();
-
-    assert!(fault.starts_with("EnvoyPatchPolicy berth: "), "{fault}");
 }
 
 #[test]
@@ -74,5 +40,28 @@ fn plugin_configuration_is_right_and_names_the_cluster_of_the_first_rule() {
         .collect();
     for named in [&plugin["pools"][0]["cluster"], &plugin["admin_cluster"], &plugin["state"]["cluster"]] {
         assert!(names.contains(&named), "{named} of {names:?}");
+    }
+}
+
+#[test]
+fn tags_and_capabilities_are_those_of_the_reference_bootstrap() {
+    let reference = std::fs::read_to_string(root().join("envoy/envoy.yaml")).unwrap();
+    let reference: Value = serde_yaml_ng::from_str(&reference).unwrap();
+    let capabilities = |bootstrap: &Value, chain: &str| {
+        let manager = format!("/static_resources/listeners/0/{chain}/filters/0/typed_config/http_filters/0");
+        bootstrap.pointer(&manager).unwrap()["typed_config"]["config"]["capability_restriction_config"]
+            .clone()
+    };
+
+    for scheme in [NameScheme::V1, NameScheme::V2] {
+        let bootstrap = render(&shipped(scheme), scheme).unwrap();
+
+        let tags = &bootstrap["stats_config"]["stats_tags"];
+        assert_eq!(tags.as_array().map(Vec::len), Some(7));
+        assert_eq!(*tags, reference["stats_config"]["stats_tags"]);
+        assert_eq!(
+            capabilities(&bootstrap, "default_filter_chain"),
+            capabilities(&reference, "filter_chains/0")
+        );
     }
 }
