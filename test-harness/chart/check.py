@@ -8,7 +8,10 @@ the table.
 import copy
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 
 import helm_python
 import jsonschema
@@ -69,6 +72,7 @@ def main():
         faults += [f"{name}: {fault}" for fault in headless(values, documents)]
     faults += refuses(tested["redis"])
     faults += notices(render(tested["everything"]))
+    faults += rules(tested)
     faults += values_table.check(CHART, update=bool(os.environ.get("UPDATE")))
     faults += notes_say(tested)
     faults += istio.check(tested["istio"], tested["istio-own"])
@@ -210,6 +214,21 @@ def restricted(spec):
         mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
         if not mounted <= volumes:
             yield f"{container['name']} mounts {mounted - volumes}, which is no volume"
+
+
+def rules(tested):
+    """Prometheus itself accepts the alerts, where its promtool is at hand."""
+    if not (promtool := shutil.which("promtool")):
+        print("check-chart: promtool is not installed, so the expressions of alerts are not parsed", file=sys.stderr)
+        return
+    for name, values in tested.items():
+        for document in (document for document in render(values) if document["kind"] == "PrometheusRule"):
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                yaml.safe_dump({"groups": document["spec"]["groups"]}, file)
+                file.flush()
+                run = subprocess.run([promtool, "check", "rules", file.name], capture_output=True, text=True)
+            if run.returncode:
+                yield f"{name}: promtool: {run.stdout}{run.stderr}"
 
 
 def refuses(base):
