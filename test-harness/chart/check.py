@@ -8,7 +8,10 @@ the table.
 import copy
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 
 import helm_python
 import jsonschema
@@ -18,7 +21,7 @@ import yaml
 import examples
 import istio
 import values_table
-from render import CHART, render, sets
+from render import CHART, notes, render, sets
 
 # The oldest that the chart says, one between, and the newest that is known.
 KUBERNETES = ["1.29", "1.33", "1.37"]
@@ -43,6 +46,15 @@ WRONG = [
     ({"networkPolicy": {"enabled": True}}, "networkPolicy.from is missing"),
     ({"autoscaling": {"enabled": True, "cpuPercent": 0}}, "autoscaling has no metric"),
     ({"istio": {"enabled": True}, "tls": {"secret": "x"}}, "istio.enabled and tls.secret"),
+    ({"istio": {"enabled": True}}, "istio.principals is missing"),
+    ({"istio": {"enabled": True}, "access": {"tokenSecret": {"name": "t"}}}, "access.tokenSecret needs istio.token"),
+    ({"istio": {"token": "two words"}}, "at '/istio/token'"),
+    ({"istio": {"requestTimeout": "1m"}}, "at '/istio/requestTimeout'"),
+    ({"istio": {"sidecar": {"egress": ["shop"]}}}, "at '/istio/sidecar/egress/0'"),
+    ({"istio": {"enabled": True}, "podLabels": {"app": "x"}}, "podLabels: the chart sets app itself"),
+    ({"podLabels": {"helm.sh/chart": "x"}}, "podLabels: the chart sets helm.sh/chart itself"),
+    ({"istio": {"enabled": True}, "serviceMonitor": {"scheme": "https"}}, "need istio.metricsMerging: false"),
+    ({"prometheusRule": {"matchers": "job=berth"}}, "at '/prometheusRule/matchers'"),
     ({"istio": {"nodes": {"port": "http"}}}, "at '/istio/nodes/port'"),
     ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas is above maxReplicas"),
 ]
@@ -57,16 +69,36 @@ def main():
         for document in (document for document in documents if not istio.is_ours(document)):
             faults += [f"{name}: {label(document)}: {fault}" for fault in validate(document)]
         faults += [f"{name}: {fault}" for fault in fit(documents)]
+        faults += [f"{name}: {fault}" for fault in headless(values, documents)]
     faults += refuses(tested["redis"])
     faults += notices(render(tested["everything"]))
+    faults += rules(tested)
     faults += values_table.check(CHART, update=bool(os.environ.get("UPDATE")))
-    faults += istio.check(tested["istio"])
+    faults += notes_say(tested)
+    faults += istio.check(tested["istio"], tested["istio-own"])
     faults += examples.check(CHART, validate)
     for fault in faults:
         print(f"check-chart: {fault}", file=sys.stderr)
     if faults:
         sys.exit(1)
     print(f"check-chart: {len(tested)} sets of values are valid for Kubernetes {', '.join(KUBERNETES)}")
+
+
+def notes_say(tested):
+    """The notes name what a person has to do, and not what is done."""
+    said = {name: notes(values) for name, values in tested.items()}
+    alerts = merged(tested["redis"], {"prometheusRule": {"enabled": True}})
+    said["alerts"], said["matchers"] = notes(alerts), notes(merged(alerts, {"prometheusRule": {"matchers": 'job="berth"'}}))
+    for word, where in {
+        "OPEN:": {"redis", "tls", "alerts", "matchers"},
+        "STORE:": {"valkey", "tls", "istio-own"},
+        "ALERTS:": {"alerts"},
+        "ROUTES:": {"istio-own"},
+        "berth-pods.sessions.svc.cluster.local, port 8650": said.keys() - {"istio", "istio-own", "valkey"},
+        "all others get 403": {"istio", "istio-own"},
+    }.items():
+        if (found := {name for name, text in said.items() if word in text}) != where:
+            yield f"NOTES.txt: {word!r} is said with {sorted(found)}, not {sorted(where)}"
 
 
 def lint(values):
@@ -100,6 +132,8 @@ def fit(documents):
     faults = []
     pods = [document["spec"]["template"] for document in documents if document["kind"] in ("Deployment", "StatefulSet")]
     names = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    full_names = [(document["kind"], document["metadata"]["namespace"], document["metadata"]["name"]) for document in documents]
+    faults += [f"{' '.join(name)} is there twice" for name in set(full_names) if full_names.count(name) > 1]
     for document in documents:
         if istio.is_ours(document):
             continue
@@ -116,6 +150,11 @@ def fit(documents):
             target = spec["scaleTargetRef"]
             if (target["kind"], target["name"]) not in names:
                 say("scales what is not there")
+        if document["kind"] == "ServiceMonitor":
+            selector = spec["selector"]["matchLabels"].items()
+            found = [other for other in documents if other["kind"] == "Service" and selector <= other["metadata"]["labels"].items()]
+            if len(found) != 1:
+                say(f"reads the pods through {len(found)} Services")
         if document["kind"] == "Service":
             [pod] = [pod for pod in pods if spec["selector"].items() <= pod["metadata"]["labels"].items()]
             ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
@@ -125,6 +164,22 @@ def fit(documents):
     for pod in pods:
         faults += [f"pod {pod['metadata']['labels']['app.kubernetes.io/component']}: {fault}" for fault in restricted(pod["spec"])]
     return faults
+
+
+def headless(values, documents):
+    """Envoy resolves one name into all pods, at their own port; in a mesh there is no such Service."""
+    wanted = values.get("service", {}).get("headless", {}).get("enabled", True) and not values.get("istio", {}).get("enabled")
+    services = [document for document in documents if document["kind"] == "Service"]
+    found = [document for document in services if document["spec"].get("clusterIP") == "None"]
+    if [document["metadata"]["name"] for document in found] != ["berth-pods"] * wanted:
+        yield f"the headless Services are {[document['metadata']['name'] for document in found]}"
+    [deployment] = [document for document in documents if document["kind"] == "Deployment"]
+    listens = deployment["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"]
+    for document in found:
+        if [port["port"] for port in document["spec"]["ports"]] != [listens]:
+            yield f"the headless Service has the ports {document['spec']['ports']}, and the pods listen on {listens}"
+        if document["spec"].get("publishNotReadyAddresses"):
+            yield "the headless Service names pods that are not ready"
 
 
 def selectors(document):
@@ -159,6 +214,21 @@ def restricted(spec):
         mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
         if not mounted <= volumes:
             yield f"{container['name']} mounts {mounted - volumes}, which is no volume"
+
+
+def rules(tested):
+    """Prometheus itself accepts the alerts, where its promtool is at hand."""
+    if not (promtool := shutil.which("promtool")):
+        print("check-chart: promtool is not installed, so the expressions of alerts are not parsed", file=sys.stderr)
+        return
+    for name, values in tested.items():
+        for document in (document for document in render(values) if document["kind"] == "PrometheusRule"):
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                yaml.safe_dump({"groups": document["spec"]["groups"]}, file)
+                file.flush()
+                run = subprocess.run([promtool, "check", "rules", file.name], capture_output=True, text=True)
+            if run.returncode:
+                yield f"{name}: promtool: {run.stdout}{run.stderr}"
 
 
 def refuses(base):

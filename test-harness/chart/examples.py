@@ -13,6 +13,11 @@ def check(chart, validate):
             yield from (f"examples/{name}: {fault}" for fault in validate(document))
         [workload] = [document for document in documents if document["kind"] in ("Deployment", "StatefulSet")]
         yield from (f"examples/{name}: {fault}" for fault in leaves(workload["spec"]["template"]["spec"]))
+        account = workload["spec"]["template"]["spec"].get("serviceAccountName")
+        if account not in [document["metadata"]["name"] for document in documents if document["kind"] == "ServiceAccount"]:
+            yield f"examples/{name}: its service account {account} is not in the file"
+        if f"cluster.local/ns/games/sa/{account}" not in (chart / "README.md").read_text():
+            yield f"examples/{name}: README.md does not say to name {account} in istio.principals"
         if workload["kind"] == "StatefulSet" and not any(
             document["kind"] == "Service" and document["metadata"]["name"] == workload["spec"]["serviceName"]
             for document in documents

@@ -3,10 +3,11 @@ with others."""
 
 import json
 import pathlib
+import re
 
 import yaml
 
-from render import render
+from render import notes, render
 
 SHIPPED = pathlib.Path(__file__).parents[2] / "envoy/istio"
 FILES = ["base/nodes", "base/plugin", "base/state"] + [
@@ -14,7 +15,7 @@ FILES = ["base/nodes", "base/plugin", "base/state"] + [
 ]
 # What the samples call things. With other names none of it is left.
 SAMPLES = ["games.svc", "games/", "games.example.com", "ns/games", "istio-ingress", "istio-system", "ingressgateway", "8080"]
-SAMPLES += ["berth-state", "outbound|8650|", "app: client", "berth/*", "berth-filter", "x-session-id", "00000000"]
+SAMPLES += ["berth-state", "outbound|8650|", "app: client", "berth/*", "berth-filter", "x-session-id", "00000000", "_timeout: 30s"]
 
 
 def is_ours(document):
@@ -23,12 +24,18 @@ def is_ours(document):
     return "istio.io/" in document["apiVersion"] or document["kind"] == "ConfigMap"
 
 
-def check(other_values):
+def check(other_values, own_values):
     """What differs."""
-    values = {"redis": {"url": "redis://redis:6379"}, "istio": {"enabled": True, "sidecar": {"enabled": True}}}
-    found = by_name(render(values, name="berth-state", namespace="berth"))
     shipped = [yaml.safe_load_all((SHIPPED / f"{file}.yaml").read_text()) for file in FILES]
     expected = by_name(document for file in shipped for document in file)
+    # What has no default, because the sample's would be wrong for all others.
+    [policy] = [document for document in expected.values() if document["kind"] == "AuthorizationPolicy"]
+    [sidecar] = [document for document in expected.values() if document["kind"] == "Sidecar"]
+    principals = policy["spec"]["rules"][0]["from"][0]["source"]["principals"]
+    [egress] = sidecar["spec"]["egress"]
+    settings = {"enabled": True, "principals": principals, "sidecar": {"enabled": True, "egress": egress["hosts"]}}
+    base = {"redis": {"url": "redis://redis:6379"}, "istio": settings}
+    found = by_name(render(base, name="berth-state", namespace="berth"))
     for key in expected.keys() | found.keys():
         if expected.get(key) != found.get(key):
             yield f"istio: {' '.join(key)} is not as in envoy/istio"
@@ -42,12 +49,17 @@ def check(other_values):
         if document["metadata"]["namespace"] not in ("chat", "edge", "mesh", "sessions"):
             yield f"istio: {' '.join(key)} is in the sample's namespace"
     yield from session(others, other_values["istio"]["session"])
+    yield from token(others, other_values["istio"]["token"])
+    yield from limits(others)
+    yield from names_do_not_chain(other_values)
+    yield from own_routes(own_values)
+    yield from shared_namespace(own_values)
+    yield from metrics(render(other_values), render(own_values))
 
 
 def session(documents, session):
     """The filter and Envoy's own ring read the ids that the values name."""
-    plugin = documents["EnvoyFilter", "mesh", "berth-plugin"]["spec"]["configPatches"][0]["patch"]["value"]
-    [pool] = json.loads(plugin["typed_config"]["config"]["configuration"]["value"])["pools"]
+    [pool] = plugin(documents)["pools"]
     if pool["session"] != session:
         yield f"istio: the filter's session is {pool['session']}"
     expected = [
@@ -62,6 +74,129 @@ def session(documents, session):
         ring = policy["fallback_policy"]["policies"][0]["typed_extension_config"]["typed_config"]
         if ring["consistent_hashing_lb_config"]["hash_policy"] != expected:
             yield f"istio: the ring's hash policy in {namespace} is {ring['consistent_hashing_lb_config']}"
+
+
+def token(documents, token):
+    """The filter shows the token that the service asks for."""
+    state = plugin(documents)["state"]
+    if state.get("token") != token or not state["cluster"].startswith("outbound|"):
+        yield f"istio: the filter's state is {state}"
+
+
+def limits(documents):
+    """The Sidecar lets clients reach what the values name, and what Berth needs; the timeout is theirs."""
+    [sidecar] = [document for document in documents.values() if document["kind"] == "Sidecar"]
+    if sidecar["spec"]["egress"] != [{"hosts": ["./*", "sessions/*", "shop/*"]}]:
+        yield f"istio: the Sidecar's egress is {sidecar['spec']['egress']}"
+    if (found := timeouts(documents)) != ["3600s", "3600s"]:
+        yield f"istio: request_timeout is {found}"
+
+
+def names_do_not_chain(values):
+    """A value that is also a sample's name stays what it is."""
+    for nodes, state in ((8650, 9650), (9090, 8080), (8650, 8080), (8080, 8080)):
+        values = changed(values, service={"port": state})
+        values = changed(values, istio=changed(values["istio"], nodes=changed(values["istio"]["nodes"], port=nodes)))
+        expected = {
+            f"outbound|{nodes}||rooms.chat.svc.cluster.local",
+            f"outbound|{nodes}|berth|rooms.chat.svc.cluster.local",
+            f"outbound|{state}||berth.sessions.svc.cluster.local",
+        }
+        text = json.dumps(list(by_name(render(values)).values()))
+        if (found := set(re.findall(r"outbound\|[^\"\\]+", text))) != expected:
+            yield f"istio: with the ports {nodes} and {state} the clusters are {sorted(found)}"
+    istio = changed(values["istio"], nodes={"service": "rooms", "namespace": "berth", "port": 80})
+    istio["gateway"] = changed(istio["gateway"], namespace="games")
+    documents = by_name(render(changed(values, istio=istio)))
+    if not {("VirtualService", "berth", "nodes-at-gateway"), ("Gateway", "games", "games")} <= documents.keys():
+        yield f"istio: names of namespaces are mixed up: {sorted(documents)}"
+
+
+def own_routes(values):
+    """Where the routes are the user's, the notes have them as the chart would."""
+    kinds = {document["kind"] for document in render(values)}
+    if left := kinds & {"Gateway", "VirtualService", "Sidecar"}:
+        yield f"istio: there is {left}, which is the user's"
+    printed = [yaml.safe_load(part.split(":\n\n", 1)[1]) for part in routes(notes(values))]
+    istio = values["istio"]
+    enabled = {place: changed(istio[place], routes={"enabled": True}) for place in ("gateway", "sidecar")}
+    documents = render(changed(values, istio=istio | enabled))
+    expected = [document["spec"]["http"] for document in documents if document["kind"] == "VirtualService"]
+    if printed != expected or len(expected) != 2:
+        yield f"istio: the notes have the routes {printed}"
+    if "ROUTES" in notes(changed(values, istio=istio | enabled)):
+        yield "istio: the notes have routes that the chart renders"
+
+
+def routes(text):
+    return [part for part in re.split(r"\n\n(?=[A-Z])", text) if part.startswith("ROUTES")]
+
+
+def shared_namespace(values):
+    """A gateway in the clients' namespace has EnvoyFilters of its own."""
+    documents = by_name(render(values))
+    for name, labels in (("", {"istio": "ingressgateway"}), ("-sidecar", {"app": "client"})):
+        for kind in ("lb", "http"):
+            found = documents.get(("EnvoyFilter", "games", f"berth-{kind}{name}"), {}).get("spec", {}).get("workloadSelector")
+            if found != {"labels": labels}:
+                yield f"istio: berth-{kind}{name} selects {found}"
+    if timeouts(documents):
+        yield "istio: requestTimeout: 0s leaves a timeout"
+    maps = [yaml.safe_load((SHIPPED / f"{place}/metrics.yaml").read_text())["data"] for place in ("gateway", "sidecar")]
+    if maps[0] != maps[1]:
+        yield "istio: the ConfigMaps of gateway and sidecar differ, and the chart takes one for both"
+
+
+def metrics(merged, own):
+    """Prometheus reads them from Istio's agent, which finds them by the annotations; or with a certificate of its own."""
+    annotations = one(merged, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    expected = {"prometheus.io/scrape": "true", "prometheus.io/port": "8650", "prometheus.io/path": "/metrics"}
+    if annotations != expected | {"example.com/note": "yes"}:
+        yield f"istio: the pods' annotations are {annotations}"
+    [endpoint] = one(merged, "ServiceMonitor")["spec"]["endpoints"]
+    [address] = endpoint.get("relabelings", [{}])
+    # As Prometheus does it: the expression has to match all of the value.
+    moved = re.sub(f"^(?:{address.get('regex')})$", r"\g<1>:15020", "10.0.0.1:8650")
+    if endpoint["path"] != "/stats/prometheus" or moved != "10.0.0.1:15020" or address.get("replacement") != "$1:15020":
+        yield f"istio: the ServiceMonitor reads {endpoint}"
+    policy = one(merged, "NetworkPolicy")["spec"]
+    admits = {(rule["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], port["port"])
+              for rule in policy["ingress"] for port in rule["ports"]}
+    if admits != {("edge", 8650), ("edge", 15008), ("monitoring", 15020)}:
+        yield f"istio: the NetworkPolicy admits {sorted(admits)}"
+    istiod = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mesh"}}}
+    if {"to": [istiod], "ports": [{"protocol": "TCP", "port": 15012}]} not in policy["egress"]:
+        yield f"istio: the NetworkPolicy keeps the sidecar from istiod: {policy['egress']}"
+    if "annotations" in one(own, "Deployment")["spec"]["template"]["metadata"]:
+        yield "istio: annotations for merging without metricsMerging"
+    [endpoint] = one(own, "ServiceMonitor")["spec"]["endpoints"]
+    if (endpoint.get("scheme"), endpoint["path"], endpoint.get("relabelings")) != ("https", "/metrics", None):
+        yield f"istio: without metricsMerging the ServiceMonitor reads {endpoint}"
+    ports = {(len(rule["from"]), port["port"]) for rule in one(own, "NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]}
+    if ports != {(2, 8650), (2, 15008)}:
+        yield f"istio: without metricsMerging the NetworkPolicy admits {sorted(ports)}"
+
+
+def plugin(documents):
+    """The filter's configuration."""
+    [filter] = [document for document in documents.values() if document["metadata"]["name"] == "berth-plugin"]
+    config = filter["spec"]["configPatches"][0]["patch"]["value"]["typed_config"]["config"]
+    return json.loads(config["configuration"]["value"])
+
+
+def timeouts(documents):
+    filters = [document for key, document in documents.items() if key[2].startswith("berth-http")]
+    values = [patch["patch"]["value"].get("typed_config", {}) for filter in filters for patch in filter["spec"]["configPatches"]]
+    return [value["request_timeout"] for value in values if "request_timeout" in value]
+
+
+def changed(values, **over):
+    return values | over
+
+
+def one(documents, kind):
+    [document] = [document for document in documents if document["kind"] == kind]
+    return document
 
 
 def by_name(documents):

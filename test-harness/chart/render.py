@@ -15,10 +15,19 @@ RELEASE = {"name": "berth", "namespace": "sessions"}
 
 def render(values, **release):
     """The documents of all templates, each a dictionary, by the order of their files."""
-    with helm_python.Chart.load(CHART) as chart:
-        files = chart.render(values, **RELEASE | release)
-    texts = [text for path, text in sorted(files.items()) if not path.endswith(".txt")]
+    texts = [text for path, text in sorted(files(values, **release).items()) if not path.endswith(".txt")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+def notes(values):
+    """What `helm install` prints."""
+    [text] = [text for path, text in files(values).items() if path.endswith("/NOTES.txt")]
+    return text
+
+
+def files(values, **release):
+    with helm_python.Chart.load(CHART) as chart:
+        return chart.render(values, **RELEASE | release)
 
 
 def sets():

@@ -38,6 +38,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
+{{/* Whether Istio's agent shows the service's metrics; empty if not. */}}
+{{- define "berth.metricsMerging" -}}
+{{- and .Values.istio.enabled .Values.istio.metricsMerging | ternary "yes" "" -}}
+{{- end -}}
+
 {{/* What a container may do: nothing but run. */}}
 {{- define "berth.restricted" -}}
 allowPrivilegeEscalation: false
@@ -65,6 +70,26 @@ capabilities:
 {{- if and $values.istio.enabled $values.tls.secret -}}
 {{- $faults = append $faults "istio.enabled and tls.secret: the mesh encrypts already, and its proxies speak plain HTTP/2 to the service" -}}
 {{- end -}}
+{{- if $values.istio.enabled -}}
+{{- if and $values.access.tokenSecret.name (not $values.istio.token) -}}
+{{- $faults = append $faults "access.tokenSecret needs istio.token, the same token: without it the filter shows no token, and each call gets 401" -}}
+{{- end -}}
+{{- if not $values.istio.principals -}}
+{{- $faults = append $faults "istio.principals is missing: name the service accounts of the gateway, of clients with a sidecar, of the nodes' pods (berth join and leave) and of operators" -}}
+{{- end -}}
+{{- end -}}
+{{- if and (include "berth.metricsMerging" .) (or $values.serviceMonitor.scheme $values.serviceMonitor.tlsConfig) -}}
+{{- $faults = append $faults "serviceMonitor.scheme and tlsConfig need istio.metricsMerging: false, as Istio's agent shows metrics in plain text" -}}
+{{- end -}}
+{{- $ours := include "berth.labels" (dict "root" . "component" "state") | fromYaml -}}
+{{- if $values.istio.enabled -}}
+{{- $_ := set $ours "app" "" -}}
+{{- end -}}
+{{- range $label := keys $values.podLabels | sortAlpha -}}
+{{- if hasKey $ours $label -}}
+{{- $faults = append $faults (printf "podLabels: the chart sets %s itself" $label) -}}
+{{- end -}}
+{{- end -}}
 {{- $jwks := $values.access.jwks -}}
 {{- if and $jwks.secret $jwks.configMap -}}
 {{- $faults = append $faults "access.jwks.secret and access.jwks.configMap: only one of them" -}}
@@ -74,7 +99,7 @@ capabilities:
 {{- $faults = append $faults "access.jwks.algorithms is missing: name those that the issuer signs with, such as RS256" -}}
 {{- end -}}
 {{- if not (or $values.access.tokenSecret.name $values.tls.clientCaSecret) -}}
-{{- $faults = append $faults "access.jwks needs access.tokenSecret.name or tls.clientCaSecret: proxies show no JWT" -}}
+{{- $faults = append $faults "access.jwks needs access.tokenSecret.name or tls.clientCaSecret (with istio.enabled: access.tokenSecret.name and istio.token): proxies show no JWT" -}}
 {{- end -}}
 {{- else if or $jwks.algorithms $jwks.issuer $jwks.audiences -}}
 {{- $faults = append $faults "access.jwks has values, and neither secret nor configMap" -}}

@@ -11,6 +11,7 @@ use berth_harness::tokens::key_set;
 use berth_harness::{Image, RedisServer, eventually, free_address, root};
 use jsonwebtoken::Algorithm;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -184,23 +185,54 @@ fn alerts_name_metrics_of(page: &str, rules: &Value) {
         let labels = known.entry(parts.next().unwrap().to_owned()).or_default();
         labels.extend(parts.step_by(2).map(str::to_owned));
     }
-    // Envoy's own, with its prefix.
-    known.entry("envoy_wasm_berth_vm_reload_success".to_owned()).or_default();
-
     let mut named = 0;
     for group in rules["spec"]["groups"].as_array().unwrap() {
         for rule in group["rules"].as_array().unwrap() {
             let expression = rule["expr"].as_str().unwrap();
+            named += 1;
+            if let Some((_, rest)) = expression.split_once("{__name__=~\"") {
+                // As Prometheus takes it: it has to match all of the name.
+                let pattern = format!("^(?:{})$", rest.split('"').next().unwrap());
+                let matches = |name: &str| Regex::new(&pattern).unwrap().is_match(name);
+                assert!(
+                    reloads().iter().all(|name| matches(name)),
+                    "{expression} misses one of {:?}",
+                    reloads()
+                );
+                assert!(!matches("envoy_wasm_another_vm_reload_success"), "{expression}");
+                continue;
+            }
             let (name, selector) = metric(expression);
             let labels = known.get(name).unwrap_or_else(|| panic!("there is no metric {name}: {expression}"));
             for label in selector {
                 let of_target = ["namespace", "service"].contains(&label);
                 assert!(of_target || labels.contains(label), "{name} has no label {label}");
             }
-            named += 1;
         }
     }
     assert!(named >= 15, "{named} alerts");
+}
+
+/// Envoy's counter of VMs that were replaced, which has the name of the plugin's configuration in it: as envoy.yaml and Istio's EnvoyFilter
+/// have it, and as Istio calls that of a WasmPlugin or a TrafficExtension.
+fn reloads() -> [String; 4] {
+    let yaml = |file: &str| -> Value {
+        serde_yaml_ng::from_str(&fs::read_to_string(root().join(file)).unwrap()).unwrap()
+    };
+    let text = |value: &Value, path: &str| value.pointer(path).unwrap().as_str().unwrap().to_owned();
+    let envoy = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/name";
+    let filter = "/spec/configPatches/0/patch/value/typed_config/config/name";
+    let extension = |file: &str| {
+        let document = yaml(file);
+        [text(&document, "/metadata/namespace"), text(&document, "/metadata/name")].join(".")
+    };
+    [
+        text(&yaml("envoy/envoy.yaml"), envoy),
+        text(&yaml("envoy/istio/base/plugin.yaml"), filter),
+        extension("envoy/istio/extension/wasmplugin.yaml"),
+        extension("envoy/istio/extension/trafficextension.yaml"),
+    ]
+    .map(|name| format!("envoy_wasm_{}_vm_reload_success", name.replace(['.', '-'], "_")))
 }
 
 /// The metric of an expression, and the labels that it selects and sums by.
