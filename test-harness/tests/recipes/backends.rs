@@ -245,8 +245,10 @@ async fn grpc_streams_of_a_dead_node_end_as_unavailable_or_with_a_reset_once_the
 
     node.refuse().await;
 
-    let reset = answered.await.unwrap().expect_err("the stream cannot end well");
-    assert!(reset.contains("stream error received"), "{reset}");
+    // Older Envoys reset it with NO_ERROR, which hyper takes for the end of the body.
+    let answered = answered.await.unwrap();
+    let status = answered.as_ref().ok().and_then(|answer| answer.trailers.get("grpc-status"));
+    assert_eq!(status, None, "{answered:?}");
     let answer = unanswered.await.unwrap().unwrap();
     assert_eq!((answer.status.as_u16(), answer.header("grpc-status")), (200, Some("14")), "{answer:?}");
     let again = grpc_call(&world.client(), "ada").send().await;
