@@ -2,7 +2,7 @@
 //! it fail as nodes do: an error, silence, a reset, a closed port, a bad health check.
 //!
 //! They run inside the test, so that a test changes a node by calling it. HTTP/1 and HTTP/2 (prior knowledge),
-//! WebSocket and unary gRPC are answered on the same port.
+//! WebSocket and gRPC are answered on the same port, unless a test has a node refuse HTTP/1 as gRPC servers do.
 
 mod answer;
 mod body;
@@ -24,7 +24,7 @@ use tokio::task::AbortHandle;
 
 use crate::listening::{Listening, reserve};
 
-/// What a node does with requests. Health checks (`/healthz`) follow it only where that is said.
+/// What a node does with requests. Health checks (`/healthz`, or gRPC's) follow it only where that is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Answers 200 and tells what it received.
@@ -57,6 +57,7 @@ impl Backend {
             name: address.to_string(),
             mode: Mutex::new(Mode::Serve),
             healthy: AtomicBool::new(true),
+            http2_only: AtomicBool::new(false),
             headers: Mutex::default(),
             requests: AtomicU64::new(0),
             health_checks: AtomicU64::new(0),
@@ -118,6 +119,11 @@ impl Backend {
         self.shared.healthy.store(false, Ordering::Relaxed);
     }
 
+    /// Closes each connection that speaks HTTP/1 from now on, health checks included.
+    pub fn refuse_http1(&self) {
+        self.shared.http2_only.store(true, Ordering::Relaxed);
+    }
+
     /// Any of the modes, by value.
     pub fn set_mode(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
@@ -152,6 +158,7 @@ struct Shared {
     name: String,
     mode: Mutex<Mode>,
     healthy: AtomicBool,
+    http2_only: AtomicBool,
     headers: Mutex<Vec<(String, String)>>,
     requests: AtomicU64,
     health_checks: AtomicU64,

@@ -1,12 +1,14 @@
 //! What a fake node says to one request. Some paths fail on any node that serves, as a handler with a fault does:
 //! `/fault/close` ends its connection instead of an answer (HTTP/2: resets the stream), `/fault/hang` never answers,
 //! `/fault/cut` breaks its connection, or stream, after the beginning of a body; `/eof` has a body that ends with its connection.
+//! gRPC's `/fault/open` is a stream that answers its first message and stays open.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -20,12 +22,18 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::body::{Answer, Failure, plain, whole};
 use super::{Mode, Shared, minting};
 
+/// Where Envoy's `grpc_health_check` asks.
+const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+
 pub(super) async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
     reset: Arc<Notify>,
 ) -> Result<Answer, Failure> {
-    let health_check = request.uri().path() == "/healthz";
+    if request.version() < Version::HTTP_2 && shared.http2_only.load(Ordering::Relaxed) {
+        return Err("HTTP/1 is refused".into());
+    }
+    let health_check = ["/healthz", GRPC_HEALTH].contains(&request.uri().path());
     let counter = if health_check { &shared.health_checks } else { &shared.requests };
     counter.fetch_add(1, Ordering::Relaxed);
 
@@ -42,6 +50,7 @@ pub(super) async fn answer(
 
     let mints = request.headers().contains_key("x-mint");
     let mut answer = match mode {
+        _ if request.uri().path() == GRPC_HEALTH => grpc_health(&shared),
         _ if health_check => health(&shared),
         Mode::Fail(status) => after(request, plain(status, "set to fail\n")).await?,
         _ if request.uri().path() == "/fault/close" => return Err("a handler with a fault".into()),
@@ -50,7 +59,10 @@ pub(super) async fn answer(
         _ if request.uri().path() == "/eof" => until_the_end(),
         _ if let Some(answer) = minting::answer(&request, &shared) => after(request, answer).await?,
         _ if is(&request, header::UPGRADE, "websocket") => websocket(request, &shared),
-        _ if is(&request, header::CONTENT_TYPE, "application/grpc") => grpc(request).await?,
+        _ if request.uri().path() == "/fault/open" => grpc_open(request),
+        _ if is(&request, header::CONTENT_TYPE, "application/grpc") => {
+            grpc(request.into_body().collect().await?.to_bytes())
+        }
         _ => echo(request, &shared).await?,
     };
     if mints {
@@ -133,13 +145,28 @@ async fn echo(request: Request<Incoming>, shared: &Shared) -> Result<Answer, hyp
 }
 
 /// A unary call that succeeds: the message comes back, the status follows in the trailers.
-async fn grpc(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
-    let message = request.into_body().collect().await?.to_bytes();
+fn grpc(message: Bytes) -> Answer {
     let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(0))]);
-    let body = whole(message).with_trailers(async { Some(Ok(trailers)) }).boxed();
+    grpc_answer(whole(message).with_trailers(async { Some(Ok(trailers)) }).boxed())
+}
+
+/// A stream whose messages come back. It stays open for as long as the client has it so.
+fn grpc_open(request: Request<Incoming>) -> Answer {
+    let messages = request.into_body().into_data_stream();
+    let messages = messages.map(|message| message.map(Frame::data).map_err(Failure::from));
+    grpc_answer(BodyExt::boxed(StreamBody::new(messages.chain(futures_util::stream::pending()))))
+}
+
+/// SERVING (1) or `NOT_SERVING` (2), as field 1 of the message.
+fn grpc_health(shared: &Shared) -> Answer {
+    let status = if shared.healthy.load(Ordering::Relaxed) { 1 } else { 2 };
+    grpc(Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]))
+}
+
+fn grpc_answer(body: BoxBody<Bytes, Failure>) -> Answer {
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    Ok(answer)
+    answer
 }
 
 /// Accepts the first subprotocol offered, says the node's name, then echoes; at `close` it begins the closing handshake. The

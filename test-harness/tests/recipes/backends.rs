@@ -1,14 +1,14 @@
 //! Recipes by kind of backend: games, collaborative editing, MCP, LLM chat, gRPC.
 
-use berth_harness::{Client, Request, World};
+use berth_harness::{Builder, Client, Request, World, eventually};
 use futures_util::future::join_all;
 use hyper::Method;
 use serde_json::Value;
 
 use crate::page::Page;
-use crate::story::{homes, running, settled, survives};
+use crate::story::{homes, looked_again, running, settled, soon_idle, survives};
 use crate::support::patience::cluster;
-use crate::support::{sessions, shown};
+use crate::support::{SOON, sessions, shown};
 
 const MCP: &str = "mcp-session-id";
 
@@ -18,7 +18,8 @@ fn client(world: &World, number: usize) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_players_of_a_match_meet_at_one_server_also_after_it_died() {
-    let world = running(Page::open("games.md").plugin()).start().await;
+    let page = Page::open("games.md");
+    let world = soon_idle(running(page.plugin()), page.envoy(0)).start().await;
     settled(&world, "games", &[("active", 4)]).await;
     let matches = sessions(12);
     let join = async |game: &String| {
@@ -70,8 +71,10 @@ async fn all_players_of_a_match_meet_at_one_server_also_after_it_died() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_is_one_for_editors_and_api_however_its_name_is_written() {
-    let world = running(Page::open("collaboration.md").plugin()).start().await;
+    let page = Page::open("collaboration.md");
+    let world = soon_idle(running(page.plugin()), page.envoy(0)).start().await;
     settled(&world, "rooms", &[("active", 4)]).await;
+    let mut reader = world.get("/rooms/Plan").websocket().await;
 
     for number in 0..10 {
         let editor = client(&world, number).get(&format!("/rooms/Plan%20{number}")).websocket().await;
@@ -94,6 +97,7 @@ async fn a_room_is_one_for_editors_and_api_however_its_name_is_written() {
     let fresh: Vec<String> = (0..30).map(|number| format!("fresh-{number}")).collect();
     let fresh = homes(&world, &fresh, export).await;
     assert!(!fresh.contains(&drained), "new rooms begin elsewhere");
+    assert_eq!(reader.echo("an edit").await.as_deref(), Some("an edit"), "after seconds without one");
 }
 
 /// The id that an MCP server answers with, and the server.
@@ -147,7 +151,8 @@ async fn mcp_sessions_stay_with_the_server_that_named_them_until_it_dies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_stays_with_its_cache_and_a_full_server_gets_no_new_ones() {
-    let world = running(Page::open("llm-chat.md").plugin()).start().await;
+    let page = Page::open("llm-chat.md");
+    let world = soon_idle(running(page.plugin()), page.envoy(0)).start().await;
     settled(&world, "chat", &[("active", 4)]).await;
     let turn = |client: &Client, id: &str| {
         client.post("/v1/chat/completions", r#"{"stream": true}"#).header("x-conversation-id", id)
@@ -168,33 +173,84 @@ async fn a_conversation_stays_with_its_cache_and_a_full_server_gets_no_new_ones(
     full.fail(429);
     let refused = turn(&world.client(), &conversations[0]).send().await;
     assert_eq!((refused.status.as_u16(), refused.node()), (429, full.name()), "the client receives it");
+    full.slow(2500);
+    let late = turn(&world.client(), &conversations[0]).send().await;
+    assert_eq!((late.status.as_u16(), late.node()), (200, full.name()), "a long prompt");
     full.serve();
     full.set_headers(&[]);
 
     survives(&world, ("chat", "warming"), &conversations, turn).await;
 }
 
+/// Nodes that speak HTTP/2 only, as gRPC servers do.
+async fn grpc_nodes() -> World {
+    let page = Page::open("grpc.md");
+    let (options, check) = (page.envoy(0), page.envoy(1));
+    let world = before_grpc_nodes(running(page.plugin()), options, check).start().await;
+    for node in world.nodes() {
+        node.refuse_http1();
+    }
+    for envoy in world.envoys() {
+        looked_again(envoy, "grpc").await;
+    }
+    settled(&world, "grpc", &[("active", 4)]).await;
+    world
+}
+
+fn before_grpc_nodes(builder: Builder, options: Value, check: Value) -> Builder {
+    builder.bootstrap(move |json| {
+        for name in ["nodes", "nodes_sessionless"] {
+            let nodes = cluster(json, name);
+            nodes.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+            for checks in nodes["health_checks"].as_array_mut().unwrap() {
+                let checks = checks.as_object_mut().unwrap();
+                checks.remove("http_health_check");
+                checks.extend(check.as_object().unwrap().clone());
+            }
+        }
+    })
+}
+
+fn grpc_call(client: &Client, id: &str) -> Request {
+    client.grpc("/game.World/Move", b"north").header("x-session-id", id)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_calls_of_one_channel_each_reach_their_sessions_node() {
-    let page = Page::open("grpc.md");
-    let options: Value = page.envoy(0)["typed_extension_protocol_options"].clone();
-    let world = running(page.plugin()).bootstrap(move |json| {
-        for name in ["nodes", "nodes_sessionless"] {
-            cluster(json, name)["typed_extension_protocol_options"] = options.clone();
-        }
-    });
-    let world = world.start().await;
-    settled(&world, "grpc", &[("active", 4)]).await;
-    let call =
-        |client: &Client, id: &str| client.grpc("/game.World/Move", b"north").header("x-session-id", id);
+    let world = grpc_nodes().await;
 
-    let answer = call(&world.client(), "ada").send().await;
+    let answer = grpc_call(&world.client(), "ada").send().await;
     assert_eq!(
         answer.trailers.get("grpc-status").map(|status| status.as_bytes()),
         Some(&b"0"[..]),
         "{answer:?}"
     );
-    survives(&world, ("grpc", "warming"), &sessions(30), call).await;
+    survives(&world, ("grpc", "warming"), &sessions(30), grpc_call).await;
     let other = world.request(Method::GET, "/").http2().send().await;
     assert_eq!(shown(&other, "reason"), "no_session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_streams_of_a_dead_node_end_as_unavailable_or_with_a_reset_once_they_are_answered() {
+    let world = grpc_nodes().await;
+    let node = world.node_named(grpc_call(&world.client(), "ada").send().await.node());
+    let [answered, unanswered] = ["/fault/open", "/fault/hang"].map(|path| {
+        let stream = world.client().grpc(path, b"north").header("x-session-id", "ada");
+        tokio::spawn(stream.try_send())
+    });
+    // The call before, and the beginning of the stream.
+    let begun = async || world.envoy(0).stat("cluster.nodes.upstream_rq_2xx").await == 2;
+    eventually(begun, SOON).await;
+    eventually(async || node.requests() == 3, SOON).await;
+
+    node.refuse().await;
+
+    // Older Envoys reset it with NO_ERROR, which hyper takes for the end of the body.
+    let answered = answered.await.unwrap();
+    let status = answered.as_ref().ok().and_then(|answer| answer.trailers.get("grpc-status"));
+    assert_eq!(status, None, "{answered:?}");
+    let answer = unanswered.await.unwrap().unwrap();
+    assert_eq!((answer.status.as_u16(), answer.header("grpc-status")), (200, Some("14")), "{answer:?}");
+    let again = grpc_call(&world.client(), "ada").send().await;
+    assert_ne!(again.node(), node.name());
 }

@@ -7,5 +7,6 @@ mod backends;
 mod browsers;
 mod moving;
 mod page;
+mod pages;
 mod sharing;
 mod story;

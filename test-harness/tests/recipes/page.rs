@@ -1,8 +1,9 @@
 //! The blocks of a recipe's page.
 
 use std::fs;
+use std::process::Command;
 
-use berth_harness::root;
+use berth_harness::{berth, root};
 use serde_json::Value;
 
 /// A page of docs/recipes/.
@@ -18,6 +19,21 @@ impl Page {
         Self { name, text }
     }
 
+    /// All pages that have a configuration of the plugin.
+    pub(crate) fn all() -> Vec<Self> {
+        let files = fs::read_dir(root().join("docs/recipes")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut pages: Vec<Self> = names.map(|name| Self::open(&name)).collect();
+        pages.retain(|page| !page.blocks("json").is_empty());
+        pages.sort_by(|one, other| one.name.cmp(&other.name));
+        pages
+    }
+
+    /// Where it is, from the top of the tree.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The plugin's configuration.
     #[track_caller]
     pub(crate) fn plugin(&self) -> Value {
@@ -31,10 +47,23 @@ impl Page {
         serde_yaml_ng::from_str(blocks[index]).unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    /// The commands to run.
+    /// Commands to run, counted from 0.
     #[track_caller]
-    pub(crate) fn commands(&self) -> &str {
-        self.only("sh")
+    pub(crate) fn commands(&self, index: usize) -> &str {
+        self.blocks("sh")[index]
+    }
+
+    /// Each use of the program `berth` with arguments, in the text and in blocks.
+    pub(crate) fn uses_of_berth(&self) -> Vec<&str> {
+        let ends = ['`', '|', '\n'];
+        let uses = self.text.split(ends).map(str::trim);
+        uses.filter(|piece| piece.starts_with("berth ") && piece.split(' ').count() > 2).collect()
+    }
+
+    /// The number that stands behind this text, wherever it occurs.
+    pub(crate) fn numbers(&self, before: &str) -> Vec<usize> {
+        let digits = |rest: &str| rest.split(|char: char| !char.is_ascii_digit()).next()?.parse().ok();
+        self.text.split(before).skip(1).filter_map(digits).collect()
     }
 
     #[track_caller]
@@ -48,4 +77,17 @@ impl Page {
         let begin = format!("\n```{language}\n");
         self.text.split(&begin).skip(1).map(|rest| rest.split_once("\n```").expect("an end").0).collect()
     }
+}
+
+/// The command without the flags of `berth import` that this build does not have yet.
+///
+/// To be removed when it has them.
+pub(crate) fn for_this_berth(command: &str) -> String {
+    let help = Command::new(berth().unwrap()).args(["import", "--help"]).output().unwrap();
+    if String::from_utf8_lossy(&help.stdout).contains("--replace") {
+        return command.to_owned();
+    }
+    ["30m", "2h"]
+        .iter()
+        .fold(command.replace(" --replace", ""), |command, ttl| command.replace(&format!(" --ttl {ttl}"), ""))
 }

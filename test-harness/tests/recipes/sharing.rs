@@ -1,14 +1,15 @@
 //! Recipes for several groups of nodes behind one proxy: tenants, and versions.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use berth_harness::{Client, Endpoint, World};
+use berth_harness::{Client, Endpoint, World, eventually};
 use serde_json::json;
 
 use crate::page::Page;
 use crate::story::{homes, looked_again, running, settled, survives};
 use crate::support::patience::cluster;
-use crate::support::{routes, sessions, shown};
+use crate::support::{SOON, manager, sessions, shown};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_to_one_tenants_nodes_moves_no_session_of_the_other() {
@@ -24,7 +25,9 @@ async fn what_happens_to_one_tenants_nodes_moves_no_session_of_the_other() {
         })
         .collect();
     let by_host = page.envoy(0);
-    let world = running(page.plugin()).bootstrap(move |json| {
+    // As often as shipped: requests come before a check has failed.
+    let checked = running(page.plugin()).health_interval(Duration::from_secs(1));
+    let world = checked.bootstrap(move |json| {
         let shipped = cluster(json, "nodes").clone();
         let clusters = json["static_resources"]["clusters"].as_array_mut().unwrap();
         let mut acme = shipped.clone();
@@ -36,7 +39,7 @@ async fn what_happens_to_one_tenants_nodes_moves_no_session_of_the_other() {
         globex["load_assignment"] =
             json!({"cluster_name": "globex", "endpoints": [{"lb_endpoints": endpoints.clone()}]});
         clusters.extend([acme, globex]);
-        by_host.as_array().expect("routes").clone_into(routes(json));
+        manager(json)["route_config"] = by_host.clone();
     });
     let world = world.start().await;
     settled(&world, "globex", &[("active", 3)]).await;
@@ -51,7 +54,32 @@ async fn what_happens_to_one_tenants_nodes_moves_no_session_of_the_other() {
     let theirs: BTreeSet<&String> = before.iter().collect();
     assert!(theirs.iter().all(|name| others.nodes().iter().any(|node| node.name() == **name)), "{theirs:?}");
 
+    for host in ["acme.example.com:10000", "ACME.Example.com", "Acme.example.com:80"] {
+        let answer = world.get("/").header("host", host).header("x-session-id", "ada").send().await;
+        assert_eq!((answer.status.as_u16(), shown(&answer, "reason")), (200, "pin"), "{host}: {answer:?}");
+    }
+    for host in ["globex.example.com", "globex.example.com:10000", "EU.Globex.example.com:443"] {
+        let answer = world.get("/").header("host", host).header("cookie", "sid=ada").send().await;
+        assert_eq!((answer.status.as_u16(), shown(&answer, "reason")), (200, "pin"), "{host}: {answer:?}");
+    }
+    for host in ["evilglobex.example.com", "eu.acme.example.com"] {
+        let answer = world.get("/").header("host", host).header("cookie", "sid=ada").send().await;
+        assert_eq!(answer.status, 404, "{host} is no tenant's: {answer:?}");
+    }
+
     survives(&world, ("acme", "warming"), &ids, acme).await;
+    let at = homes(&world, &ids, acme).await;
+    let dies = world.node_named(&at[0]);
+    dies.refuse().await;
+    let gone = format!("acme::{}::cx_active::0", dies.name());
+    for envoy in world.envoys() {
+        eventually(async || envoy.admin("/clusters").await.lines().any(|line| line == gone), SOON).await;
+    }
+    for (session, before) in ids.iter().zip(&at) {
+        let answer = acme(&world.client(), session).send().await;
+        assert_eq!(answer.status, 200, "{session} of {before}: {answer:?}");
+        assert_eq!(answer.node() == before, before != dies.name(), "{session} of {before}");
+    }
 
     assert_eq!(homes(&world, &ids, globex).await, before);
     let fresh = globex(&world.client(), "fresh").send().await;

@@ -4,9 +4,9 @@ use berth_harness::{Builder, Client, Envoy, Request, State, World, eventually};
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use crate::support::SOON;
 use crate::support::patience::impatient;
 use crate::support::pinning::patiently;
+use crate::support::{SOON, manager, routes};
 
 /// Requests under way at once.
 const TOGETHER: usize = 20;
@@ -23,6 +23,16 @@ pub(crate) fn patient(mut plugin: Value) -> Value {
     plugin["debug_header"] = true.into();
     plugin["state"]["timeout"] = "5s".into();
     plugin
+}
+
+/// Adds this to both routes, and ends streams that are quiet for a second, where they would otherwise end after five minutes.
+pub(crate) fn soon_idle(builder: Builder, route: Value) -> Builder {
+    builder.bootstrap(move |json| {
+        manager(json)["stream_idle_timeout"] = "1s".into();
+        for action in routes(json) {
+            action["route"].as_object_mut().unwrap().extend(route.as_object().unwrap().clone());
+        }
+    })
 }
 
 /// Waits until every Envoy has so many of a pool's nodes in each of these states, and its workers know.
