@@ -59,8 +59,10 @@ async fn streams_that_break_off_over_http2_leave_their_node_in_place() {
 
     for _ in 0..OFTEN {
         let call = world.client().grpc("/fault/cut", b"").header("x-session-id", "ada");
-        let answer = call.try_send().await;
-        assert!(answer.is_err(), "{answer:?}");
+        // Envoy before 1.37 resets the stream without an error: then what is missing is the status.
+        let status =
+            call.try_send().await.ok().and_then(|answer| answer.trailers.get("grpc-status").cloned());
+        assert_eq!(status, None);
     }
 
     still_owns(&world, &owner).await;

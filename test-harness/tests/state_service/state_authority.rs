@@ -43,6 +43,12 @@ fn routing(domain: &'static str, services: SocketAddr) -> Builder {
 
 /// Every session is pinned, and found again.
 async fn pins_all(world: &World) {
+    // With the first answer of the feed of changes a worker asks again about what it knew before that.
+    let is_hit = async || {
+        let answer = world.get("/").header("x-session-id", "first").send().await;
+        if verdict(&answer) == ("hit", "pin") { Ok(()) } else { Err(answer) }
+    };
+    eventually(is_hit, SOON).await;
     for key in sessions(20) {
         for outcome in ["claimed", "hit"] {
             let answer = world.get("/").header("x-session-id", &key).send().await;
