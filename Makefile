@@ -73,7 +73,8 @@ test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, wi
 test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
-test-all: test test-browser test-compose test-valkey ## test, browser, compose, Valkey, both demos, and the end-to-end tests again without Docker
+test-all: test test-browser test-compose test-valkey ## test, browser, compose, Valkey, both demos, the CRDs, and the end-to-end tests again without Docker
+	scripts/check-crds
 	$(MAKE) demo ARGS=--once
 	$(MAKE) demo ARGS='--once --jwt'
 	BERTH_HARNESS=process $(MAKE) e2e

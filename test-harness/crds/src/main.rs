@@ -75,8 +75,12 @@ fn check(version: &str, kind: &str, document: &Value) -> Option<Vec<String>> {
 
 fn faults<T: DeserializeOwned>(document: &Value) -> Vec<String> {
     let mut faults = Vec::new();
-    let read: Result<T, _> =
-        serde_ignored::deserialize(document, |path| faults.push(format!("there is no field {path}")));
+    // The types take these two as read.
+    let note = |path: serde_ignored::Path<'_>| match path.to_string().as_str() {
+        "apiVersion" | "kind" => {}
+        path => faults.push(format!("there is no field {path}")),
+    };
+    let read: Result<T, _> = serde_ignored::deserialize(document, note);
     faults.extend(read.err().map(|error| error.to_string()));
     faults
 }
