@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::support::fake_state::{Call, FakeState};
+use crate::support::patience::remembers;
 use crate::support::state_away::{calls, over, state, verdict};
 use crate::support::{SOON, placing, sessions};
 use berth_harness::{Builder, State, World, eventually};
@@ -43,12 +44,7 @@ fn routing(domain: &'static str, services: SocketAddr) -> Builder {
 
 /// Every session is pinned, and found again.
 async fn pins_all(world: &World) {
-    // With the first answer of the feed of changes a worker asks again about what it knew before that.
-    let is_hit = async || {
-        let answer = world.get("/").header("x-session-id", "first").send().await;
-        if verdict(&answer) == ("hit", "pin") { Ok(()) } else { Err(answer) }
-    };
-    eventually(is_hit, SOON).await;
+    remembers(world.envoy(0)).await;
     for key in sessions(20) {
         for outcome in ["claimed", "hit"] {
             let answer = world.get("/").header("x-session-id", &key).send().await;

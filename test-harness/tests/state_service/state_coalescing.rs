@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::fake_state::{Call, FakeState, Reply};
+use crate::support::patience::remembers;
 use crate::support::state_away::{calls, open_breakers, over, patient_redis, state, verdict};
 use crate::support::{SHIPPED_RING, SOON, owners, placing, sessions, shown};
 
@@ -206,6 +207,7 @@ async fn body_of_a_request_that_waits_arrives_whole() {
 async fn requests_that_follow_on_the_same_connection_wait_their_turn() {
     let fake = FakeState::start().await;
     let world = placing(over(&fake).configuration(|json| state(json)["timeout"] = "5s".into())).await;
+    remembers(world.envoy(0)).await;
     late(&fake, 200);
 
     let mut stream = TcpStream::connect(world.envoy(0).address()).await.unwrap();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use berth_harness::{Backend, Builder, Envoy, Response, World, eventually};
+use berth_harness::{Backend, Builder, Client, Envoy, Response, World, eventually};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{SOON, pool, sessions, shown};
+use super::{PROBES, SOON, pool, sessions, shown};
 
 /// A world that looks at its nodes five times a second, with short cooldowns and no ramps.
 pub(crate) fn impatient() -> Builder {
@@ -84,6 +84,19 @@ pub(crate) async fn caught_up(envoy: &Envoy) {
     // One look may be answered but not counted yet, and another one be under way.
     let enough = polls(envoy).await + 4;
     eventually(async || polls(envoy).await >= enough, SOON).await;
+}
+
+/// Waits until every worker remembers a session. With the first answer of the feed of changes it asks again about those that it knew
+/// before.
+pub(crate) async fn remembers(envoy: &Envoy) {
+    let all_hit = async || {
+        let requests = (0..PROBES).map(|_| {
+            let client = Client::new(envoy.address());
+            client.get("/").header("x-session-id", "remembered").send()
+        });
+        join_all(requests).await.iter().all(|answer| shown(answer, "outcome") == "hit")
+    };
+    eventually(all_hit, SOON).await;
 }
 
 async fn polls(envoy: &Envoy) -> u64 {
