@@ -76,6 +76,13 @@ impl ApiRequest {
         Self::bare("GET", format!("/v1/counts?pool={pool}"))
     }
 
+    /// How many sessions each node has among so many keys of the store, after a position that the last part said.
+    #[must_use]
+    pub fn count_part(pool: &str, after: Option<&Cursor>, limit: usize) -> Self {
+        let after = after.map_or_else(String::new, |cursor| format!("&after={cursor}"));
+        Self::bare("GET", format!("/v1/counts?pool={pool}&limit={limit}{after}"))
+    }
+
     /// Something is to be recorded of a node.
     #[must_use]
     pub fn change_node(pool: &str, node: &NodeId, change: &NodeChange) -> Self {
