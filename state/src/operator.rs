@@ -10,11 +10,15 @@ mod envoy;
 mod help;
 mod import;
 mod itself;
+mod join;
+mod known;
 mod leave;
 mod origin;
 mod pins;
 mod show;
+mod signals;
 mod token;
+mod walk;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -32,7 +36,8 @@ pub(crate) use self::arguments::Server;
 use self::arguments::{Listing, Session};
 use self::asked::Asked;
 use self::client::{Client, Failure};
-use self::itself::{ASK_AGAIN, Itself, Joining};
+use self::itself::{ASK_AGAIN, Itself};
+use self::join::Joining;
 use self::leave::Patience;
 pub(crate) use self::pins::Pins;
 use self::show::Listed;
@@ -46,6 +51,8 @@ const BAD_USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// A node that leaves still had sessions at its deadline.
 const REMAINING: u8 = 4;
+/// Nothing is known of a node that leaves: it may have another name, or be in another pool.
+const UNKNOWN: u8 = 5;
 /// Added to the number of the signal that ended a command, as shells do.
 const SIGNALLED: u8 = 128;
 
@@ -131,7 +138,8 @@ pub(crate) enum Command {
     /// After a node has started: end what was said of the former one at its address
     ///
     /// For the postStart hook of a pod whose program does not report its boot id itself. Sessions of the former node at this
-    /// address are marked: their next request brings the notice "restore". A service that does not answer is a warning.
+    /// address are marked: their next request brings the notice "restore". A service that does not answer, or refuses, is a
+    /// warning.
     #[command(after_help = help::JOIN)]
     Join {
         #[command(flatten)]
@@ -173,10 +181,11 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let code = match &failure {
         // The reader has read enough, for example `head`.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Failure::Output(_) | Failure::Refused(_) | Failure::Absent(_) => REFUSED,
+        Failure::Output(_) | Failure::Refused(_) | Failure::Denied(_) | Failure::Absent(_) => REFUSED,
         Failure::Usage(_) => BAD_USAGE,
         Failure::Unreachable(_) | Failure::Busy(_) => UNREACHABLE,
         Failure::Remaining(_) => REMAINING,
+        Failure::Unknown(_) => UNKNOWN,
         Failure::Stopped(number, _) => SIGNALLED + number,
     };
     let _ = writeln!(io::stderr(), "berth: {failure}");
@@ -215,7 +224,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             asked.print(&reply, |_| format!("ended {key}\n"))
         }
         Command::Leave { itself, patience } => leave::leave(itself, patience).await,
-        Command::Join { itself, joining } => itself::join(itself, joining).await,
+        Command::Join { itself, joining } => join::join(itself, joining).await,
         Command::Import { file, server } => {
             let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
             import::run(&asked, file.as_deref()).await
