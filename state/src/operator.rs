@@ -21,7 +21,6 @@ mod token;
 mod walk;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_core::time::Millis;
@@ -36,6 +35,7 @@ pub(crate) use self::arguments::Server;
 use self::arguments::{Listing, Session};
 use self::asked::Asked;
 use self::client::{Client, Failure};
+use self::import::Importing;
 use self::itself::{ASK_AGAIN, Itself};
 use self::join::Joining;
 use self::leave::Patience;
@@ -149,13 +149,13 @@ pub(crate) enum Command {
     },
     /// Pin sessions to the nodes where another balancer has them, before Berth takes over
     ///
-    /// Each line is SESSION NODE, by blanks or a tab; lines with - in place of one of them are passed over. A session that has a
-    /// pin keeps it. Reads to the end, so a log that is followed is imported as it grows.
+    /// Each line is SESSION NODE, by a blank or a tab; lines with - in place of one of them are passed over. An id with blanks
+    /// needs the tab. A session that has a pin keeps it, unless --replace is given. Reads to the end or to a signal, so a log
+    /// that is followed is imported as it grows; if the service goes away, the lines wait for it.
     #[command(after_help = help::IMPORT)]
     Import {
-        /// The lines [default: standard input]
-        #[arg(value_name = "FILE")]
-        file: Option<PathBuf>,
+        #[command(flatten)]
+        importing: Importing,
         #[command(flatten)]
         server: Server,
     },
@@ -225,10 +225,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
         }
         Command::Leave { itself, patience } => leave::leave(itself, patience).await,
         Command::Join { itself, joining } => join::join(itself, joining).await,
-        Command::Import { file, server } => {
-            let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
-            import::run(&asked, file.as_deref()).await
-        }
+        Command::Import { importing, server } => import::run(importing, server).await,
         Command::Watch { limit, server } => {
             let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
             watch(&asked, *limit).await

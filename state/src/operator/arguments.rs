@@ -1,7 +1,7 @@
 //! What all of the operator's commands are given: the service, how to reach it, nodes and sessions.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -199,9 +199,18 @@ pub(super) fn node(text: &str) -> Result<NodeId, String> {
         || text.matches(':').count() > 1
             && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:".contains(&byte));
     if (is_like_ipv4 || is_like_ipv6) && text.parse::<SocketAddr>().is_err() {
-        return Err(format!("must be ip:port or [ipv6]:port, is {text:?}"));
+        let advice = bracketed(text).map_or_else(String::new, |name| {
+            format!(": an IPv6 address with a port needs brackets, as in {name}")
+        });
+        return Err(format!("must be ip:port or [ipv6]:port, is {text:?}{advice}"));
     }
     text.parse().map_err(|error| format!("{error}, is {text:?}"))
+}
+
+/// An IPv6 address and a port, as `ADDRESS:PORT` was probably meant.
+fn bracketed(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.rsplit_once(':')?;
+    Some(SocketAddr::new(address.parse::<Ipv6Addr>().ok()?.into(), port.parse().ok()?))
 }
 
 pub(super) fn state(text: &str) -> Result<NodeState, String> {

@@ -36,10 +36,14 @@ pub(super) const SET_STATE: &str = help! {
 pub(super) const END: &str = help! {
     "berth end ada --pool games"
 };
-pub(super) const IMPORT: &str = help! {
-    "berth import --pool games sessions.txt              lines such as: ada 10.0.0.1:8080"
-    "tail -F access.log | berth import --pool games      until it is ended"
-};
+pub(super) const IMPORT: &str = "\
+Examples:
+  berth import --pool games --ttl 2h sessions.txt     lines such as: ada 10.0.0.1:8080
+  tail -F access.log | berth import --pool games      until it is ended
+  berth import --pool games --replace sessions.txt    also moves sessions that have another pin
+
+Exit code: 0 done; 1 refused, or lines were left out; 2 the command line is wrong; 3 the service or its store could not be
+           reached in the first 10s; later it is tried again; 143 SIGTERM, 130 SIGINT: what was read before is imported";
 pub(super) const WATCH: &str = help! {
     "berth watch"
     "berth watch --limit 10 --format json | jq .node     the next ten, for a script"
