@@ -58,6 +58,10 @@ const SIGNALLED: u8 = 128;
 
 /// A little less than the longest that the service lets a poll wait.
 const POLL_MS: u64 = 25_000;
+/// Keys of the store in one call of `nodes --count`: a second or two of a Redis.
+const COUNTED_PART: usize = 1_000_000;
+const COUNTED_PARTS: usize = 10;
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List nodes: what operators, proxies and they themselves said of them
@@ -244,10 +248,30 @@ async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>, counts: bool
         }
     };
     if counts {
-        let reply: CountReply = asked.send(&ApiRequest::counts(asked.pool())).await?;
-        note += &show::count(&mut listed, reply);
+        note += &show::count(&mut listed, count(asked).await?);
     }
     asked.print_all(&listed, |listed| show::nodes(listed, now) + &note)
+}
+
+/// All sessions, or those in so many parts of the store. A part that fails ends it with a sample.
+async fn count(asked: &Asked) -> Result<CountReply, Failure> {
+    let mut all = CountReply::default();
+    for part in 0..COUNTED_PARTS {
+        let counts = ApiRequest::counts(asked.pool(), all.next.as_ref(), COUNTED_PART);
+        let reply: CountReply = match asked.send(&counts).await {
+            Err(_) if part > 0 => break,
+            reply => reply?,
+        };
+        all.pins += reply.pins;
+        for (node, sessions) in reply.nodes {
+            *all.nodes.entry(node).or_default() += sessions;
+        }
+        (all.complete, all.next) = (reply.complete, reply.next);
+        if all.next.is_none() {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 async fn set_state(

@@ -134,7 +134,7 @@ fn leave_says_at_its_deadline_what_stood_between() {
     pin(&service, "ada");
     let first = [Does::Pass, Does::Pass, Does::Pass];
     let proxy = Between::start(service.address, &first, NO_UPSTREAM);
-    let (code, text) = failure(&leave(&proxy.url(), &["--deadline", "3s"]).output().unwrap());
+    let (code, text) = failure(&leave(&proxy.url(), &["--deadline", "6s"]).output().unwrap());
     assert_eq!(code, Some(4), "{text}");
     assert!(text.contains("has 1 session left; ") && text.contains("answered 503"), "{text}");
 }

@@ -121,7 +121,7 @@ fn a_signal_ends_an_import_with_what_was_read_and_a_summary() {
 
         let summary: Value = serde_json::from_str(&importing.line()).unwrap();
         assert_eq!(summary["claimed"], 2);
-        assert_eq!(importing.ends(), (Some(code), format!("berth: {name}: reads no more lines\n")));
+        assert_eq!(importing.ends(), (Some(code), format!("berth: {name}: stopped reading lines\n")));
         assert!(session(&service, id).is_some());
         drop(log);
     }
@@ -174,6 +174,8 @@ fn a_service_that_goes_away_and_comes_back_costs_no_line() {
                 proxy.does(Does::Pass);
             }
         }
+        // The pipe has room for the lines of a round.
+        eventually("the last line", || session(&service, &format!("s{round}-1999")).is_some());
     }
     drop(log);
 

@@ -108,7 +108,7 @@ fn leave_can_be_taken_back() {
 
     assert_eq!(String::from_utf8_lossy(&undone.stdout), "10.0.0.1:80 is active in pool games\n");
     assert_eq!(serve.resolve("games", "cleo", &[NODE, OTHER])["node"], NODE);
-    // It is the same start of the node: its sessions are told nothing.
+    // It is the same start of the node: its sessions get no notice.
     assert_eq!(serve.ask("GET", &path, "")["boot_id"], "first");
     assert!(serve.resolve("games", "ada", &[NODE]).get("restore").is_none());
     // Where nothing is recorded there is nothing to take back, and nothing is recorded.
@@ -125,14 +125,14 @@ fn leave_can_be_taken_back() {
 fn a_node_of_which_nothing_is_known_is_said_to_be_so() {
     let redis = RedisServer::start(&[]);
     let serve = Serve::on_redis(&redis, &[]);
-    for id in ["ada", "ben"] {
-        serve.resolve("games", id, &[NODE]);
+    for (id, node) in [("ada", NODE), ("ben", OTHER)] {
+        serve.resolve("games", id, &[node]);
     }
     // A wrong port, a forgotten pool, an address where the pool's nodes have names, or the other way round.
     for (arguments, says) in [
         (
             &["--node", "10.0.0.1:8080", "--pool", "games"][..],
-            "Pool games has 10.0.0.1:80: is this node called likewise",
+            "Pool games has 10.0.0.1:80, 10.0.0.2:80: is this node called likewise",
         ),
         (&["--node", "game-1", "--pool", "games"], "Pool games has 10.0.0.1:80"),
         (&["--node", NODE], "in pool nodes, as neither --pool nor BERTH_POOL names another"),

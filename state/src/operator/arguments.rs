@@ -136,7 +136,7 @@ pub(crate) struct Listing {
     /// The Envoy cluster that has the pool's nodes [default: as the pool]
     #[arg(long, value_name = "NAME", requires = "admin")]
     cluster: Option<String>,
-    /// Say how many sessions each node has. The service looks through up to a million keys of its store for it: of more the
+    /// Say how many sessions each node has. The service looks through up to ten million keys of its store for it: of more the
     /// numbers are of a sample
     #[arg(long)]
     pub(super) count: bool,

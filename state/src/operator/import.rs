@@ -185,7 +185,7 @@ impl Import<'_> {
             self.send().await
         };
         timeout(LAST, rest).await.unwrap_or(Ok(()))?;
-        Err(Failure::Stopped(number, format!("{name}: reads no more lines")))
+        Err(Failure::Stopped(number, format!("{name}: stopped reading lines")))
     }
 
     /// Puts a line into the batch.

@@ -3,6 +3,7 @@
 //! The service records what it is sent of any name in any pool. So a forgotten `BERTH_POOL`, a wrong port, or an address where
 //! the cluster names its hosts (`hash_key`) fails nowhere: the node drains where no proxy looks.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use berth_core::wire::{ApiRequest, CountReply, NodeId, NodesReply, PoolName};
@@ -27,7 +28,7 @@ impl Known {
     /// as well.
     pub(super) async fn of(speaker: &Speaker, pool: &PoolName) -> Result<Self, Failure> {
         // One that cannot be counted now is not known to be empty.
-        let count = ApiRequest::count_part(pool.as_str(), None, LOOK);
+        let count = ApiRequest::counts(pool.as_str(), None, LOOK);
         let counted: CountReply = speaker.ask(&count).await.unwrap_or_default();
         let mut nodes: Vec<NodeId> = counted.nodes.into_keys().collect();
         if nodes.is_empty() {
@@ -43,10 +44,15 @@ impl Known {
         self.nodes.is_empty() && self.is_all
     }
 
-    /// Other nodes are known, and none is named as this one: with an address and the same port, or without an address.
+    /// True if all other nodes have addresses and this one has not, or the other way round; or if several others have one port and
+    /// this one has another. Where each node has a port of its own, any port is like the others.
     pub(super) fn is_unlike(&self, node: &NodeId) -> bool {
         let port = |node: &NodeId| node.as_str().parse::<SocketAddr>().ok().map(|address| address.port());
-        !self.nodes.is_empty() && self.nodes.iter().all(|other| port(other) != port(node))
+        let (own, others) = (port(node), self.nodes.iter().map(port).collect::<BTreeSet<_>>());
+        if others.iter().all(|other| other.is_some() != own.is_some()) {
+            return !others.is_empty();
+        }
+        self.nodes.len() > 1 && others.len() == 1 && !others.contains(&own)
     }
 
     /// What to look at.
@@ -73,14 +79,20 @@ mod tests {
             nodes: names.iter().map(|name| name.parse().unwrap()).collect(),
             is_all: true,
         };
-        let is_unlike = |names: &[&str], node: &str| known(names).is_unlike(&node.parse().unwrap());
-
-        assert!(!is_unlike(&["10.0.0.1:80", "10.0.0.2:81"], "10.0.0.3:80"));
-        assert!(!is_unlike(&["game-0", "game-1"], "game-2"));
-        assert!(!is_unlike(&[], "10.0.0.3:80"));
-        assert!(is_unlike(&["10.0.0.1:80"], "10.0.0.3:8080"));
-        assert!(is_unlike(&["game-0"], "10.0.0.3:80"));
-        assert!(is_unlike(&["10.0.0.1:80"], "game-0"));
+        for (names, node, is_unlike) in [
+            (&["10.0.0.1:80", "10.0.0.2:80"][..], "10.0.0.3:80", false),
+            (&["10.0.0.1:80", "10.0.0.2:80"], "10.0.0.3:8080", true),
+            // Each may have a port of its own.
+            (&["10.0.0.1:7001", "10.0.0.1:7002"], "10.0.0.1:7003", false),
+            (&["10.0.0.1:7001"], "10.0.0.1:7002", false),
+            (&["game-0", "game-1"], "game-2", false),
+            (&["game-0"], "10.0.0.3:80", true),
+            (&["10.0.0.1:7001", "10.0.0.1:7002"], "game-0", true),
+            (&["game-0", "10.0.0.1:80"], "10.0.0.3:8080", false),
+            (&[], "10.0.0.3:80", false),
+        ] {
+            assert_eq!(known(names).is_unlike(&node.parse().unwrap()), is_unlike, "{node} among {names:?}");
+        }
         assert!(known(&[]).is_nothing() && !known(&["game-0"]).is_nothing());
     }
 }

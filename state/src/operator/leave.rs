@@ -320,6 +320,7 @@ fn sessions(left: Left) -> String {
         Left::Counted(1) => "1 session left".to_owned(),
         Left::Counted(0) => "no sessions left".to_owned(),
         Left::Counted(count) => format!("{count} sessions left"),
+        Left::AtLeast(1) => "at least 1 session left".to_owned(),
         Left::AtLeast(count) => format!("at least {count} sessions left"),
     }
 }

@@ -45,7 +45,7 @@ impl Walk {
         (self.after, self.is_whole) = (None, true);
     }
 
-    /// Looks until it finds sessions of this node, or has seen that there are none. After a failure it goes on where it was.
+    /// Looks until it finds sessions of this node, or has seen the whole store without any. After a failure it goes on where it was.
     pub(super) async fn look(
         &mut self,
         client: &Client,
@@ -53,7 +53,7 @@ impl Walk {
         node: &NodeId,
     ) -> Result<Left, Failure> {
         loop {
-            let part = ApiRequest::count_part(pool.as_str(), self.after.as_ref(), PART);
+            let part = ApiRequest::counts(pool.as_str(), self.after.as_ref(), PART);
             let reply: CountReply = ask_within(client, CALL, &part).await?;
             let is_first = self.after.is_none();
             let found = reply.nodes.get(node).copied().unwrap_or(0);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::http::ask;
 use super::support::{RedisServer, eventually, free_ports};
 
-/// Without the variables of whoever runs the tests.
+/// Without the variables of the machine that runs the tests.
 pub fn berth(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
     for (name, _) in std::env::vars_os() {
@@ -109,6 +109,13 @@ impl Running {
         let mut errors = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
         (self.child.wait().unwrap().code(), errors)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
