@@ -22,8 +22,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
-    EndReply, ForgetReply, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange, NodeId,
-    NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchRequest,
+    Cursor, EndReply, ForgetReply, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange,
+    NodeId, NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -213,9 +213,10 @@ async fn counts(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) 
     if limit.is_some_and(|limit| limit > MAX_COUNTED) {
         query.fault("limit", format!("must be {MAX_COUNTED} at most"));
     }
+    let after: Option<Cursor> = query.optional("after");
     let pool = query.only_pool()?;
     let _permit = service.counts.try_acquire().map_err(|_| Failure::TooMany)?;
-    json(&service.store.count(&pool, limit.unwrap_or(COUNTED)).await?)
+    json(&service.store.count(&pool, after.as_ref(), limit.unwrap_or(COUNTED)).await?)
 }
 
 async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

@@ -10,14 +10,17 @@ mod envoy;
 mod help;
 mod import;
 mod itself;
+mod join;
+mod known;
 mod leave;
 mod origin;
 mod pins;
 mod show;
+mod signals;
 mod token;
+mod walk;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_core::time::Millis;
@@ -32,7 +35,9 @@ pub(crate) use self::arguments::Server;
 use self::arguments::{Listing, Session};
 use self::asked::Asked;
 use self::client::{Client, Failure};
-use self::itself::{ASK_AGAIN, Itself, Joining};
+use self::import::Importing;
+use self::itself::{ASK_AGAIN, Itself};
+use self::join::Joining;
 use self::leave::Patience;
 pub(crate) use self::pins::Pins;
 use self::show::Listed;
@@ -46,11 +51,17 @@ const BAD_USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// A node that leaves still had sessions at its deadline.
 const REMAINING: u8 = 4;
+/// Nothing is known of a node that leaves: it may have another name, or be in another pool.
+const UNKNOWN: u8 = 5;
 /// Added to the number of the signal that ended a command, as shells do.
 const SIGNALLED: u8 = 128;
 
 /// A little less than the longest that the service lets a poll wait.
 const POLL_MS: u64 = 25_000;
+/// Keys of the store in one call of `nodes --count`: a second or two of a Redis.
+const COUNTED_PART: usize = 1_000_000;
+const COUNTED_PARTS: usize = 10;
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List nodes: what operators, proxies and they themselves said of them
@@ -131,7 +142,8 @@ pub(crate) enum Command {
     /// After a node has started: end what was said of the former one at its address
     ///
     /// For the postStart hook of a pod whose program does not report its boot id itself. Sessions of the former node at this
-    /// address are marked: their next request brings the notice "restore". A service that does not answer is a warning.
+    /// address are marked: their next request brings the notice "restore". A service that does not answer, or refuses, is a
+    /// warning.
     #[command(after_help = help::JOIN)]
     Join {
         #[command(flatten)]
@@ -141,13 +153,13 @@ pub(crate) enum Command {
     },
     /// Pin sessions to the nodes where another balancer has them, before Berth takes over
     ///
-    /// Each line is SESSION NODE, by blanks or a tab; lines with - in place of one of them are passed over. A session that has a
-    /// pin keeps it. Reads to the end, so a log that is followed is imported as it grows.
+    /// Each line is SESSION NODE, by a blank or a tab; lines with - in place of one of them are passed over. An id with blanks
+    /// needs the tab. A session that has a pin keeps it, unless --replace is given. Reads to the end or to a signal, so a log
+    /// that is followed is imported as it grows; if the service goes away, the lines wait for it.
     #[command(after_help = help::IMPORT)]
     Import {
-        /// The lines [default: standard input]
-        #[arg(value_name = "FILE")]
-        file: Option<PathBuf>,
+        #[command(flatten)]
+        importing: Importing,
         #[command(flatten)]
         server: Server,
     },
@@ -173,10 +185,11 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let code = match &failure {
         // The reader has read enough, for example `head`.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Failure::Output(_) | Failure::Refused(_) | Failure::Absent(_) => REFUSED,
+        Failure::Output(_) | Failure::Refused(_) | Failure::Denied(_) | Failure::Absent(_) => REFUSED,
         Failure::Usage(_) => BAD_USAGE,
         Failure::Unreachable(_) | Failure::Busy(_) => UNREACHABLE,
         Failure::Remaining(_) => REMAINING,
+        Failure::Unknown(_) => UNKNOWN,
         Failure::Stopped(number, _) => SIGNALLED + number,
     };
     let _ = writeln!(io::stderr(), "berth: {failure}");
@@ -215,11 +228,8 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             asked.print(&reply, |_| format!("ended {key}\n"))
         }
         Command::Leave { itself, patience } => leave::leave(itself, patience).await,
-        Command::Join { itself, joining } => itself::join(itself, joining).await,
-        Command::Import { file, server } => {
-            let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
-            import::run(&asked, file.as_deref()).await
-        }
+        Command::Join { itself, joining } => join::join(itself, joining).await,
+        Command::Import { importing, server } => import::run(importing, server).await,
         Command::Watch { limit, server } => {
             let asked = Asked::new(server, &mut faults).ok_or(Failure::Usage(faults))?;
             watch(&asked, *limit).await
@@ -238,10 +248,30 @@ async fn list_nodes(asked: &Asked, admin: Option<(Client, String)>, counts: bool
         }
     };
     if counts {
-        let reply: CountReply = asked.send(&ApiRequest::counts(asked.pool())).await?;
-        note += &show::count(&mut listed, reply);
+        note += &show::count(&mut listed, count(asked).await?);
     }
     asked.print_all(&listed, |listed| show::nodes(listed, now) + &note)
+}
+
+/// All sessions, or those in so many parts of the store. A part that fails ends it with a sample.
+async fn count(asked: &Asked) -> Result<CountReply, Failure> {
+    let mut all = CountReply::default();
+    for part in 0..COUNTED_PARTS {
+        let counts = ApiRequest::counts(asked.pool(), all.next.as_ref(), COUNTED_PART);
+        let reply: CountReply = match asked.send(&counts).await {
+            Err(_) if part > 0 => break,
+            reply => reply?,
+        };
+        all.pins += reply.pins;
+        for (node, sessions) in reply.nodes {
+            *all.nodes.entry(node).or_default() += sessions;
+        }
+        (all.complete, all.next) = (reply.complete, reply.next);
+        if all.next.is_none() {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 async fn set_state(

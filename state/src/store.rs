@@ -139,9 +139,17 @@ pub trait Store: Send + Sync + 'static {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError>;
 
-    /// How many pins each node has, of those that are found by looking at about so many keys of the store, of any pool.
-    /// There is no index by node: a claim must not pay for what is seldom asked.
-    async fn count(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError>;
+    /// How many pins each node has, of those that are found by looking at about so many keys of the store, of any pool, or at
+    /// fewer if that takes long. There is no index by node: a claim must not pay for what is seldom asked.
+    ///
+    /// [`CountReply::next`] is where the next call goes on. Calls that go on until one is complete have seen every pin that was
+    /// there all the time, some perhaps twice. A position that this store does not know, or knows no longer, is the beginning.
+    async fn count(
+        &self,
+        pool: &PoolName,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<CountReply, StoreError>;
 
     /// All nodes of which anything is recorded, by name; those that were forgotten are among them for a while
     /// ([`NodeRecord::is_spent`]).

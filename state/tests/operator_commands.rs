@@ -319,7 +319,7 @@ fn import_pins_sessions_where_another_balancer_had_them() {
     let first = json_lines(&import());
     let again = json_lines(&import());
 
-    let counts = |claimed: u64, found: u64| json!({"claimed": claimed, "found": found, "elsewhere": 1, "skipped": 2, "faulty": 0});
+    let counts = |claimed: u64, found: u64| json!({"claimed": claimed, "found": found, "rehomed": 0, "elsewhere": 1, "skipped": 2, "faulty": 0});
     assert_eq!((&first[0], &again[0]), (&counts(600, 0), &counts(0, 600)));
     let inspected = json_lines(&run(&service, &["inspect", "session 599", "--format", "json"]));
     assert_eq!(inspected[0]["node"], B);

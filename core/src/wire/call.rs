@@ -70,10 +70,11 @@ impl ApiRequest {
         Self::bare("GET", node_path(pool, node))
     }
 
-    /// How many sessions each node has.
+    /// How many sessions each node has among so many keys of the store, after a position that the last reply said.
     #[must_use]
-    pub fn counts(pool: &str) -> Self {
-        Self::bare("GET", format!("/v1/counts?pool={pool}"))
+    pub fn counts(pool: &str, after: Option<&Cursor>, limit: usize) -> Self {
+        let after = after.map_or_else(String::new, |cursor| format!("&after={cursor}"));
+        Self::bare("GET", format!("/v1/counts?pool={pool}&limit={limit}{after}"))
     }
 
     /// Something is to be recorded of a node.

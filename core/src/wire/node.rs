@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::change::Cursor;
 use super::name::NodeId;
 
 /// What the operator, or the node itself, wants of a node.
@@ -248,10 +249,14 @@ pub struct NodesReply {
 pub struct CountReply {
     /// How many pins of the pool were looked at.
     pub pins: u64,
-    /// These are all that it has. Else they are a sample.
+    /// The keys were looked at to the last one: these are all pins that it has, or all after the position that was asked for.
+    /// Else they are a sample.
     pub complete: bool,
     /// How many of them each node has.
     pub nodes: BTreeMap<NodeId, u64>,
+    /// Where the next call goes on; absent at the end, and from services of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Cursor>,
 }
 
 /// The answer to `DELETE /v1/nodes/{node}`.

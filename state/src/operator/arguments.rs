@@ -1,7 +1,7 @@
 //! What all of the operator's commands are given: the service, how to reach it, nodes and sessions.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -136,7 +136,7 @@ pub(crate) struct Listing {
     /// The Envoy cluster that has the pool's nodes [default: as the pool]
     #[arg(long, value_name = "NAME", requires = "admin")]
     cluster: Option<String>,
-    /// Say how many sessions each node has. The service looks through up to a million keys of its store for it: of more the
+    /// Say how many sessions each node has. The service looks through up to ten million keys of its store for it: of more the
     /// numbers are of a sample
     #[arg(long)]
     pub(super) count: bool,
@@ -199,9 +199,18 @@ pub(super) fn node(text: &str) -> Result<NodeId, String> {
         || text.matches(':').count() > 1
             && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:".contains(&byte));
     if (is_like_ipv4 || is_like_ipv6) && text.parse::<SocketAddr>().is_err() {
-        return Err(format!("must be ip:port or [ipv6]:port, is {text:?}"));
+        let advice = bracketed(text).map_or_else(String::new, |name| {
+            format!(": an IPv6 address with a port needs brackets, as in {name}")
+        });
+        return Err(format!("must be ip:port or [ipv6]:port, is {text:?}{advice}"));
     }
     text.parse().map_err(|error| format!("{error}, is {text:?}"))
+}
+
+/// An IPv6 address and a port, as `ADDRESS:PORT` was probably meant.
+fn bracketed(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.rsplit_once(':')?;
+    Some(SocketAddr::new(address.parse::<Ipv6Addr>().ok()?.into(), port.parse().ok()?))
 }
 
 pub(super) fn state(text: &str) -> Result<NodeState, String> {

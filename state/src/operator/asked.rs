@@ -1,6 +1,7 @@
 //! A state service to ask, and how to print what it says.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use berth_core::wire::{ApiRequest, PoolName};
 use berth_state::given::Fault;
@@ -32,6 +33,14 @@ impl Asked {
         ask(&self.client, request).await
     }
 
+    pub(super) async fn send_within<T: DeserializeOwned>(
+        &self,
+        time: Duration,
+        request: &ApiRequest,
+    ) -> Result<T, Failure> {
+        ask_within(&self.client, time, request).await
+    }
+
     pub(super) fn print<T: Serialize>(&self, value: &T, text: impl Fn(&T) -> String) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         let text = match self.format {
@@ -59,6 +68,16 @@ impl Asked {
 pub(super) async fn ask<T: DeserializeOwned>(client: &Client, request: &ApiRequest) -> Result<T, Failure> {
     let ApiRequest { method, path, body } = request;
     read(&client.ask(method, path, body).await?)
+}
+
+/// The same, in so much time.
+pub(super) async fn ask_within<T: DeserializeOwned>(
+    client: &Client,
+    time: Duration,
+    request: &ApiRequest,
+) -> Result<T, Failure> {
+    let ApiRequest { method, path, body } = request;
+    read(&client.ask_within(time, method, path, body).await?)
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

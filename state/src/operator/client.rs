@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -36,6 +37,9 @@ pub(super) enum Failure {
     /// By the service, or its answer makes no sense.
     #[error("{0}")]
     Refused(String),
+    /// The token, or the caller, by the service or by a proxy in between. Either may change while a command waits.
+    #[error("{0}")]
+    Denied(String),
     /// There is no such session or node.
     #[error("{0}")]
     Absent(String),
@@ -47,11 +51,21 @@ pub(super) enum Failure {
     /// A node that leaves still had sessions at its deadline.
     #[error("{0}")]
     Remaining(String),
+    /// Nothing is known of a node that leaves: it may have another name.
+    #[error("{0}")]
+    Unknown(String),
     /// A signal ended the command; this is its number.
     #[error("{1}")]
     Stopped(u8, String),
     #[error(transparent)]
     Output(#[from] std::io::Error),
+}
+
+impl Failure {
+    /// It may succeed if it is tried again: the service, the token, or what a proxy in between lets through may change.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Busy(_) | Self::Denied(_))
+    }
 }
 
 fn lines(faults: &[Fault]) -> String {
@@ -137,7 +151,7 @@ impl Client {
             }
         };
         let authorization = self.token.as_ref().map(Token::header).transpose();
-        let authorization = authorization.map_err(|fault| Failure::Refused(fault.to_string()))?;
+        let authorization = authorization.map_err(|fault| Failure::Denied(fault.to_string()))?;
         let stream = timeout(CONNECT_TIMEOUT, connect)
             .await
             .map_err(|_| unreachable("no connection in time".to_owned()))?
@@ -149,6 +163,18 @@ impl Client {
             .map_err(|error| unreachable(self.advice(&*error)))
     }
 
+    /// The same as [`Self::ask`], connection included, in less time than a poll may take.
+    pub(super) async fn ask_within(
+        &self,
+        time: Duration,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Bytes, Failure> {
+        let late = |_| Failure::Unreachable(format!("{} did not answer in {time:?}", self.authority));
+        timeout(time, self.ask(method, path, body)).await.map_err(late)?
+    }
+
     /// Sends a request to the state service and returns the body of a 2xx answer.
     pub(super) async fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Bytes, Failure> {
         let (status, answer) = self.send(method, path, body).await?;
@@ -156,27 +182,46 @@ impl Client {
             return Ok(answer);
         }
         let Ok(ErrorReply { error }) = serde_json::from_slice(&answer) else {
-            return Err(Failure::Refused(format!(
-                "{} answered {status} with a body that is not a state service's: check --server",
-                self.authority
-            )));
+            return Err(self.not_by_the_service(status));
         };
         let mut message = error.message;
         for fault in error.faults {
             let _ = write!(message, "\n  {fault}");
         }
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Unreachable(message)),
-            StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(message)),
-            StatusCode::UNAUTHORIZED if self.token.is_none() => Err(Failure::Refused(
+        Err(match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Failure::Busy(message),
+            _ if status.is_server_error() => Failure::Unreachable(message),
+            StatusCode::UNAUTHORIZED if self.token.is_none() => Failure::Denied(
                 "the service asks for a token: give yours with --token, --token-file or BERTH_TOKEN"
                     .to_owned(),
-            )),
+            ),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(Failure::Refused(format!("{message}; give it with --token, --token-file or BERTH_TOKEN")))
+                Failure::Denied(format!("{message}; give it with --token, --token-file or BERTH_TOKEN"))
             }
-            StatusCode::NOT_FOUND => Err(Failure::Absent(message)),
-            _ => Err(Failure::Refused(message)),
+            StatusCode::NOT_FOUND => Failure::Absent(message),
+            _ => Failure::Refused(message),
+        })
+    }
+
+    /// What a failure means whose body no state service wrote: a proxy in between answered, or another server.
+    fn not_by_the_service(&self, status: StatusCode) -> Failure {
+        let authority = &self.authority;
+        let answered = format!("{authority} answered {status}, and not as a state service does");
+        match status {
+            StatusCode::FORBIDDEN => Failure::Denied(format!(
+                "{answered}: a proxy in between refused it. In a mesh an AuthorizationPolicy of the state service must name this \
+                 caller's service account"
+            )),
+            StatusCode::UNAUTHORIZED => {
+                Failure::Denied(format!("{answered}: a proxy in between asks for other credentials"))
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                Failure::Busy(format!("{answered}: a proxy in between limits requests"))
+            }
+            _ if status.is_server_error() => {
+                Failure::Unreachable(format!("{answered}: a proxy in between cannot reach it"))
+            }
+            _ => Failure::Unreachable(format!("{answered}: check --server, and the proxies in between")),
         }
     }
 
@@ -211,7 +256,9 @@ impl Client {
         body: &[u8],
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
+        // A call that is given up closes its connection.
+        let mut connections = JoinSet::new();
+        connections.spawn(connection);
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -223,7 +270,6 @@ impl Client {
         let response = sender.send_request(request.body(Full::new(Bytes::copy_from_slice(body)))?).await?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
-        connection.abort();
         Ok((status, answer))
     }
 }

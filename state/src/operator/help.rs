@@ -36,10 +36,14 @@ pub(super) const SET_STATE: &str = help! {
 pub(super) const END: &str = help! {
     "berth end ada --pool games"
 };
-pub(super) const IMPORT: &str = help! {
-    "berth import --pool games sessions.txt              lines such as: ada 10.0.0.1:8080"
-    "tail -F access.log | berth import --pool games      until it is ended"
-};
+pub(super) const IMPORT: &str = "\
+Examples:
+  berth import --pool games --ttl 2h sessions.txt     lines such as: ada 10.0.0.1:8080
+  tail -F access.log | berth import --pool games      until it is ended
+  berth import --pool games --replace sessions.txt    also moves sessions that have another pin
+
+Exit code: 0 done; 1 refused, or lines were left out; 2 the command line is wrong; 3 the service or its store could not be
+           reached in the first 10s; later it is tried again; 143 SIGTERM, 130 SIGINT: what was read before is imported";
 pub(super) const WATCH: &str = help! {
     "berth watch"
     "berth watch --limit 10 --format json | jq .node     the next ten, for a script"
@@ -48,12 +52,14 @@ pub(super) const LEAVE: &str = "\
 Examples:
   berth leave --node 10.0.0.3:8080 --pool games --deadline 5m
   POD_IP=10.0.0.3 PORT=8080 BERTH_POOL=games,chat berth leave
+  berth leave --node 10.0.0.3:8080 --pool games --undo   it stays, and gets new sessions again
 
-Exit code: 0 it has no sessions left; 1 refused; 2 the command line is wrong; 3 the service did not answer before the
-           deadline: the node is not draining in each pool; 4 it still has sessions at the deadline; 143 SIGTERM, 130 SIGINT";
+Exit code: 0 it has no sessions left; 1 refused until the deadline; 2 the command line is wrong; 3 the service did not answer
+           before the deadline: the node is not draining in each pool; 4 it still has sessions at the deadline, or they could
+           not be counted; 5 nothing is known of such a node; 143 SIGTERM, 130 SIGINT";
 pub(super) const JOIN: &str = "\
 Examples:
   berth join --node 10.0.0.3:8080 --pool games
   POD_IP=10.0.0.3 PORT=8080 BERTH_POOL=games,chat berth join
 
-Exit code: 0 done, or the service did not answer; 1 refused; 2 the command line is wrong";
+Exit code: 0 done, or the service did not answer or refused, which is a warning; 2 the command line is wrong";

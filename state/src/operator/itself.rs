@@ -1,24 +1,28 @@
-//! What a node says of itself when it comes and goes, for the hooks of its pod: `berth leave` before it stops, `berth join`
-//! after it started.
+//! A node that speaks for itself, in the hooks of its pod: which node it is, its pools, and the service that it asks. `join` and
+//! `leave` are what it says.
 //!
 //! Both set the node's own state, not the operator's. It ends with the next boot id, so what one pod said does not bind the
-//! next one at its address. What each call of the service may fail at is tried again until the deadline.
+//! next one at its address. What may pass by itself is tried again until a deadline: also a refusal, as tokens and a
+//! mesh's policies change while a pod waits.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use berth_core::time::Millis;
-use berth_core::wire::{ApiRequest, NodeChange, NodeId, NodeRecord, NodeState, PoolName};
-use berth_state::given::{Fault, Given, Parser, filled, list, number, time};
+use berth_core::wire::{ApiRequest, NodeChange, NodeId, NodeRecord, PoolName};
+use berth_state::given::{Fault, Given, Parser, Place, list, number};
 use clap::Args;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::arguments::{self, Service};
-use super::asked::ask;
+use super::asked::ask_within;
 use super::client::{Client, Failure};
 
 /// Between two calls to a service that is away: a restart takes a few of them.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// One call with its connection. The service answers in milliseconds; one that hangs is left, and a new connection may lead to
+/// another instance.
+const CALL: Duration = Duration::from_secs(3);
 
 /// Which node this is.
 #[derive(Args)]
@@ -50,15 +54,18 @@ pub(super) struct Speaker {
     pub(super) client: Client,
     pub(super) node: NodeId,
     pub(super) pools: Vec<PoolName>,
+    /// A flag or a variable names the pools.
+    pub(super) names_pools: bool,
 }
 
 impl Itself {
     pub(super) fn speaker(&self, faults: &mut Vec<Fault>) -> Option<Speaker> {
         let (client, node) = (self.service.client(faults), self.node(faults));
+        let names_pools = !matches!(self.pool.place, Place::Default(_));
         let mut pools = self.pool.clone().take(faults)?;
         pools.sort();
         pools.dedup();
-        Some(Speaker { client: client?, node: node?, pools })
+        Some(Speaker { client: client?, node: node?, pools, names_pools })
     }
 
     fn node(&self, faults: &mut Vec<Fault>) -> Option<NodeId> {
@@ -78,67 +85,48 @@ impl Itself {
 }
 
 impl Speaker {
-    pub(super) async fn say(&self, pool: &PoolName, change: &NodeChange) -> Result<NodeRecord, Failure> {
-        ask(&self.client, &ApiRequest::change_node(pool.as_str(), &self.node, change)).await
+    pub(super) async fn ask<T: DeserializeOwned>(&self, request: &ApiRequest) -> Result<T, Failure> {
+        ask_within(&self.client, CALL, request).await
     }
-}
 
-/// When `berth join` gives up, and what it says.
-#[derive(Args)]
-pub(crate) struct Joining {
-    /// What tells this start of the node from others [default: a new one at each call]
-    #[arg(long, value_name = "TEXT", env = "BERTH_BOOT_ID", value_parser = filled())]
-    boot_id: Option<Given<String>>,
-    /// How long to try if the service does not answer
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "10s",
-        value_parser = time(Millis(1_000)..=Millis(86_400_000))
-    )]
-    deadline: Given<Millis>,
-}
-
-/// Says in each pool that the node has started. A service that does not answer keeps no node from starting: that is a
-/// warning.
-pub(super) async fn join(itself: &Itself, joining: &Joining) -> Result<(), Failure> {
-    let mut faults = Vec::new();
-    let speaker = itself.speaker(&mut faults);
-    let boot_id = joining.boot_id.clone().map_or_else(|| Some(new_boot_id()), |id| id.take(&mut faults));
-    let deadline = joining.deadline.clone().take(&mut faults);
-    let (Some(speaker), Some(boot_id), Some(deadline)) = (speaker, boot_id, deadline) else {
-        return Err(Failure::Usage(faults));
-    };
-
-    let end = Instant::now() + Duration::from_millis(deadline.0);
-    let started =
-        NodeChange { boot_id: Some(boot_id), self_state: Some(NodeState::Active), ..NodeChange::default() };
-    for pool in &speaker.pools {
-        let mut reason = "no answer in time".to_owned();
-        let said = timeout_at(end, async {
-            loop {
-                match speaker.say(pool, &started).await {
-                    Err(Failure::Unreachable(why) | Failure::Busy(why)) => reason = why,
-                    said => return said,
-                }
-                sleep(ASK_AGAIN).await;
-            }
-        });
-        match said.await {
-            Ok(said) => {
-                let NodeRecord { node, state, .. } = said?;
-                say(&format!("{node} is {} in pool {pool}", state.name()));
-            }
-            Err(_) => warn(&format!("{reason}; {} starts without", speaker.node)),
+    /// What is recorded of this node, if anything is.
+    pub(super) async fn record(&self, pool: &PoolName) -> Result<Option<NodeRecord>, Failure> {
+        match self.ask(&ApiRequest::node(pool.as_str(), &self.node)).await {
+            Ok(record) => Ok(Some(record)),
+            Err(Failure::Absent(_)) => Ok(None),
+            Err(failure) => Err(failure),
         }
     }
-    Ok(())
+
+    pub(super) async fn say(&self, pool: &PoolName, change: &NodeChange) -> Result<NodeRecord, Failure> {
+        self.ask(&ApiRequest::change_node(pool.as_str(), &self.node, change)).await
+    }
 }
 
-/// One start of a node is nanoseconds from any other.
-fn new_boot_id() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{:x}", since.as_nanos())
+/// Does something each second until that succeeds, or fails in a way that does not pass by itself. At the end its last
+/// failure.
+pub(super) async fn until<T>(
+    end: Instant,
+    attempt: impl AsyncFn() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut last = Failure::Unreachable("no answer in time".to_owned());
+    let attempts = timeout_at(end, async {
+        loop {
+            match attempt().await {
+                Err(failure) if failure.may_pass() => last = failure,
+                done => return done,
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    });
+    match attempts.await {
+        Ok(done) => done,
+        Err(_) => Err(last),
+    }
+}
+
+pub(super) fn in_default_pool(pool: &PoolName) -> String {
+    format!("in pool {pool}, as neither --pool nor BERTH_POOL names another")
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {

@@ -6,19 +6,22 @@
 use std::time::Duration;
 
 use berth_core::time::Millis;
-use berth_core::wire::{ApiRequest, CountReply, NodeChange, NodeRecord, NodeState};
-use berth_state::given::{Given, time};
+use berth_core::wire::{NodeChange, NodeState};
+use berth_state::given::{Fault, Given, time};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::asked::ask;
 use super::client::Failure;
-use super::itself::{ASK_AGAIN, Itself, Speaker, say, warn};
+use super::itself::{ASK_AGAIN, Itself, Speaker, in_default_pool, say, until, warn};
+use super::known::Known;
 use super::show::duration;
+use super::signals::stopped;
+use super::walk::{Left, Walk};
 
 /// Proxies learn within half a second that a node is draining. A session that came to it before that is counted.
 const SETTLED: Duration = Duration::from_secs(1);
+/// A look may count once more after [`SETTLED`] and `--at-least`.
+const ONE_LOOK: Duration = Duration::from_secs(1);
 /// The service walks through its store to count: it does nothing but that for a tenth of the time at most.
 const REST: u32 = 10;
 
@@ -42,70 +45,93 @@ pub(crate) struct Patience {
         value_parser = time(Millis(0)..=Millis(86_400_000))
     )]
     at_least: Given<Millis>,
+    /// Take a former `berth leave` back, because the node stays: it gets new sessions again
+    #[arg(long)]
+    undo: bool,
+}
+
+impl Patience {
+    /// Deadline, and time to wait at least.
+    fn times(&self, faults: &mut Vec<Fault>) -> Option<(Duration, Duration)> {
+        let [deadline, at_least] = [&self.deadline, &self.at_least].map(|time| time.clone().take(faults));
+        let [deadline, at_least] = [deadline?, at_least?].map(|time| Duration::from_millis(time.0));
+        let needed = at_least.max(SETTLED) + ONE_LOOK;
+        if !self.undo && deadline < needed {
+            let [deadline, at_least, needed] = [deadline, at_least, needed].map(shown);
+            faults.push(Fault::new(
+                "--deadline, --at-least",
+                format!(
+                    "the deadline must be {needed} or more, is {deadline}: sessions are counted after --at-least, {at_least}"
+                ),
+            ));
+            return None;
+        }
+        Some((deadline, at_least))
+    }
 }
 
 /// Drains the node and waits until it has no sessions.
 ///
 /// # Errors
-/// [`Failure::Remaining`] at the deadline, [`Failure::Stopped`] by a signal; [`Failure::Unreachable`] if the service did not
-/// answer until the deadline, so that the node is not draining in each pool.
+/// [`Failure::Remaining`] at the deadline, [`Failure::Stopped`] by a signal; [`Failure::Unreachable`] or [`Failure::Denied`] if
+/// the service did not record until the deadline that the node is draining in each pool; [`Failure::Unknown`] if nothing
+/// else is known of the node.
 pub(super) async fn leave(itself: &Itself, patience: &Patience) -> Result<(), Failure> {
     let mut faults = Vec::new();
-    let speaker = itself.speaker(&mut faults);
-    let [deadline, at_least] =
-        [&patience.deadline, &patience.at_least].map(|time| time.clone().take(&mut faults));
-    let (Some(speaker), Some(deadline), Some(at_least)) = (speaker, deadline, at_least) else {
+    let (speaker, times) = (itself.speaker(&mut faults), patience.times(&mut faults));
+    let (Some(speaker), Some((deadline, at_least))) = (speaker, times) else {
         return Err(Failure::Usage(faults));
     };
 
     let began = Instant::now();
+    if patience.undo {
+        return undo(&speaker, began + deadline).await;
+    }
+    let place = || Place { is_recorded: None, walk: Walk::new(), was_first: false };
+    let places = speaker.pools.iter().map(|_| place()).collect();
     let mut leaving = Leaving {
         speaker,
+        places,
+        first: 0,
+        has_looked: false,
         draining: 0,
         settled: began,
-        at_least: began + Duration::from_millis(at_least.0),
-        end: began + Duration::from_millis(deadline.0),
+        at_least: began + at_least,
+        end: began + deadline,
         last: Left::Unknown,
         counting: Duration::ZERO,
-        is_away: false,
+        failed: None,
     };
     tokio::select! {
         biased;
         (number, name) = stopped() => {
             let node = &leaving.speaker.node;
-            Err(Failure::Stopped(number, format!("{name}: no longer waits for the sessions of {node}")))
+            let message = format!(
+                "{name}: no longer waits for the sessions of {node}. It gets no new ones until `berth leave --undo`, or its next start"
+            );
+            Err(Failure::Stopped(number, message))
         }
         left = leaving.wait() => left,
     }
 }
 
-/// The first signal that says to stop.
-async fn stopped() -> (u8, &'static str) {
-    let wait = async |kind| match signal(kind) {
-        Ok(mut signal) => {
-            signal.recv().await;
-        }
-        // Then the signal ends the process as it does any other.
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = wait(SignalKind::terminate()) => (15, "SIGTERM"),
-        () = wait(SignalKind::interrupt()) => (2, "SIGINT"),
-    }
-}
-
-/// How many sessions the node has, in all of its pools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// They were not counted since it is draining.
-    Unknown,
-    Counted(u64),
-    /// The store has more than one count looks at.
-    AtLeast(u64),
+/// What is known of the node in one pool.
+struct Place {
+    /// Something was recorded before this command did.
+    is_recorded: Option<bool>,
+    walk: Walk,
+    /// Its sessions were looked for in the first look. Else they may have ended while others were waited for.
+    was_first: bool,
 }
 
 struct Leaving {
     speaker: Speaker,
+    /// One for each pool.
+    places: Vec<Place>,
+    /// The pool to look at first: the last one in which sessions were found.
+    first: usize,
+    /// A look has succeeded.
+    has_looked: bool,
     /// In so many of the pools it is recorded.
     draining: usize,
     /// From then on all proxies know.
@@ -115,58 +141,68 @@ struct Leaving {
     last: Left,
     /// How long the last count took.
     counting: Duration,
-    is_away: bool,
+    /// Why the last look failed.
+    failed: Option<Failure>,
 }
 
 impl Leaving {
     async fn wait(&mut self) -> Result<(), Failure> {
-        let mut reason = "no answer in time".to_owned();
         loop {
             match timeout_at(self.end, self.look()).await {
-                // Another one counts: nodes that leave together take turns.
-                Ok(Err(Failure::Busy(why))) => reason = why,
-                Ok(Err(Failure::Unreachable(why))) => {
-                    if !self.is_away {
-                        warn(&format!("{why}; trying again each second"));
-                    }
-                    (self.is_away, reason) = (true, why);
-                }
+                Ok(Err(failure)) if failure.may_pass() => self.fail(failure),
                 Ok(Err(failure)) => return Err(failure),
                 Ok(Ok(left)) => {
-                    if self.is_away {
+                    if self.is_away() {
                         warn("the service answers again");
                     }
-                    self.is_away = false;
+                    (self.failed, self.has_looked) = (None, true);
                     self.note(left);
                     if left == Left::Counted(0) && Instant::now() >= self.at_least {
-                        return Ok(());
+                        return self.judge().await;
                     }
                 }
                 // The deadline, which is looked at below.
                 Err(_) => {}
             }
             let now = Instant::now();
-            let pause = if self.is_away { ASK_AGAIN } else { ASK_AGAIN.max(self.counting * REST) };
+            let pause = if self.is_away() { ASK_AGAIN } else { ASK_AGAIN.max(self.counting * REST) };
             // What is waited for anyway may be sooner than the next look.
             let next = (now + pause).min(self.end);
             sleep_until(if self.at_least > now { next.min(self.at_least) } else { next }).await;
             if Instant::now() >= self.end {
-                return Err(self.at_the_end(&reason));
+                return Err(self.at_the_end());
             }
         }
     }
 
+    fn is_away(&self) -> bool {
+        matches!(self.failed, Some(Failure::Unreachable(_) | Failure::Denied(_)))
+    }
+
+    /// Says why a look failed, once for each kind of failure. That another one counts is not worth it: nodes that leave
+    /// together take turns.
+    fn fail(&mut self, failure: Failure) {
+        let kind = std::mem::discriminant(&failure);
+        let is_new = self.failed.as_ref().map(std::mem::discriminant) != Some(kind);
+        if is_new && !matches!(failure, Failure::Busy(_)) {
+            warn(&format!("{failure}; trying again each second"));
+        }
+        if matches!(failure, Failure::Unreachable(_)) {
+            self.places.iter_mut().for_each(|place| place.walk.restart());
+        }
+        self.failed = Some(failure);
+    }
+
     /// Says that the node is draining, and counts its sessions once all proxies know.
     async fn look(&mut self) -> Result<Left, Failure> {
-        let Speaker { client, node, pools } = &self.speaker;
+        let Speaker { client, node, pools, .. } = &self.speaker;
         let change = NodeChange { self_state: Some(NodeState::Draining), ..NodeChange::default() };
-        for (position, pool) in pools.iter().enumerate() {
+        for (position, (pool, place)) in pools.iter().zip(&mut self.places).enumerate() {
             // Each change is in the service's log, also one that changes nothing.
-            let recorded = ask(client, &ApiRequest::node(pool.as_str(), node)).await;
-            match recorded {
-                Ok(NodeRecord { self_state: Some(NodeState::Draining), .. }) => {}
-                Ok(_) | Err(Failure::Absent(_)) => drop(self.speaker.say(pool, &change).await?),
-                Err(failure) => return Err(failure),
+            let record = self.speaker.record(pool).await?;
+            place.is_recorded.get_or_insert(record.is_some());
+            if record.and_then(|record| record.self_state) != Some(NodeState::Draining) {
+                self.speaker.say(pool, &change).await?;
             }
             if self.draining == position {
                 self.draining += 1;
@@ -176,39 +212,106 @@ impl Leaving {
         }
         sleep_until(self.settled).await;
         let began = Instant::now();
-        let (mut sum, mut is_complete) = (0, true);
-        for pool in pools {
-            let reply: CountReply = ask(client, &ApiRequest::counts(pool.as_str())).await?;
-            sum += reply.nodes.get(node).copied().unwrap_or(0);
-            is_complete &= reply.complete;
+        let mut sum = 0;
+        for position in (self.first..pools.len()).chain(0..self.first) {
+            let (Some(pool), Some(place)) = (pools.get(position), self.places.get_mut(position)) else {
+                continue;
+            };
+            place.was_first |= !self.has_looked;
+            let left = place.walk.look(client, pool, node).await;
+            self.counting = began.elapsed();
+            match left? {
+                Left::Counted(count) => sum += count,
+                // A whole walk through each pool only says how many more there are.
+                Left::AtLeast(count) => {
+                    self.first = position;
+                    return Ok(Left::AtLeast(sum + count));
+                }
+                Left::Unknown => return Ok(Left::Unknown),
+            }
         }
-        self.counting = began.elapsed();
-        Ok(if is_complete { Left::Counted(sum) } else { Left::AtLeast(sum) })
+        Ok(Left::Counted(sum))
     }
 
     /// Prints how many are left if that has changed.
     fn note(&mut self, left: Left) {
         if left != self.last {
-            let time = self.end.saturating_duration_since(Instant::now());
-            let time = duration(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            let time = shown(self.end.saturating_duration_since(Instant::now()));
             say(&format!("{}, {time} until the deadline", sessions(left)));
         }
         self.last = left;
     }
 
-    fn at_the_end(&self, reason: &str) -> Failure {
-        let node = &self.speaker.node;
-        match self.speaker.pools.get(self.draining) {
-            Some(pool) => Failure::Unreachable(format!("{reason}; {node} is not draining in pool {pool}")),
-            None if self.last == Left::Counted(0) => Failure::Remaining(format!(
-                "the deadline has passed before --at-least; {node} has no sessions left"
-            )),
-            None => {
-                let left = sessions(self.last);
-                Failure::Remaining(format!("the deadline has passed: {node} has {left}"))
+    /// Whether that there are no sessions means anything: the service records any name in any pool.
+    async fn judge(&self) -> Result<(), Failure> {
+        let Speaker { node, pools, names_pools, .. } = &self.speaker;
+        let (mut doubts, mut unknown) = (Vec::new(), 0);
+        let is_empty = |place: &Place| place.was_first && !place.walk.has_found;
+        for (pool, place) in pools.iter().zip(&self.places).filter(|(_, place)| is_empty(place)) {
+            let known = Known::of(&self.speaker, pool).await.ok();
+            let advice = known.as_ref().map_or_else(String::new, |known| format!(" {}", known.advice(pool)));
+            if place.is_recorded != Some(true) {
+                unknown += 1;
+                doubts.push(format!(
+                    "nothing is known of {node} in pool {pool}: it had no sessions, and nothing was recorded of it.{advice}"
+                ));
+            } else if known.is_some_and(|known| known.is_unlike(node)) {
+                doubts.push(format!(
+                    "{node} had no sessions in pool {pool}, and is not named as other nodes are.{advice}"
+                ));
             }
         }
+        if let ([pool], false, [doubt]) = (pools.as_slice(), names_pools, doubts.as_mut_slice()) {
+            *doubt = format!("{}: {doubt}", in_default_pool(pool));
+        }
+        if unknown == pools.len() {
+            return Err(Failure::Unknown(doubts.join("\n  ")));
+        }
+        doubts.iter().for_each(|doubt| warn(doubt));
+        Ok(())
     }
+
+    fn at_the_end(&mut self) -> Failure {
+        let node = &self.speaker.node;
+        let failed = self.failed.take();
+        if let Some(pool) = self.speaker.pools.get(self.draining) {
+            let what = format!("{node} is not draining in pool {pool}");
+            return match failed {
+                Some(Failure::Denied(why)) => Failure::Denied(format!("{why}; {what}")),
+                Some(failure) => Failure::Unreachable(format!("{failure}; {what}")),
+                None => Failure::Unreachable(format!("no answer in time; {what}")),
+            };
+        }
+        let why = failed.map_or_else(String::new, |failure| format!("; {failure}"));
+        let left = sessions(self.last);
+        Failure::Remaining(match self.last {
+            Left::Counted(0) => format!("the deadline has passed: {node} had {left} at the last count{why}"),
+            _ => format!("the deadline has passed: {node} has {left}{why}"),
+        })
+    }
+}
+
+/// Says in each pool that the node is active, if it says there that it is draining.
+async fn undo(speaker: &Speaker, end: Instant) -> Result<(), Failure> {
+    let node = &speaker.node;
+    let change = NodeChange { self_state: Some(NodeState::Active), ..NodeChange::default() };
+    for pool in &speaker.pools {
+        let record = until(end, async || match speaker.record(pool).await? {
+            Some(record) if record.self_state == Some(NodeState::Draining) => {
+                speaker.say(pool, &change).await.map(Some)
+            }
+            record => Ok(record),
+        });
+        let Some(record) = record.await? else {
+            return Err(Failure::Absent(format!("nothing is recorded of node {node} in pool {pool}")));
+        };
+        say(&format!("{node} is {} in pool {pool}", record.state.name()));
+    }
+    Ok(())
+}
+
+fn shown(time: Duration) -> String {
+    duration(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn sessions(left: Left) -> String {
@@ -217,8 +320,7 @@ fn sessions(left: Left) -> String {
         Left::Counted(1) => "1 session left".to_owned(),
         Left::Counted(0) => "no sessions left".to_owned(),
         Left::Counted(count) => format!("{count} sessions left"),
-        Left::AtLeast(count) => {
-            format!("at least {count} sessions left; the store has more than are counted")
-        }
+        Left::AtLeast(1) => "at least 1 session left".to_owned(),
+        Left::AtLeast(count) => format!("at least {count} sessions left"),
     }
 }

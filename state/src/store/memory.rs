@@ -1,6 +1,7 @@
 //! The embedded store: one process, nothing kept across a restart. For development, the demo and small installations
 //! that can live with a full resolve after a restart.
 
+mod counting;
 mod resolving;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -272,21 +273,18 @@ impl Store for Memory {
         Ok(true)
     }
 
-    async fn count(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError> {
+    async fn count(
+        &self,
+        pool: &PoolName,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<CountReply, StoreError> {
         let now = (self.clock)();
         let pools = self.pools();
-        let mut reply = CountReply { complete: true, ..CountReply::default() };
-        let Some(pool) = pools.get(pool) else { return Ok(reply) };
-        reply.complete = pool.pins.len() <= limit;
-        for entry in pool.pins.values().take(limit) {
-            if let Entry::Live(pin) = entry
-                && pin.expires > now
-            {
-                reply.pins += 1;
-                *reply.nodes.entry(pin.node.clone()).or_default() += 1;
-            }
-        }
-        Ok(reply)
+        let Some(pool) = pools.get(pool) else {
+            return Ok(CountReply { complete: true, ..CountReply::default() });
+        };
+        Ok(counting::count(pool, after, limit, now))
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {

@@ -165,8 +165,13 @@ impl Store for Redis {
         Ok(integer(&self.link.one(&shard, step).await?)? == 1)
     }
 
-    async fn count(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError> {
-        self.count_pins(pool, limit).await
+    async fn count(
+        &self,
+        pool: &PoolName,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<CountReply, StoreError> {
+        self.count_pins(pool, after, limit).await
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {

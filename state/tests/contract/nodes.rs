@@ -135,12 +135,30 @@ pub(crate) async fn sessions_of_each_node_are_counted_within_a_limit(store: &dyn
     store.end(&pool("count"), key("counted-0"), Millis(0), None).await.unwrap();
     store.resolve(&request("countless", vec![ask("counted-1", &[3], &[])])).await.unwrap();
 
-    let all = store.count(&pool("count"), 10_000_000).await.unwrap();
-    let part = store.count(&pool("count"), 1000).await.unwrap();
+    let all = store.count(&pool("count"), None, 10_000_000).await.unwrap();
+    let part = store.count(&pool("count"), None, 1000).await.unwrap();
 
     let nodes = [(node(1), 799), (node(2), 1600)].into_iter().collect();
-    assert_eq!(all, CountReply { pins: 2399, complete: true, nodes });
+    assert_eq!(all, CountReply { pins: 2399, complete: true, nodes, next: None });
     assert!(!part.complete && part.pins < 2399, "{part:?}");
-    let none = store.count(&pool("counted-nowhere"), 10_000_000).await.unwrap();
+    let none = store.count(&pool("counted-nowhere"), None, 10_000_000).await.unwrap();
     assert_eq!(none, CountReply { complete: true, ..CountReply::default() });
+
+    // Part by part they are the same.
+    let (mut next, mut parts, mut sum) = (part.next.clone(), 1, part);
+    while let Some(after) = next {
+        let part = store.count(&pool("count"), Some(&after), 500).await.unwrap();
+        sum.pins += part.pins;
+        for (node, count) in part.nodes {
+            *sum.nodes.entry(node).or_default() += count;
+        }
+        assert_eq!(part.complete, part.next.is_none());
+        (next, parts) = (part.next, parts + 1);
+        assert!(parts < 1000, "the walk ends");
+    }
+    assert!(parts > 2, "{parts}");
+    assert_eq!((sum.pins, sum.nodes), (all.pins, all.nodes));
+    // A position of another store is the beginning.
+    let other: Cursor = "z-1".parse().unwrap();
+    assert_eq!(store.count(&pool("count"), Some(&other), 10_000_000).await.unwrap().pins, 2399);
 }

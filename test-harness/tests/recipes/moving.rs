@@ -9,7 +9,7 @@ use berth_harness::{Client, Envoy, Response, World, berth, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::page::{Page, for_this_berth};
+use crate::page::Page;
 use crate::story::{homes, looked_again, patient, running, settled};
 use crate::support::patience::cluster;
 use crate::support::{manager, plugin, routes, sessions};
@@ -90,7 +90,7 @@ async fn run(world: &World, directory: &Path, commands: String) -> String {
     let binary = berth().unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("sh");
-    command.args(["-euc", &for_this_berth(&commands)]).current_dir(directory);
+    command.args(["-euc", &commands]).current_dir(directory);
     command.env("PATH", format!("{}:{path}", binary.parent().unwrap().display()));
     command.env("BERTH_SERVER", format!("http://{}", world.state(0).address()));
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();

@@ -1,9 +1,8 @@
 //! The blocks of a recipe's page.
 
 use std::fs;
-use std::process::Command;
 
-use berth_harness::{berth, root};
+use berth_harness::root;
 use serde_json::Value;
 
 /// A page of docs/recipes/.
@@ -77,17 +76,4 @@ impl Page {
         let begin = format!("\n```{language}\n");
         self.text.split(&begin).skip(1).map(|rest| rest.split_once("\n```").expect("an end").0).collect()
     }
-}
-
-/// The command without the flags of `berth import` that this build does not have yet.
-///
-/// To be removed when it has them.
-pub(crate) fn for_this_berth(command: &str) -> String {
-    let help = Command::new(berth().unwrap()).args(["import", "--help"]).output().unwrap();
-    if String::from_utf8_lossy(&help.stdout).contains("--replace") {
-        return command.to_owned();
-    }
-    ["30m", "2h"]
-        .iter()
-        .fold(command.replace(" --replace", ""), |command, ttl| command.replace(&format!(" --ttl {ttl}"), ""))
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use berth_harness::{Client, Request, berth};
 use serde_json::Value;
 
-use crate::page::{Page, for_this_berth};
+use crate::page::Page;
 use crate::story::{homes, looked_again, patient, running, settled};
 
 /// No service listens there: commands are read, and do nothing.
@@ -22,7 +22,6 @@ fn commands_are_such_as_berth_takes_and_name_the_pool_of_their_page() {
     for page in Page::all() {
         let plugin = page.plugin();
         for line in page.uses_of_berth() {
-            let line = for_this_berth(line);
             let words: Vec<&str> = line.split_whitespace().collect();
             let named = words.iter().skip_while(|word| **word != "--pool").nth(1).unwrap_or(&"nodes");
             let found = pools(&plugin).iter().any(|pool| pool["name"] == **named);

@@ -1,62 +1,178 @@
 //! How many pins each node has: found by walking through the keys, for lack of an index.
 //!
-//! Shard by shard, since a `SCAN` of a cluster is one of a server, and a shard has one. Keys of other shards and programs on
-//! that server are passed over, and count as looked at. Keys are walked through in the order of a hash, so the part that a
-//! limit allows is a fair sample of the sessions.
+//! Each server is walked through once for all shards that it has, with one pattern, part by part: a call looks at so many keys
+//! or for so long, and says where the next one goes on. Keys of other pools and programs on that server are passed over, and
+//! count as looked at. Keys are walked through in the order of a hash, so a part is a fair sample of the sessions.
+//!
+//! A `SCAN` goes on from a cursor that only its own server knows. In a Cluster the position therefore names the servers that the
+//! shards were on: once these are others, the walk begins again. One server that is restarted, or replaced behind its
+//! address, is not noticed.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
-use berth_core::wire::{CountReply, PoolName};
+use berth_core::wire::{CountReply, Cursor, PoolName, SessionKey};
 use redis::Value;
 
 use super::Redis;
-use super::call::Step;
-use super::layout::Shard;
+use super::call::{Group, Step};
+use super::layout::{self, Shard};
 use super::reading::{Stored, list, misread, text};
 use crate::store::StoreError;
 
 /// Keys that one command looks at: half a millisecond, in which the server does nothing else.
 const STEP: usize = 1000;
+/// A part takes no longer than this, on a slow network too: callers wait for it.
+const PART: Duration = Duration::from_secs(2);
 
 impl Redis {
-    pub(super) async fn count_pins(&self, pool: &PoolName, limit: usize) -> Result<CountReply, StoreError> {
-        let mut reply = CountReply { complete: true, ..CountReply::default() };
-        let mut looked_at = 0;
-        for shard in Shard::all(pool) {
+    pub(super) async fn count_pins(
+        &self,
+        pool: &PoolName,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<CountReply, StoreError> {
+        let servers = self.servers(pool).await?;
+        let (first, mut cursor) =
+            after.and_then(|after| servers.position(after)).unwrap_or_else(|| (0, "0".to_owned()));
+        let (mut reply, mut looked_at, began) = (CountReply::default(), 0, Instant::now());
+        for (index, server) in servers.shards.iter().enumerate().skip(first) {
             // While the server resizes its table it may name a key twice.
             let mut seen = HashSet::new();
-            let mut cursor = "0".to_owned();
             loop {
-                if looked_at >= limit {
-                    reply.complete = false;
-                    return Ok(reply);
+                let here = |reply| CountReply { next: servers.cursor(index, &cursor), ..reply };
+                if looked_at >= limit || began.elapsed() >= PART {
+                    return Ok(here(reply));
                 }
+                let next = match self.count_step(pool, server, &cursor, &mut seen, &mut reply).await {
+                    // What was counted is worth an answer.
+                    Err(StoreError::Timeout) if looked_at > 0 => return Ok(here(reply)),
+                    next => next?,
+                };
                 looked_at += STEP;
-                let scan = Step::command("SCAN").arg(cursor.as_str()).arg("MATCH").arg(shard.pins());
-                let answer = self.link.one(&shard, scan.arg("COUNT").arg(STEP)).await?;
-                let [next, keys] = list(&answer)? else { return Err(misread("a part of the keys")) };
-                let keys = list(keys)?.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-                let keys: Vec<&str> = keys.into_iter().filter(|key| seen.insert((*key).to_owned())).collect();
-                self.count_of(&shard, &keys, &mut reply).await?;
-                cursor = text(next)?.to_owned();
+                cursor = next;
                 if cursor == "0" {
                     break;
                 }
             }
         }
-        Ok(reply)
+        Ok(CountReply { complete: true, ..reply })
     }
 
-    async fn count_of(&self, shard: &Shard, keys: &[&str], reply: &mut CountReply) -> Result<(), StoreError> {
-        if keys.is_empty() {
-            return Ok(());
+    /// Looks at the next keys of the server that has this shard. Returns its next cursor.
+    async fn count_step(
+        &self,
+        pool: &PoolName,
+        server: &Shard,
+        cursor: &str,
+        seen: &mut HashSet<SessionKey>,
+        reply: &mut CountReply,
+    ) -> Result<String, StoreError> {
+        let scan = Step::command("SCAN").arg(cursor).arg("MATCH").arg(layout::pins(pool));
+        let answer = self.link.one(server, scan.arg("COUNT").arg(STEP)).await?;
+        let [next, keys] = list(&answer)? else { return Err(misread("a part of the keys")) };
+        let keys = list(keys)?.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+        // Keys of another form are another program's.
+        let pins = keys.into_iter().filter_map(|pin| Some((Shard::of_pin(pool, pin)?.1, pin)));
+        let pins: Vec<_> = pins.filter(|(key, _)| !seen.contains(key)).collect();
+        let known: Vec<SessionKey> = pins.iter().map(|(key, _)| *key).collect();
+        let groups = super::by_shard(pool, pins.into_iter()).into_iter().map(|(shard, pins)| {
+            let step = Step::command("MGET").arg(pins);
+            Group { shard, steps: vec![step] }
+        });
+        for answers in self.link.run(groups.collect(), false).await? {
+            let pins = answers.values.first().ok_or_else(|| misread("pins"))?;
+            // One may have expired since.
+            for pin in list(pins)?.iter().filter(|pin| **pin != Value::Nil) {
+                reply.pins += 1;
+                *reply.nodes.entry(Stored::read(text(pin)?)?.node).or_default() += 1;
+            }
         }
-        let pins = self.link.one(shard, Step::command("MGET").arg(keys)).await?;
-        // One may have expired since.
-        for pin in list(&pins)?.iter().filter(|pin| **pin != Value::Nil) {
-            reply.pins += 1;
-            *reply.nodes.entry(Stored::read(text(pin)?)?.node).or_default() += 1;
+        seen.extend(known);
+        Ok(text(next)?.to_owned())
+    }
+
+    /// The servers of a pool, each by the first of its shards.
+    async fn servers(&self, pool: &PoolName) -> Result<Servers, StoreError> {
+        if !self.link.is_cluster() {
+            return Ok(Servers { shards: vec![Shard::home(pool)], names: 0 });
         }
-        Ok(())
+        // A command without a key is not redirected. So one with a key comes first, from which the library learns of moves.
+        let probe = |shard: Shard| {
+            let step = Step::command("EXISTS").arg(shard.slot_key());
+            Group { shard, steps: vec![step] }
+        };
+        self.link.run(Shard::all(pool).map(probe).collect(), false).await?;
+        let name = |shard: Shard| Group { shard, steps: vec![Step::command("CLUSTER").arg("MYID")] };
+        let answers = self.link.run(Shard::all(pool).map(name).collect(), false).await?;
+        let mut servers = Servers { shards: Vec::new(), names: FNV_OFFSET };
+        let mut known = HashSet::new();
+        for (shard, answers) in Shard::all(pool).zip(&answers) {
+            let name = text(answers.values.first().ok_or_else(|| misread("a server's name"))?)?;
+            servers.names = fnv(servers.names, name.as_bytes());
+            if known.insert(name) {
+                servers.shards.push(shard);
+            }
+        }
+        Ok(servers)
+    }
+}
+
+/// The servers that have a pool's shards.
+struct Servers {
+    /// The first shard of each.
+    shards: Vec<Shard>,
+    /// A hash of which server has which shard; 0 if there is only one server.
+    names: u64,
+}
+
+impl Servers {
+    /// `s`, then the server's place, its `SCAN` cursor and the hash, with dots between them.
+    fn cursor(&self, index: usize, cursor: &str) -> Option<Cursor> {
+        // Nothing was looked at: the next call begins as this one did.
+        if index == 0 && cursor == "0" {
+            return None;
+        }
+        format!("s{index:x}.{cursor}.{:x}", self.names).parse().ok()
+    }
+
+    fn position(&self, cursor: &Cursor) -> Option<(usize, String)> {
+        let mut parts = cursor.as_str().strip_prefix('s')?.split('.');
+        let (index, cursor, names) = (parts.next()?, parts.next()?, parts.next()?);
+        let index = usize::from_str_radix(index, 16).ok().filter(|index| *index < self.shards.len())?;
+        let is_cursor = cursor.parse::<u64>().is_ok();
+        let is_same = u64::from_str_radix(names, 16) == Ok(self.names);
+        (is_cursor && is_same && parts.next().is_none()).then(|| (index, cursor.to_owned()))
+    }
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo; RFC 9923): the same in every service, whatever it was built with.
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(count: usize, names: u64) -> Servers {
+        let pool: PoolName = "nodes".parse().unwrap();
+        Servers { shards: Shard::all(&pool).take(count).collect(), names }
+    }
+
+    #[test]
+    fn a_position_survives_a_trip_and_is_of_the_same_servers_only() {
+        let there = servers(3, u64::MAX);
+        let cursor = there.cursor(2, "18446744073709551615").unwrap();
+
+        assert_eq!(there.position(&cursor), Some((2, u64::MAX.to_string())));
+        for others in [servers(2, u64::MAX), servers(3, 7), servers(1, 0)] {
+            assert_eq!(others.position(&cursor), None);
+        }
+        for text in ["s", "s0", "s0.1", "s0.1.2.3", "s9.1.0", "sx.1.0", "s0.-.0", "r.0~1-1", "m1-2"] {
+            assert_eq!(servers(1, 0).position(&text.parse().unwrap()), None, "{text}");
+        }
     }
 }

@@ -65,9 +65,11 @@ impl Shard {
         format!("{}pin:{key}", self.prefix)
     }
 
-    /// What all pins' keys match. A pool's name has no letter that means something in a pattern.
-    pub(super) fn pins(&self) -> String {
-        format!("{}pin:*", self.prefix)
+    /// The shard and the session of a pin's key.
+    pub(super) fn of_pin(pool: &PoolName, pin: &str) -> Option<(Self, SessionKey)> {
+        let key = pin.rsplit_once(':')?.1.parse().ok()?;
+        let shard = Self::of(pool, key);
+        (shard.pin(key) == pin).then_some((shard, key))
     }
 
     pub(super) fn ended(&self, key: SessionKey) -> String {
@@ -94,6 +96,11 @@ impl Shard {
         }
         cursor(&positions)
     }
+}
+
+/// What the keys of all pins of a pool match, in any shard. A pool's name has no letter that means something in a pattern.
+pub(super) fn pins(pool: &PoolName) -> String {
+    format!("berth:{{{pool}/?}}:pin:*")
 }
 
 /// What `resolve.lua` reads of a node.
@@ -205,5 +212,19 @@ mod tests {
         let shard = Shard::of(&pool, key);
         assert_eq!(shard.pin(key), format!("berth:{{nodes/b}}:pin:{key}"));
         assert!(shard.changes().starts_with(shard.slot_key()));
+    }
+
+    #[test]
+    fn only_a_key_that_is_a_pins_is_read_as_one() {
+        let pool: PoolName = "nodes".parse().unwrap();
+        let key = SessionKey::new("nodes", b"alice");
+        let pin = Shard::of(&pool, key).pin(key);
+
+        let (shard, found) = Shard::of_pin(&pool, &pin).unwrap();
+        assert_eq!((shard.index(), found), (0xb, key));
+        let of_another_shard = pin.replace("/b", "/c");
+        for other in ["", "berth:{nodes/b}:pin:", "berth:{nodes/b}:pin:x", of_another_shard.as_str()] {
+            assert!(Shard::of_pin(&pool, other).is_none(), "{other}");
+        }
     }
 }

@@ -50,6 +50,10 @@ impl Link {
         })
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.plain, Connection::Cluster(..))
+    }
+
     /// One step.
     pub(super) async fn one(&self, shard: &Shard, step: Step) -> Result<Value, StoreError> {
         let answers = self.run(vec![Group { shard: shard.clone(), steps: vec![step] }], false).await?;
