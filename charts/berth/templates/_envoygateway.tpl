@@ -11,7 +11,7 @@ your names is never taken for a sample's.
 {{- $route := $eg.route -}}
 {{- $state := printf "%s-pods.%s.svc.cluster.local" (include "berth.fullname" .) .Release.Namespace -}}
 {{- $shared := eq $gateway.namespace $route.namespace -}}
-{{- /* Where the filter is switched off, the rule `rest` hashes what the pool reads first. Envoy Gateway 1.6 can hash headers and cookies. */ -}}
+{{- /* Where the filter is switched off, the rule `rest` hashes what the pool reads first: Envoy Gateway 1.6 knows headers and cookies. */ -}}
 {{- $hash := dict "type" "Header" "header" (dict "name" "x-berth-hash-key") -}}
 {{- range reverse ((($eg.session).sources) | default list) -}}
 {{- if .header -}}
