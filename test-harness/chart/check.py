@@ -18,6 +18,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+import envoygateway
 import examples
 import istio
 import values_table
@@ -56,6 +57,18 @@ WRONG = [
     ({"istio": {"enabled": True}, "serviceMonitor": {"scheme": "https"}}, "need istio.metricsMerging: false"),
     ({"prometheusRule": {"matchers": "job=berth"}}, "at '/prometheusRule/matchers'"),
     ({"istio": {"nodes": {"port": "http"}}}, "at '/istio/nodes/port'"),
+    ({"envoyGateway": {"enabled": True}, "istio": {"enabled": True}}, "istio.enabled and envoyGateway.enabled: only one of them"),
+    ({"envoyGateway": {"enabled": True}, "tls": {"secret": "x"}}, "envoyGateway.enabled and tls.secret"),
+    ({"envoyGateway": {"enabled": True}, "service": {"headless": {"enabled": False}}}, "needs service.headless.enabled"),
+    ({"envoyGateway": {"enabled": True}, "access": {"tokenSecret": {"name": "t"}}}, "access.tokenSecret needs envoyGateway.token"),
+    ({"envoyGateway": {"enabled": True, "gateway": {"listeners": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}}}, "same port"),
+    ({"envoyGateway": {"enabled": True, "gateway": {"listeners": [{"name": "a", "port": 80}, {"name": "a", "port": 81}]}}}, "same name"),
+    ({"envoyGateway": {"gateway": {"listeners": []}}}, "at '/envoyGateway/gateway/listeners'"),
+    ({"envoyGateway": {"gateway": {"listeners": [{"name": "a"}]}}}, "missing property 'port'"),
+    ({"envoyGateway": {"nameScheme": "v3"}}, "at '/envoyGateway/nameScheme'"),
+    ({"envoyGateway": {"requestTimeout": "1.5s"}}, "at '/envoyGateway/requestTimeout'"),
+    ({"envoyGateway": {"filter": {"image": "oci://x/y"}}}, "at '/envoyGateway/filter/image'"),
+    ({"envoyGateway": {"route": {"namespace": "a/b"}}}, "at '/envoyGateway/route/namespace'"),
     ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas is above maxReplicas"),
 ]
 
@@ -66,7 +79,7 @@ def main():
     for name, values in tested.items():
         faults += [f"{name}: {fault}" for fault in lint(values)]
         documents = render(values)
-        for document in (document for document in documents if not istio.is_ours(document)):
+        for document in (document for document in documents if not for_envoy(document)):
             faults += [f"{name}: {label(document)}: {fault}" for fault in validate(document)]
         faults += [f"{name}: {fault}" for fault in fit(documents)]
         faults += [f"{name}: {fault}" for fault in headless(values, documents)]
@@ -76,6 +89,7 @@ def main():
     faults += values_table.check(CHART, update=bool(os.environ.get("UPDATE")))
     faults += notes_say(tested)
     faults += istio.check(tested["istio"], tested["istio-own"])
+    faults += envoygateway.check(tested["gateway"], tested["gateway-own"])
     faults += examples.check(CHART, validate)
     for fault in faults:
         print(f"check-chart: {fault}", file=sys.stderr)
@@ -90,11 +104,15 @@ def notes_say(tested):
     alerts = merged(tested["redis"], {"prometheusRule": {"enabled": True}})
     said["alerts"], said["matchers"] = notes(alerts), notes(merged(alerts, {"prometheusRule": {"matchers": 'job="berth"'}}))
     for word, where in {
-        "OPEN:": {"redis", "tls", "alerts", "matchers"},
-        "STORE:": {"valkey", "tls", "istio-own"},
+        "OPEN:": {"redis", "tls", "alerts", "matchers", "gateway-own"},
+        "STORE:": {"valkey", "tls", "istio-own", "gateway-own"},
         "ALERTS:": {"alerts"},
-        "ROUTES:": {"istio-own"},
-        "berth-pods.sessions.svc.cluster.local, port 8650": said.keys() - {"istio", "istio-own", "valkey"},
+        "ROUTES:": {"istio-own", "gateway-own"},
+        "GATEWAY:": {"gateway-own"},
+        "ENVOYPROXY:": {"gateway-own"},
+        "HEADERS:": {"gateway-own"},
+        "enableEnvoyPatchPolicy": {"gateway", "gateway-own"},
+        "berth-pods.sessions.svc.cluster.local, port 8650": said.keys() - {"istio", "istio-own", "gateway", "gateway-own", "valkey"},
         "all others get 403": {"istio", "istio-own"},
     }.items():
         if (found := {name for name, text in said.items() if word in text}) != where:
@@ -105,6 +123,11 @@ def lint(values):
     report = helm_python.lint(CHART, values, strict=True)
     # 1 is a remark, such as that there is no icon.
     return [f"helm lint: {each['path']}: {each['error']}" for each in report["messages"] if each["severity"] > 1]
+
+
+def for_envoy(document):
+    """Whether it is for Istio or Envoy Gateway, whose schemas are not here."""
+    return istio.is_ours(document) or envoygateway.is_ours(document)
 
 
 def label(document):
@@ -132,10 +155,10 @@ def fit(documents):
     faults = []
     pods = [document["spec"]["template"] for document in documents if document["kind"] in ("Deployment", "StatefulSet")]
     names = {(document["kind"], document["metadata"]["name"]) for document in documents}
-    full_names = [(document["kind"], document["metadata"]["namespace"], document["metadata"]["name"]) for document in documents]
+    full_names = [(document["kind"], document["metadata"].get("namespace", ""), document["metadata"]["name"]) for document in documents]
     faults += [f"{' '.join(name)} is there twice" for name in set(full_names) if full_names.count(name) > 1]
     for document in documents:
-        if istio.is_ours(document):
+        if for_envoy(document):
             continue
         say = lambda fault, where=label(document): faults.append(f"{where}: {fault}")
         for key in ("name", "instance", "component", "version", "part-of", "managed-by"):

@@ -78,6 +78,29 @@ capabilities:
 {{- $faults = append $faults "istio.principals is missing: name the service accounts of the gateway, of clients with a sidecar, of the nodes' pods (berth join and leave) and of operators" -}}
 {{- end -}}
 {{- end -}}
+{{- if $values.envoyGateway.enabled -}}
+{{- if $values.istio.enabled -}}
+{{- $faults = append $faults "istio.enabled and envoyGateway.enabled: only one of them, as the service is inside the mesh or outside" -}}
+{{- end -}}
+{{- if $values.tls.secret -}}
+{{- $faults = append $faults "envoyGateway.enabled and tls.secret: the proxies speak plain HTTP/2 to the service. Leave tls.secret empty, and use access.tokenSecret and networkPolicy" -}}
+{{- end -}}
+{{- if not $values.service.headless.enabled -}}
+{{- $faults = append $faults "envoyGateway.enabled needs service.headless.enabled: the proxies reach each pod by that name" -}}
+{{- end -}}
+{{- if and $values.access.tokenSecret.name (not $values.envoyGateway.token) -}}
+{{- $faults = append $faults "access.tokenSecret needs envoyGateway.token, the same token: without it the filter shows no token, and each call gets 401" -}}
+{{- end -}}
+{{- range $key := list "name" "port" -}}
+{{- $seen := list -}}
+{{- range $values.envoyGateway.gateway.listeners -}}
+{{- $seen = append $seen (get . $key | toString) -}}
+{{- end -}}
+{{- if ne (len $seen) (len (uniq $seen)) -}}
+{{- $faults = append $faults (printf "envoyGateway.gateway.listeners: two of them have the same %s" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and (include "berth.metricsMerging" .) (or $values.serviceMonitor.scheme $values.serviceMonitor.tlsConfig) -}}
 {{- $faults = append $faults "serviceMonitor.scheme and tlsConfig need istio.metricsMerging: false, as Istio's agent shows metrics in plain text" -}}
 {{- end -}}
@@ -99,7 +122,7 @@ capabilities:
 {{- $faults = append $faults "access.jwks.algorithms is missing: name those that the issuer signs with, such as RS256" -}}
 {{- end -}}
 {{- if not (or $values.access.tokenSecret.name $values.tls.clientCaSecret) -}}
-{{- $faults = append $faults "access.jwks needs access.tokenSecret.name or tls.clientCaSecret (with istio.enabled: access.tokenSecret.name and istio.token): proxies show no JWT" -}}
+{{- $faults = append $faults "access.jwks needs access.tokenSecret.name or tls.clientCaSecret (with istio.enabled: access.tokenSecret.name and istio.token; with envoyGateway.enabled: access.tokenSecret.name and envoyGateway.token): proxies show no JWT" -}}
 {{- end -}}
 {{- else if or $jwks.algorithms $jwks.issuer $jwks.audiences -}}
 {{- $faults = append $faults "access.jwks has values, and neither secret nor configMap" -}}
