@@ -105,9 +105,8 @@ your names is never taken for a sample's.
 {{- end -}}
 {{- $pool := first $wasm.config.pools -}}
 {{- $_ := set $pool "cluster" (printf "httproute/%s/%s/rule/0" $route.namespace $route.name) -}}
-{{- with $eg.match -}}
-{{- $_ := set $pool "match" . -}}
-{{- end -}}
+{{- $of := dict "clusters" (list (printf "httproute/%s/%s/rule/1" $route.namespace $route.name)) -}}
+{{- $_ := set $pool "match" (merge (dict) $eg.match $of) -}}
 {{- with $eg.session -}}
 {{- $_ := set $pool "session" . -}}
 {{- end -}}
