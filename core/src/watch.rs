@@ -231,8 +231,9 @@ impl Watch {
         let Some((_, call)) = self.under_way.take() else { return Sight::Nothing };
         if matches!(call, Call::Hosts) {
             self.note(body.err());
-            // An answer that is too large to be read costs Envoy as much as any other.
-            self.bytes = body.map_or_else(|failure| failure.size, <[u8]>::len) as u64;
+            // An answer that is too large to be read costs Envoy as much as any other, and one that failed says nothing of a smaller cost.
+            self.bytes =
+                body.map_or_else(|failure| self.bytes.max(failure.size as u64), |body| body.len() as u64);
         }
         if matches!(call, Call::Names) {
             self.report_unknown(&cluster_names(body.unwrap_or_default()));
@@ -436,6 +437,13 @@ mod tests {
         let failure = CallFailure { size: 20 << 20, ..CallFailure::new("200 ") };
         looks.look(Err(&failure));
         assert_eq!(looks.watch.least_interval(), Millis((20 << 20) * 3 / 10_000));
+        let late = CallFailure { size: 24, ..CallFailure::new("504 upstream request timeout") };
+        looks.look(Err(&late));
+        assert_eq!(
+            looks.watch.least_interval(),
+            Millis((20 << 20) * 3 / 10_000),
+            "no reason to look more often"
+        );
 
         looks.look(Ok(KNOWN));
         assert_eq!(looks.watch.least_interval(), Millis(0), "Envoy was upgraded, or the mesh shrank");

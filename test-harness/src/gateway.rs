@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use self::clusters::{cluster, prometheus_stats};
 use self::documents::{
-    BackendTrafficPolicy, ClientTrafficPolicy, EnvoyProxy, Gateway, GatewayClass, HttpRoute, Resource, all,
-    one, title,
+    BackendTrafficPolicy, ClientTrafficPolicy, EnvoyExtensionPolicy, EnvoyProxy, Gateway, GatewayClass,
+    HttpRoute, Resource, all, one, title,
 };
-use self::filters::{ordered, router, wasm_filters};
+use self::filters::{acting_on, ordered, router, wasm_filters};
 use self::listeners::listeners;
 use self::routes::http_route;
 use crate::root;
@@ -31,7 +31,7 @@ const TYPES: &str = "type.googleapis.com/envoy";
 /// How Envoy Gateway names what patches refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameScheme {
-    /// 1.5 to 1.9: a listener is called `<namespace>/<gateway>/<listener>`.
+    /// 1.6 to 1.9: a listener is called `<namespace>/<gateway>/<listener>`.
     V1,
     /// From 1.10 on, and before that with the runtime flag `XDSNameSchemeV2`: by its port.
     V2,
@@ -105,7 +105,10 @@ pub fn translate(resources: &[Value], scheme: NameScheme) -> Result<Translation,
     let route = one::<HttpRoute>(resources, "HTTPRoute")?;
     let clients = one::<ClientTrafficPolicy>(resources, "ClientTrafficPolicy")?.spec;
     let traffic = all::<BackendTrafficPolicy>(resources, "BackendTrafficPolicy")?;
-    let filters = wasm_filters(&all(resources, "EnvoyExtensionPolicy")?);
+    let extensions = all::<EnvoyExtensionPolicy>(resources, "EnvoyExtensionPolicy")?;
+    let filters = wasm_filters(&extensions);
+    let acting = acting_on(&extensions, &gateway.metadata.name, &route.metadata.name)?;
+    let switched_on = wasm_filters(acting);
 
     let (mut routes, mut clusters) = (Vec::new(), Vec::new());
     for (index, rule) in route.spec.rules.iter().enumerate() {
@@ -119,7 +122,7 @@ pub fn translate(resources: &[Value], scheme: NameScheme) -> Result<Translation,
             traffic.iter().find(targets).ok_or(format!("no BackendTrafficPolicy for {}", rule.name))?;
         let namespace = route.metadata.namespace.as_deref().unwrap_or("default");
         let name = format!("httproute/{namespace}/{}/rule/{index}", route.metadata.name);
-        routes.push(http_route(&name, rule, &policy.spec, &filters)?);
+        routes.push(http_route(&name, rule, &policy.spec, &switched_on)?);
         clusters.push(cluster(&name, &policy.spec)?);
     }
     let filters = filters.into_iter().chain([router()]).collect();

@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 use super::{ClaimPath, Policy, Refusal, json};
 use crate::time::Millis;
 
+/// No clock is ahead by more.
+const DAY: Millis = Millis(24 * 60 * 60 * 1000);
 /// The doubles from here on are not all whole numbers.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -108,9 +110,10 @@ impl Claims {
         if found { Ok(()) } else { Err(Refusal::Audience) }
     }
 
-    /// Whether their time has not come: the issuer's clock may be ahead.
+    /// Whether their time has not come, but comes within a day: the issuer's clock may be ahead. Further ahead it counts in another unit.
     pub(super) fn are_of_later(&self, policy: &Policy, now: Millis) -> bool {
         self.check_begin(policy, now) == Err(Refusal::NotYetValid)
+            && self.check_begin(policy, now + DAY) == Ok(())
     }
 
     /// Whether they name another issuer than this policy, or no audience of its own.

@@ -104,6 +104,10 @@ fn a_token_whose_time_has_not_come_stays_in_its_cookie() {
         let early = token(&json!({"sub": "ada", "exp": now + 3600, begin: now + 120}));
         let reply = refused(&mut proxy, &[("cookie", &format!("token={early}"))]);
         assert_eq!(seen(&reply), (401, None), "{begin}");
+        // In milliseconds it will never be good.
+        let never = token(&json!({"sub": "ada", "exp": (now + 3600) * 1000, begin: now * 1000}));
+        let reply = refused(&mut proxy, &[("cookie", &format!("token={never}"))]);
+        assert_eq!(seen(&reply), (401, Some(DELETION)), "{begin}");
     }
 }
 

@@ -19,7 +19,9 @@ const ORDER: [&str; 6] = [
 const ROUTER: &str = "envoy.filters.http.router";
 
 /// The filters as the listener has them: switched off, and switched on by each route.
-pub(super) fn wasm_filters(policies: &[Resource<EnvoyExtensionPolicy>]) -> Vec<Value> {
+pub(super) fn wasm_filters<'p>(
+    policies: impl IntoIterator<Item = &'p Resource<EnvoyExtensionPolicy>>,
+) -> Vec<Value> {
     let mut filters = Vec::new();
     for policy in policies {
         let namespace = policy.metadata.namespace.as_deref().unwrap_or("default");
@@ -48,6 +50,34 @@ pub(super) fn wasm_filters(policies: &[Resource<EnvoyExtensionPolicy>]) -> Vec<V
         }
     }
     filters
+}
+
+/// The policies that act on a route: its own, else the Gateway's.
+///
+/// # Errors
+/// If there are two for one target: Envoy Gateway takes the older one, and nothing here has an age.
+pub(super) fn acting_on<'p>(
+    policies: &'p [Resource<EnvoyExtensionPolicy>],
+    gateway: &str,
+    route: &str,
+) -> Result<Vec<&'p Resource<EnvoyExtensionPolicy>>, String> {
+    let mut acting = Vec::new();
+    for (kind, name) in [("HTTPRoute", route), ("Gateway", gateway)] {
+        let targets = |policy: &&Resource<EnvoyExtensionPolicy>| {
+            policy.spec.target_refs.iter().any(|target| target.kind == kind && target.name == name)
+        };
+        let found: Vec<_> = policies.iter().filter(targets).collect();
+        if let [one, other, ..] = found[..] {
+            let (one, other) = (&one.metadata.name, &other.metadata.name);
+            return Err(format!(
+                "EnvoyExtensionPolicy {other}: {one} has attached to the {kind} {name} already"
+            ));
+        }
+        if acting.is_empty() {
+            acting = found;
+        }
+    }
+    Ok(acting)
 }
 
 /// The filter that sends a request on.

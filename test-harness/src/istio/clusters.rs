@@ -12,7 +12,7 @@ const UNLIMITED: u32 = u32::MAX;
 
 pub(super) fn clusters(mesh: &Mesh, flavour: &Flavour) -> Result<Vec<Value>, String> {
     let mut clusters = Vec::new();
-    for service in &mesh.services {
+    for service in mesh.services.iter().filter(|one| one.metadata.is_exported_to(flavour.namespace())) {
         let (policy, subsets) = mesh.rule_for(service, flavour);
         for port in &service.spec.ports {
             clusters.push(cluster(service, port, "", &policy, flavour)?);

@@ -217,6 +217,15 @@ impl<S> Object<S> {
 }
 
 impl Metadata {
+    /// Whether proxies of this namespace have the Service, by its annotation `exportTo`.
+    pub(super) fn is_exported_to(&self, namespace: &str) -> bool {
+        let Some(list) = self.annotations.get("networking.istio.io/exportTo") else { return true };
+        let names = list.split(',').map(str::trim);
+        names
+            .map(|name| if name == "." { &self.namespace } else { name })
+            .any(|name| name == "*" || name == namespace)
+    }
+
     /// What a cluster's DNS calls a Service.
     pub(super) fn host(&self) -> String {
         format!("{}.{}.svc.cluster.local", self.name, self.namespace)

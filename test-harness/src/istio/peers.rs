@@ -81,13 +81,19 @@ pub(super) fn is_of_state(cluster: &Value) -> bool {
 }
 
 fn sidecar(service: &Object<ServiceSpec>, mesh: &Mesh) -> Result<Value, String> {
-    let labels = &service.spec.selector;
-    let peers = mesh.peer_authentications.iter().find(|peers| &peers.spec.selector.match_labels == labels);
+    // In the pods' namespace alone do these two act.
+    let (labels, namespace) = (&service.spec.selector, &service.metadata.namespace);
+    let peers = mesh
+        .peer_authentications
+        .iter()
+        .find(|peers| &peers.spec.selector.match_labels == labels && &peers.metadata.namespace == namespace);
     let mode = peers.map_or("PERMISSIVE", |peers: &Object<PeerAuthenticationSpec>| &peers.spec.mtls.mode);
     if mode != "STRICT" {
         return Err(format!("{}: mtls.mode {mode} is not known here", service.metadata.name));
     }
-    let for_it = |policy: &&Object<AuthorizationPolicySpec>| &policy.spec.selector.match_labels == labels;
+    let for_it = |policy: &&Object<AuthorizationPolicySpec>| {
+        &policy.spec.selector.match_labels == labels && &policy.metadata.namespace == namespace
+    };
     let policies = mesh.authorization_policies.iter().filter(for_it);
     let access = policies.map(|policy| access(policy, service)).collect::<Result<Vec<_>, _>>()?;
     let router = json!({

@@ -23,11 +23,13 @@ fn is_patched(filter: &Value) -> bool {
     parts[0]
 }
 
-/// The shipped resources, with another policy's wasm filter, which comes before Berth's.
+/// The shipped resources, with the wasm filter of another route, which comes before Berth's.
 fn beside_another(scheme: NameScheme) -> Vec<Value> {
     let mut resources = shipped(scheme);
     let mut other = resource(&mut resources, "EnvoyExtensionPolicy").clone();
     other["metadata"]["name"] = "audit".into();
+    other["spec"]["targetRefs"] =
+        json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "audited"}]);
     other["spec"]["wasm"][0]["name"] = "audit".into();
     resources.push(other);
     resources
@@ -45,6 +47,33 @@ fn another_wasm_filter_before_berths_keeps_its_configuration() {
         assert_eq!(berth["name"], BERTH);
         assert!(is_patched(berth));
         assert_eq!(router["name"], "envoy.filters.http.router");
+    }
+}
+
+/// The filters that the nodes' routes have switched on.
+fn switched_on(bootstrap: &Value) -> Vec<String> {
+    let path = "/static_resources/listeners/0/default_filter_chain/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+    let mut names = Vec::new();
+    for route in bootstrap.pointer(path).unwrap().as_array().unwrap() {
+        names.extend(route["typed_per_filter_config"].as_object().unwrap().keys().cloned());
+    }
+    names
+}
+
+#[test]
+fn policy_of_the_nodes_own_route_takes_berths_place_and_a_second_one_of_the_gateway_is_refused() {
+    for scheme in SCHEMES {
+        assert_eq!(switched_on(&render(&beside_another(scheme), scheme).unwrap()), [BERTH, BERTH]);
+
+        let mut resources = beside_another(scheme);
+        resources.last_mut().unwrap()["spec"]["targetRefs"][0]["name"] = "nodes".into();
+        let audit = BERTH.replace("berth", "audit");
+        assert_eq!(switched_on(&render(&resources, scheme).unwrap()), [audit.as_str(), audit.as_str()]);
+
+        let of_berth = resource(&mut resources, "EnvoyExtensionPolicy")["spec"]["targetRefs"].clone();
+        resources.last_mut().unwrap()["spec"]["targetRefs"] = of_berth;
+        let fault = render(&resources, scheme).unwrap_err();
+        assert!(fault.contains("has attached to the Gateway public already"), "{fault}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use berth_core::config::{Config, Membership};
 use berth_harness::istio::{Documents, Flavour, Istio};
-use berth_harness::root;
+use berth_harness::{World, root};
 use serde_json::{Value, json};
 
 const FILTERS: &str = "/filter_chains/0/filters/0/typed_config/http_filters";
@@ -90,6 +90,34 @@ fn the_filters_configuration_is_right_and_names_what_is_there() {
             assert!(has(cluster.as_str().unwrap()));
         }
     }
+}
+
+#[test]
+fn only_namespaces_that_the_state_service_is_exported_to_have_its_cluster() {
+    for (namespaces, is_there) in
+        [("berth,istio-ingress", true), ("*", true), ("berth, games", false), (".", false)]
+    {
+        let istio = Istio::new(Flavour::GATEWAY_1_31).documents(|documents| {
+            documents.with("Service", "berth-state", |service| {
+                service["metadata"]["annotations"] = json!({"networking.istio.io/exportTo": namespaces});
+            })
+        });
+        let clusters = istio.generated().unwrap().clusters;
+        let found =
+            clusters.iter().any(|cluster| cluster["name"].as_str().unwrap().contains("|berth-state."));
+        assert_eq!(found, is_there, "{namespaces}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "mtls.mode PERMISSIVE")]
+fn a_policy_of_another_namespace_guards_nothing() {
+    let istio = Istio::new(Flavour::GATEWAY_1_31).documents(|documents| {
+        documents.with("PeerAuthentication", "berth-state", |peers| {
+            peers["metadata"]["namespace"] = "games".into();
+        })
+    });
+    let _ = World::builder().istio(&istio);
 }
 
 #[test]
