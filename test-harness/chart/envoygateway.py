@@ -11,6 +11,8 @@ from render import notes, render
 SHIPPED = pathlib.Path(__file__).parents[2] / "envoy/gateway"
 # The state service's name. The chart's headless Service is called after the release, with -pods.
 STATE = "berth-state.berth.svc.cluster.local"
+# An image for the values of the check; the chart refuses that of the sample.
+IMAGE = "registry.example.org/filter:1"
 # What the samples call things. With other names none of it is left.
 SAMPLES = ["games", "public", "nodes/", "name: nodes", "name: http\n", "8080", "port: 80\n", "tcp-80\n", "/healthz", "envoy-gateway-system"]
 SAMPLES += ["berth-state", "berth/filter", "x-session-id", "sid", "requestReceivedTimeout: 30s", "gatewayClassName: berth"]
@@ -41,8 +43,10 @@ def as_shipped(scheme):
     if STATE not in proxy["spec"]["bootstrap"]["value"]:
         yield f"the sample's state service is not {STATE}"
     proxy["spec"]["bootstrap"]["value"] = proxy["spec"]["bootstrap"]["value"].replace(STATE, "berth-pods.sessions.svc.cluster.local")
+    one(shipped, "EnvoyExtensionPolicy")["spec"]["wasm"][0]["code"]["image"]["url"] = IMAGE
     expected = by_name(shipped)
-    found = by_name(render({"redis": {"url": "redis://redis:6379"}, "envoyGateway": {"enabled": True, "nameScheme": scheme}}))
+    settings = {"enabled": True, "nameScheme": scheme, "filter": {"image": IMAGE}}
+    found = by_name(render({"redis": {"url": "redis://redis:6379"}, "envoyGateway": settings}))
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             yield f"{' '.join(key)} is not as in envoy/gateway"
