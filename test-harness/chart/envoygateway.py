@@ -33,6 +33,7 @@ def check(other_values, own_values):
     yield from (f"envoy gateway: {fault}" for fault in settings(other_values))
     yield from (f"envoy gateway: {fault}" for fault in names_do_not_chain(other_values))
     yield from (f"envoy gateway: {fault}" for fault in own(own_values))
+    yield from (f"envoy gateway: {fault}" for fault in rules(own_values))
 
 
 def as_shipped(scheme):
@@ -43,7 +44,10 @@ def as_shipped(scheme):
     if STATE not in proxy["spec"]["bootstrap"]["value"]:
         yield f"the sample's state service is not {STATE}"
     proxy["spec"]["bootstrap"]["value"] = proxy["spec"]["bootstrap"]["value"].replace(STATE, "berth-pods.sessions.svc.cluster.local")
-    one(shipped, "EnvoyExtensionPolicy")["spec"]["wasm"][0]["code"]["image"]["url"] = IMAGE
+    [wasm] = one(shipped, "EnvoyExtensionPolicy")["spec"]["wasm"]
+    wasm["code"]["image"]["url"] = IMAGE
+    # What a request matched first, and what it matches once the filter has set its headers.
+    wasm["config"]["pools"][0]["match"] = {"clusters": clusters("games", "nodes")}
     expected = by_name(shipped)
     settings = {"enabled": True, "nameScheme": scheme, "filter": {"image": IMAGE}}
     found = by_name(render({"redis": {"url": "redis://redis:6379"}, "envoyGateway": settings}))
@@ -107,8 +111,8 @@ def fit(values):
     extension = of("EnvoyExtensionPolicy")
     [wasm] = extension["spec"]["wasm"]
     [pool] = wasm["config"]["pools"]
-    if pool["cluster"] != f"httproute/{'/'.join(route_place)}/rule/0":
-        yield f"the pool's cluster is {pool['cluster']}, and the HTTPRoute {'/'.join(route_place)}"
+    if (pool["cluster"], pool["match"]["clusters"]) != (clusters(*route_place)[1], clusters(*route_place)):
+        yield f"the pool is of {pool['cluster']} and matches {pool['match']}, and the HTTPRoute is {'/'.join(route_place)}"
     if route["spec"]["rules"][0]["matches"][0].get("headers", [{}])[0].get("name") != "x-berth-destination":
         yield "the HTTPRoute's first rule is not the one for x-berth-destination"
 
@@ -144,7 +148,11 @@ def settings(values):
     if wasm["code"]["image"] != {"url": said["filter"]["image"], "pullSecretRef": {"name": said["filter"]["pullSecret"]}}:
         yield f"the filter's image is {wasm['code']['image']}"
     [pool] = wasm["config"]["pools"]
-    if (wasm["config"]["state"].get("token"), pool["session"], pool["match"]) != (said["token"], said["session"], {"clusters": ["httproute/chat/talk/rule/1"]} | said["match"]):
+    if (wasm["config"]["state"].get("token"), pool["session"], pool["match"]) != (
+        said["token"],
+        said["session"],
+        {"clusters": clusters("chat", "talk")} | said["match"],
+    ):
         yield f"the filter's configuration is {wasm['config']}"
     route = one(documents, "HTTPRoute")["spec"]
     backends = [rule["backendRefs"] for rule in route["rules"]]
@@ -218,6 +226,23 @@ def own(values):
     rendered = by_name(render(values))
     if {key: document for key, document in by_name(documents).items() if key in rendered} != rendered:
         yield "what is rendered depends on who has the rest"
+
+
+def rules(values):
+    """The filter finds the two rules of the user's HTTPRoute, whichever they are, and the notes say which."""
+    for berth, rest in ((0, 1), (2, 5), (1, 0)):
+        said = changed(values, route=values["envoyGateway"]["route"] | {"berthRule": berth, "restRule": rest})
+        [pool] = one(render(said), "EnvoyExtensionPolicy")["spec"]["wasm"][0]["config"]["pools"]
+        expected = clusters("chat", "talk", berth, rest)
+        if (pool["cluster"], pool["match"]["clusters"]) != (expected[1], expected):
+            yield f"with the rules {berth} and {rest} the pool is of {pool['cluster']} and matches {pool['match']}"
+        if f"`berth` has to be rule {berth} and `rest` rule {rest}," not in notes(said):
+            yield f"NOTES.txt: it does not say that the rules are {berth} and {rest}"
+
+
+def clusters(namespace, name, berth=0, rest=1):
+    """What Envoy Gateway calls the clusters of an HTTPRoute's two rules, in the order of the pool's match."""
+    return [f"httproute/{namespace}/{name}/rule/{index}" for index in (rest, berth)]
 
 
 def changed(values, **over):

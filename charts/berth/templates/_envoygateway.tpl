@@ -104,9 +104,11 @@ your names is never taken for a sample's.
 {{- $_ := set $wasm.code.image "pullSecretRef" (dict "name" .) -}}
 {{- end -}}
 {{- $pool := first $wasm.config.pools -}}
-{{- $_ := set $pool "cluster" (printf "httproute/%s/%s/rule/0" $route.namespace $route.name) -}}
-{{- $of := dict "clusters" (list (printf "httproute/%s/%s/rule/1" $route.namespace $route.name)) -}}
-{{- $_ := set $pool "match" (merge (dict) $eg.match $of) -}}
+{{- /* Envoy Gateway names clusters by the rules' indices. */ -}}
+{{- $berth := printf "httproute/%s/%s/rule/%d" $route.namespace $route.name (int $route.berthRule) -}}
+{{- $rest := printf "httproute/%s/%s/rule/%d" $route.namespace $route.name (int $route.restRule) -}}
+{{- $_ := set $pool "cluster" $berth -}}
+{{- $_ := set $pool "match" (merge (dict) $eg.match (dict "clusters" (list $rest $berth))) -}}
 {{- with $eg.session -}}
 {{- $_ := set $pool "session" . -}}
 {{- end -}}

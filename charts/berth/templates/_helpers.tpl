@@ -103,6 +103,12 @@ capabilities:
 {{- if and $values.envoyGateway.class.enabled (not $values.envoyGateway.gateway.enabled) -}}
 {{- $faults = append $faults "envoyGateway.gateway.enabled: false needs envoyGateway.class.enabled: false: the chart's class would be for no Gateway, and the proxies of yours would have no state cluster. `helm install` then prints what the EnvoyProxy of your Gateway needs" -}}
 {{- end -}}
+{{- $route := $values.envoyGateway.route -}}
+{{- if and $route.enabled (or (ne (int $route.berthRule) 0) (ne (int $route.restRule) 1)) -}}
+{{- $faults = append $faults "envoyGateway.route.berthRule and restRule are for an HTTPRoute of your own: set route.enabled: false, or leave them at 0 and 1" -}}
+{{- else if eq (int $route.berthRule) (int $route.restRule) -}}
+{{- $faults = append $faults "envoyGateway.route.berthRule and restRule are the same rule: give the index of each in your HTTPRoute" -}}
+{{- end -}}
 {{- range $key := list "name" "port" -}}
 {{- $seen := list -}}
 {{- range $values.envoyGateway.gateway.listeners -}}
