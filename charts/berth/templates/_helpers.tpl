@@ -109,6 +109,10 @@ capabilities:
 {{- else if eq (int $route.berthRule) (int $route.restRule) -}}
 {{- $faults = append $faults "envoyGateway.route.berthRule and restRule are the same rule: give the index of each in your HTTPRoute" -}}
 {{- end -}}
+{{- $extension := $values.envoyGateway.extensionPolicy -}}
+{{- if and $extension.enabled (or $extension.namespace (ne (int $extension.index) 0)) -}}
+{{- $faults = append $faults "envoyGateway.extensionPolicy.namespace and index are for a policy of your own: set extensionPolicy.enabled: false, or leave them out" -}}
+{{- end -}}
 {{- range $key := list "name" "port" -}}
 {{- $seen := list -}}
 {{- range $values.envoyGateway.gateway.listeners -}}
