@@ -1,9 +1,11 @@
 """Envoy Gateway's documents of the chart are the shipped ones, which the harness runs: the same with the samples' names, and no sample's
 name is left with others. What one of them says of another is there."""
 
+import itertools
 import pathlib
 import re
 
+import helm_python
 import yaml
 
 from render import notes, render
@@ -11,9 +13,19 @@ from render import notes, render
 SHIPPED = pathlib.Path(__file__).parents[2] / "envoy/gateway"
 # The state service's name. The chart's headless Service is called after the release, with -pods.
 STATE = "berth-state.berth.svc.cluster.local"
+# An image for the values of the check; the chart refuses that of the sample.
+IMAGE = "registry.example.org/filter:1"
 # What the samples call things. With other names none of it is left.
 SAMPLES = ["games", "public", "nodes/", "name: nodes", "name: http\n", "8080", "port: 80\n", "tcp-80\n", "/healthz", "envoy-gateway-system"]
 SAMPLES += ["berth-state", "berth/filter", "x-session-id", "sid", "requestReceivedTimeout: 30s", "gatewayClassName: berth"]
+# What the user may have already: the switch, what is not rendered without it, and the word in the notes.
+SWITCHES = {
+    "class": ({"GatewayClass", "EnvoyProxy"}, "ENVOYPROXY"),
+    "gateway": ({"Gateway"}, "GATEWAY"),
+    "clientTrafficPolicy": ({"ClientTrafficPolicy"}, "HEADERS"),
+    "route": ({"HTTPRoute"}, "ROUTES"),
+    "extensionPolicy": ({"EnvoyExtensionPolicy"}, "EXTENSION"),
+}
 
 
 def is_ours(document):
@@ -31,6 +43,8 @@ def check(other_values, own_values):
     yield from (f"envoy gateway: {fault}" for fault in settings(other_values))
     yield from (f"envoy gateway: {fault}" for fault in names_do_not_chain(other_values))
     yield from (f"envoy gateway: {fault}" for fault in own(own_values))
+    yield from (f"envoy gateway: {fault}" for fault in rules(own_values))
+    yield from (f"envoy gateway: {fault}" for fault in extension(own_values))
 
 
 def as_shipped(scheme):
@@ -41,8 +55,16 @@ def as_shipped(scheme):
     if STATE not in proxy["spec"]["bootstrap"]["value"]:
         yield f"the sample's state service is not {STATE}"
     proxy["spec"]["bootstrap"]["value"] = proxy["spec"]["bootstrap"]["value"].replace(STATE, "berth-pods.sessions.svc.cluster.local")
+    [wasm] = one(shipped, "EnvoyExtensionPolicy")["spec"]["wasm"]
+    wasm["code"]["image"]["url"] = IMAGE
+    # What a request matches first, and what it matches once the filter has set its headers. Remove this when filter.yaml has both.
+    wasm["config"]["pools"][0]["match"] = {"clusters": clusters("games", "nodes")}
+    [rest] = [document for document in shipped if document["metadata"]["name"] == "rest"]
+    # A user may well have a policy called `rest`.
+    rest["metadata"]["name"] = "berth-rest"
     expected = by_name(shipped)
-    found = by_name(render({"redis": {"url": "redis://redis:6379"}, "envoyGateway": {"enabled": True, "nameScheme": scheme}}))
+    settings = {"enabled": True, "nameScheme": scheme, "filter": {"image": IMAGE}}
+    found = by_name(render({"redis": {"url": "redis://redis:6379"}, "envoyGateway": settings}))
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             yield f"{' '.join(key)} is not as in envoy/gateway"
@@ -57,7 +79,7 @@ def no_sample(values):
         ("ClientTrafficPolicy", "edge", "berth"),
         ("HTTPRoute", "chat", "talk"),
         ("BackendTrafficPolicy", "chat", "berth"),
-        ("BackendTrafficPolicy", "chat", "rest"),
+        ("BackendTrafficPolicy", "chat", "berth-rest"),
         ("EnvoyExtensionPolicy", "edge", "berth"),
         ("EnvoyPatchPolicy", "edge", "berth"),
     }
@@ -103,8 +125,8 @@ def fit(values):
     extension = of("EnvoyExtensionPolicy")
     [wasm] = extension["spec"]["wasm"]
     [pool] = wasm["config"]["pools"]
-    if pool["cluster"] != f"httproute/{'/'.join(route_place)}/rule/0":
-        yield f"the pool's cluster is {pool['cluster']}, and the HTTPRoute {'/'.join(route_place)}"
+    if (pool["cluster"], pool["match"]["clusters"]) != (clusters(*route_place)[1], clusters(*route_place)):
+        yield f"the pool is of {pool['cluster']} and matches {pool['match']}, and the HTTPRoute is {'/'.join(route_place)}"
     if route["spec"]["rules"][0]["matches"][0].get("headers", [{}])[0].get("name") != "x-berth-destination":
         yield "the HTTPRoute's first rule is not the one for x-berth-destination"
 
@@ -140,7 +162,11 @@ def settings(values):
     if wasm["code"]["image"] != {"url": said["filter"]["image"], "pullSecretRef": {"name": said["filter"]["pullSecret"]}}:
         yield f"the filter's image is {wasm['code']['image']}"
     [pool] = wasm["config"]["pools"]
-    if (wasm["config"]["state"].get("token"), pool["session"], pool["match"]) != (said["token"], said["session"], {"clusters": ["httproute/chat/talk/rule/1"]} | said["match"]):
+    if (wasm["config"]["state"].get("token"), pool["session"], pool["match"]) != (
+        said["token"],
+        said["session"],
+        {"clusters": clusters("chat", "talk")} | said["match"],
+    ):
         yield f"the filter's configuration is {wasm['config']}"
     route = one(documents, "HTTPRoute")["spec"]
     backends = [rule["backendRefs"] for rule in route["rules"]]
@@ -162,7 +188,8 @@ def settings(values):
         ([{"header": "x-a"}, {"cookie": "b"}], {"type": "Header", "header": {"name": "x-a"}}),
         ([{"query": "a"}], {"type": "Header", "header": {"name": "x-berth-hash-key"}}),
     ):
-        rest = by_name(render(changed(values, session={"sources": sources})))["BackendTrafficPolicy", "chat", "rest"]
+        documents = by_name(render(changed(values, session={"sources": sources})))
+        rest = documents.get(("BackendTrafficPolicy", "chat", "berth-rest"), {"spec": {"loadBalancer": {"consistentHash": "nothing"}}})
         if (hash := rest["spec"]["loadBalancer"]["consistentHash"]) != expected:
             yield f"with the sources {sources} the rule `rest` hashes {hash}"
 
@@ -190,30 +217,78 @@ def names_do_not_chain(values):
 
 
 def own(values):
-    """What is the user's is not rendered, and the notes have it as the chart would."""
-    kinds = {document["kind"] for document in render(values) if is_ours(document)}
-    if kinds != {"BackendTrafficPolicy", "EnvoyExtensionPolicy", "EnvoyPatchPolicy"}:
-        yield f"there is {sorted(kinds)}, where the user has all that they may have"
-    enabled = {key: values["envoyGateway"][key] | {"enabled": True} for key in ("class", "gateway", "clientTrafficPolicy", "route")}
-    full = changed(values, **enabled)
-    yield from fit(full)
-    documents = render(full)
-    policy = dict(one(documents, "ClientTrafficPolicy")["spec"])
-    policy.pop("targetRefs")
+    """What is the user's is not rendered, and the notes have it as the chart would: any of it, in every combination."""
+    everything = with_switches(values, dict.fromkeys(SWITCHES, True))
+    yield from fit(everything)
+    full = by_name(render(everything))
+    of = lambda kind: one(full.values(), kind)["spec"]
+    policy = {key: value for key, value in of("ClientTrafficPolicy").items() if key != "targetRefs"}
     if "timeout" in policy:
         yield "requestTimeout: 0s leaves a timeout"
-    rules = one(documents, "HTTPRoute")["spec"]["rules"]
-    expected = {"ENVOYPROXY": one(documents, "EnvoyProxy")["spec"], "HEADERS": policy, "ROUTES": rules}
-    for word, document in expected.items():
-        # The first lines that are indented.
-        printed = re.search(rf"^{word}: .*?\n\n((?:    [^\n]*\n|\n)*)", notes(values), re.M | re.S)
-        if not printed or yaml.safe_load(printed.group(1)) != document:
-            yield f"NOTES.txt: {word} is not what the chart renders"
-        if f"{word}:" in notes(full):
-            yield f"NOTES.txt: {word} is said of what the chart renders"
-    rendered = by_name(render(values))
-    if {key: document for key, document in by_name(documents).items() if key in rendered} != rendered:
-        yield "what is rendered depends on who has the rest"
+    texts = {"ENVOYPROXY": of("EnvoyProxy"), "HEADERS": policy, "ROUTES": of("HTTPRoute")["rules"], "EXTENSION": of("EnvoyExtensionPolicy")["wasm"]}
+    for choice in itertools.product((True, False), repeat=len(SWITCHES)):
+        switches = dict(zip(SWITCHES, choice))
+        theirs = [SWITCHES[key] for key, on in switches.items() if not on]
+        where = f"without {[key for key, on in switches.items() if not on]}"
+        said = with_switches(values, switches)
+        if switches["class"] and not switches["gateway"]:
+            if not refused(said):
+                yield f"{where} there is a class for no Gateway"
+            continue
+        expected = {key: document for key, document in full.items() if not any(key[0] in kinds for kinds, _ in theirs)}
+        if by_name(render(said)) != expected:
+            yield f"{where} the documents differ from those of the chart with everything"
+        text = notes(said)
+        if (words := {word for _, word in SWITCHES.values() if f"{word}: " in text}) != {word for _, word in theirs}:
+            yield f"{where} NOTES.txt has the parts {sorted(words)}"
+        for word in words & texts.keys():
+            # The first lines that are indented.
+            printed = re.search(rf"^{word}: .*?\n\n((?:    [^\n]*\n|\n)*)", text, re.M | re.S)
+            if not printed or yaml.safe_load(printed.group(1)) != texts[word]:
+                yield f"{where} NOTES.txt: {word} is not what the chart renders"
+
+
+def refused(values):
+    try:
+        render(values)
+    except helm_python.HelmRenderError as error:
+        return "envoyGateway.gateway.enabled: false needs envoyGateway.class.enabled: false" in str(error)
+
+
+def with_switches(values, switches):
+    return changed(values, **{key: values["envoyGateway"].get(key, {}) | {"enabled": on} for key, on in switches.items()})
+
+
+def extension(values):
+    """The patches find the filter in the user's own policy, and the notes do not show the token."""
+    for over, path in (
+        ({}, "edge/berth/wasm/0"),
+        ({"name": "mine", "index": 2}, "edge/mine/wasm/2"),
+        ({"namespace": "chat", "name": "games"}, "chat/games/wasm/0"),
+    ):
+        said = changed(values, extensionPolicy={"enabled": False} | over, token="the-proxies-token")
+        for patch in one(render(said), "EnvoyPatchPolicy")["spec"]["jsonPatches"]:
+            if f"@.name=='envoy.filters.http.wasm/envoyextensionpolicy/{path}'" not in patch["operation"]["jsonPath"]:
+                yield f"with the policy {over} the patches look for {patch['operation']['jsonPath']}"
+        if "the-proxies-token" in notes(said) or "token: CHANGE" not in notes(said):
+            yield "NOTES.txt: the wasm entry does not leave the token's place open"
+
+
+def rules(values):
+    """The filter finds the two rules of the user's HTTPRoute, whichever they are, and the notes say which."""
+    for berth, rest in ((0, 1), (2, 5), (1, 0)):
+        said = changed(values, extensionPolicy={"enabled": True}, route=values["envoyGateway"]["route"] | {"berthRule": berth, "restRule": rest})
+        [pool] = one(render(said), "EnvoyExtensionPolicy")["spec"]["wasm"][0]["config"]["pools"]
+        expected = clusters("chat", "talk", berth, rest)
+        if (pool["cluster"], pool["match"]["clusters"]) != (expected[1], expected):
+            yield f"with the rules {berth} and {rest} the pool is of {pool['cluster']} and matches {pool['match']}"
+        if f"`berth` has to be rule {berth} and `rest` rule {rest}," not in notes(said):
+            yield f"NOTES.txt: it does not say that the rules are {berth} and {rest}"
+
+
+def clusters(namespace, name, berth=0, rest=1):
+    """What Envoy Gateway calls the clusters of an HTTPRoute's two rules, in the order of the pool's match."""
+    return [f"httproute/{namespace}/{name}/rule/{index}" for index in (rest, berth)]
 
 
 def changed(values, **over):

@@ -13,6 +13,7 @@ SHIPPED = pathlib.Path(__file__).parents[2] / "envoy/istio"
 FILES = ["base/nodes", "base/plugin", "base/state"] + [
     f"{place}/{file}" for place in ("gateway", "sidecar") for file in ("routes", "patches", "metrics")
 ]
+IMAGE = {"image": "registry.example.org/filter:1", "sha256": "2" * 64}
 # What the samples call things. With other names none of it is left.
 SAMPLES = ["games.svc", "games/", "games.example.com", "ns/games", "istio-ingress", "istio-system", "ingressgateway", "8080"]
 SAMPLES += ["berth-state", "outbound|8650|", "app: client", "berth/*", "berth-filter", "x-session-id", "00000000", "_timeout: 30s"]
@@ -28,12 +29,16 @@ def check(other_values, own_values):
     """What differs."""
     shipped = [yaml.safe_load_all((SHIPPED / f"{file}.yaml").read_text()) for file in FILES]
     expected = by_name(document for file in shipped for document in file)
+    # The chart refuses the samples' image and digest.
+    [filter] = [document for document in expected.values() if document["metadata"]["name"] == "berth-plugin"]
+    remote = filter["spec"]["configPatches"][0]["patch"]["value"]["typed_config"]["config"]["vm_config"]["code"]["remote"]
+    remote["http_uri"]["uri"], remote["sha256"] = f"oci://{IMAGE['image']}", IMAGE["sha256"]
     # What has no default, because the sample's would be wrong for all others.
     [policy] = [document for document in expected.values() if document["kind"] == "AuthorizationPolicy"]
     [sidecar] = [document for document in expected.values() if document["kind"] == "Sidecar"]
     principals = policy["spec"]["rules"][0]["from"][0]["source"]["principals"]
     [egress] = sidecar["spec"]["egress"]
-    settings = {"enabled": True, "principals": principals, "sidecar": {"enabled": True, "egress": egress["hosts"]}}
+    settings = {"enabled": True, "filter": IMAGE, "principals": principals, "sidecar": {"enabled": True, "egress": egress["hosts"]}}
     base = {"redis": {"url": "redis://redis:6379"}, "istio": settings}
     found = by_name(render(base, name="berth-state", namespace="berth"))
     for key in expected.keys() | found.keys():
@@ -55,6 +60,7 @@ def check(other_values, own_values):
     yield from own_routes(own_values)
     yield from shared_namespace(own_values)
     yield from metrics(render(other_values), render(own_values))
+    yield from istiod(other_values)
 
 
 def session(documents, session):
@@ -164,9 +170,6 @@ def metrics(merged, own):
               for rule in policy["ingress"] for port in rule["ports"]}
     if admits != {("edge", 8650), ("edge", 15008), ("monitoring", 15020)}:
         yield f"istio: the NetworkPolicy admits {sorted(admits)}"
-    istiod = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mesh"}}}
-    if {"to": [istiod], "ports": [{"protocol": "TCP", "port": 15012}]} not in policy["egress"]:
-        yield f"istio: the NetworkPolicy keeps the sidecar from istiod: {policy['egress']}"
     if "annotations" in one(own, "Deployment")["spec"]["template"]["metadata"]:
         yield "istio: annotations for merging without metricsMerging"
     [endpoint] = one(own, "ServiceMonitor")["spec"]["endpoints"]
@@ -175,6 +178,15 @@ def metrics(merged, own):
     ports = {(len(rule["from"]), port["port"]) for rule in one(own, "NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]}
     if ports != {(2, 8650), (2, 15008)}:
         yield f"istio: without metricsMerging the NetworkPolicy admits {sorted(ports)}"
+
+
+def istiod(values):
+    """The sidecar may call it where it runs: in the root namespace unless it is somewhere else."""
+    for over, namespace in (({"istiodNamespace": ""}, "mesh"), ({"istiodNamespace": "istiod"}, "istiod")):
+        egress = one(render(changed(values, istio=changed(values["istio"], **over))), "NetworkPolicy")["spec"]["egress"]
+        found = [rule["to"] for rule in egress if rule["ports"] == [{"protocol": "TCP", "port": 15012}]]
+        if found != [[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]]:
+            yield f"istio: with istiod in {namespace} the NetworkPolicy admits {found}"
 
 
 def plugin(documents):

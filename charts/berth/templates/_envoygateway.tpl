@@ -10,6 +10,9 @@ your names is never taken for a sample's.
 {{- $gateway := $eg.gateway -}}
 {{- $route := $eg.route -}}
 {{- $state := printf "%s-pods.%s.svc.cluster.local" (include "berth.fullname" .) .Release.Namespace -}}
+{{- $extension := $eg.extensionPolicy -}}
+{{- /* What Envoy Gateway calls the filter. */ -}}
+{{- $filter := printf "envoyextensionpolicy/%s/%s/wasm/%d" ($extension.namespace | default $gateway.namespace) $extension.name (int $extension.index) -}}
 {{- $shared := eq $gateway.namespace $route.namespace -}}
 {{- /* Where the filter is switched off, the rule `rest` hashes what the pool reads first: Envoy Gateway 1.6 knows headers and cookies. */ -}}
 {{- $hash := dict "type" "Header" "header" (dict "name" "x-berth-hash-key") -}}
@@ -95,8 +98,14 @@ your names is never taken for a sample's.
 {{- if and $eg.session (eq $metadata.name "rest") -}}
 {{- $_ := set $spec.loadBalancer "consistentHash" $hash -}}
 {{- end -}}
+{{- if eq $metadata.name "rest" -}}
+{{- /* You may well have a policy of this name. */ -}}
+{{- $_ := set $metadata "name" "berth-rest" -}}
+{{- end -}}
 
 {{- else if eq $kind "EnvoyExtensionPolicy" -}}
+{{- $yours = not $extension.enabled -}}
+{{- $_ := set $metadata "name" $extension.name -}}
 {{- $_ := set (first $spec.targetRefs) "name" $gateway.name -}}
 {{- $wasm := first $spec.wasm -}}
 {{- $_ := set $wasm.code.image "url" $eg.filter.image -}}
@@ -104,9 +113,11 @@ your names is never taken for a sample's.
 {{- $_ := set $wasm.code.image "pullSecretRef" (dict "name" .) -}}
 {{- end -}}
 {{- $pool := first $wasm.config.pools -}}
-{{- $_ := set $pool "cluster" (printf "httproute/%s/%s/rule/0" $route.namespace $route.name) -}}
-{{- $of := dict "clusters" (list (printf "httproute/%s/%s/rule/1" $route.namespace $route.name)) -}}
-{{- $_ := set $pool "match" (merge (dict) $eg.match $of) -}}
+{{- /* Envoy Gateway names clusters by the rules' indices. */ -}}
+{{- $berth := printf "httproute/%s/%s/rule/%d" $route.namespace $route.name (int $route.berthRule) -}}
+{{- $rest := printf "httproute/%s/%s/rule/%d" $route.namespace $route.name (int $route.restRule) -}}
+{{- $_ := set $pool "cluster" $berth -}}
+{{- $_ := set $pool "match" (merge (dict) $eg.match (dict "clusters" (list $rest $berth))) -}}
 {{- with $eg.session -}}
 {{- $_ := set $pool "session" . -}}
 {{- end -}}
@@ -124,7 +135,7 @@ your names is never taken for a sample's.
 {{- end -}}
 {{- range $spec.jsonPatches -}}
 {{- $patch := deepCopy . -}}
-{{- $path := .operation.jsonPath | replace "envoyextensionpolicy/games/" (printf "envoyextensionpolicy/%s/" $gateway.namespace) -}}
+{{- $path := .operation.jsonPath | replace "envoyextensionpolicy/games/berth/wasm/0" $filter -}}
 {{- $_ := set $patch "name" $name -}}
 {{- $_ := set $patch.operation "jsonPath" $path -}}
 {{- $patches = append $patches $patch -}}

@@ -74,6 +74,12 @@ capabilities:
 {{- if and $values.access.tokenSecret.name (not $values.istio.token) -}}
 {{- $faults = append $faults "access.tokenSecret needs istio.token, the same token: without it the filter shows no token, and each call gets 401" -}}
 {{- end -}}
+{{- if hasPrefix "registry.example.com/" $values.istio.filter.image -}}
+{{- $faults = append $faults "istio.filter.image is a placeholder: push the filter's image and name it. Until a proxy has the image it answers 403 to every request that passes the filter" -}}
+{{- end -}}
+{{- if eq $values.istio.filter.sha256 (repeat 64 "0") -}}
+{{- $faults = append $faults "istio.filter.sha256 is a placeholder: give the digest of the manifest of istio.filter.image. Until it fits proxies answer 403 to every request that passes the filter" -}}
+{{- end -}}
 {{- if not $values.istio.principals -}}
 {{- $faults = append $faults "istio.principals is missing: name the service accounts of the gateway, of clients with a sidecar, of the nodes' pods (berth join and leave) and of operators" -}}
 {{- end -}}
@@ -83,13 +89,29 @@ capabilities:
 {{- $faults = append $faults "istio.enabled and envoyGateway.enabled: only one of them, as the service is inside the mesh or outside" -}}
 {{- end -}}
 {{- if $values.tls.secret -}}
-{{- $faults = append $faults "envoyGateway.enabled and tls.secret: the proxies speak plain HTTP/2 to the service. Leave tls.secret empty, and use access.tokenSecret and networkPolicy" -}}
+{{- $faults = append $faults "envoyGateway.enabled and tls.secret: the proxies speak plain HTTP/1.1 to the service. Leave tls.secret empty, and use access.tokenSecret and networkPolicy" -}}
 {{- end -}}
 {{- if not $values.service.headless.enabled -}}
 {{- $faults = append $faults "envoyGateway.enabled needs service.headless.enabled: the proxies reach each pod by that name" -}}
 {{- end -}}
 {{- if and $values.access.tokenSecret.name (not $values.envoyGateway.token) -}}
 {{- $faults = append $faults "access.tokenSecret needs envoyGateway.token, the same token: without it the filter shows no token, and each call gets 401" -}}
+{{- end -}}
+{{- if hasPrefix "registry.example.com/" $values.envoyGateway.filter.image -}}
+{{- $faults = append $faults "envoyGateway.filter.image is a placeholder: push the filter's image and name it. While Envoy Gateway cannot pull the image, every route of the Gateway answers 500" -}}
+{{- end -}}
+{{- if and $values.envoyGateway.class.enabled (not $values.envoyGateway.gateway.enabled) -}}
+{{- $faults = append $faults "envoyGateway.gateway.enabled: false needs envoyGateway.class.enabled: false: the chart's class would be for no Gateway, and the proxies of yours would have no state cluster. `helm install` then prints what the EnvoyProxy of your Gateway needs" -}}
+{{- end -}}
+{{- $route := $values.envoyGateway.route -}}
+{{- if and $route.enabled (or (ne (int $route.berthRule) 0) (ne (int $route.restRule) 1)) -}}
+{{- $faults = append $faults "envoyGateway.route.berthRule and restRule are for an HTTPRoute of your own: set route.enabled: false, or leave them at 0 and 1" -}}
+{{- else if eq (int $route.berthRule) (int $route.restRule) -}}
+{{- $faults = append $faults "envoyGateway.route.berthRule and restRule are the same rule: give the index of each in your HTTPRoute" -}}
+{{- end -}}
+{{- $extension := $values.envoyGateway.extensionPolicy -}}
+{{- if and $extension.enabled (or $extension.namespace (ne (int $extension.index) 0)) -}}
+{{- $faults = append $faults "envoyGateway.extensionPolicy.namespace and index are for a policy of your own: set extensionPolicy.enabled: false, or leave them out" -}}
 {{- end -}}
 {{- range $key := list "name" "port" -}}
 {{- $seen := list -}}
@@ -101,8 +123,8 @@ capabilities:
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (include "berth.metricsMerging" .) (or $values.serviceMonitor.scheme $values.serviceMonitor.tlsConfig) -}}
-{{- $faults = append $faults "serviceMonitor.scheme and tlsConfig need istio.metricsMerging: false, as Istio's agent shows metrics in plain text" -}}
+{{- if and (include "berth.metricsMerging" .) (or (eq $values.serviceMonitor.scheme "https") $values.serviceMonitor.tlsConfig) -}}
+{{- $faults = append $faults "serviceMonitor.scheme: https and tlsConfig need istio.metricsMerging: false, as Istio's agent shows metrics in plain text" -}}
 {{- end -}}
 {{- $ours := include "berth.labels" (dict "root" . "component" "state") | fromYaml -}}
 {{- if $values.istio.enabled -}}
