@@ -57,8 +57,6 @@ def as_shipped(scheme):
     proxy["spec"]["bootstrap"]["value"] = proxy["spec"]["bootstrap"]["value"].replace(STATE, "berth-pods.sessions.svc.cluster.local")
     [wasm] = one(shipped, "EnvoyExtensionPolicy")["spec"]["wasm"]
     wasm["code"]["image"]["url"] = IMAGE
-    # What a request matches first, and what it matches once the filter has set its headers. Remove this when filter.yaml has both.
-    wasm["config"]["pools"][0]["match"] = {"clusters": clusters("games", "nodes")}
     [rest] = [document for document in shipped if document["metadata"]["name"] == "rest"]
     # A user may well have a policy called `rest`.
     rest["metadata"]["name"] = "berth-rest"
