@@ -154,7 +154,7 @@ fn no_answer_to_a_count_ends_leave_before_its_deadline() {
     // Where nothing else comes, the deadline says so.
     pin(&service, "ben");
     let proxy = Between::of("/v1/counts", service.address, &[], NO_AFTER);
-    let (code, text) = failure(&leave(&proxy.url(), &["--deadline", "6s"]).output().unwrap());
+    let (code, text) = failure(&leave(&proxy.url(), &["--deadline", "10s"]).output().unwrap());
     assert_eq!(code, Some(4), "{text}");
     assert!(text.lines().last().unwrap().contains("is not a parameter"), "{text}");
 }
@@ -173,6 +173,13 @@ fn a_service_of_before_counts_in_one_call() {
 
     assert_eq!(failure(&output), (Some(0), String::new()));
     assert!(proxy.requests().iter().any(|line| line.contains("limit=10000000")), "{:?}", proxy.requests());
+
+    // The blank ends the limit.
+    let proxy = Between::of("limit=1000000 ", service.address, &[], sample);
+    let nodes = berth(&["nodes", "--count", "--server", &proxy.url()]).output().unwrap();
+    let text = String::from_utf8_lossy(&nodes.stdout);
+    assert!(proxy.requests().iter().any(|line| line.contains("limit=10000000 ")), "{text}");
+    assert!(nodes.status.success() && !text.contains("sample"), "{text}");
 }
 
 /// A count that takes long is repeated less often, and the record is looked at all the same.
@@ -180,8 +187,8 @@ fn a_service_of_before_counts_in_one_call() {
 fn leave_sees_the_last_session_end_although_counts_are_slow() {
     let service = Service::in_memory();
     pin(&service, "ada");
-    let proxy = Between::of("/v1/counts", service.address, &[], Does::Late(1500));
-    let leaving = Running::start(&mut leave(&proxy.url(), &["--deadline", "14s"]));
+    let proxy = Between::of("/v1/counts", service.address, &[], Does::Late(5000));
+    let leaving = Running::start(&mut leave(&proxy.url(), &["--deadline", "2m"]));
     leaving.line();
     assert!(leaving.line().starts_with("1 session left"));
 
@@ -226,26 +233,30 @@ fn a_count_is_believed_only_if_the_node_was_draining_meanwhile() {
 #[test]
 fn leave_says_at_its_deadline_what_stood_between() {
     let service = Service::in_memory();
-    for (does, code, says) in [
+    let all = [
         (NO_UPSTREAM, 3, "answered 503"),
         (RBAC, 1, "AuthorizationPolicy"),
         (Does::Hang, 3, "10.0.0.1:80 is not draining in pool nodes"),
-    ] {
+    ]
+    .map(|(does, code, says)| {
         let proxy = Between::start(service.address, &[], does);
-        let start = Instant::now();
-
-        let (given, text) = failure(&leave(&proxy.url(), &["--deadline", "2s"]).output().unwrap());
+        let mut leave = leave(&proxy.url(), &["--deadline", "8s"]);
+        let leaving = leave.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        (leaving, Instant::now(), proxy, does, code, says)
+    });
+    for (leaving, start, _proxy, does, code, says) in all {
+        let (given, text) = failure(&leaving.wait_with_output().unwrap());
 
         assert_eq!(given, Some(code), "{does:?}: {text}");
         let last = text.lines().last().unwrap();
         assert!(last.contains(says) && last.contains("is not draining in pool nodes"), "{does:?}: {text}");
-        assert!(start.elapsed() >= Duration::from_secs(2), "{does:?}");
+        assert!(start.elapsed() >= Duration::from_secs(7), "{does:?}");
     }
     // Draining, but not countable: it says why.
     pin(&service, "ada");
     let first = [Does::Pass, Does::Pass, Does::Pass];
     let proxy = Between::start(service.address, &first, NO_UPSTREAM);
-    let (code, text) = failure(&leave(&proxy.url(), &["--deadline", "6s"]).output().unwrap());
+    let (code, text) = failure(&leave(&proxy.url(), &["--deadline", "10s"]).output().unwrap());
     assert_eq!(code, Some(4), "{text}");
     assert!(text.contains("has 1 session left; ") && text.contains("answered 503"), "{text}");
 }

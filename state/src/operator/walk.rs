@@ -16,7 +16,7 @@ use super::client::{Client, Failure};
 /// Keys of the store in one part: a tenth of a second of a Redis.
 const PART: usize = 200_000;
 /// As many as a service counts in one call, for one of before that cannot go on with a count.
-const MOST: usize = 10_000_000;
+pub(super) const MOST: usize = 10_000_000;
 /// The service stops counting after two seconds; the rest is for a busy network and a place in the queue.
 const CALL: Duration = Duration::from_secs(10);
 
