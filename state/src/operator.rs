@@ -18,6 +18,7 @@ mod pins;
 mod show;
 mod signals;
 mod token;
+mod undo;
 mod walk;
 
 use std::io::{self, Write};

@@ -7,17 +7,17 @@
 use std::time::Duration;
 
 use berth_core::time::Millis;
-use berth_core::wire::{NodeChange, NodeState, PoolName};
+use berth_core::wire::{NodeChange, NodeState};
 use berth_state::given::{Fault, Given, time};
 use clap::Args;
-use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::client::Failure;
-use super::itself::{ASK_AGAIN, Itself, Speaker, in_default_pool, say, until, warn};
+use super::itself::{ASK_AGAIN, Itself, Speaker, in_default_pool, say, warn};
 use super::known::Known;
 use super::show::duration;
 use super::signals::stopped;
+use super::undo::undo;
 use super::walk::{Left, Walk};
 
 /// Proxies learn within half a second that a node is draining. A session that came to it before that is counted.
@@ -178,7 +178,8 @@ impl Leaving {
                                 Ok(Err(failure)) => self.fail(failure),
                             }
                         }
-                        next_look = self.next_look();
+                        next_look =
+                            next_look_after(Instant::now(), self.part, self.look, self.at_least, self.end);
                     }
                 }
                 // The deadline, which is looked at below.
@@ -193,15 +194,6 @@ impl Leaving {
                 return Err(self.at_the_end());
             }
         }
-    }
-
-    /// A last look is made before the deadline, with the time that the last one took.
-    fn next_look(&self) -> Instant {
-        let now = Instant::now();
-        let next = now + (self.part * REST).clamp(ASK_AGAIN, LONGEST_PAUSE);
-        let last = self.end.checked_sub(self.look.max(ONE_LOOK)).filter(|last| *last > now);
-        let next = last.map_or(next, |last| next.min(last));
-        if self.at_least > now { next.min(self.at_least) } else { next }
     }
 
     fn is_draining(&self) -> bool {
@@ -382,34 +374,13 @@ impl Leaving {
     }
 }
 
-/// Says in each pool that the node is active, if it says there that it is draining. A pool with a fault keeps no other from it.
-async fn undo(speaker: &Speaker, end: Instant) -> Result<(), Failure> {
-    let node = &speaker.node;
-    let change = NodeChange { self_state: Some(NodeState::Active), ..NodeChange::default() };
-    let in_pool = async |pool: &PoolName| {
-        let record = until(end, async || match speaker.record(pool).await? {
-            Some(record) if record.self_state == Some(NodeState::Draining) => {
-                speaker.say(pool, &change).await.map(Some)
-            }
-            record => Ok(record),
-        });
-        record
-            .await?
-            .ok_or_else(|| Failure::Absent(format!("nothing is recorded of node {node} in pool {pool}")))
-    };
-    let mut failed = None;
-    for (pool, record) in speaker.pools.iter().zip(join_all(speaker.pools.iter().map(in_pool)).await) {
-        match record {
-            Ok(record) => say(&format!("{node} is {} in pool {pool}", record.state.name())),
-            Err(failure) => {
-                // The last one is said at the end, as the command's own.
-                if let Some(former) = failed.replace(failure) {
-                    warn(&format!("{former}"));
-                }
-            }
-        }
-    }
-    failed.map_or(Ok(()), Err)
+/// When to count again, by how long the last part and the last look took. A last look is made before the deadline, with as much time
+/// as that took.
+fn next_look_after(now: Instant, part: Duration, look: Duration, at_least: Instant, end: Instant) -> Instant {
+    let next = now + (part * REST).clamp(ASK_AGAIN, LONGEST_PAUSE);
+    let last = end.checked_sub(look.max(ONE_LOOK)).filter(|last| *last > now);
+    let next = last.map_or(next, |last| next.min(last));
+    if at_least > now { next.min(at_least) } else { next }
 }
 
 fn shown(time: Duration) -> String {
@@ -424,5 +395,34 @@ fn sessions(left: Left) -> String {
         Left::Counted(count) => format!("{count} sessions left"),
         Left::AtLeast(1) => "at least 1 session left".to_owned(),
         Left::AtLeast(count) => format!("at least {count} sessions left"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_is_bounded_and_one_comes_before_the_deadline() {
+        let now = Instant::now();
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        for (part, look, at_least, end, expected) in [
+            (10, 10, 0, 60_000, 1_000),
+            (200, 200, 0, 60_000, 2_000),
+            // Of a walk in many parts only the last one counts.
+            (200, 30_000, 0, 60_000, 2_000),
+            (3_000, 3_000, 0, 60_000, 5_000),
+            // The last look.
+            (3_000, 3_000, 0, 6_000, 3_000),
+            (3_000, 10, 0, 3_500, 2_500),
+            // The time for it has passed: then the deadline comes first.
+            (3_000, 3_000, 0, 2_000, 5_000),
+            // What is waited for anyway.
+            (3_000, 3_000, 700, 60_000, 700),
+        ] {
+            let [part, look] = [part, look].map(Duration::from_millis);
+            let next = next_look_after(now, part, look, after(at_least), after(end));
+            assert_eq!(next, after(expected), "{part:?} {look:?} {at_least} {end}");
+        }
     }
 }
