@@ -18,6 +18,7 @@ mod pins;
 mod show;
 mod signals;
 mod token;
+mod undo;
 mod walk;
 
 use std::io::{self, Write};
@@ -178,7 +179,12 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(ask(command)),
+        Ok(runtime) => {
+            let result = runtime.block_on(ask(command));
+            // A name that is still being looked up is not waited for: the deadline of a hook has passed.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(Failure::Unreachable(error.to_string())),
     };
     let Err(failure) = result else { return ExitCode::SUCCESS };
@@ -258,10 +264,13 @@ async fn count(asked: &Asked) -> Result<CountReply, Failure> {
     let mut all = CountReply::default();
     for part in 0..COUNTED_PARTS {
         let counts = ApiRequest::counts(asked.pool(), all.next.as_ref(), COUNTED_PART);
-        let reply: CountReply = match asked.send(&counts).await {
+        let mut reply: CountReply = match asked.send(&counts).await {
             Err(_) if part > 0 => break,
             reply => reply?,
         };
+        if part == 0 && !reply.complete && reply.next.is_none() {
+            reply = asked.send(&ApiRequest::counts(asked.pool(), None, walk::MOST)).await?;
+        }
         all.pins += reply.pins;
         for (node, sessions) in reply.nodes {
             *all.nodes.entry(node).or_default() += sessions;

@@ -334,3 +334,72 @@ fn an_instance_that_starts_while_a_primary_is_away_resolves_the_sessions_of_the_
     let path = format!("/v1/changes?pool=nodes&after={cursor}");
     eventually("all shards", || service.ask("GET", &path, "").status == 200);
 }
+
+/// Its keys are on two servers, and each is looked at once only: a count could miss them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_is_not_complete_while_a_slot_moves() {
+    let cluster = RedisCluster::start();
+    let store = Redis::open(&Options { timeout: Duration::from_secs(5), ..options(&cluster) }).unwrap();
+    eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+    for session in 0..100 {
+        resolve(&store, session, 1).await.unwrap();
+    }
+    let count = || async { store.count(&pool(), None, 1_000_000).await.unwrap() };
+    let all = count().await;
+    assert_eq!((all.complete, all.pins, all.next), (true, 100, None));
+
+    let (from, to) = (cluster.primary_of("{nodes/3}").unwrap(), cluster.primary_of("{nodes/4}"));
+    let primaries = cluster.primaries();
+    let to =
+        to.filter(|to| *to != from).unwrap_or_else(|| *primaries.iter().find(|to| **to != from).unwrap());
+    let (from, to) = (&cluster.servers[from], &cluster.servers[to]);
+    let slot = from.cli(&["CLUSTER", "KEYSLOT", "{nodes/3}"]).trim().to_owned();
+    let [from_id, to_id] = [from, to].map(|server| server.cli(&["CLUSTER", "MYID"]).trim().to_owned());
+    assert_eq!(to.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).trim(), "OK");
+    assert_eq!(from.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).trim(), "OK");
+    let moving = count().await;
+    assert_eq!((moving.complete, moving.next), (false, None));
+
+    // A slot of no session of this pool does not matter.
+    for server in [from, to] {
+        assert_eq!(server.cli(&["CLUSTER", "SETSLOT", &slot, "STABLE"]).trim(), "OK");
+    }
+    let other = from.cli(&["CLUSTER", "KEYSLOT", "{another}"]).trim().to_owned();
+    let owner = &cluster.servers[cluster.primary_of("{another}").unwrap()];
+    let elsewhere = if owner.cli(&["CLUSTER", "MYID"]).trim() == to_id { &from_id } else { &to_id };
+    assert_eq!(owner.cli(&["CLUSTER", "SETSLOT", &other, "MIGRATING", elsewhere]).trim(), "OK");
+    assert!(count().await.complete);
+
+    // Where the servers do not say who they are, each shard is looked at by itself, as often as it takes.
+    for server in &cluster.servers {
+        let deny = ["ACL", "SETUSER", "default", "-cluster|myid", "-cluster|nodes"];
+        assert_eq!(server.cli(&deny).trim(), "OK");
+    }
+    let all = count().await;
+    assert_eq!((all.complete, all.pins), (true, 100));
+}
+
+/// Where a call goes on is known to servers that the shards were on: with others it could miss some, or count some twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_does_not_go_on_at_other_servers() {
+    let cluster = RedisCluster::start();
+    let store = Redis::open(&Options { timeout: Duration::from_secs(5), ..options(&cluster) }).unwrap();
+    eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+    for session in 0..5000 {
+        resolve(&store, session, 1).await.unwrap();
+    }
+    let first = store.count(&pool(), None, 1000).await.unwrap();
+    let next = first.next.unwrap();
+    let on = store.count(&pool(), Some(&next), 1_000_000).await.unwrap();
+    assert!(on.complete && on.pins < 5000, "{on:?}");
+
+    let primary = cluster.primary_of("{nodes/3}").unwrap();
+    let replica = replica_of(&cluster, primary);
+    assert_eq!(cluster.servers[replica].cli(&["CLUSTER", "FAILOVER"]).trim(), "OK");
+    eventually_async("the roles to change", || async { cluster.primary_of("{nodes/3}") != Some(primary) })
+        .await;
+
+    let on = store.count(&pool(), Some(&next), 1_000_000).await.unwrap();
+    assert_eq!((on.complete, on.next, on.pins), (false, None, 0));
+    assert!(store.count(&pool(), None, 1_000_000).await.unwrap().complete);
+}

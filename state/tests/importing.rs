@@ -109,19 +109,25 @@ fn a_log_that_never_pauses_is_imported_as_it_grows() {
 fn a_signal_ends_an_import_with_what_was_read_and_a_summary() {
     let service = Service::in_memory();
     for (signal, code, name, id) in [("-TERM", 143, "SIGTERM", "ada"), ("-INT", 130, "SIGINT", "ben")] {
-        let mut importing = Running::start(&mut import(&service.url(), &[]));
+        let proxy = Between::start(service.address, &[], Does::Pass);
+        let mut importing = Running::start(&mut import(&proxy.url(), &[]));
         let mut log = importing.child.stdin.take().unwrap();
         writeln!(log, "warm-{id} {A}").unwrap();
         eventually("the first line", || session(&service, &format!("warm-{id}")).is_some());
+        proxy.does(Does::Say(503, "no healthy upstream"));
+        let before = proxy.requests().len();
         writeln!(log, "{id} {A}").unwrap();
-        // Less than a line waits: it was read, and is not sent.
-        std::thread::sleep(Duration::from_millis(50));
+        eventually("a failure", || proxy.requests().len() > before);
+        // It was read, and waits to be tried again.
+        proxy.does(Does::Pass);
 
         importing.signal(signal);
 
         let summary: Value = serde_json::from_str(&importing.line()).unwrap();
         assert_eq!(summary["claimed"], 2);
-        assert_eq!(importing.ends(), (Some(code), format!("berth: {name}: stopped reading lines\n")));
+        let (given, says) = importing.ends();
+        assert_eq!(given, Some(code));
+        assert!(says.ends_with(&format!("berth: {name}: stopped reading lines\n")), "{says}");
         assert!(session(&service, id).is_some());
         drop(log);
     }
@@ -184,6 +190,57 @@ fn a_service_that_goes_away_and_comes_back_costs_no_line() {
     let (code, says) = importing.ends();
     assert_eq!(code, Some(0), "{says}");
     assert!(says.contains("trying again each second") && says.contains("answers again"), "{says}");
+}
+
+/// A log that is followed may have no line for long. The time that a service has for its first answer begins with the first call.
+#[test]
+fn a_first_line_that_comes_late_waits_for_a_service_that_restarts() {
+    let service = Service::in_memory();
+    let proxy = Between::start(service.address, &[], Does::Say(503, "no healthy upstream"));
+    let mut importing = Running::start(&mut import(&proxy.url(), &[]));
+    let mut log = importing.child.stdin.take().unwrap();
+    std::thread::sleep(Duration::from_millis(10_500));
+
+    writeln!(log, "ada {A}").unwrap();
+    eventually("a failure", || !proxy.requests().is_empty());
+    proxy.does(Does::Pass);
+
+    eventually("the line", || session(&service, "ada").is_some());
+    drop(log);
+    assert_eq!(importing.ends().0, Some(0));
+}
+
+#[test]
+fn a_signal_while_the_service_is_away_says_how_much_was_read() {
+    let service = Service::in_memory();
+    let proxy = Between::start(service.address, &[], Does::Pass);
+    let mut importing = Running::start(&mut import(&proxy.url(), &[]));
+    let mut log = importing.child.stdin.take().unwrap();
+    writeln!(log, "first {A}").unwrap();
+    eventually("the first line", || session(&service, "first").is_some());
+    proxy.does(Does::Say(503, "no healthy upstream"));
+    // More than a batch, and less than is read ahead.
+    for line in 0..700 {
+        writeln!(log, "s{line} {A}").unwrap();
+    }
+    let before = proxy.requests().len();
+    eventually("a failure", || proxy.requests().len() > before + 1);
+
+    importing.signal("-TERM");
+
+    let (code, says) = importing.ends();
+    assert_eq!(code, Some(143), "{says}");
+    assert!(says.contains("700 sessions were read and are not imported"), "{says}");
+}
+
+#[test]
+fn a_line_without_an_end_is_left_out() {
+    let service = Service::in_memory();
+    let text = format!("{}\nada {A}\n{} {A}", "x".repeat(200_000), "y".repeat(200_000));
+    let output = import_text(&service, &text, &[]);
+    let (code, says) = failure(&output);
+    assert_eq!((code, &summary(&output)["claimed"]), (Some(1), &json!(1)), "{says}");
+    assert!(says.contains("line 1: is too long") && says.contains("line 3: is too long"), "{says}");
 }
 
 /// It may be starting; but one that is not there at all ends the import, and the summary says what became of the lines.

@@ -80,9 +80,10 @@ pub(super) async fn ask_within<T: DeserializeOwned>(
     read(&client.ask_within(time, method, path, body).await?)
 }
 
+/// A page of something in between, such as a maintenance page with status 200, is no answer of the service.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body)
-        .map_err(|error| Failure::Refused(format!("the answer is not that of a state service: {error}")))
+        .map_err(|error| Failure::Unreachable(format!("the answer is not that of a state service: {error}")))
 }
 
 fn line(value: &impl Serialize) -> Result<String, Failure> {

@@ -35,7 +35,7 @@ use super::signals::stopped;
 const PAUSE: Duration = Duration::from_millis(200);
 /// One call with its connection. A service that hangs is left, and a new connection may lead to another instance.
 const CALL: Duration = Duration::from_secs(5);
-/// A service that never answered is given up after this time: it may be starting, or not be there at all.
+/// A service that never answered is given up so long after the first call: it may be starting, or not be there at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// What was read before a signal is sent in this time.
 const LAST: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ pub(super) async fn run(importing: &Importing, server: &Server) -> Result<(), Fa
         replace: importing.replace,
         batch: BTreeMap::new(),
         oldest: None,
-        began: Instant::now(),
+        began: None,
         was_answered: false,
         lines: 0,
         has_warned_of_blanks: false,
@@ -122,7 +122,8 @@ struct Import<'a> {
     batch: BTreeMap<SessionKey, NodeId>,
     /// When the first of the batch was read.
     oldest: Option<Instant>,
-    began: Instant,
+    /// When the service was first asked.
+    began: Option<Instant>,
     was_answered: bool,
     lines: u64,
     has_warned_of_blanks: bool,
@@ -184,7 +185,12 @@ impl Import<'_> {
             }
             self.send().await
         };
-        timeout(LAST, rest).await.unwrap_or(Ok(()))?;
+        let sent = timeout(LAST, rest).await.unwrap_or(Ok(()));
+        // What is still here is not imported, and is counted.
+        while let Ok(line) = lines.try_recv() {
+            self.take(line)?;
+        }
+        sent?;
         Err(Failure::Stopped(number, format!("{name}: stopped reading lines")))
     }
 
@@ -266,6 +272,7 @@ impl Import<'_> {
             sessions: self.batch.iter().map(ask).collect(),
         };
         let request = ApiRequest::resolve(&request);
+        let began = *self.began.get_or_insert_with(Instant::now);
         let mut is_away = false;
         loop {
             match self.asked.send_within::<ResolveReply>(CALL, &request).await {
@@ -277,7 +284,7 @@ impl Import<'_> {
                     return Ok(reply.pins);
                 }
                 Err(failure) if !failure.may_pass() => return Err(failure),
-                Err(failure) if !self.was_answered && self.began.elapsed() >= FIRST_ANSWER => {
+                Err(failure) if !self.was_answered && began.elapsed() >= FIRST_ANSWER => {
                     return Err(failure);
                 }
                 Err(failure) => {

@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::http::raw;
 
@@ -15,6 +16,8 @@ pub enum Does {
     Say(u16, &'static str),
     /// No answer, and the connection stays open.
     Hang,
+    /// It passes the request on at once, and the answer so many milliseconds after that.
+    Late(u64),
 }
 
 /// A proxy in front of the service at an address.
@@ -24,6 +27,7 @@ pub struct Between {
 }
 
 struct State {
+    words: &'static str,
     /// For the first requests, one each.
     first: Vec<Does>,
     then: Does,
@@ -33,9 +37,15 @@ struct State {
 
 impl Between {
     pub fn start(service: SocketAddr, first: &[Does], then: Does) -> Self {
+        Self::of("", service, first, then)
+    }
+
+    /// For requests with these words in their first line only; it passes all others on.
+    pub fn of(words: &'static str, service: SocketAddr, first: &[Does], then: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State { first: first.to_vec(), then, requests: Vec::new(), hanging: Vec::new() };
+        let (first, requests, hanging) = (first.to_vec(), Vec::new(), Vec::new());
+        let state = State { words, first, then, requests, hanging };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -82,15 +92,26 @@ fn serve(mut stream: TcpStream, service: SocketAddr, state: &Mutex<State>) {
     reader.read_exact(&mut body).unwrap();
     let does = {
         let mut state = state.lock().unwrap();
-        state.requests.push(head.lines().next().unwrap().to_owned());
-        if state.first.is_empty() { state.then } else { state.first.remove(0) }
+        let line = head.lines().next().unwrap().to_owned();
+        let is_other = !line.contains(state.words);
+        state.requests.push(line);
+        if is_other {
+            Does::Pass
+        } else if state.first.is_empty() {
+            state.then
+        } else {
+            state.first.remove(0)
+        }
     };
     let (status, kind, text) = match does {
         Does::Hang => return state.lock().unwrap().hanging.push(stream),
         Does::Say(status, text) => (status, "text/plain", text.to_owned()),
-        Does::Pass => {
+        Does::Pass | Does::Late(_) => {
             let request = [format!("{head}connection: close\r\n\r\n").into_bytes(), body].concat();
             let reply = raw(service, &request);
+            if let Does::Late(milliseconds) = does {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+            }
             (reply.status, "application/json", reply.body)
         }
     };

@@ -1,6 +1,6 @@
 //! Reads lines of a session and its node, beside what is done with them, and says what is wrong with a line.
 
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use berth_core::session::{MAX_SESSION_ID, SessionId};
 use berth_core::wire::{MAX_SESSIONS, NodeId};
@@ -8,21 +8,40 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::operator::arguments;
 
+/// Many times what a session and a node have. A longer line is only looked through for its end, so that a file without lines
+/// is not held in memory.
+const MAX_LINE: usize = 64 << 10;
 /// Lines that were read and not looked at yet. At this many reading waits.
 const AHEAD: usize = 4 * MAX_SESSIONS;
 
-/// The lines of this input.
+/// The lines of this input, without their ends. Of one that is too long it has the beginning, by which [`read`] knows it.
 pub(super) fn lines(input: Box<dyn Read + Send>) -> Receiver<io::Result<Vec<u8>>> {
     let (sender, receiver) = channel(AHEAD);
     // A thread of its own: reading a pipe cannot be given up.
     std::thread::spawn(move || {
-        for line in BufReader::new(input).split(b'\n') {
+        let mut input = BufReader::new(input);
+        while let Some(line) = line(&mut input).transpose() {
             if sender.blocking_send(line).is_err() {
                 return;
             }
         }
     });
     receiver
+}
+
+fn line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    // One byte more than a line has: its end, or what tells that it is too long.
+    let most = MAX_LINE as u64 + 1;
+    if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() > MAX_LINE {
+        input.skip_until(b'\n')?;
+    }
+    Ok(Some(line))
 }
 
 /// What a line says.
@@ -36,6 +55,9 @@ pub(super) struct Placed {
 
 /// Session and node of a line: the node is what follows the last blank or tab. `None` if one of them is not known.
 pub(super) fn read(line: &[u8]) -> Result<Option<Placed>, String> {
+    if line.len() > MAX_LINE {
+        return Err(format!("is too long: a line has {MAX_LINE} bytes at most"));
+    }
     let line = line.trim_ascii();
     if line.is_empty() {
         return Ok(None);
@@ -110,6 +132,24 @@ mod tests {
         }
         assert!(read(b"with blank\t10.0.0.1:80").unwrap().unwrap().has_blanks);
         assert!(!read(b" ada\t10.0.0.1:80").unwrap().unwrap().has_blanks);
+    }
+
+    #[test]
+    fn a_line_has_a_bound_and_its_end_or_the_inputs() {
+        let long = "x".repeat(MAX_LINE);
+        for (text, lengths) in [
+            (String::new(), &[][..]),
+            ("a\n\nb".to_owned(), &[1, 0, 1]),
+            (format!("{long}\na"), &[MAX_LINE, 1]),
+            (format!("{long}x\na"), &[MAX_LINE + 1, 1]),
+            (format!("{long}{long}\na\n"), &[MAX_LINE + 1, 1]),
+            (format!("{long}{long}"), &[MAX_LINE + 1]),
+        ] {
+            let mut input = text.as_bytes();
+            let all = std::iter::from_fn(|| line(&mut input).unwrap()).map(|line| line.len());
+            assert_eq!(all.collect::<Vec<_>>(), lengths);
+        }
+        assert!(read(&vec![b'x'; MAX_LINE + 1]).unwrap_err().contains("too long"));
     }
 
     #[test]

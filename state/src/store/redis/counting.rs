@@ -5,8 +5,10 @@
 //! count as looked at. Keys are walked through in the order of a hash, so a part is a fair sample of the sessions.
 //!
 //! A `SCAN` goes on from a cursor that only its own server knows. In a Cluster the position therefore names the servers that the
-//! shards were on: once these are others, the walk begins again. One server that is restarted, or replaced behind its
-//! address, is not noticed.
+//! shards were on: once these are others, it is of no use, and the answer says so by being neither complete nor going on. The
+//! same goes for a walk at whose end the servers are others, or the slot of a shard is on its way: its keys are on two servers.
+//! One server that is restarted, or replaced behind its address, is not noticed; nor is a slot that went and came back.
+//! Servers that do not say who they are (`CLUSTER MYID` is not allowed) are walked through for each shard, and no move is seen.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -33,8 +35,11 @@ impl Redis {
         limit: usize,
     ) -> Result<CountReply, StoreError> {
         let servers = self.servers(pool).await?;
-        let (first, mut cursor) =
-            after.and_then(|after| servers.position(after)).unwrap_or_else(|| (0, "0".to_owned()));
+        let (first, mut cursor) = match after.map(|after| servers.position(after)) {
+            Some(Place::Here(index, cursor)) => (index, cursor),
+            Some(Place::Lost) => return Ok(CountReply::default()),
+            Some(Place::Unknown) | None => (0, "0".to_owned()),
+        };
         let (mut reply, mut looked_at, began) = (CountReply::default(), 0, Instant::now());
         for (index, server) in servers.shards.iter().enumerate().skip(first) {
             // While the server resizes its table it may name a key twice.
@@ -44,7 +49,8 @@ impl Redis {
                 if looked_at >= limit || began.elapsed() >= PART {
                     return Ok(here(reply));
                 }
-                let next = match self.count_step(pool, server, &cursor, &mut seen, &mut reply).await {
+                let next = match self.count_step(pool, &servers, server, &cursor, &mut seen, &mut reply).await
+                {
                     // What was counted is worth an answer.
                     Err(StoreError::Timeout) if looked_at > 0 => return Ok(here(reply)),
                     next => next?,
@@ -56,13 +62,14 @@ impl Redis {
                 }
             }
         }
-        Ok(CountReply { complete: true, ..reply })
+        Ok(CountReply { complete: self.have_stayed(pool, &servers).await?, ..reply })
     }
 
     /// Looks at the next keys of the server that has this shard. Returns its next cursor.
     async fn count_step(
         &self,
         pool: &PoolName,
+        servers: &Servers,
         server: &Shard,
         cursor: &str,
         seen: &mut HashSet<SessionKey>,
@@ -74,6 +81,7 @@ impl Redis {
         let keys = list(keys)?.iter().map(text).collect::<Result<Vec<_>, _>>()?;
         // Keys of another form are another program's.
         let pins = keys.into_iter().filter_map(|pin| Some((Shard::of_pin(pool, pin)?.1, pin)));
+        let pins = pins.filter(|(key, _)| !servers.are_unnamed() || server.holds(*key));
         let pins: Vec<_> = pins.filter(|(key, _)| !seen.contains(key)).collect();
         let known: Vec<SessionKey> = pins.iter().map(|(key, _)| *key).collect();
         let groups = super::by_shard(pool, pins.into_iter()).into_iter().map(|(shard, pins)| {
@@ -104,7 +112,12 @@ impl Redis {
         };
         self.link.run(Shard::all(pool).map(probe).collect(), false).await?;
         let name = |shard: Shard| Group { shard, steps: vec![Step::command("CLUSTER").arg("MYID")] };
-        let answers = self.link.run(Shard::all(pool).map(name).collect(), false).await?;
+        let answers = match self.link.run(Shard::all(pool).map(name).collect(), false).await {
+            Err(StoreError::Refused(_)) => {
+                return Ok(Servers { shards: Shard::all(pool).collect(), names: UNNAMED });
+            }
+            answers => answers?,
+        };
         let mut servers = Servers { shards: Vec::new(), names: FNV_OFFSET };
         let mut known = HashSet::new();
         for (shard, answers) in Shard::all(pool).zip(&answers) {
@@ -116,6 +129,51 @@ impl Redis {
         }
         Ok(servers)
     }
+
+    /// Whether the shards are still on these servers, and no slot of theirs is on its way to another.
+    async fn have_stayed(&self, pool: &PoolName, servers: &Servers) -> Result<bool, StoreError> {
+        if !self.link.is_cluster() {
+            return Ok(true);
+        }
+        // Before the names: what begins to move after this had its keys where they were looked for, or the names are others.
+        let nodes = |shard: &Shard| Group {
+            shard: shard.clone(),
+            steps: vec![Step::command("CLUSTER").arg("NODES")],
+        };
+        match self.link.run(servers.shards.iter().map(nodes).collect(), false).await {
+            // It is not allowed.
+            Err(StoreError::Refused(_)) => {}
+            answers => {
+                let slots: HashSet<u16> = Shard::all(pool).map(|shard| slot(shard.slot_key())).collect();
+                for answers in answers? {
+                    let nodes = text(answers.values.first().ok_or_else(|| misread("a server's slots"))?)?;
+                    if moving(nodes).any(|slot| slots.contains(&slot)) {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(self.servers(pool).await?.names == servers.names)
+    }
+}
+
+/// The slots that are on their way to or from the server that wrote this answer to `CLUSTER NODES`: `[93-<-id]`, `[77->-id]`.
+fn moving(nodes: &str) -> impl Iterator<Item = u16> {
+    let own =
+        nodes.lines().filter(|line| line.split(' ').nth(2).is_some_and(|flags| flags.contains("myself")));
+    let slots = own.flat_map(|line| line.split_whitespace().filter_map(|word| word.strip_prefix('[')));
+    slots.filter_map(|slot| slot.split('-').next()?.parse().ok())
+}
+
+/// The slot of a key with a hash tag: CRC-16/XMODEM of the tag (Redis Cluster specification, "Hash tags").
+fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or(key, |(tag, _)| tag);
+    let crc = tag.bytes().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    });
+    crc % 16_384
 }
 
 /// The servers that have a pool's shards.
@@ -124,6 +182,21 @@ struct Servers {
     shards: Vec<Shard>,
     /// A hash of which server has which shard; 0 if there is only one server.
     names: u64,
+}
+
+/// Instead of the hash, if the servers do not say who they are. Then each shard has an entry, and what is found of others beside
+/// it is passed over.
+const UNNAMED: u64 = 1;
+
+/// Where a count goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// At this server, from its `SCAN` cursor.
+    Here(usize, String),
+    /// At servers of which some are others by now.
+    Lost,
+    /// It is a position of something else.
+    Unknown,
 }
 
 impl Servers {
@@ -136,13 +209,26 @@ impl Servers {
         format!("s{index:x}.{cursor}.{:x}", self.names).parse().ok()
     }
 
-    fn position(&self, cursor: &Cursor) -> Option<(usize, String)> {
-        let mut parts = cursor.as_str().strip_prefix('s')?.split('.');
-        let (index, cursor, names) = (parts.next()?, parts.next()?, parts.next()?);
-        let index = usize::from_str_radix(index, 16).ok().filter(|index| *index < self.shards.len())?;
-        let is_cursor = cursor.parse::<u64>().is_ok();
-        let is_same = u64::from_str_radix(names, 16) == Ok(self.names);
-        (is_cursor && is_same && parts.next().is_none()).then(|| (index, cursor.to_owned()))
+    fn position(&self, cursor: &Cursor) -> Place {
+        let read = || {
+            let mut parts = cursor.as_str().strip_prefix('s')?.split('.');
+            let (index, cursor, names) = (parts.next()?, parts.next()?, parts.next()?);
+            let index = usize::from_str_radix(index, 16).ok()?;
+            let names = u64::from_str_radix(names, 16).ok()?;
+            (cursor.parse::<u64>().is_ok() && parts.next().is_none())
+                .then(|| (index, cursor.to_owned(), names))
+        };
+        match read() {
+            Some((index, cursor, names)) if index < self.shards.len() && names == self.names => {
+                Place::Here(index, cursor)
+            }
+            Some(_) => Place::Lost,
+            None => Place::Unknown,
+        }
+    }
+
+    fn are_unnamed(&self) -> bool {
+        self.names == UNNAMED
     }
 }
 
@@ -167,12 +253,27 @@ mod tests {
         let there = servers(3, u64::MAX);
         let cursor = there.cursor(2, "18446744073709551615").unwrap();
 
-        assert_eq!(there.position(&cursor), Some((2, u64::MAX.to_string())));
+        assert_eq!(there.position(&cursor), Place::Here(2, u64::MAX.to_string()));
         for others in [servers(2, u64::MAX), servers(3, 7), servers(1, 0)] {
-            assert_eq!(others.position(&cursor), None);
+            assert_eq!(others.position(&cursor), Place::Lost);
         }
-        for text in ["s", "s0", "s0.1", "s0.1.2.3", "s9.1.0", "sx.1.0", "s0.-.0", "r.0~1-1", "m1-2"] {
-            assert_eq!(servers(1, 0).position(&text.parse().unwrap()), None, "{text}");
+        for text in ["s", "s0", "s0.1", "s0.1.2.3", "sx.1.0", "s0.-.0", "r.0~1-1", "m1-2"] {
+            assert_eq!(servers(1, 0).position(&text.parse().unwrap()), Place::Unknown, "{text}");
         }
+    }
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        // The check value of CRC-16/XMODEM.
+        assert_eq!(slot("a{123456789}b"), 0x31c3);
+        assert_eq!(slot("foo"), 12_182);
+    }
+
+    #[test]
+    fn a_slot_that_moves_is_seen_in_the_servers_own_line() {
+        let nodes = "aa 127.0.0.1:1@2 master - 0 0 1 connected 0-99 [7->-bb]\n\
+                     bb 127.0.0.1:3@4 myself,master - 0 0 2 connected 100-200 [93-<-aa] [150->-aa]\n";
+        assert_eq!(moving(nodes).collect::<Vec<_>>(), [93, 150]);
+        assert_eq!(moving("").count(), 0);
     }
 }
