@@ -125,6 +125,26 @@ pub(crate) async fn what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store
     assert_eq!((records[0].state, records[0].forgotten), (NodeState::Standby, false));
 }
 
+/// All that is counted from this position on. A busy machine does it in several parts, each of which has its time.
+async fn count_on(store: &dyn Store, name: &PoolName, after: Option<Cursor>) -> (CountReply, usize) {
+    let (mut next, mut parts, mut sum) = (after, 0, CountReply::default());
+    loop {
+        let limit = if parts == 0 && next.is_none() { 10_000_000 } else { 500 };
+        let part = store.count(name, next.as_ref(), limit).await.unwrap();
+        assert_eq!(part.complete, part.next.is_none());
+        sum.pins += part.pins;
+        for (node, count) in part.nodes {
+            *sum.nodes.entry(node).or_default() += count;
+        }
+        parts += 1;
+        assert!(parts < 1000, "the walk ends");
+        if part.complete {
+            return (CountReply { complete: true, ..sum }, parts);
+        }
+        next = part.next;
+    }
+}
+
 pub(crate) async fn sessions_of_each_node_are_counted_within_a_limit(store: &dyn Store) {
     // More than one step of a store that looks at a thousand keys in each.
     for first in (0..2400).step_by(200) {
@@ -135,30 +155,25 @@ pub(crate) async fn sessions_of_each_node_are_counted_within_a_limit(store: &dyn
     store.end(&pool("count"), key("counted-0"), Millis(0), None).await.unwrap();
     store.resolve(&request("countless", vec![ask("counted-1", &[3], &[])])).await.unwrap();
 
-    let all = store.count(&pool("count"), None, 10_000_000).await.unwrap();
+    let (all, _) = count_on(store, &pool("count"), None).await;
     let part = store.count(&pool("count"), None, 1000).await.unwrap();
 
     let nodes = [(node(1), 799), (node(2), 1600)].into_iter().collect();
     assert_eq!(all, CountReply { pins: 2399, complete: true, nodes, next: None });
     assert!(!part.complete && part.pins < 2399, "{part:?}");
-    let none = store.count(&pool("counted-nowhere"), None, 10_000_000).await.unwrap();
+    let (none, _) = count_on(store, &pool("counted-nowhere"), None).await;
     assert_eq!(none, CountReply { complete: true, ..CountReply::default() });
 
     // Part by part they are the same.
-    let (mut next, mut parts, mut sum) = (part.next.clone(), 1, part);
-    while let Some(after) = next {
-        let part = store.count(&pool("count"), Some(&after), 500).await.unwrap();
-        sum.pins += part.pins;
-        for (node, count) in part.nodes {
-            *sum.nodes.entry(node).or_default() += count;
-        }
-        assert_eq!(part.complete, part.next.is_none());
-        (next, parts) = (part.next, parts + 1);
-        assert!(parts < 1000, "the walk ends");
+    let (rest, parts) = count_on(store, &pool("count"), part.next.clone()).await;
+    assert!(parts > 1, "{parts}");
+    let mut sum = part;
+    sum.pins += rest.pins;
+    for (node, count) in rest.nodes {
+        *sum.nodes.entry(node).or_default() += count;
     }
-    assert!(parts > 2, "{parts}");
     assert_eq!((sum.pins, sum.nodes), (all.pins, all.nodes));
     // A position of another store is the beginning.
     let other: Cursor = "z-1".parse().unwrap();
-    assert_eq!(store.count(&pool("count"), Some(&other), 10_000_000).await.unwrap().pins, 2399);
+    assert_eq!(count_on(store, &pool("count"), Some(other)).await.0.pins, 2399);
 }
