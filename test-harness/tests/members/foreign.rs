@@ -100,7 +100,7 @@ async fn the_cost_of_a_look_beside_foreign_clusters() {
     assert!(busy.2 >= 1.0, "no look in {MEASURED:?}");
     let main = (busy.0 - idle.0).max(0.0);
     println!(
-        "look: {:.2} MB, {:.1} ms of the main thread, {:.1} ms of the worker; {:.0} looks in {MEASURED:?} take {:.1} % of the main thread",
+        "look: {:.3} MB, {:.1} ms of the main thread, {:.1} ms of the worker; {:.0} looks in {MEASURED:?} take {:.1} % of the main thread",
         bytes as f64 / 1e6,
         main / busy.2,
         (busy.1 - idle.1).max(0.0) / busy.2,
