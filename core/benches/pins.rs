@@ -101,7 +101,7 @@ fn hit(criterion: &mut Criterion) {
             });
         });
         group.bench_function(BenchmarkId::new("berth by wire", size), |bencher| {
-            bencher.iter(|| pins.outdate(next().1, 0));
+            bencher.iter(|| pins.outdate(next().1, 0, 0));
         });
         group.bench_function(BenchmarkId::new("berth miss", size), |bencher| {
             bencher.iter(|| pins.get(PinKey(!next().0.0), NOW));

@@ -25,6 +25,7 @@ mod notices;
 mod refresh;
 mod release;
 mod reply;
+mod stores;
 mod touches;
 
 use std::cmp::Ordering;
@@ -33,7 +34,7 @@ use std::rc::Rc;
 
 use crate::attributes::Attributes;
 use crate::breaker::{Breaker, BreakerPolicy, Permit};
-use crate::changelog::{News, superseding};
+use crate::changelog::{Change, News};
 use crate::coalescer::{Coalescer, CoalescerLimits, Join, Released};
 use crate::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
 use crate::counters::Counters;
@@ -46,7 +47,7 @@ use crate::placement::{self, NoPlacement, Placement};
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
 use crate::time::{Millis, Timer};
-use crate::wire::PoolName;
+use crate::wire::{PoolName, StoreId};
 
 pub use crate::call::{CallFailure, Caller};
 pub use call::{Call, CallId};
@@ -60,6 +61,7 @@ use lookup::Lookup;
 use notices::Notices;
 use refresh::Refresh;
 use release::Releases;
+use stores::Stores;
 use touches::Touches;
 
 /// How long requests wait in all while a worker has just started, for the first members and for the first answer of the
@@ -72,6 +74,8 @@ const MAINTENANCE_TIMEOUT: Millis = Millis(1_000);
 /// How long the pin of an id that Berth has just made lives until its client sends it: longer than a page with all it loads
 /// takes. A browser that begins several sessions at once keeps one of them.
 pub const ISSUED: Millis = Millis(60_000);
+/// A clock that is slewed stays within this. What is further back was set back.
+const SET_BACK: Millis = Millis(1_000);
 /// Sessions of one call: a quarter of what the service takes, so that no call holds up others.
 const BATCH: usize = 64;
 
@@ -150,6 +154,8 @@ pub enum Event {
     StateBack,
     /// The name of this node cannot be the name of a pin's owner.
     Unnameable(String),
+    /// Answers come from these two stores in turn, and each has pins of its own.
+    TwoStores(StoreId, StoreId),
 }
 
 /// One pool's sessions.
@@ -166,6 +172,7 @@ pub struct Affinity {
     notices: Notices,
     breaker: Breaker,
     touches: Touches,
+    stores: Stores,
     refresh: Refresh,
     unclaimed: Unclaimed,
     ends: Ends,
@@ -177,6 +184,8 @@ pub struct Affinity {
     start_failure: String,
     /// Grows when changes were missed: an answer that was asked for before is only a hint.
     epoch: u32,
+    /// The latest time that a tick said.
+    latest: Millis,
     /// The members' names were not known in the latest snapshot.
     is_nameless: bool,
     jitter: u64,
@@ -229,6 +238,7 @@ impl Affinity {
             notices: Notices::default(),
             breaker: Breaker::new(breaker),
             touches: Touches::new(*shortest_ttl),
+            stores: Stores::default(),
             refresh: Refresh::default(),
             unclaimed: Unclaimed::default(),
             ends: Ends::default(),
@@ -236,6 +246,7 @@ impl Affinity {
             due: Due::default(),
             start_failure: String::new(),
             epoch: 0,
+            latest: Millis(0),
             is_nameless: false,
             jitter: seed,
             events: VecDeque::new(),
@@ -253,6 +264,7 @@ impl Affinity {
         let fits = state.cluster == before.cluster && state.pins == before.pins;
         if fits {
             self.lookups.succeed(&former.lookups);
+            self.stores.clone_from(&former.stores);
             // Another token, host or timeout is another chance.
             if state == before {
                 self.breaker.succeed(&former.breaker);
@@ -364,11 +376,12 @@ impl Affinity {
                 }
             }
             News::Changes(changes) => {
-                for (key, version) in changes {
+                for (key, change) in changes {
                     let wire = WireKey::from(key);
-                    match superseding(version) {
-                        Some(session_version) => self.pins.supersede(wire, session_version),
-                        None => self.pins.outdate(wire, version),
+                    match change {
+                        Change::Pinned { version, node } => self.pins.outdate(wire, version, node),
+                        Change::Ended => self.pins.remove_by_wire(wire).is_some(),
+                        Change::Superseded(version) => self.pins.supersede(wire, version.unwrap_or(u32::MAX)),
                     };
                     self.doubt_answers_about(wire);
                 }
@@ -391,6 +404,7 @@ impl Affinity {
 
     /// Time passed: overdue requests go on, and maintenance may call.
     pub fn handle_tick(&mut self, now: Millis) {
+        self.handle_clock(now);
         let overdue = self.lookups.overdue(now);
         if self.lookups.take_failed_start() {
             self.start_failed(now);
@@ -404,6 +418,16 @@ impl Affinity {
         }
         self.due = Due { touch: is_due, refresh: is_due, ends: is_due };
         self.counters.add(Counter::Dropped(Dropped::Pin).index(), self.pins.take_dropped(now));
+    }
+
+    /// A clock that was set back must not keep pins beyond the store's time: from then on they are only hints.
+    fn handle_clock(&mut self, now: Millis) {
+        let was_set_back = now + SET_BACK < self.latest;
+        if was_set_back {
+            self.epoch = self.epoch.wrapping_add(1);
+            self.pins.expire_all();
+        }
+        self.latest = if was_set_back { now } else { self.latest.max(now) };
     }
 
     /// What the log is to say next.

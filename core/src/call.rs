@@ -18,6 +18,8 @@ pub struct CallFailure {
     pub result: CallResult,
     /// The answer was 404.
     pub is_missing: bool,
+    /// The answer was 400: it is not as the service wants it, perhaps since that is an older one.
+    pub is_refused: bool,
     /// The length of the answer's body, in bytes; 0 without one.
     pub size: usize,
     /// For the log: the answer's status and the beginning of its body, or why there was no answer.
@@ -28,6 +30,12 @@ impl CallFailure {
     /// A failure without an answer.
     #[must_use]
     pub fn new(detail: &str) -> Self {
-        Self { result: CallResult::Failed, is_missing: false, size: 0, detail: detail.to_owned() }
+        Self {
+            result: CallResult::Failed,
+            is_missing: false,
+            is_refused: false,
+            size: 0,
+            detail: detail.to_owned(),
+        }
     }
 }

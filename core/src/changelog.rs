@@ -6,35 +6,69 @@
 
 use std::collections::VecDeque;
 
+use xxhash_rust::xxh64::xxh64;
+
 use crate::wire::SessionKey;
 
 /// What a tick may miss: at ten ticks a second, 40,000 changes a second.
 pub const CAPACITY: usize = 4_096;
-/// The version that outdates every other: the session has ended.
-pub const ENDED: u64 = u64::MAX;
-/// No version of a pin: its owner is the same, and its token has the version in the lower half.
-const SUPERSEDED: u64 = 1 << 63;
-
-/// What is appended if a session's token was replaced by one of this version.
-#[must_use]
-pub fn superseded_by(session_version: u32) -> u64 {
-    SUPERSEDED | u64::from(session_version)
+/// What became of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It has this pin now. What is known of it is compared with both: after a write that the store lost, two nodes may have
+    /// had the same version.
+    Pinned {
+        /// The pin's version.
+        version: u64,
+        /// The owner, as [`digest`] has it.
+        node: u64,
+    },
+    /// It has no pin any more.
+    Ended,
+    /// Its pin stays, but there is news of it: its token was replaced by one of this version; `None` if that is not known, or
+    /// if the news is another.
+    Superseded(Option<u32>),
 }
 
-/// The version of the token, if that is what a change says.
+/// A node's name, short enough for a record of fixed size.
 #[must_use]
-pub fn superseding(version: u64) -> Option<u32> {
-    u32::try_from(version ^ SUPERSEDED).ok()
+pub fn digest(node: &str) -> u64 {
+    xxh64(node.as_bytes(), 0)
 }
 
-const RECORD: usize = 24;
+/// A version that no pin has.
+const ENDED: u64 = u64::MAX;
+/// The same; then the token's version stands in place of the node.
+const SUPERSEDED: u64 = u64::MAX - 1;
+/// In place of a token's version: it is not known.
+const UNKNOWN: u64 = u64::MAX;
+
+impl Change {
+    fn encode(self) -> (u64, u64) {
+        match self {
+            Self::Pinned { version, node } => (version.min(SUPERSEDED - 1), node),
+            Self::Ended => (ENDED, 0),
+            Self::Superseded(version) => (SUPERSEDED, version.map_or(UNKNOWN, u64::from)),
+        }
+    }
+
+    fn decode(version: u64, node: u64) -> Self {
+        match version {
+            ENDED => Self::Ended,
+            SUPERSEDED => Self::Superseded(u32::try_from(node).ok()),
+            version => Self::Pinned { version, node },
+        }
+    }
+}
+
+const RECORD: usize = 32;
 
 /// The latest changes of a pool's pins.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ChangeLog {
     head: Head,
     /// The last of them has the number `head.next - 1`.
-    changes: VecDeque<(SessionKey, u64)>,
+    changes: VecDeque<(SessionKey, Change)>,
 }
 
 /// How far a log goes; published beside it, so that a reader that is up to date copies only this.
@@ -62,8 +96,8 @@ impl Head {
 }
 
 impl ChangeLog {
-    /// Appends changes: the session and the version that it has now, or [`ENDED`].
-    pub fn append(&mut self, changes: impl IntoIterator<Item = (SessionKey, u64)>) {
+    /// Appends what became of sessions.
+    pub fn append(&mut self, changes: impl IntoIterator<Item = (SessionKey, Change)>) {
         for change in changes {
             self.changes.push_back(change);
             self.head.next += 1;
@@ -91,9 +125,11 @@ impl ChangeLog {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16 + RECORD * self.changes.len());
         bytes.extend_from_slice(&self.head.encode());
-        for (key, version) in &self.changes {
+        for (key, change) in &self.changes {
+            let (version, node) = change.encode();
             bytes.extend_from_slice(key.as_bytes());
             bytes.extend_from_slice(&version.to_le_bytes());
+            bytes.extend_from_slice(&node.to_le_bytes());
         }
         bytes
     }
@@ -107,8 +143,11 @@ impl ChangeLog {
             return None;
         }
         let read = |record: &[u8; RECORD]| {
-            let (key, version) = record.split_first_chunk::<16>()?;
-            Some((SessionKey::from_bytes(*key), u64::from_le_bytes(version.try_into().ok()?)))
+            let (key, change) = record.split_first_chunk::<16>()?;
+            let (version, node) = change.split_first_chunk::<8>()?;
+            let change =
+                Change::decode(u64::from_le_bytes(*version), u64::from_le_bytes(node.try_into().ok()?));
+            Some((SessionKey::from_bytes(*key), change))
         };
         Some(Self { head: Head::decode(head)?, changes: records.iter().map(read).collect::<Option<_>>()? })
     }
@@ -126,7 +165,7 @@ pub enum News {
     /// Any of the pool's pins may have changed: from now on they are only hints.
     Missed,
     /// Outdate these pins.
-    Changes(Vec<(SessionKey, u64)>),
+    Changes(Vec<(SessionKey, Change)>),
 }
 
 impl Reader {
@@ -154,8 +193,9 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn change(number: u64) -> (SessionKey, u64) {
-        (SessionKey::new("nodes", &number.to_le_bytes()), number + 2)
+    fn change(number: u64) -> (SessionKey, Change) {
+        let node = digest("10.0.0.1:80");
+        (SessionKey::new("nodes", &number.to_le_bytes()), Change::Pinned { version: number + 2, node })
     }
 
     #[test]
@@ -214,20 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_tokens_are_told_from_those_of_pins() {
-        for version in [0, 7, u32::MAX] {
-            assert_eq!(superseding(superseded_by(version)), Some(version));
-        }
-        for version in [0, 1, u64::from(u32::MAX), ENDED] {
-            assert_eq!(superseding(version), None);
-        }
-    }
-
-    #[test]
     fn what_is_published_is_what_is_read_and_nothing_else_is() {
         let mut log = ChangeLog::default();
         log.append((0..5_000).map(change));
-        log.append([(change(7).0, ENDED)]);
+        let others = [0, 7, u32::MAX].map(|version| Change::Superseded(Some(version)));
+        let others = others.into_iter().chain([Change::Ended, Change::Superseded(None)]);
+        log.append(others.map(|other| (change(7).0, other)));
 
         assert_eq!(ChangeLog::decode(&log.encode()).as_ref(), Some(&log));
         assert_eq!(Head::decode(&log.head().encode()), Some(log.head()));

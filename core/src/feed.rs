@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::changelog::{ChangeLog, ENDED, Head, News, Reader, superseded_by};
+use crate::changelog::{Change, ChangeLog, Head, News, Reader, digest};
 use crate::time::{Millis, Timer};
 use crate::wire::{
     ApiRequest, ChangeKind, ChangesReply, Cursor, Event, MAX_COOLDOWN, NodeChange, NodeId, NodeRecord,
@@ -82,8 +82,8 @@ pub enum FeedReply {
 pub struct Publication {
     /// Changes were missed before these.
     pub is_gap: bool,
-    /// The changed sessions, with their new versions.
-    pub changes: Vec<(SessionKey, u64)>,
+    /// The changed sessions.
+    pub changes: Vec<(SessionKey, Change)>,
     /// For the roster.
     pub records: Vec<NodeRecord>,
     /// Where the next poll goes on.
@@ -274,14 +274,15 @@ fn by_clock(store_ms: Option<u64>, now: Millis) -> impl Fn(NodeRecord) -> NodeRe
 }
 
 /// What an event says of a pin.
-fn change(event: &Event) -> Option<(SessionKey, u64)> {
-    match event.kind {
-        ChangeKind::Rehomed => Some((event.key?, event.version?)),
-        ChangeKind::Ended => Some((event.key?, ENDED)),
-        // One that does not say by which version outdates all.
-        ChangeKind::Superseded => {
-            Some((event.key?, superseded_by(event.session_version.unwrap_or(u32::MAX))))
+fn change(event: &Event) -> Option<(SessionKey, Change)> {
+    let change = match event.kind {
+        ChangeKind::Rehomed => {
+            let node = event.node.as_ref().map_or(0, |node| digest(node.as_str()));
+            Change::Pinned { version: event.version?, node }
         }
-        ChangeKind::Node | ChangeKind::Unknown => None,
-    }
+        ChangeKind::Ended => Change::Ended,
+        ChangeKind::Superseded => Change::Superseded(event.session_version),
+        ChangeKind::Node | ChangeKind::Unknown => return None,
+    };
+    Some((event.key?, change))
 }

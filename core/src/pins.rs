@@ -9,6 +9,7 @@
 //! time, but for the doubling of an index on the way there.
 //!
 //! ```
+//! use berth_core::changelog::digest;
 //! use berth_core::pins::{Kind, Limits, Lookup, Pin, Pins, WireKey};
 //! use berth_core::time::Millis;
 //!
@@ -24,8 +25,8 @@
 //! assert_eq!(pins.member(pin.node), Some(1));
 //!
 //! assert!(pins.due_for_touch(now, 100).is_empty());
-//! assert_eq!(pins.due_for_touch(Millis(61_000), 100), [wire]);
-//! assert!(pins.outdate(wire, 2));
+//! assert_eq!(pins.due_for_touch(Millis(61_000), 100)[0].wire, wire);
+//! assert!(pins.outdate(wire, 2, digest("10.0.0.1:80")));
 //! ```
 
 mod expiry;
@@ -36,8 +37,12 @@ mod key;
 mod nodes;
 mod slab;
 
+use std::cmp::Ordering;
+
+use crate::changelog::digest;
 use crate::time::Millis;
 
+pub use expiry::Touched;
 pub use in_use::{InUse, InUseHandle};
 pub use key::{PinKey, WireKey};
 pub use nodes::NodeRef;
@@ -52,8 +57,8 @@ use slab::{Entry, Slab};
 pub struct Pin<N = NodeRef> {
     /// The node.
     pub node: N,
-    /// Grows with each rehome; 0 if the state cluster has never spoken. So a provisional pin with a version is where the
-    /// session was when it last did.
+    /// Grows with each change of the owner; 0 if the state cluster has never spoken. So a provisional pin with a version is where
+    /// the session was when it last did.
     pub version: u64,
     /// From then on it is only a hint.
     pub expires: Millis,
@@ -211,11 +216,17 @@ impl Pins {
         self.find_wire(wire).and_then(|slot| self.discard(slot))
     }
 
-    /// Forgets a session if what is known of it is older than `version`; an event that comes late does no harm.
-    pub fn outdate(&mut self, wire: WireKey, version: u64) -> bool {
+    /// Forgets a session if what is known of it is older than `version`, or as old and of another node than the one with this
+    /// [`digest`]; an event that comes late does no harm.
+    pub fn outdate(&mut self, wire: WireKey, version: u64, node: u64) -> bool {
         let Some(slot) = self.find_wire(wire) else { return false };
-        let is_older = self.slab.get(slot).and_then(Entry::pin).is_some_and(|pin| pin.version < version);
-        is_older && self.discard(slot).is_some()
+        let Some(pin) = self.slab.get(slot).and_then(Entry::pin) else { return false };
+        let is_news = match pin.version.cmp(&version) {
+            Ordering::Less => true,
+            Ordering::Equal => self.nodes.name(pin.node).is_none_or(|name| digest(name) != node),
+            Ordering::Greater => false,
+        };
+        is_news && self.discard(slot).is_some()
     }
 
     /// The node has vanished for now, and another one serves the session.

@@ -25,7 +25,7 @@ use gone::{Former, Gone, Known};
 
 /// The number of the published form: another one whenever a release before could misread it. All that VMs share bears it, the
 /// lease of the leader too, so that each release follows a leader that writes what it can read.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// The members of one pool and what is known of them.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::call::ApiRequest;
-pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason};
+pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason, StoreId};
 pub use self::name::{MAX_NODE_NAME, NameError, NodeId, PoolName, SessionKey};
 pub use self::node::{CountReply, ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
 pub use crate::config::Fault;
@@ -107,6 +107,23 @@ pub struct SessionAsk {
     /// The key that this session had before its identifier was rotated: without a pin of its own it has that one's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias_of: Option<SessionKey>,
+    /// Where the asking proxy last knew it. If the store's pin is older it has lost a write, and this is it. Only for
+    /// services that name their store in replies: others refuse it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<KnownPin>,
+    /// No request asks: it is in use where it is known. If it ended since it was known there, nothing is claimed, and the
+    /// answer is a pin that lives for 0 ms.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub renew: bool,
+}
+
+/// What a proxy believes of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPin {
+    /// The pin's version.
+    pub version: u64,
+    /// Its owner.
+    pub node: NodeId,
 }
 
 impl SessionAsk {
@@ -124,6 +141,8 @@ impl SessionAsk {
             created_ms: None,
             session_version: None,
             alias_of: None,
+            known: None,
+            renew: false,
         }
     }
 }
@@ -138,6 +157,10 @@ pub struct ResolveReply {
     /// How long these pins live from now on, but for those that say it themselves. Remember none for longer without
     /// resolving or touching it.
     pub ttl_ms: u64,
+    /// Which store answered. It gets another name when it is emptied; two that alternate are two stores, each with pins of its
+    /// own. Absent from services that compare nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreId>,
 }
 
 /// Where a session lives.
@@ -147,7 +170,8 @@ pub struct Pin {
     pub key: SessionKey,
     /// Its owner.
     pub node: NodeId,
-    /// Grows by one with each change of the owner while the pin lives.
+    /// Grows with each change of the owner, also over a loss of the pin: no version is ever given to two nodes. By the store's
+    /// clock, in microseconds, so that it grows without a memory of the last one.
     pub version: u64,
     /// How the answer came about.
     pub outcome: Outcome,
@@ -202,8 +226,31 @@ impl Outcome {
 pub struct TouchRequest {
     /// The pool of all the sessions.
     pub pool: PoolName,
-    /// 1 to [`MAX_TOUCHED`].
+    /// Sessions of which nothing is compared. With `pins` 1 to [`MAX_TOUCHED`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<SessionKey>,
+    /// Sessions with what is known of them, to be compared. Only for services that name their store in replies: others refuse
+    /// it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<TouchedPin>,
+}
+
+impl TouchRequest {
+    /// All sessions, with what is known of them.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionKey, Option<&KnownPin>)> {
+        let plain = self.keys.iter().map(|key| (*key, None));
+        plain.chain(self.pins.iter().map(|pin| (pin.key, Some(&pin.known))))
+    }
+}
+
+/// A session in use, and what the proxy believes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TouchedPin {
+    /// Which session.
+    pub key: SessionKey,
+    /// Where it is known.
+    #[serde(flatten)]
+    pub known: KnownPin,
 }
 
 /// The answer to [`TouchRequest`].
@@ -211,13 +258,20 @@ pub struct TouchRequest {
 pub struct TouchReply {
     /// How many of them have a pin, which now lives its full time again.
     pub touched: usize,
-    /// Those that have none: expired or ended. Forget them.
+    /// Those that have none: expired, ended or lost. Forget them.
     pub missing: Vec<SessionKey>,
+    /// Those that have another one than was said, newer or as new: ask where they are. One that is older than what was said is
+    /// replaced by that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<SessionKey>,
     /// How long the others live from now on, but for those in `ttls_ms`.
     pub ttl_ms: u64,
     /// How long those live from now on whose idle time is another, or whose end comes first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ttls_ms: BTreeMap<SessionKey, u64>,
+    /// Which store answered, as in [`ResolveReply::store`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreId>,
 }
 
 /// `GET /v1/sessions/{key}`: a pin as an operator sees it.

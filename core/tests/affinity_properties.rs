@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use berth_core::affinity::{Admission, Affinity, AffinityConfig, Call, CallFailure, Caller, Request, Terms};
-use berth_core::changelog::{ENDED, News, superseded_by};
+use berth_core::changelog::{Change, News, digest};
 use berth_core::config::{Missing, OnPanic, OnVanish, Session, StateCluster, Superseded};
 use berth_core::decision::{Decision, Notice, PoolPolicy};
-use berth_core::event::CallResult;
 use berth_core::health::HealthPolicy;
 use berth_core::membership::Observation;
 use berth_core::pins::{InUseHandle, Limits};
@@ -242,12 +241,7 @@ impl World {
                 });
             }
             Step::Fail(index, is_missing) => {
-                let failure = CallFailure {
-                    result: CallResult::Failed,
-                    is_missing: *is_missing,
-                    size: 0,
-                    detail: "no answer".to_owned(),
-                };
+                let failure = CallFailure { is_missing: *is_missing, ..CallFailure::new("no answer") };
                 return self.reply(index, |_, _| Err(failure.clone()));
             }
             Step::Refuse(refuses) => self.refuses = *refuses,
@@ -276,16 +270,17 @@ impl World {
             Step::Moved(session, node) => {
                 if let Some(owned) = self.truth.get_mut(session) {
                     (owned.node, owned.version) = (*node, owned.version + 1);
-                    let version = owned.version;
-                    self.change(*session, version);
+                    let change = Change::Pinned { version: owned.version, node: digest(NODES[*node]) };
+                    self.change(*session, change);
                 }
             }
-            Step::Ended(session) => self.change(*session, ENDED),
+            Step::Ended(session) => self.change(*session, Change::Ended),
             Step::Superseded(session, token) => {
                 if let Some(owned) = self.truth.get_mut(session) {
                     owned.token = owned.token.max(*token);
                     let token = owned.token;
-                    self.engine.handle_changes(News::Changes(vec![(key(*session), superseded_by(token))]));
+                    let change = Change::Superseded(Some(token));
+                    self.engine.handle_changes(News::Changes(vec![(key(*session), change)]));
                 }
             }
             Step::Missed => self.engine.handle_changes(News::Missed),
@@ -307,9 +302,9 @@ impl World {
         self.drain(None)
     }
 
-    fn change(&mut self, session: u8, version: u64) {
+    fn change(&mut self, session: u8, change: Change) {
         self.routed_token.remove(&session);
-        self.engine.handle_changes(News::Changes(vec![(key(session), version)]));
+        self.engine.handle_changes(News::Changes(vec![(key(session), change)]));
     }
 
     fn look(&mut self) {
@@ -453,8 +448,10 @@ impl World {
             return serde_json::to_value(TouchReply {
                 touched: 0,
                 missing: Vec::new(),
+                changed: Vec::new(),
                 ttl_ms: 8_000,
                 ttls_ms: BTreeMap::new(),
+                store: None,
             })
             .unwrap();
         }
@@ -536,7 +533,7 @@ fn plain(session: u8, node: usize, version: u64, outcome: Outcome) -> Pin {
 }
 
 fn resolved(pins: Vec<Pin>) -> ResolveReply {
-    ResolveReply { pins, cursor: "0".parse().unwrap(), ttl_ms: 8_000 }
+    ResolveReply { pins, cursor: "0".parse().unwrap(), ttl_ms: 8_000, store: None }
 }
 
 fn any_world() -> impl Strategy<Value = (bool, OnPanic, OnVanish)> {

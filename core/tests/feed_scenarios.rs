@@ -1,6 +1,6 @@
 //! The feed of a pool: which calls the leader makes and when, and what the answers mean to its workers.
 
-use berth_core::changelog::{ChangeLog, ENDED, News, superseded_by};
+use berth_core::changelog::{Change, ChangeLog, News, digest};
 use berth_core::feed::{Feed, FeedCallKind, FeedReply, Publication};
 use berth_core::time::Millis;
 
@@ -59,8 +59,9 @@ fn a_leader_begins_where_the_log_is_and_reads_on_from_what_was_published() {
 
     let first = publication(feed.handle_reply(CHANGES_TOKEN, Some(CHANGES.as_bytes()), NOW));
     assert!(first.is_gap, "what was before is not known");
-    let versions: Vec<u64> = first.changes.iter().map(|(_, version)| *version).collect();
-    assert_eq!(versions, [2, ENDED]);
+    let changes: Vec<Change> = first.changes.iter().map(|(_, change)| *change).collect();
+    let node = digest("10.0.0.1:8080");
+    assert_eq!(changes, [Change::Pinned { version: 2, node }, Change::Ended]);
     assert_eq!(first.records.len(), 1);
 
     assert_eq!(
@@ -69,8 +70,8 @@ fn a_leader_begins_where_the_log_is_and_reads_on_from_what_was_published() {
         "it could not be published: the same again"
     );
     let again = publication(feed.handle_reply(CHANGES_TOKEN, Some(RAISED.as_bytes()), NOW));
-    let versions: Vec<u64> = again.changes.iter().map(|(_, version)| *version).collect();
-    assert_eq!(versions, [superseded_by(3), superseded_by(3)]);
+    let changes: Vec<Change> = again.changes.iter().map(|(_, change)| *change).collect();
+    assert_eq!(changes, [Change::Superseded(Some(3)); 2]);
     feed.published(again.cursor);
     assert_eq!(calls(&mut feed, NOW, &[]), ["GET /v1/changes?pool=nodes&after=7~lq3x9k31-3&wait=5000"]);
     assert!(!publication(feed.handle_reply(CHANGES_TOKEN, Some(RAISED.as_bytes()), NOW)).is_gap);

@@ -1,4 +1,5 @@
 //! The pin cache against a plain model of it: a list in the order of use.
+use berth_core::changelog::digest;
 use berth_core::pins::{Kind, Limits, Lookup, Pin, PinKey, Pins, WireKey};
 use berth_core::time::Millis;
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ enum Step {
     Insert(u8, usize, u64, u64, Kind),
     Remove(u8),
     RemoveByWire(u8),
-    Outdate(u8, u64),
+    Outdate(u8, u64, usize),
     Prolong(u8, u64),
     ReturnHome(u8),
     ExpireNode(usize),
@@ -35,7 +36,8 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, node, version, life, kind)| Step::Insert(session, node, version, life, kind)),
         1 => session.clone().prop_map(Step::Remove),
         1 => session.clone().prop_map(Step::RemoveByWire),
-        1 => (session.clone(), version).prop_map(|(session, version)| Step::Outdate(session, version)),
+        1 => (session.clone(), version, node.clone())
+            .prop_map(|(session, version, node)| Step::Outdate(session, version, node)),
         1 => (session.clone(), seconds).prop_map(|(session, life)| Step::Prolong(session, life)),
         1 => session.prop_map(Step::ReturnHome),
         1 => node.clone().prop_map(Step::ExpireNode),
@@ -132,10 +134,12 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 let removed = pins.remove_by_wire(wire(*session));
                 prop_assert_eq!(removed.is_some(), model.take(*session).is_some());
             }
-            Step::Outdate(session, version) => {
-                let older =
-                    model.position(*session).is_some_and(|place| model.known[place].version < *version);
-                prop_assert_eq!(pins.outdate(wire(*session), *version), older);
+            Step::Outdate(session, version, node) => {
+                let older = model.position(*session).is_some_and(|place| {
+                    let known = &model.known[place];
+                    known.version < *version || known.version == *version && known.node != *node
+                });
+                prop_assert_eq!(pins.outdate(wire(*session), *version, digest(NODES[*node])), older);
                 if older {
                     model.take(*session);
                 }
@@ -178,7 +182,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 let due = pins.due_for_touch(now, *limit);
                 prop_assert!(due.len() <= *limit);
                 for touched in due {
-                    let known = model.known.iter_mut().find(|known| wire(known.session) == touched);
+                    let known = model.known.iter_mut().find(|known| wire(known.session) == touched.wire);
                     let Some(known) = known else { return Err(TestCaseError::fail("touched a stranger")) };
                     prop_assert!(known.used && known.kind != Kind::Provisional);
                     known.used = false;
@@ -193,7 +197,8 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     }
     // A pin that was used and not touched is due within an interval.
     pins.due_for_touch(now, 0);
-    let mut due = pins.due_for_touch(now + Millis(60_000), 1_000);
+    let due = pins.due_for_touch(now + Millis(60_000), 1_000);
+    let mut due: Vec<WireKey> = due.iter().map(|due| due.wire).collect();
     let mut expected: Vec<WireKey> = model
         .known
         .iter()

@@ -9,9 +9,10 @@ use berth_core::membership::{HostFlags, Observation};
 use berth_core::roster::{FORMAT, Roster};
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, ForgetReply, MAX_BODY,
-    MAX_TTL, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason,
-    ResolveReply, ResolveRequest, SessionAsk, SessionKey, SessionReply, TouchReply, TouchRequest,
+    ChangeKind, ChangesReply, Cursor, EndReply, ErrorBody, ErrorReply, Event, Fault, ForgetReply, KnownPin,
+    MAX_BODY, MAX_TTL, NodeChange, NodeId, NodeRecord, NodeState, NodesReply, Outcome, Pin, PoolName, Reason,
+    ResolveReply, ResolveRequest, SessionAsk, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
+    TouchedPin,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -110,6 +111,8 @@ fn resolve_request_of_a_rotated_session() {
             created_ms: Some(1_767_225_600_000),
             session_version: Some(3),
             alias_of: Some(key("alice")),
+            known: Some(KnownPin { version: 1_795_834_567_123_456, node: node("10.0.0.1:8080") }),
+            renew: true,
             ..bob
         }],
     };
@@ -150,7 +153,7 @@ fn resolve_reply() {
     let pins = vec![rehomed, pin("bob", Outcome::Claimed), restored];
     reply(
         "resolve-reply.json",
-        &ResolveReply { pins, cursor: cursor("0~lq3x9k2a-0.7~lq3x9k31-2"), ttl_ms: 1_800_000 },
+        &ResolveReply { pins, cursor: cursor("0~lq3x9k2a-0.7~lq3x9k31-2"), ttl_ms: 1_800_000, store: None },
     );
 }
 
@@ -160,21 +163,40 @@ fn resolve_reply_of_a_rotated_session() {
         Pin { version: 2, ttl_ms: Some(900_000), session_version: Some(3), ..pin("bob", Outcome::Found) };
     reply(
         "resolve-rotated-reply.json",
-        &ResolveReply { pins: vec![inherited], cursor: cursor("7~lq3x9k31-2"), ttl_ms: 1_800_000 },
+        &ResolveReply {
+            pins: vec![inherited],
+            cursor: cursor("7~lq3x9k31-2"),
+            ttl_ms: 1_800_000,
+            store: Some(StoreId::new("6f1d0c2b9a8e7d65")),
+        },
     );
 }
 
 #[test]
 fn touch() {
-    let request = TouchRequest { pool: pool(), keys: vec![key("alice"), key("bob")] };
+    let request = TouchRequest { pool: pool(), keys: vec![key("alice"), key("bob")], pins: Vec::new() };
     let text = golden("touch-request.json", &request);
     assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
 
-    let touched =
-        TouchReply { touched: 1, missing: vec![key("bob")], ttl_ms: 1_800_000, ttls_ms: BTreeMap::new() };
+    let known = KnownPin { version: 1_795_834_567_123_456, node: node("10.0.0.1:8080") };
+    let pins = vec![TouchedPin { key: key("alice"), known }];
+    let request = TouchRequest { pool: pool(), keys: vec![key("bob")], pins };
+    let text = golden("touch-known-request.json", &request);
+    assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
+
+    let touched = TouchReply {
+        touched: 1,
+        missing: vec![key("bob")],
+        changed: Vec::new(),
+        ttl_ms: 1_800_000,
+        ttls_ms: BTreeMap::new(),
+        store: None,
+    };
     reply("touch-reply.json", &touched);
     let ttls_ms = BTreeMap::from([(key("alice"), 900_000)]);
-    reply("touch-ttls-reply.json", &TouchReply { ttls_ms, ..touched });
+    reply("touch-ttls-reply.json", &TouchReply { ttls_ms, ..touched.clone() });
+    let store = Some(StoreId::new("6f1d0c2b9a8e7d65"));
+    reply("touch-known-reply.json", &TouchReply { changed: vec![key("alice")], store, ..touched });
 }
 
 fn draining() -> NodeRecord {

@@ -159,6 +159,7 @@ pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallFa
         // Envoy's own answer when a call's time is up.
         result: if status == b"504" { CallResult::TimedOut } else { CallResult::Failed },
         is_missing: status == b"404",
+        is_refused: status == b"400",
         size,
         detail: String::from_utf8(detail).unwrap_or_default(),
     })

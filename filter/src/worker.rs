@@ -337,6 +337,12 @@ impl Worker {
                 Event::Unnameable(node) => log::warn!(
                     "berth: pool {name}: no pin can name {node}: only the ring sends sessions there"
                 ),
+                Event::TwoStores(one, other) => log::error!(
+                    "berth: pool {name}: the services behind {cluster} keep pins in two stores, {} and {}: sessions are split \
+                     between them. Let all use one Redis database (a service without --redis has a store of its own)",
+                    one.as_str(),
+                    other.as_str()
+                ),
             }
         }
     }

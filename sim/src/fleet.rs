@@ -194,12 +194,14 @@ pub fn failure(status: Option<u16>) -> CallFailure {
         Some(status) => CallFailure {
             result: CallResult::Failed,
             is_missing: status == 404,
+            is_refused: status == 400,
             size: 0,
             detail: format!("status {status}"),
         },
         None => CallFailure {
             result: CallResult::TimedOut,
             is_missing: false,
+            is_refused: false,
             size: 0,
             detail: "no answer".to_owned(),
         },

@@ -24,6 +24,8 @@ use notices::Notices;
 
 /// A proxy that has no trouble learns of a change after one poll that was lost, its pause, and the next tick.
 pub const SEEN_BY: u64 = 7_000 + 200 + 800;
+/// The same of a session of which the store lost a write: by the next touch but one, the first of which may have been lost.
+pub const HEALED_BY: u64 = SEEN_BY + 2 * (15_000 + 1_000);
 /// Once faults are over: one touch interval, one poll, the breaker's longest backoff and a provisional placement.
 pub const MEET: u64 = 15_000 + 7_200 + 5_000 + 2_800;
 /// A request is decided after the timeout of its lookup, at the next fast tick but one.
@@ -86,16 +88,7 @@ pub struct Violation {
     pub key: Option<SessionKey>,
     /// In words.
     pub what: String,
-    /// The known fault that it is a case of.
-    pub known: Option<&'static str>,
 }
-
-/// A write was lost in a failover: the parties do not compare what they believe.
-pub const LOST_WRITE: &str = "a lost write leaves two owners";
-/// A proxy whose clock was set back relies on a pin for longer than the store keeps it.
-pub const CLOCK_BACK: &str = "a clock that was set back keeps a pin fresh";
-/// A proxy that missed the end of a session which it still serves says that it has it.
-pub const REVIVED: &str = "a refresh begins a session again that is over";
 
 /// Which proxy, and what its state was when something happened.
 #[derive(Debug, Clone, Copy)]
@@ -148,16 +141,9 @@ impl Checks {
     }
 
     /// Notes a violation.
-    pub fn note(
-        &mut self,
-        kind: Kind,
-        at: u64,
-        key: Option<SessionKey>,
-        what: String,
-        known: Option<&'static str>,
-    ) {
+    pub fn note(&mut self, kind: Kind, at: u64, key: Option<SessionKey>, what: String) {
         if self.found.len() < 50 {
-            self.found.push(Violation { kind, at, key, what, known });
+            self.found.push(Violation { kind, at, key, what });
         }
     }
 
@@ -187,11 +173,6 @@ impl Checks {
                 self.owners.insert(ask.key, before);
             }
             self.gone.remove(&ask.key);
-            if pin.outcome == wire::Outcome::Claimed
-                && let Some(over) = self.over.get_mut(&ask.key)
-            {
-                over.is_revived = true;
-            }
             if let Some(from) = before.as_ref().filter(|from| **from != node) {
                 self.moved += 1;
                 self.moved_from(from, &node, ask, events, in_panic, nodes, at);
@@ -221,7 +202,7 @@ impl Checks {
                 "proxy {} is in panic, and its resolve moved a session from {from} to {to}",
                 at.proxy
             );
-            self.note(Kind::Panic, at.now, key, what, None);
+            self.note(Kind::Panic, at.now, key, what);
         }
         let says = |event: &&Event| {
             event.kind == ChangeKind::Rehomed
@@ -231,20 +212,14 @@ impl Checks {
                 && matches!(event.reason, wire::Reason::Unusable | wire::Reason::Cooldown)
         };
         if !events.iter().any(|event| says(&event)) {
-            self.note(
-                Kind::Uncaused,
-                at.now,
-                key,
-                format!("no event says that {from} → {to}, and why"),
-                None,
-            );
+            self.note(Kind::Uncaused, at.now, key, format!("no event says that {from} → {to}, and why"));
         }
         let within = if at.is_blind { BLIND_CAUSE } else { CAUSE };
         let node = Nodes::number(from);
         let had_cause = |within| node.is_some_and(|node| nodes.had_trouble(node, within, at.now));
         if !had_cause(within) && !at.had_clock_off {
             let what = format!("proxy {} moves a session from {from}, well for {within} ms", at.proxy);
-            self.note(Kind::Uncaused, at.now, key, what, None);
+            self.note(Kind::Uncaused, at.now, key, what);
         }
     }
 
@@ -260,7 +235,17 @@ impl Checks {
         let had_choice = ask.candidates.iter().any(|node| takes(node) && !ask.unusable.contains(node));
         if had_choice && !takes(&pin.node) {
             let what = format!("a new session was given to {}, which takes none", pin.node);
-            self.note(Kind::Drain, at.now, Some(ask.key), what, None);
+            self.note(Kind::Drain, at.now, Some(ask.key), what);
+        }
+    }
+
+    /// A proxy knew a newer pin than the store. That is a loss, and no other move is one.
+    pub fn recovered(&mut self, event: &Event, store: &Store, at: Where) {
+        let (Some(key), Some(node)) = (event.key, &event.node) else { return };
+        self.owners.insert(key, (node.to_string(), at.now));
+        if !store.lost.contains(&key) {
+            let what = format!("proxy {} knows a newer pin than the store, which lost none", at.proxy);
+            self.note(Kind::Uncaused, at.now, Some(key), what);
         }
     }
 
@@ -293,7 +278,7 @@ impl Checks {
                 "proxy {} knew a session at {before}, and has it at {after:?} after a reload",
                 at.proxy
             );
-            self.note(Kind::Reload, at.now, Some(*key), what, None);
+            self.note(Kind::Reload, at.now, Some(*key), what);
         }
     }
 
@@ -343,17 +328,17 @@ impl Checks {
             if must_agree && !matches!(decision, Decision::Reply(reply) if reply.status == 401) {
                 let what =
                     format!("proxy {} does not serve a session though all is well: {decision:?}", at.proxy);
-                self.note(Kind::Apart, at.now, Some(key), what, None);
+                self.note(Kind::Apart, at.now, Some(key), what);
             }
             return;
         };
         let node = snapshot.and_then(|view| placement.nodes(view).next()).map(|node| node.name.clone());
         let Some(node) = node else { return };
         let is_pinned = placement.reason == Reason::Pin && placement.outcome != Outcome::Ring;
-        let known = store.lost.contains(&key).then_some(LOST_WRITE);
+        let seen_by = if store.lost.contains(&key) { HEALED_BY } else { SEEN_BY };
         // A request that goes on without an answer carries what is known already.
         if is_pinned || notice.is_some() {
-            self.check_notice(key, &node, notice.as_ref().map(|_| stream), known, at);
+            self.check_notice(key, &node, notice.as_ref().map(|_| stream), at);
         }
         let owner = store.session(key, at.time).map(|reply| reply.node.to_string());
         if owner.as_ref() != Some(&node) {
@@ -361,18 +346,18 @@ impl Checks {
             if must_agree {
                 let what =
                     format!("proxy {} sends to {node} ({placement:?}), the store says {owner:?}", at.proxy);
-                self.note(Kind::Apart, at.now, Some(key), what, known);
+                self.note(Kind::Apart, at.now, Some(key), what);
                 return;
             }
         }
-        let is_free = |since: u64| at.calm_since.is_some_and(|calm| at.now > calm.max(since) + SEEN_BY);
+        let is_free = |since: u64| at.calm_since.is_some_and(|calm| at.now > calm.max(since) + seen_by);
         if let Some(since) = self.notices.unasked(key, &node)
             && placement.outcome == Outcome::Hit
             && is_free(since)
         {
             let what =
                 format!("proxy {} sends to {node} as before, which was restarted at {since} ms", at.proxy);
-            self.note(Kind::Notice, at.now, Some(key), what, known);
+            self.note(Kind::Notice, at.now, Some(key), what);
         }
         match owner {
             Some(owner) if owner != node && is_pinned => {
@@ -380,34 +365,26 @@ impl Checks {
                 if is_free(since) {
                     let what =
                         format!("proxy {} sends to {node}, {owner} owns it since {since} ms", at.proxy);
-                    self.note(Kind::TwoOwners, at.now, Some(key), what, known);
+                    self.note(Kind::TwoOwners, at.now, Some(key), what);
                 }
             }
             None if placement.outcome == Outcome::Hit => {
                 let since = *self.gone.entry(key).or_insert(at.now);
                 if is_free(since) {
-                    let known = known.or(at.had_clock_off.then_some(CLOCK_BACK));
                     let what =
                         format!("proxy {} sends to {node}, the store has no pin since {since} ms", at.proxy);
-                    self.note(Kind::Stale, at.now, Some(key), what, known);
+                    self.note(Kind::Stale, at.now, Some(key), what);
                 }
             }
             _ => {}
         }
     }
 
-    fn check_notice(
-        &mut self,
-        key: SessionKey,
-        node: &str,
-        notifies: Option<u32>,
-        known: Option<&'static str>,
-        at: Where,
-    ) {
+    fn check_notice(&mut self, key: SessionKey, node: &str, notifies: Option<u32>, at: Where) {
         if !self.notices.sent((at.worker, key), node, notifies, at.now) {
             let what =
                 format!("proxy {} sends to {node}, which is not notified that it is new there", at.proxy);
-            self.note(Kind::Notice, at.now, Some(key), what, known);
+            self.note(Kind::Notice, at.now, Some(key), what);
         }
     }
 
@@ -416,7 +393,7 @@ impl Checks {
         let length = if bad.failures > 1 { LONGEST_COOLDOWN } else { FIRST_COOLDOWN };
         if left > length {
             let what = format!("proxy {} shares {left} ms of a cooldown of {node} of {length} ms", at.proxy);
-            self.note(Kind::Cooldown, at.now, None, what, None);
+            self.note(Kind::Cooldown, at.now, None, what);
         }
         let until = at.time.0 + left;
         // Looks are a second apart, and a node may have been out until the next but one. What is left is counted from the
@@ -425,7 +402,7 @@ impl Checks {
         if until > latest && !at.had_clock_off {
             let over = until - latest;
             let what = format!("proxy {} extends the cooldown of {node} by {over} ms too long", at.proxy);
-            self.note(Kind::Cooldown, at.now, None, what, None);
+            self.note(Kind::Cooldown, at.now, None, what);
         }
     }
 }

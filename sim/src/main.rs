@@ -1,4 +1,4 @@
-//! `simulate`: runs seeds, and tells the first that finds a new fault.
+//! `simulate`: runs seeds, and tells the first that finds a fault.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ struct Arguments {
     first: u64,
     seeds: u64,
     mutant: Option<Mutant>,
-    /// Does not stop at the first new fault.
+    /// Does not stop at the first fault.
     all: bool,
 }
 
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    let (mut known, mut new) = (BTreeMap::<&str, Vec<u64>>::new(), BTreeMap::<_, Vec<u64>>::new());
+    let mut violated = BTreeMap::<_, Vec<u64>>::new();
     let mut totals = Report::default();
     let (mut done, mut slowest) = (0u64, 0);
     for seed in arguments.first..arguments.first + arguments.seeds {
@@ -41,28 +41,19 @@ fn main() -> ExitCode {
         totals.moved += outcomes.report.moved;
         totals.agreed_after += outcomes.report.agreed_after;
         slowest = slowest.max(outcomes.report.agreed_after);
-        let mut first_new = None;
         for violation in &outcomes.found {
-            match violation.known {
-                Some(name) => note(known.entry(name).or_default(), seed),
-                None => {
-                    first_new.get_or_insert(violation.kind);
-                    note(new.entry(violation.kind).or_default(), seed);
-                }
-            }
+            note(violated.entry(violation.kind).or_default(), seed);
         }
-        if let Some(kind) = first_new.filter(|_| !arguments.all) {
+        let first = outcomes.found.first().map(|violation| violation.kind);
+        if let Some(kind) = first.filter(|_| !arguments.all) {
             println!("seed {seed} violates {kind:?}");
             let shortest = shrink::shrink(seed, &faults, arguments.mutant, kind);
             println!("{}", story::tell(seed, &shortest, arguments.mutant, kind));
             break;
         }
     }
-    for (name, seeds) in &known {
-        println!("known: {name}: {} seeds, {}", seeds.len(), show(seeds));
-    }
-    for (kind, seeds) in &new {
-        println!("new: {kind:?}: {} seeds, {}", seeds.len(), show(seeds));
+    for (kind, seeds) in &violated {
+        println!("{kind:?}: {} seeds, {}", seeds.len(), show(seeds));
     }
     let runs = done.max(1);
     println!(
@@ -75,7 +66,7 @@ fn main() -> ExitCode {
         totals.moved / runs,
         totals.agreed_after / runs,
     );
-    if new.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if violated.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn note(seeds: &mut Vec<u64>, seed: u64) {

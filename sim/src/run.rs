@@ -239,7 +239,7 @@ impl Run {
     /// Takes what a proxy said: calls to make, requests that were decided, faults.
     fn settle(&mut self, proxy: usize) {
         for what in std::mem::take(&mut self.proxies[proxy].host.shared.wrong) {
-            self.checks.note(Kind::Owner, self.now, None, format!("proxy {proxy}: {what}"), None);
+            self.checks.note(Kind::Owner, self.now, None, format!("proxy {proxy}: {what}"));
         }
         for stream in std::mem::take(&mut self.proxies[proxy].host.shared.decided) {
             self.decided(proxy, stream);
@@ -249,7 +249,7 @@ impl Run {
         }
         if let Some(calls) = self.proxies[proxy].host.surplus_of_calls() {
             let what = format!("proxy {proxy} has {calls} calls under way");
-            self.checks.note(Kind::Memory, self.now, None, what, None);
+            self.checks.note(Kind::Memory, self.now, None, what);
         }
     }
 
@@ -269,7 +269,7 @@ impl Run {
         let (count, key, waited) = (flying.decided, flying.key, self.now - flying.began);
         if count > 1 {
             let what = format!("a request of proxy {proxy} is decided {count} times");
-            self.checks.note(Kind::Request, self.now, Some(key), what, None);
+            self.checks.note(Kind::Request, self.now, Some(key), what);
         }
         self.checks.decided((stream, key), &decision, snapshot.as_deref(), &self.store, waited, at);
         self.tell(Some(key), || {
@@ -291,7 +291,7 @@ impl Run {
                 envoy.flying.values().filter(late).map(|flying| flying.key).collect();
             for key in stuck {
                 let what = format!("a request of proxy {proxy} was never decided");
-                self.checks.note(Kind::Request, self.now, Some(key), what, None);
+                self.checks.note(Kind::Request, self.now, Some(key), what);
             }
         }
         self.report.moved = self.checks.moved;

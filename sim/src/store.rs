@@ -150,7 +150,7 @@ impl Store {
                     self.lost.extend(request.sessions.iter().map(|ask| ask.key));
                     self.lost.extend(request.sessions.iter().filter_map(|ask| ask.alias_of));
                 }
-                Write::Touch(request) => self.lost.extend(request.keys),
+                Write::Touch(request) => self.lost.extend(request.sessions().map(|(key, _)| key)),
                 Write::End(key, _) => self.lost.extend([key]),
                 Write::Node(node, _) => self.lost_nodes.extend([node.to_string()]),
             }

@@ -12,7 +12,7 @@ const LINES: usize = 40;
 #[must_use]
 pub fn tell(seed: u64, faults: &[Fault], mutant: Option<Mutant>, kind: Kind) -> String {
     let outcomes = run(seed, faults, mutant, true);
-    let violation = outcomes.found.iter().find(|found| found.kind == kind && found.known.is_none());
+    let violation = outcomes.found.iter().find(|found| found.kind == kind);
     let Some(violation) = violation.or(outcomes.found.first()) else {
         return "nothing is wrong\n".to_owned();
     };

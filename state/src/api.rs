@@ -23,7 +23,8 @@ use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
     Cursor, EndReply, ForgetReply, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange,
-    NodeId, NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchRequest,
+    NodeId, NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchReply,
+    TouchRequest,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -186,12 +187,14 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
             outcome = pin.outcome.name(), correlation_id = request.correlation_id, "resolved"
         );
     }
-    json(&ResolveReply { pins, cursor, ttl_ms: service.store.ttl().0 })
+    let store = service.store.id(&request.pool).await;
+    json(&ResolveReply { pins, cursor, ttl_ms: service.store.ttl().0, store })
 }
 
 async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
-    json(&service.store.touch(&request).await?)
+    let reply = service.store.touch(&request).await?;
+    json(&TouchReply { store: service.store.id(&request.pool).await, ..reply })
 }
 
 async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

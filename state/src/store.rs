@@ -8,12 +8,13 @@ pub mod claims;
 pub mod memory;
 pub mod placing;
 pub mod redis;
+pub mod versions;
 
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, ResolveRequest,
-    SessionKey, SessionReply, TouchReply, TouchRequest,
+    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 
 pub use self::memory::Memory;
@@ -24,8 +25,7 @@ pub use self::redis::Redis;
 pub struct Keeping {
     /// A pin that is neither resolved nor touched lives this long, unless its session has an idle time of its own.
     pub ttl: Millis,
-    /// The version of an ended session is remembered this long, so that a session that comes back continues its
-    /// versions and late news of its former life are recognised.
+    /// The version of an ended session is remembered this long, so that nobody who missed the end begins it again.
     pub ended: Millis,
     /// Changes kept, at least: per pool in memory, per pool and shard in Redis.
     pub changes: usize,
@@ -100,8 +100,9 @@ impl StoreError {
 /// Pins, nodes and changes of all pools. Pools are apart: nothing in one shows in another, and none has to be made.
 ///
 /// - **One owner.** Of any number of concurrent resolves of a session, all get the same owner for the same version.
-/// - **Versions only grow** while a pin lives, by one with each change of the owner. A session that was ended continues
-///   its versions for [`Keeping::ended`]; one that expired starts again at 1.
+/// - **Versions only grow**, with each change of the owner, and no version of a session is ever given to two nodes, also when
+///   the store lost its latest writes or all of them: [`versions`] says how.
+/// - **The newest version wins**: who says a newer one than the store has knows a write that was lost, and it is written again.
 /// - **A change and its event are one step**: who sees the new owner finds the event in the log.
 /// - **A session's version only grows** while its pin lives; where it does and the owner stays, an event says so.
 /// - **No pin outlives its session's end**, the earliest that was ever said. One that is resolved after it gets an answer,
@@ -123,7 +124,10 @@ pub trait Store: Send + Sync + 'static {
     /// The full time of a pin whose session has no other.
     fn ttl(&self) -> Millis;
 
-    /// Gives each pin its full time again, but not beyond its session's end.
+    /// Which store has this pool's pins, if it can tell now.
+    async fn id(&self, pool: &PoolName) -> Option<StoreId>;
+
+    /// Gives each pin its full time again, but not beyond its session's end. What the request says of pins is compared.
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError>;
 
     /// A pin with its owner's record and its latest changes. Does not count as use.

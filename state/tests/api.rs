@@ -52,24 +52,28 @@ fn a_session_is_resolved_inspected_touched_and_ended() {
     let service = Service::in_memory();
 
     let pins = resolve(&service, "alice", &[A, B], &[]).json();
+    let version = pins["pins"][0]["version"].as_u64().unwrap();
     assert_eq!(
         pins["pins"][0],
-        json!({"key": key("alice"), "node": A, "version": 1, "outcome": "claimed", "owned_ms": 0})
+        json!({"key": key("alice"), "node": A, "version": version, "outcome": "claimed", "owned_ms": 0})
     );
     let pins = resolve(&service, "alice", &[B, A], &[A]).json();
-    let expected =
-        json!({"key": key("alice"), "node": B, "version": 2, "outcome": "rehomed", "from": A, "owned_ms": 0});
+    let next = pins["pins"][0]["version"].as_u64().unwrap();
+    let expected = json!({"key": key("alice"), "node": B, "version": next, "outcome": "rehomed", "from": A, "owned_ms": 0});
     assert_eq!(pins["pins"][0], expected);
+    assert!(version < next && next < 1 << 53, "{version} {next}");
+    let store = pins["store"].as_str().unwrap();
 
     let path = format!("/v1/sessions/{}?pool=nodes", key("alice"));
     let session = service.ask("GET", &path, "").json();
-    assert_eq!((&session["node"], &session["version"]), (&json!(B), &json!(2)));
+    assert_eq!((&session["node"], &session["version"]), (&json!(B), &json!(next)));
     assert_eq!(session["owner"]["state"], "active");
     assert_eq!(session["events"][0]["kind"], "rehomed");
 
     let body = json!({"pool": "nodes", "keys": [key("alice"), key("bob")]}).to_string();
     let touched = service.ask("POST", "/v1/touch", &body).json();
-    assert_eq!(touched, json!({"touched": 1, "missing": [key("bob")], "ttl_ms": 1_800_000}));
+    let expected = json!({"touched": 1, "missing": [key("bob")], "ttl_ms": 1_800_000, "store": store});
+    assert_eq!(touched, expected);
 
     assert_eq!(service.ask("DELETE", &path, "").json(), json!({"ended": true}));
     assert_eq!(service.ask("DELETE", &path, "").status, 404);

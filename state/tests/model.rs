@@ -1,6 +1,8 @@
 //! Random histories of resolves, touches, expiries, ends, node changes and what is forgotten of nodes, against the
 //! invariants, and the same on memory and Redis with the same answers. Time is no part of a history: a pin expires when the
 //! history says so, and cooldowns are endless or over. Sessions end long ago, or so late that an hour more or less is known.
+//! Versions are times as well: each store's own are compared by their order. Some requests say what is known of a pin: what
+//! was last answered, what was answered before that, or a later write that the store has lost.
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +11,8 @@ use std::time::Duration;
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, ResolveRequest, SessionAsk,
-    SessionKey, TouchReply, TouchRequest,
+    ChangeKind, KnownPin, NodeChange, NodeId, NodeState, Outcome, Pin, PoolName, ResolveRequest, SessionAsk,
+    SessionKey, TouchReply, TouchRequest, TouchedPin,
 };
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
@@ -49,12 +51,31 @@ impl Random {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Resolve(ResolveRequest),
-    Touch(Vec<SessionKey>),
+    Resolve(ResolveRequest, Vec<Told>),
+    Touch(Vec<(SessionKey, Told)>),
     Expire(SessionKey),
     End(SessionKey, Millis),
     Node(NodeId, NodeChange),
     Forget(NodeId),
+}
+
+/// What a request says of a pin: versions are only known when the history is played.
+#[derive(Debug, Clone)]
+enum Told {
+    Nothing,
+    /// So many answers ago.
+    Answered(usize),
+    /// That it went to this node, which the store has lost.
+    Lost(NodeId),
+}
+
+fn told(random: &mut Random) -> Told {
+    match random.below(6) {
+        0 | 1 => Told::Answered(0),
+        2 => Told::Answered(1),
+        3 if random.below(3) == 0 => Told::Lost(node(random.below(NODES))),
+        _ => Told::Nothing,
+    }
 }
 
 fn node(number: u64) -> NodeId {
@@ -72,12 +93,14 @@ fn lasting(random: &mut Random, ask: SessionAsk, now: u64) -> SessionAsk {
         claim_ttl_ms: (random.below(4) == 0).then(|| (1 + random.below(60)) * HOUR + HALF),
         ends_ms: (random.below(4) == 0).then(|| match random.below(6) {
             0 => 1 + random.below(2),
-            far => now + far * 7 * HOUR + HALF,
+            // Not as long as any idle time, by minutes.
+            far => now + far * 7 * HOUR + HALF + 300_000,
         }),
         created_ms: (random.below(4) == 0).then(|| random.below(3)),
         session_version: (random.below(3) == 0).then(|| random.below(4) as u32),
         strict: random.below(4) == 0,
         alias_of: (random.below(3) == 0).then(|| key(random.below(SESSIONS))).filter(|key| *key != ask.key),
+        renew: random.below(3) == 0,
         ..ask
     }
 }
@@ -87,7 +110,10 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
         0 => Step::Expire(key(random.below(SESSIONS))),
         // Of now, or of before the history began.
         1 => Step::End(key(random.below(SESSIONS)), Millis(random.below(2) * HOUR)),
-        2..4 => Step::Touch((0..SESSIONS).filter(|_| random.below(2) == 0).map(key).collect()),
+        2..4 => {
+            let keys: Vec<u64> = (0..SESSIONS).filter(|_| random.below(2) == 0).collect();
+            Step::Touch(keys.into_iter().map(|number| (key(number), told(random))).collect())
+        }
         4 if random.below(3) == 0 => Step::Forget(node(random.below(NODES))),
         4..8 => {
             let mut change = NodeChange::default();
@@ -110,13 +136,15 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
                 let ask = SessionAsk::new(key, random.nodes(1, 3), random.nodes(0, 2));
                 lasting(random, ask, now)
             });
-            Step::Resolve(ResolveRequest {
+            let request = ResolveRequest {
                 pool: pool.clone(),
                 region: None,
                 sessions: sessions.collect(),
                 panic: random.below(5) == 0,
                 correlation_id: None,
-            })
+            };
+            let told = request.sessions.iter().map(|_| told(random)).collect();
+            Step::Resolve(request, told)
         }
     }
 }
@@ -128,27 +156,39 @@ async fn play(
     history: &[Step],
     expire: &dyn Fn(SessionKey),
     now: u64,
-) -> Vec<String> {
+) -> (Vec<String>, Versions) {
     let mut answers = Vec::new();
     let mut law = Law { now, ..Law::default() };
     for step in history {
         answers.push(match step {
-            Step::Resolve(request) => {
-                let mut pins = store.resolve(request).await.unwrap();
-                law.resolved(request, &pins);
+            Step::Resolve(request, told) => {
+                let mut request = request.clone();
+                for (ask, told) in request.sessions.iter_mut().zip(told) {
+                    ask.known = law.versions.told(ask.key, told);
+                }
+                let mut pins = store.resolve(&request).await.unwrap();
+                law.resolved(&request, &pins);
                 for pin in &mut pins {
                     let owned = pin.owned_ms.take().unwrap();
-                    assert!(owned <= HALF && (owned == 0 || pin.outcome == Outcome::Found));
+                    assert!(owned <= HALF && (owned == 0 || pin.outcome != Outcome::Rehomed));
                     pin.ttl_ms = pin.ttl_ms.map(|life| life / HOUR);
+                    pin.version = law.versions.rank(pin.key, pin.version);
                 }
                 format!("{pins:?}")
             }
             Step::Touch(keys) if keys.is_empty() => String::new(),
-            Step::Touch(keys) => {
-                let request = TouchRequest { pool: pool.clone(), keys: keys.clone() };
+            Step::Touch(sessions) => {
+                let mut request = TouchRequest { pool: pool.clone(), keys: vec![], pins: vec![] };
+                for (key, told) in sessions {
+                    match law.versions.told(*key, told) {
+                        Some(known) => request.pins.push(TouchedPin { key: *key, known }),
+                        None => request.keys.push(*key),
+                    }
+                }
                 let mut reply = store.touch(&request).await.unwrap();
                 reply.missing.sort();
-                law.touched(keys, &reply);
+                reply.changed.sort();
+                law.touched(&request, &reply);
                 reply.ttls_ms.values_mut().for_each(|life| *life /= HOUR);
                 format!("{reply:?}")
             }
@@ -188,15 +228,55 @@ async fn play(
             alias_of: pin.alias_of,
         });
         assert_eq!(known.as_ref(), law.pins.get(&key(number)));
+        let known =
+            known.map(|known| Known { version: law.versions.rank(key(number), known.version), ..known });
         let rest = pin.map(|pin| (pin.owner.version, pin.created_ms, pin.ttl_ms / HOUR));
         answers.push(format!("{known:?} {rest:?}"));
     }
-    answers
+    (answers, law.versions)
+}
+
+/// The pins of each session that were answered or told, in that order, each once.
+#[derive(Default)]
+struct Versions(BTreeMap<SessionKey, Vec<KnownPin>>);
+
+impl Versions {
+    fn note(&mut self, key: SessionKey, pin: KnownPin) {
+        let seen = self.0.entry(key).or_default();
+        if let Some(same) = seen.iter().find(|seen| seen.version == pin.version) {
+            assert_eq!(same.node, pin.node, "a version is given to two nodes");
+        } else {
+            seen.push(pin);
+        }
+    }
+
+    fn highest(&self, key: SessionKey) -> u64 {
+        self.0.get(&key).into_iter().flatten().map(|pin| pin.version).max().unwrap_or(0)
+    }
+
+    fn told(&mut self, key: SessionKey, told: &Told) -> Option<KnownPin> {
+        match told {
+            Told::Nothing => None,
+            Told::Answered(ago) => self.0.get(&key)?.iter().rev().nth(*ago).cloned(),
+            Told::Lost(node) => {
+                let highest = Some(self.highest(key)).filter(|highest| *highest > 0)?;
+                let known = KnownPin { version: highest + 7, node: node.clone() };
+                self.note(key, known.clone());
+                Some(known)
+            }
+        }
+    }
+
+    /// Which of the session's versions it is.
+    fn rank(&self, key: SessionKey, version: u64) -> u64 {
+        self.0[&key].iter().position(|seen| seen.version == version).unwrap() as u64 + 1
+    }
 }
 
 /// What must hold whatever happens.
 #[derive(Default)]
 struct Law {
+    versions: Versions,
     pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeMap<SessionKey, u64>,
     /// In cooldown until the node's record is forgotten.
@@ -239,21 +319,37 @@ impl Law {
             request.sessions.iter().map(|ask| self.pins.get(&ask.alias_of?).cloned()).collect();
         for ((ask, pin), former) in request.sessions.iter().zip(pins).zip(&formers) {
             assert_eq!(pin.key, ask.key);
+            let highest = self.versions.highest(ask.key);
+            self.recover(ask.key, ask.known.as_ref());
             let before = self.pins.get(&ask.key).cloned();
-            let next = self.remembered.get(&ask.key).map_or(1, |version| version + 1);
+            let ended = self.remembered.get(&ask.key).copied();
+            if let Some(known) = &ask.known
+                && before.is_none()
+                && ask.renew
+                && ended.is_some_and(|ended| known.version <= ended)
+            {
+                assert_eq!((&pin.node, pin.version, pin.ttl_ms), (&known.node, known.version, Some(0)));
+                continue;
+            }
+            let known = ask.known.as_ref().filter(|known| ended.is_none_or(|ended| ended < known.version));
+            // Of a pin that was not there.
+            let is_next = |pin: &Pin| match known {
+                Some(known) if known.node == pin.node && pin.outcome != Outcome::Rehomed => {
+                    pin.version == known.version
+                }
+                _ => pin.version > highest,
+            };
             let mut alias_of = before.as_ref().and_then(|before| before.alias_of);
             match (&before, pin.outcome) {
                 (None, Outcome::Claimed) => {
-                    assert_eq!(pin.version, next);
+                    assert!(is_next(pin), "{pin:?}");
                     assert!(ask.candidates.contains(&pin.node));
                     assert!(former.is_none(), "a session with a former pin is not a new one");
                 }
                 (None, Outcome::Found) => {
                     let former = former.as_ref().expect("found, but neither was there");
-                    assert_eq!(
-                        (pin.node.clone(), pin.version),
-                        (former.node.clone(), former.version.max(next))
-                    );
+                    assert_eq!(pin.node, former.node);
+                    assert!(is_next(pin), "{pin:?}");
                     let fit = |node: &NodeId| *node != pin.node && !ask.unusable.contains(node);
                     let may_stay = request.panic || ask.strict || !ask.unusable.contains(&pin.node);
                     // It stays also where it may not, if it cannot go elsewhere.
@@ -267,10 +363,8 @@ impl Law {
                 (None, Outcome::Rehomed) => {
                     let former = former.as_ref().expect("rehomed, but neither was there");
                     assert!(!request.panic && !ask.strict);
-                    assert_eq!(
-                        (pin.from.clone(), pin.version),
-                        (Some(former.node.clone()), former.version.max(next) + 1)
-                    );
+                    assert_eq!(pin.from, Some(former.node.clone()));
+                    assert!(is_next(pin), "{pin:?}");
                     assert!(pin.node != former.node && ask.candidates.contains(&pin.node));
                     assert!(!ask.unusable.contains(&pin.node));
                     assert!(ask.unusable.contains(&former.node) || self.cools(&former.node));
@@ -278,10 +372,8 @@ impl Law {
                 }
                 (Some(before), Outcome::Rehomed) => {
                     assert!(!request.panic && !ask.strict, "a pin was rewritten");
-                    assert_eq!(
-                        (pin.from.clone(), pin.version),
-                        (Some(before.node.clone()), before.version + 1)
-                    );
+                    assert_eq!(pin.from, Some(before.node.clone()));
+                    assert!(pin.version > highest, "{pin:?}");
                     let inherits = former.as_ref().is_some_and(|former| former.node == pin.node);
                     assert!(pin.node != before.node && (inherits || ask.candidates.contains(&pin.node)));
                     assert!(!ask.unusable.contains(&pin.node));
@@ -290,6 +382,7 @@ impl Law {
                 other => panic!("{other:?} cannot be"),
             }
             assert!(!pin.restore || pin.outcome == Outcome::Found);
+            self.versions.note(ask.key, KnownPin { version: pin.version, node: pin.node.clone() });
 
             // Versions of sessions only grow, ends only come nearer, and what was said last of the idle time holds.
             let seen =
@@ -322,14 +415,30 @@ impl Law {
         }
     }
 
-    fn touched(&self, keys: &[SessionKey], reply: &TouchReply) {
-        for key in keys {
-            let known = self.pins.get(key);
-            assert_eq!(reply.missing.contains(key), known.is_none());
+    /// Who knows a newer pin than the store has it written again.
+    fn recover(&mut self, key: SessionKey, known: Option<&KnownPin>) {
+        if let (Some(pin), Some(known)) = (self.pins.get_mut(&key), known)
+            && known.version > pin.version
+        {
+            (pin.node, pin.version) = (known.node.clone(), known.version);
+        }
+    }
+
+    fn touched(&mut self, request: &TouchRequest, reply: &TouchReply) {
+        let mut changed = Vec::new();
+        for (key, told) in request.sessions() {
+            self.recover(key, told);
+            let known = self.pins.get(&key);
+            assert_eq!(reply.missing.contains(&key), known.is_none());
             if let Some(known) = known {
-                known.lives(reply.ttls_ms.get(key).copied().unwrap_or(reply.ttl_ms), self.now);
+                known.lives(reply.ttls_ms.get(&key).copied().unwrap_or(reply.ttl_ms), self.now);
+                let is_other =
+                    told.is_some_and(|told| (told.version, &told.node) != (known.version, &known.node));
+                changed.extend(is_other.then_some(key));
             }
         }
+        changed.sort();
+        assert_eq!(changed, reply.changed);
     }
 
     fn ended(&mut self, key: SessionKey, ago: Millis, ended: bool) {
@@ -344,7 +453,12 @@ impl Law {
 }
 
 /// The log, without what differs by nature: cursors, times, and the order between sessions.
-async fn log(store: &dyn Store, pool: &PoolName, start: &berth_core::wire::Cursor) -> Vec<String> {
+async fn log(
+    store: &dyn Store,
+    pool: &PoolName,
+    start: &berth_core::wire::Cursor,
+    versions: &Versions,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let mut cursor = start.clone();
     loop {
@@ -358,7 +472,11 @@ async fn log(store: &dyn Store, pool: &PoolName, start: &berth_core::wire::Curso
             let state = event
                 .record
                 .map(|record| (record.state, record.boot_id, record.cooldown_until_ms, record.forgotten));
-            let about = (event.key, event.node, event.version);
+            let version = match event.key {
+                Some(key) => event.version.map(|version| versions.rank(key, version)),
+                None => event.version,
+            };
+            let about = (event.key, event.node, version);
             let raised = event.session_version;
             format!("{about:?} {:?} {:?} {:?} {raised:?} {state:?}", event.kind, event.from, event.reason)
         }));
@@ -390,8 +508,9 @@ async fn memory_and_redis_agree_on_every_history() {
         let history: Vec<Step> = (0..STEPS).map(|_| step(&mut random, &pool, now)).collect();
         let starts = (memory.head(&pool).await.unwrap(), redis.head(&pool).await.unwrap());
 
-        let in_memory = play(&memory, &pool, &history, &|key| memory.expire(&pool, key), now).await;
-        let in_redis = play(
+        let (in_memory, of_memory) =
+            play(&memory, &pool, &history, &|key| memory.expire(&pool, key), now).await;
+        let (in_redis, of_redis) = play(
             &redis,
             &pool,
             &history,
@@ -407,6 +526,8 @@ async fn memory_and_redis_agree_on_every_history() {
         for (turn, (memory, redis)) in in_memory.iter().zip(&in_redis).enumerate() {
             assert_eq!(memory, redis, "seed {seed}, step {turn}: {:?}", history.get(turn));
         }
-        assert_eq!(log(&memory, &pool, &starts.0).await, log(&redis, &pool, &starts.1).await, "seed {seed}");
+        let in_memory = log(&memory, &pool, &starts.0, &of_memory).await;
+        let in_redis = log(&redis, &pool, &starts.1, &of_redis).await;
+        assert_eq!(in_memory, in_redis, "seed {seed}");
     }
 }

@@ -10,9 +10,9 @@ use crate::breaker::Permit;
 use crate::call::{CallFailure, Caller};
 use crate::coalescer::Batch;
 use crate::event::{CallResult, Counter};
-use crate::pins::Kind as PinKind;
+use crate::pins::{Kind as PinKind, NodeRef};
 use crate::time::Millis;
-use crate::wire::{ApiRequest, ResolveRequest, SessionKey, TouchRequest};
+use crate::wire::{ApiRequest, KnownPin, ResolveRequest, SessionKey, StoreId, TouchRequest, TouchedPin};
 
 /// A call to make. Hand [`Self::id`] back with [`Affinity::call_started`] or [`Affinity::call_refused`].
 #[derive(Debug)]
@@ -98,9 +98,19 @@ impl Affinity {
         }
     }
 
+    /// Notes which store a good answer came from.
+    pub(super) fn note_store(&mut self, store: Option<&StoreId>) {
+        if let Some((one, other)) = self.stores.answered(store) {
+            self.events.push_back(Event::TwoStores(one, other));
+        }
+    }
+
     fn note_call(&mut self, result: Result<(), &CallFailure>, now: Millis) {
         let counted = result.map_or_else(|failure| failure.result, |()| CallResult::Ok);
         self.count(Counter::StateCalls(counted));
+        if result.is_err_and(|failure| failure.is_refused) {
+            self.stores.refused();
+        }
         match result {
             Ok(()) => {
                 if self.breaker.succeeded() {
@@ -155,9 +165,25 @@ impl Affinity {
         if self.breaker.allow(now) == Permit::Deny {
             return None;
         }
-        let keys = self.touches.batch.iter().map(|key| SessionKey::from(*key)).collect();
-        let request = ApiRequest::touch(&TouchRequest { pool: self.config.pool.clone(), keys });
+        let (mut keys, mut pins) = (Vec::new(), Vec::new());
+        for touched in &self.touches.batch {
+            let key = SessionKey::from(touched.wire);
+            match self.known_pin(touched.version, touched.node) {
+                Some(known) => pins.push(TouchedPin { key, known }),
+                None => keys.push(key),
+            }
+        }
+        let request = ApiRequest::touch(&TouchRequest { pool: self.config.pool.clone(), keys, pins });
         Some(Call { id: CallId(Kind::Touch), request, timeout: MAINTENANCE_TIMEOUT })
+    }
+
+    /// What is said of a pin to a service that compares it.
+    pub(super) fn known_pin(&self, version: u64, node: NodeRef) -> Option<KnownPin> {
+        // Where only the ring has put a session is not known.
+        if version == 0 || !self.stores.compares() {
+            return None;
+        }
+        Some(KnownPin { version, node: self.pins.name(node)?.parse().ok()? })
     }
 
     fn next_refresh(&mut self, now: Millis) -> Option<Call> {

@@ -101,6 +101,7 @@ impl Affinity {
             // The highest of all that are known: a store that lost it must not take an old token's for the latest.
             session_version: version,
             alias_of: previous.as_ref().map(|previous| SessionKey::new(pool, previous.as_bytes())),
+            known: self.any_pin(key, now).and_then(|pin| self.known_pin(pin.version, pin.node)),
             ..ask
         };
         let correlation = attributes

@@ -84,7 +84,10 @@ impl Affinity {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(held.key, now) else { return None };
         self.usable(&pin, snapshot)?;
         let node = self.pins.name(pin.node)?.parse().ok()?;
+        let known = self.known_pin(pin.version, pin.node);
         Some(SessionAsk {
+            renew: known.is_some(),
+            known,
             // If another proxy has reassigned the session, the new node keeps it regardless of its health.
             strict: true,
             ttl_ms: held.ttl.map(|ttl| ttl.0),
@@ -112,6 +115,11 @@ impl Affinity {
             // What changed meanwhile, or was asked by a request, is known better by now. Sessions that are still uncertain have
             // their next turn.
             if asked.epoch != self.epoch || !is_uncertain(&mut self.pins, *key, now) {
+                continue;
+            }
+            if pin.ttl_ms == Some(0) {
+                // It is over: what is under way ends by itself, and a request that comes begins it anew.
+                self.pins.remove(*key);
                 continue;
             }
             // An owner that cannot be used here is no hint for the next question either: that judges it by its age.

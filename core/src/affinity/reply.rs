@@ -31,6 +31,7 @@ impl Affinity {
             self.note_answer(body, is_complete, now);
             match reply.filter(|_| is_complete) {
                 Some(reply) => {
+                    self.note_store(reply.store.as_ref());
                     let released = self.lookups.answered(token);
                     self.release_by_reply(released, &reply, now);
                 }
@@ -45,6 +46,7 @@ impl Affinity {
             let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
             self.note_answer(body, reply.is_some(), now);
             if let (Some(reply), Some(snapshot)) = (reply, self.snapshot.clone()) {
+                self.note_store(reply.store.as_ref());
                 self.refreshed(&snapshot, &asked, &reply, now);
             }
             return true;
@@ -77,10 +79,19 @@ impl Affinity {
     }
 
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
+        self.note_store(reply.store.as_ref());
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
-        for key in std::mem::take(&mut self.touches.batch) {
-            let own = reply.ttls_ms.get(&wire::SessionKey::from(key));
-            self.pins.prolong(key, own.map_or(expires, |ttl| believed_until(Millis(*ttl), now)));
+        let mut changed = reply.changed.clone();
+        changed.sort_unstable();
+        for touched in std::mem::take(&mut self.touches.batch) {
+            let key = wire::SessionKey::from(touched.wire);
+            if changed.binary_search(&key).is_ok() {
+                self.pins.doubt(touched);
+                continue;
+            }
+            let own = reply.ttls_ms.get(&key);
+            let expires = own.map_or(expires, |ttl| believed_until(Millis(*ttl), now));
+            self.pins.prolong(touched.wire, expires);
         }
         // Lost or expired there: the next request asks again, and says where they were.
         for key in &reply.missing {

@@ -1,6 +1,6 @@
 //! Touches: sessions that were used keep their pins alive in the store.
 
-use crate::pins::{Pins, WireKey};
+use crate::pins::{Pins, Touched};
 use crate::time::Millis;
 use crate::wire::MAX_TOUCHED;
 
@@ -13,7 +13,7 @@ pub(super) struct Touches {
     shortest_ttl: Option<Millis>,
     pub(super) call: Option<u32>,
     /// In the call, or to be called again.
-    pub(super) batch: Vec<WireKey>,
+    pub(super) batch: Vec<Touched>,
 }
 
 impl Touches {

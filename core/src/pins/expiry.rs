@@ -2,16 +2,27 @@
 //!
 //! A session in use is touched in the store, and its pin is prolonged by the answer. Pins that may be wrong are
 //! expired; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
-//! where it lives, not whether it is in use.
+//! where it lives, not whether it is in use. A touch also says what is known of it, and is told if that is wrong.
 
-use super::{Kind, Pin, Pins, WireKey};
+use super::{Kind, NodeRef, Pin, Pins, WireKey};
 use crate::time::Millis;
+
+/// A session that is to be touched, and what is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Touched {
+    /// The session.
+    pub wire: WireKey,
+    /// The version of its pin.
+    pub version: u64,
+    /// The node of its pin; another may have its number once the pin is gone.
+    pub node: NodeRef,
+}
 
 impl Pins {
     /// Up to `limit` sessions that were used and not touched for about an interval, to be asked on every tick. A hand
     /// goes round the cache once per interval; what was used since it last came by is due. A batch of `limit` means
     /// that there may be more.
-    pub fn due_for_touch(&mut self, now: Millis, limit: usize) -> Vec<WireKey> {
+    pub fn due_for_touch(&mut self, now: Millis, limit: usize) -> Vec<Touched> {
         let mut due = Vec::new();
         self.hand.wind(now, self.slab.made());
         while due.len() < limit
@@ -24,7 +35,7 @@ impl Pins {
                     // Another proxy may have claimed it since: the answer must not make it certain again.
                     entry.set_pin(Pin { expires: Millis(0), ..pin });
                 }
-                due.push(entry.wire());
+                due.push(Touched { wire: entry.wire(), version: pin.version, node: pin.node });
             }
         }
         due
@@ -40,6 +51,14 @@ impl Pins {
     pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
         self.change(self.find_wire(wire), |pin| {
             (pin.kind != Kind::Provisional && pin.expires > Millis(0)).then_some(Pin { expires, ..pin })
+        })
+    }
+
+    /// The state cluster has another pin than was touched: if that is still what is known here, it is past its time.
+    pub fn doubt(&mut self, touched: Touched) -> bool {
+        self.change(self.find_wire(touched.wire), |pin| {
+            let is_same = (pin.version, pin.node) == (touched.version, touched.node);
+            is_same.then_some(Pin { expires: Millis(0), ..pin })
         })
     }
 

@@ -4,7 +4,8 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::wire::SessionKey;
 
-/// A session within one VM: no client can find out which ids share a bucket.
+/// A session within one VM, in 96 bits: no client can find out which ids share a bucket, and of 100,000 that are known at once
+/// two are the same by a chance of 10^-19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PinKey(pub u128);
 
@@ -12,7 +13,7 @@ impl PinKey {
     /// XXH3 of the id, keyed with the VM's random seed. A hit thus needs no SHA-256.
     #[must_use]
     pub fn of(seed: u64, id: &[u8]) -> Self {
-        Self(xxh3_128_with_seed(id, seed))
+        Self(xxh3_128_with_seed(id, seed) >> 32)
     }
 
     pub(super) fn hash(self) -> u64 {

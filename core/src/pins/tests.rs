@@ -99,11 +99,32 @@ fn the_changes_feed_ends_what_is_older_and_nothing_newer() {
     let mut pins = small(3);
     pins.insert(pins.key(&[1]), wire(1), pin(NODE, 5));
 
-    assert!(!pins.outdate(wire(1), 5) && !pins.outdate(wire(2), 9));
-    assert!(pins.outdate(wire(1), 6));
+    let (same, other) = (digest(NODE), digest("10.0.0.2:80"));
+    assert!(!pins.outdate(wire(1), 5, same) && !pins.outdate(wire(1), 4, other));
+    assert!(!pins.outdate(wire(2), 9, other));
+    assert!(pins.outdate(wire(1), 6, same));
 
     assert!(!known(&mut pins, 1) && pins.is_empty());
     assert_eq!(pins.remove_by_wire(wire(1)), None);
+    // After a write that was lost another node may have the same version.
+    pins.insert(pins.key(&[1]), wire(1), pin(NODE, 5));
+    assert!(pins.outdate(wire(1), 5, other));
+}
+
+#[test]
+fn what_was_touched_is_doubted_unless_it_is_another_by_now() {
+    let mut pins = small(3);
+    (1..=2).for_each(|number| put(&mut pins, number, NODE));
+    pins.due_for_touch(at(0), 10);
+    assert!((1..=2).all(|id| known(&mut pins, id)));
+    let due = pins.due_for_touch(at(60), 10);
+    pins.insert(pins.key(&[2]), wire(2), pin("10.0.0.2:80", 9));
+
+    let doubted: Vec<bool> = due.iter().map(|touched| pins.doubt(*touched)).collect();
+
+    assert_eq!(doubted, [true, false]);
+    assert!(matches!(pins.get(pins.key(&[1]), at(0)), Lookup::Stale(_)));
+    assert!(matches!(pins.get(pins.key(&[2]), at(0)), Lookup::Fresh(_)));
 }
 
 #[test]
@@ -134,7 +155,7 @@ fn what_is_used_is_touched_once_an_interval_and_what_is_idle_is_not() {
             assert!(known(&mut pins, number));
         }
         for due in pins.due_for_touch(at(second), 1_000) {
-            touched[usize::from(due.0[0])] += 1;
+            touched[usize::from(due.wire.0[0])] += 1;
         }
     }
 
@@ -172,7 +193,7 @@ fn what_only_the_ring_said_is_not_touched_and_what_is_in_doubt_is_but_stays_so()
     pins.due_for_touch(at(0), 10);
     assert!((1..=3).all(|id| known(&mut pins, id)));
 
-    let mut due = pins.due_for_touch(at(60), 10);
+    let mut due: Vec<WireKey> = pins.due_for_touch(at(60), 10).iter().map(|due| due.wire).collect();
     due.sort_unstable();
 
     assert_eq!(due, [wire(2), wire(3)]);

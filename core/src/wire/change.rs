@@ -40,6 +40,25 @@ impl FromStr for Cursor {
     }
 }
 
+/// Which store pins are kept in. Opaque: a random name that the store got with its first entry, and gets again once it was
+/// emptied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StoreId(Box<str>);
+
+impl StoreId {
+    /// A store of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// `GET /v1/changes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangesReply {
@@ -97,7 +116,7 @@ pub enum ChangeKind {
     Rehomed,
     /// A session has no owner any more.
     Ended,
-    /// A session has a higher version, the owner stays: a proxy that remembers its pin asks again.
+    /// A session has a higher version or a shorter life, the owner stays: a proxy that remembers its pin asks again.
     Superseded,
     /// A node's record changed.
     Node,
@@ -136,6 +155,10 @@ pub enum Reason {
     Raised,
     /// The session came with a higher version and under a new key.
     Rotated,
+    /// The session came with a shorter idle time, or an earlier end.
+    Shortened,
+    /// The store had lost this owner's pin: a proxy said what it was.
+    Recovered,
     /// Something newer than this reader.
     #[serde(other)]
     Unknown,
@@ -152,6 +175,8 @@ impl Reason {
             Self::Updated => "updated",
             Self::Raised => "raised",
             Self::Rotated => "rotated",
+            Self::Shortened => "shortened",
+            Self::Recovered => "recovered",
             Self::Unknown => "unknown",
         }
     }

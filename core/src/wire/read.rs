@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::name::{NameError, NodeId, SessionKey};
 use super::{
-    MAX_BOOT_ID, MAX_CANDIDATES, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS, MAX_TOUCHED,
-    MAX_TTL, MAX_UNUSABLE, MAX_WEIGHT, MIN_TTL, NodeChange, NodeState, ResolveRequest, SessionAsk,
-    TouchRequest,
+    KnownPin, MAX_BOOT_ID, MAX_CANDIDATES, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_NOTE, MAX_SESSIONS,
+    MAX_TOUCHED, MAX_TTL, MAX_UNUSABLE, MAX_WEIGHT, MIN_TTL, NodeChange, NodeState, ResolveRequest,
+    SessionAsk, TouchRequest, TouchedPin,
 };
 use crate::config::Fault;
 use crate::config::fields::{Faults, Fields, shown as shown_value};
@@ -51,9 +51,19 @@ impl TouchRequest {
     pub fn parse(json: &[u8]) -> Result<Self, Vec<Fault>> {
         read(json, |fields, faults| {
             let pool = name(fields, "pool", true, faults);
-            let elements = list(fields, "keys", 1, MAX_TOUCHED, faults);
-            let keys = elements.iter().filter_map(|(path, value)| parsed(value, path, faults)).collect();
-            Some(Self { pool: pool?, keys })
+            let before = faults.0.len();
+            let keys = list(fields, "keys", 0, MAX_TOUCHED, faults);
+            let pins = list(fields, "pins", 0, MAX_TOUCHED, faults);
+            let count = keys.len() + pins.len();
+            if !(1..=MAX_TOUCHED).contains(&count) && faults.0.len() == before {
+                faults.add(
+                    "keys",
+                    format!("must have 1 to {MAX_TOUCHED} entries with those of pins, has {count}"),
+                );
+            }
+            let keys = keys.iter().filter_map(|(path, value)| parsed(value, path, faults)).collect();
+            let pins = pins.into_iter().filter_map(|(path, value)| touched(value, &path, faults)).collect();
+            Some(Self { pool: pool?, keys, pins })
         })
     }
 }
@@ -144,9 +154,53 @@ fn session(value: &Value, path: &str, faults: &mut Faults) -> Option<SessionAsk>
     if alias_of.is_some() && alias_of == key {
         faults.add(&fields.path_of("alias_of"), "is the key itself: it must be the one before it");
     }
+    let path = fields.path_of("known");
+    let known = fields.value("known").and_then(|value| known(value, &path, faults));
+    let renew = fields.flag("renew", false, faults);
     fields.finish(faults);
     let ask = SessionAsk::new(key?, candidates, unusable);
-    Some(SessionAsk { strict, ttl_ms, claim_ttl_ms, ends_ms, created_ms, session_version, alias_of, ..ask })
+    Some(SessionAsk {
+        strict,
+        ttl_ms,
+        claim_ttl_ms,
+        ends_ms,
+        created_ms,
+        session_version,
+        alias_of,
+        known,
+        renew,
+        ..ask
+    })
+}
+
+fn known(value: &Value, path: &str, faults: &mut Faults) -> Option<KnownPin> {
+    let mut fields = Fields::of(value, path, faults);
+    if !value.is_object() {
+        return None;
+    }
+    let known = known_of(&mut fields, faults);
+    fields.finish(faults);
+    known
+}
+
+fn touched(value: &Value, path: &str, faults: &mut Faults) -> Option<TouchedPin> {
+    let mut fields = Fields::of(value, path, faults);
+    if !value.is_object() {
+        return None;
+    }
+    let key = name(&mut fields, "key", true, faults);
+    let known = known_of(&mut fields, faults);
+    fields.finish(faults);
+    Some(TouchedPin { key: key?, known: known? })
+}
+
+fn known_of(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<KnownPin> {
+    let version = fields.number("version", 1..=MAX_TIME, faults);
+    if version.is_none() && fields.value("version").is_none() {
+        faults.add(&fields.path_of("version"), "is missing");
+    }
+    let node = name(fields, "node", true, faults);
+    Some(KnownPin { version: version?, node: node? })
 }
 
 fn nodes(

@@ -23,11 +23,17 @@ impl Worker {
             let shown = format!("ends {}{}", name(&ended), ago.unwrap_or_default());
             return (CallKind::End, vec![ended], shown);
         }
+        let at = |known: &Value| format!("@{}v{}", known["node"].as_str().unwrap(), known["version"]);
         let body: Value = serde_json::from_slice(&call.request.body).unwrap();
         if call.request.path == "/v1/touch" {
-            let keys: Vec<SessionKey> = body["keys"].as_array().unwrap().iter().map(key).collect();
-            let mut names: Vec<String> = keys.iter().map(name).collect();
+            let array = |name: &str| body[name].as_array().cloned().unwrap_or_default();
+            let plain = array("keys").into_iter().map(|value| (key(&value), String::new()));
+            let known = array("pins").into_iter().map(|pin| (key(&pin["key"]), at(&pin)));
+            let sessions: Vec<(SessionKey, String)> = plain.chain(known).collect();
+            let mut names: Vec<String> =
+                sessions.iter().map(|(key, at)| format!("{}{at}", name(key))).collect();
             names.sort();
+            let keys = sessions.into_iter().map(|(key, _)| key).collect();
             return (CallKind::Touch, keys, format!("touches {}", names.join(" ")));
         }
         let sessions = body["sessions"].as_array().unwrap();
@@ -55,6 +61,9 @@ impl Worker {
             }
             if let Some(ends) = ask["ends_ms"].as_u64() {
                 write!(shown, " ends {}s", (ends - START.0) / 1000).unwrap();
+            }
+            if !ask["known"].is_null() {
+                write!(shown, " known{}", at(&ask["known"])).unwrap();
             }
             shown + if ask["strict"] == true { " strict" } else { "" }
         };

@@ -1,24 +1,26 @@
 //! The words of transcripts.
 
-use berth_core::changelog::{ENDED, superseded_by};
+use berth_core::changelog::{Change, digest};
 use berth_core::membership::Observation;
 use berth_core::time::Millis;
 use berth_core::wire::{Outcome, Pin, SessionKey};
 
 use super::POOL;
 
-/// `alice v4`, `alice ended`, `alice superseded by v3`.
-pub(crate) fn change(rest: &str) -> Result<(SessionKey, u64), String> {
+/// `alice v4 at b`, `alice ended`, `alice superseded by v3`, `alice superseded`.
+pub(crate) fn change(rest: &str) -> Result<(SessionKey, Change), String> {
     let (name, what) = rest.split_once(' ').ok_or("say of which session what changed")?;
     let key = SessionKey::new(POOL, name.as_bytes());
-    Ok((
-        key,
-        match what.strip_prefix("superseded by ") {
-            Some(version) => superseded_by(number_after_v(version)?),
-            None if what == "ended" => ENDED,
-            None => number_after_v::<u64>(what)?,
-        },
-    ))
+    let change = match what.strip_prefix("superseded by ") {
+        Some(version) => Change::Superseded(Some(number_after_v(version)?)),
+        None if what == "superseded" => Change::Superseded(None),
+        None if what == "ended" => Change::Ended,
+        None => {
+            let (version, node) = what.split_once(" at ").ok_or("say at which node it is now")?;
+            Change::Pinned { version: number_after_v(version)?, node: digest(node) }
+        }
+    };
+    Ok((key, change))
 }
 
 /// `alice found b v2 restore from=a owned=1s ttl=60s token=3`, without the name if the call asked for one session only.

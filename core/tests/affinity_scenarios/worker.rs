@@ -17,7 +17,7 @@ use berth_core::roster::Roster;
 use berth_core::session::SessionId;
 use berth_core::snapshot::Snapshot;
 use berth_core::time::Millis;
-use berth_core::wire::{NodeRecord, ResolveReply, SessionKey, TouchReply};
+use berth_core::wire::{NodeRecord, ResolveReply, SessionKey, StoreId, TouchReply};
 
 use super::support::attributes::Headers;
 use super::words::{change, duration, host, number_after_v, pin};
@@ -33,6 +33,8 @@ pub(crate) struct Worker {
     now: Millis,
     /// How long the store keeps a pin.
     life: Millis,
+    /// What the store calls itself, if the service is one that compares.
+    store: Option<StoreId>,
     /// The requests that have not ended, by what the transcript calls them.
     pub(crate) streams: BTreeMap<String, Stream>,
     next_stream: u32,
@@ -81,7 +83,7 @@ impl Worker {
             token: None,
             pins: Limits::default(),
         };
-        let (mut life, mut is_new) = (Millis(1_800_000), false);
+        let (mut life, mut is_new, mut store) = (Millis(1_800_000), false, None);
         for word in settings.split_whitespace() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let number = || value.parse().map_err(|_| format!("{value:?} is no number"));
@@ -91,6 +93,7 @@ impl Worker {
                 "room" => state.pins.entries = number()?,
                 "timeout" => state.timeout = duration(value)?,
                 "life" => life = duration(value)?,
+                "store" => store = Some(StoreId::new(value)),
                 "vanish_grace" => health.vanish_grace = duration(value)?,
                 "cooldown" => health.cooldown = duration(value)?,
                 "on_panic" if value == "reject" => policy.on_panic = OnPanic::Reject,
@@ -119,6 +122,7 @@ impl Worker {
             snapshot: None,
             now: START,
             life,
+            store,
             streams: BTreeMap::new(),
             next_stream: 1,
             calls: BTreeMap::new(),
@@ -187,13 +191,14 @@ impl Worker {
             "answer" => return self.answer(rest),
             "fail" => {
                 let (number, result) = rest.split_once(' ').unwrap_or((rest, ""));
-                let (result, is_missing) = match result {
-                    "" => (CallResult::Failed, false),
-                    "timed out" => (CallResult::TimedOut, false),
-                    "missing" => (CallResult::Failed, true),
+                let failed = CallFailure::new("no answer");
+                let failure = match result {
+                    "" => failed,
+                    "timed out" => CallFailure { result: CallResult::TimedOut, ..failed },
+                    "missing" => CallFailure { is_missing: true, ..failed },
+                    "refused" => CallFailure { is_refused: true, ..failed },
                     other => return Err(format!("{other:?} is no way to fail")),
                 };
-                let failure = CallFailure { result, is_missing, size: 0, detail: "no answer".to_owned() };
                 return self.reply(number, Err(&failure));
             }
             "calls" => self.refuses = rest == "refused",
@@ -370,6 +375,9 @@ impl Worker {
                 Event::StateAway(detail) => format!("log: the state service is away ({detail})"),
                 Event::StateBack => "log: the state service is back".to_owned(),
                 Event::Unnameable(node) => format!("log: {node} cannot own a pin"),
+                Event::TwoStores(one, other) => {
+                    format!("log: answers come from {} and {}", one.as_str(), other.as_str())
+                }
             });
         }
         results
@@ -409,20 +417,28 @@ impl Worker {
                 };
                 let pins = parts().map(|part| pin(part, only)).collect::<Result<Vec<_>, _>>()?;
                 let cursor = "0".parse().unwrap();
-                serde_json::to_vec(&ResolveReply { pins, cursor, ttl_ms: self.life.0 }).unwrap()
+                serde_json::to_vec(&ResolveReply {
+                    pins,
+                    cursor,
+                    ttl_ms: self.life.0,
+                    store: self.store.clone(),
+                })
+                .unwrap()
             }
             CallKind::Touch => {
-                let (mut missing, mut ttls_ms) = (Vec::new(), BTreeMap::new());
+                let (mut missing, mut changed, mut ttls_ms) = (Vec::new(), Vec::new(), BTreeMap::new());
                 for part in parts() {
                     match part.split_once(' ').ok_or("say a session and a time, or missing and a session")? {
                         ("missing", name) => missing.push(key(name)),
+                        ("changed", name) => changed.push(key(name)),
                         (name, ttl) => {
                             ttls_ms.insert(key(name), duration(ttl)?.0);
                         }
                     }
                 }
                 let touched = made.keys.len() - missing.len();
-                serde_json::to_vec(&TouchReply { touched, missing, ttl_ms: self.life.0, ttls_ms }).unwrap()
+                let (ttl_ms, store) = (self.life.0, self.store.clone());
+                serde_json::to_vec(&TouchReply { touched, missing, changed, ttl_ms, ttls_ms, store }).unwrap()
             }
             CallKind::End => br#"{"ended":true}"#.to_vec(),
         };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_core::health::State;
 use berth_core::wire::SessionKey;
 
-use super::{Checks, Kind, LOST_WRITE, REVIVED, Where};
+use super::{Checks, Kind, Where};
 use crate::nodes::Nodes;
 use crate::store::Store;
 
@@ -20,15 +20,13 @@ pub(super) struct Over {
     pub(super) at: u64,
     /// A request of it was decided later, and may have begun it again.
     pub(super) is_used: bool,
-    /// The store gave it a pin again.
-    pub(super) is_revived: bool,
 }
 
 impl Checks {
     /// A node says that a session is over, and a proxy learns it.
     pub fn says_ended(&mut self, key: SessionKey, at: Where, life: u32) {
         let Where { proxy, worker, now, .. } = at;
-        let over = Over { proxy, life, worker, at: now, is_used: false, is_revived: false };
+        let over = Over { proxy, life, worker, at: now, is_used: false };
         self.over.insert(key, over);
     }
 
@@ -42,10 +40,10 @@ impl Checks {
             let is_its = over.proxy == at.proxy && over.life == life && could_say && !over.is_used;
             is_its && !store.lost.contains(*key) && store.session(**key, at.time).is_some()
         };
-        let left = self.over.iter().filter(is_left).map(|(key, over)| (*key, over.is_revived));
-        for (key, is_revived) in left.collect::<Vec<_>>() {
+        let left = self.over.iter().filter(is_left).map(|(key, _)| *key);
+        for key in left.collect::<Vec<_>>() {
             let what = format!("proxy {} learned that a session is over, and it still has a pin", at.proxy);
-            self.note(Kind::Ended, at.now, Some(key), what, is_revived.then_some(REVIVED));
+            self.note(Kind::Ended, at.now, Some(key), what);
         }
     }
 
@@ -61,13 +59,16 @@ impl Checks {
             let name = Nodes::name(number);
             let state = states.get(&name);
             let is_drained = state == Some(&State::Draining);
-            let known = lost_nodes.contains(&name).then_some(LOST_WRITE);
+            // An operator's change that the store lost is made again by whoever is told so: see the quorum.
+            if lost_nodes.contains(&name) {
+                continue;
+            }
             if is_drained != drained.contains(&number) {
                 let what = format!("proxy {} has {name} as {state:?}", at.proxy);
-                self.note(Kind::Drain, at.now, None, what, known);
+                self.note(Kind::Drain, at.now, None, what);
             } else if !is_drained && !matches!(state, Some(State::Active | State::Warming(_))) {
                 let what = format!("proxy {} does not use {name} again: {state:?}", at.proxy);
-                self.note(Kind::Cooldown, at.now, None, what, known);
+                self.note(Kind::Cooldown, at.now, None, what);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_core::wire::{ChangeKind, ChangesReply, Cursor, NodesReply, ResolveReply};
+use berth_core::wire::{ChangeKind, ChangesReply, Cursor, NodesReply, Reason, ResolveReply, StoreId};
 
 use super::{Next, Run};
 use crate::fleet::{Out, failure};
@@ -47,7 +47,7 @@ impl Run {
         let token = Token { proxy, life: self.proxies[proxy].life, token: out.token };
         let Some(asked) = read(&out.request) else {
             let what = format!("proxy {proxy} sends what no service understands: {:?}", out.request);
-            self.checks.note(Kind::Owner, self.now, None, what, None);
+            self.checks.note(Kind::Owner, self.now, None, what);
             return;
         };
         let passage = self.network.passage(proxy);
@@ -123,7 +123,7 @@ impl Run {
     fn write(&mut self, write: &Write, in_panic: bool, token: Token) -> Result<Vec<u8>, u16> {
         let proxy = token.proxy;
         let at = self.place(proxy);
-        let before = match write {
+        let mut before = match write {
             Write::Resolve(request) => self.checks.before(request, &self.store, at),
             _ => Vec::new(),
         };
@@ -148,6 +148,18 @@ impl Run {
                 format!("the store, asked by proxy {proxy}: {kind} {node}{from}, {reason:?}")
             };
             self.tell(event.key, line);
+            if event.reason == Reason::Recovered {
+                self.checks.recovered(event, &self.store, at);
+                let known = match write {
+                    Write::Resolve(request) => {
+                        request.sessions.iter().position(|ask| Some(ask.key) == event.key)
+                    }
+                    _ => None,
+                };
+                if let Some(owner) = known.and_then(|place| before.get_mut(place)) {
+                    *owner = event.node.as_ref().map(ToString::to_string);
+                }
+            }
         }
         match (write, written) {
             (Write::Resolve(request), Written::Pins(pins)) => {
@@ -159,7 +171,8 @@ impl Run {
                 }
                 let world = (&self.store, &self.nodes);
                 self.checks.resolved(request, &before, &pins, &events, in_panic, world, at);
-                Ok(json(&ResolveReply { pins, cursor: self.store.head(), ttl_ms: TTL }))
+                let store = Some(StoreId::new("one"));
+                Ok(json(&ResolveReply { pins, cursor: self.store.head(), ttl_ms: TTL, store }))
             }
             (_, Written::Touched(reply)) => Ok(json(&reply)),
             (Write::End(key, _), Written::Ended(was_there)) => {

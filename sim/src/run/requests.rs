@@ -110,7 +110,7 @@ impl Run {
         let key = flying.key;
         if self.now > limit {
             let what = format!("a request of proxy {proxy} was decided after {waited} ms");
-            self.checks.note(Kind::Request, self.now, Some(key), what, None);
+            self.checks.note(Kind::Request, self.now, Some(key), what);
         }
     }
 

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, ChangesReply, CountReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Pin, PoolName,
-    Reason, ResolveRequest, SessionKey, SessionReply, TouchReply, TouchRequest,
+    Reason, ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 
 use super::claims::{Claims, other_than};
@@ -40,6 +40,8 @@ struct Pool {
     nodes: BTreeMap<NodeId, NodeRecord>,
     changes: VecDeque<(u64, Event)>,
     last_change: u64,
+    /// The highest version that was given out.
+    latest_version: u64,
 }
 
 enum Entry {
@@ -198,24 +200,37 @@ impl Store for Memory {
         self.keeping.ttl
     }
 
+    async fn id(&self, _pool: &PoolName) -> Option<StoreId> {
+        Some(StoreId::new(&format!("m{:016x}", self.life)))
+    }
+
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
         let (now, ttl) = ((self.clock)(), self.keeping.ttl);
         let mut pools = self.pools();
         let mut pool = pools.get_mut(&request.pool);
         let mut missing = Vec::new();
         let mut ttls_ms = BTreeMap::new();
-        for key in &request.keys {
-            match pool.as_mut().and_then(|pool| pool.live_mut(*key, now)) {
-                Some(pin) => {
-                    let life = pin.claims.life(ttl, now);
-                    pin.expires = now + life;
-                    ttls_ms.extend(other_than(ttl, life).map(|life| (*key, life)));
-                }
-                None => missing.push(*key),
+        let mut changed = Vec::new();
+        let mut touched = 0;
+        for (key, known) in request.sessions() {
+            let Some(pool) = pool.as_mut() else {
+                missing.push(key);
+                continue;
+            };
+            let Some(pin) = pool.live_mut(key, now) else {
+                pool.heed(known, now);
+                missing.push(key);
+                continue;
+            };
+            touched += 1;
+            let life = pin.claims.life(ttl, now);
+            pin.expires = now + life;
+            ttls_ms.extend(other_than(ttl, life).map(|life| (key, life)));
+            if known.is_some_and(|known| !pool.compare(key, known, &self.keeping, now, self.life)) {
+                changed.push(key);
             }
         }
-        let touched = request.keys.len() - missing.len();
-        Ok(TouchReply { touched, missing, ttl_ms: ttl.0, ttls_ms })
+        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None })
     }
 
     async fn session(&self, name: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {

@@ -11,6 +11,7 @@ mod call;
 mod clustered;
 mod connection;
 mod counting;
+mod identity;
 mod layout;
 mod link;
 mod options;
@@ -27,15 +28,17 @@ use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
-    SessionKey, SessionReply, TouchReply, TouchRequest,
+    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 use redis::Value;
 
 use self::call::{Group, Step};
+use self::identity::Identity;
 use self::layout::{Position, SHARDS, Shard};
 use self::link::Link;
 pub use self::options::{Options, Tls};
 use self::reading::{Stored, integer, list, misread, text};
+use self::resolving::known_text;
 use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
 use crate::given::Fault;
@@ -46,6 +49,7 @@ const EVENTS_LOOKED_AT: usize = 1024;
 /// The store on Redis.
 pub struct Redis {
     link: Link,
+    identity: Identity,
     keeping: Keeping,
 }
 
@@ -59,7 +63,7 @@ impl Redis {
         let certificates = options.read_certificates()?;
         let link =
             Link::new(options, certificates).map_err(|error| Fault::new("redis", error.to_string()))?;
-        Ok(Self { link, keeping: options.keeping })
+        Ok(Self { link, identity: Identity::default(), keeping: options.keeping })
     }
 
     /// Where this store keeps a pin, for tests that let one expire.
@@ -93,28 +97,47 @@ impl Store for Redis {
         self.keeping.ttl
     }
 
+    async fn id(&self, pool: &PoolName) -> Option<StoreId> {
+        self.identity.get(&self.link, pool).await
+    }
+
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
         let ttl = self.keeping.ttl;
-        let shards = by_shard(&request.pool, request.keys.iter().map(|key| (*key, *key)));
-        let groups = shards.iter().map(|(shard, keys)| {
-            let pins: Vec<String> = keys.iter().map(|key| shard.pin(*key)).collect();
-            let step = Step::script(&scripts::TOUCH, &pins).arg(ttl.0.to_string());
+        let shards = by_shard(&request.pool, request.sessions().map(|session| (session.0, session)));
+        let groups = shards.iter().map(|(shard, sessions)| {
+            let pins = sessions.iter().map(|(key, _)| shard.pin(*key));
+            let pins: Vec<String> = [shard.changes(), shard.clock()].into_iter().chain(pins).collect();
+            let mut step = Step::script(&scripts::TOUCH, &pins)
+                .arg(ttl.0.to_string())
+                .arg(self.keeping.changes.to_string());
+            for (key, known) in sessions {
+                step = step.arg(key.to_string()).arg(known_text(*known));
+            }
             Group { shard: shard.clone(), steps: vec![step] }
         });
         let answers = self.link.run(groups.collect(), false).await?;
-        let mut missing = Vec::new();
+        let (mut missing, mut changed, mut touched) = (Vec::new(), Vec::new(), 0);
         let mut ttls_ms = BTreeMap::new();
-        for ((_, keys), answers) in shards.iter().zip(&answers) {
-            let lives = answers.values.first().ok_or_else(|| misread("how long pins live"))?;
-            for (key, life) in keys.iter().zip(list(lives)?) {
+        for ((_, sessions), answers) in shards.iter().zip(&answers) {
+            let [lives, others] = list(answers.values.first().ok_or_else(|| misread("touched pins"))?)?
+            else {
+                return Err(misread("touched pins"));
+            };
+            for ((key, _), life) in sessions.iter().zip(list(lives)?) {
                 match u64::try_from(integer(life)?) {
-                    Ok(life) => ttls_ms.extend(other_than(ttl, Millis(life)).map(|life| (*key, life))),
+                    Ok(life) => {
+                        touched += 1;
+                        ttls_ms.extend(other_than(ttl, Millis(life)).map(|life| (*key, life)));
+                    }
                     Err(_) => missing.push(*key),
                 }
             }
+            for place in list(others)? {
+                let place = usize::try_from(integer(place)?).ok();
+                changed.extend(place.and_then(|place| sessions.get(place)).map(|(key, _)| *key));
+            }
         }
-        let touched = request.keys.len() - missing.len();
-        Ok(TouchReply { touched, missing, ttl_ms: ttl.0, ttls_ms })
+        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None })
     }
 
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {

@@ -4,7 +4,9 @@ mod support;
 
 mod changes;
 mod lifetime;
+mod lost;
 mod nodes;
+mod ordinal;
 mod placing;
 mod rotation;
 
@@ -21,6 +23,7 @@ use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
 use futures_util::future::join_all;
 
+use ordinal::Ordinal;
 use support::{RedisCluster, RedisServer, eventually_async};
 
 const KEEPING: Keeping = Keeping { ttl: Millis(60_000), ended: Millis(60_000), changes: 64 };
@@ -75,6 +78,8 @@ async fn redis_cluster_keeps_the_contract() {
 
 /// `services`: how many may stand in front of one store.
 async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
+    let whole = open;
+    let open = |keeping| -> Arc<dyn Store> { Arc::new(Ordinal::new(whole(keeping))) };
     let store = &*open(KEEPING);
     placing::claims_and_finds(store).await;
     placing::racing_claimers_agree(&(0..services).map(|_| open(KEEPING)).collect::<Vec<_>>()).await;
@@ -112,6 +117,11 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     lifetime::pins_live_no_longer_than_their_sessions(store).await;
     lifetime::an_end_that_comes_late_leaves_newer_pins_alone(store).await;
     lifetime::pins_expire(&*open(SHORT)).await;
+    let store = &*whole(KEEPING);
+    lost::a_touch_brings_back_what_was_lost(store).await;
+    lost::a_question_brings_back_what_was_lost(store).await;
+    lost::who_missed_an_end_begins_nothing_again(store).await;
+    lost::a_shorter_life_is_news(store).await;
     store.ready().await.unwrap();
 }
 
@@ -155,7 +165,7 @@ async fn resolve(store: &dyn Store, name: &str, id: &str, candidates: &[u16], un
 fn untimed(mut pins: Vec<Pin>) -> Vec<Pin> {
     for pin in &mut pins {
         let owned = pin.owned_ms.take().expect("each pin says for how long its owner has had it");
-        assert!(owned == 0 || pin.outcome == Outcome::Found, "{owned} ms: {pin:?}");
+        assert!(owned < 60_000 && (owned == 0 || pin.outcome != Outcome::Rehomed), "{owned} ms: {pin:?}");
     }
     pins
 }

@@ -146,7 +146,8 @@ pub(crate) async fn answers_in_order_and_pools_are_apart(store: &dyn Store) {
 
 pub(crate) async fn touches(store: &dyn Store) {
     resolve(store, "touch", "a", &[1], &[]).await;
-    let request = TouchRequest { pool: pool("touch"), keys: vec![key("b"), key("a"), key("c")] };
+    let request =
+        TouchRequest { pool: pool("touch"), keys: vec![key("b"), key("a"), key("c")], pins: vec![] };
     let mut missing = store.touch(&request).await.unwrap().missing;
     missing.sort();
     let mut expected = vec![key("b"), key("c")];
@@ -161,7 +162,7 @@ pub(crate) async fn a_pin_says_since_when_its_owner_has_it(store: &dyn Store) {
     };
     assert_eq!(owned(&[1], &[]).await, 0);
     // Neither a resolve nor a touch begins the time again.
-    let touch = TouchRequest { pool: pool("owned"), keys: vec![key("a")] };
+    let touch = TouchRequest { pool: pool("owned"), keys: vec![key("a")], pins: vec![] };
     let is_long = async || {
         store.touch(&touch).await.unwrap();
         owned(&[2], &[]).await >= 50
@@ -233,7 +234,7 @@ pub(crate) async fn ends_and_continues_versions(store: &dyn Store) {
     assert!(store.end(&pool("end"), key("a"), Millis(0), Some("cid-2")).await.unwrap());
     assert!(!store.end(&pool("end"), key("a"), Millis(0), None).await.unwrap());
     assert_eq!(store.session(&pool("end"), key("a")).await.unwrap(), None);
-    let touched = TouchRequest { pool: pool("end"), keys: vec![key("a")] };
+    let touched = TouchRequest { pool: pool("end"), keys: vec![key("a")], pins: vec![] };
     assert_eq!(store.touch(&touched).await.unwrap().missing, [key("a")]);
 
     let events = store.changes(&pool("end"), &before, 100).await.unwrap().events;

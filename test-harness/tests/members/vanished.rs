@@ -177,7 +177,8 @@ async fn one_that_vanishes_is_gone_at_once_and_its_sessions_are_rehomed_with_the
         match *home == gone {
             true => {
                 assert_eq!(shown(&answer, "outcome"), "rehomed", "{key}");
-                assert_eq!(notice, Some(format!("rehomed; from={gone}; version=2")));
+                let begin = format!("rehomed; from={gone}; version=");
+                assert!(notice.as_ref().is_some_and(|notice| notice.starts_with(&begin)), "{notice:?}");
             }
             false => assert_eq!((answer.node(), notice), (home.as_str(), None)),
         }

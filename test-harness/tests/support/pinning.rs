@@ -64,12 +64,16 @@ pub(crate) async fn from_each(clients: &[Client], session: &str) -> Vec<Response
     join_all(clients.iter().map(|client| of(client, session).send())).await
 }
 
-/// The session notices that the nodes received with these requests, and how often each occurred.
+/// The session notices that the nodes received with these requests, and how often each occurred. A version, which is a time,
+/// is shown as N.
 pub(crate) fn notices<'a>(answers: impl IntoIterator<Item = &'a Response>) -> BTreeMap<String, usize> {
     let mut notices = BTreeMap::new();
     for answer in answers {
         for (_, value) in answer.received().headers.iter().filter(|(name, _)| name == "x-berth-session") {
-            *notices.entry(String::from_utf8_lossy(value).into_owned()).or_default() += 1;
+            let notice = String::from_utf8_lossy(value);
+            let (said, version) = notice.split_once("version=").expect("a notice says its version");
+            assert!(version.parse::<u64>().is_ok_and(|version| (1..1 << 53).contains(&version)), "{notice}");
+            *notices.entry(format!("{said}version=N")).or_default() += 1;
         }
     }
     notices

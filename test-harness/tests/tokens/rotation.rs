@@ -86,7 +86,7 @@ async fn renewed_id_of_a_dead_node_is_rehomed_from_it() {
     let renewed = with(&world, 0, json!({"sid": "ada-2", "prev": "ada", "sv": 2})).await;
 
     assert_ne!(renewed.node(), home);
-    let notice = format!("rehomed; from={home}; version=2");
+    let notice = format!("rehomed; from={home}; version=N");
     assert_eq!(notices([&renewed]), [(notice, 1)].into());
 }
 
@@ -203,7 +203,7 @@ async fn strict_waits_for_its_node_and_prefer_moves_when_it_dies() {
     for (key, home) in strict.iter().zip(&homes) {
         let answer = of_class(&world, "strict", key).await;
         assert_eq!((answer.status.as_u16(), answer.node()), (200, home.as_str()), "{key}");
-        assert_eq!(world.pin_of("nodes", key).await.unwrap().version, 1, "{key}");
+        assert!(world.pin_of("nodes", key).await.unwrap().events.is_empty(), "{key} was moved");
     }
 }
 

@@ -1,12 +1,15 @@
 //! Resolving: what `redis/scripts/resolve.lua` and `raise.lua` do there.
 
 use berth_core::time::Millis;
-use berth_core::wire::{ChangeKind, Event, Outcome, Pin, Reason, ResolveRequest, SessionAsk, SessionKey};
+use berth_core::wire::{
+    ChangeKind, Event, KnownPin, Outcome, Pin, Reason, ResolveRequest, SessionAsk, SessionKey,
+};
 
 use super::{Entry, Live, Pool};
 use crate::store::Keeping;
 use crate::store::claims::{Claims, Former, other_than};
 use crate::store::placing::{Placing, place};
+use crate::store::versions;
 
 impl Pool {
     /// What a session that comes under a new key has under the former one.
@@ -32,7 +35,18 @@ impl Pool {
         life: u64,
     ) -> Pin {
         let key = ask.key;
+        let known = ask.known.as_ref().filter(|known| versions::is_plausible(known.version, now));
+        if let Some(known) = known {
+            self.compare(key, known, keeping, now, life);
+        }
         let there = self.live(key, now).cloned();
+        let ended = self.ended(key, now);
+        let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
+        if let Some(over) = known.filter(|known| ask.renew && there.is_none() && is_over(known)) {
+            return answer_over(key, over, ask, now);
+        }
+        // Else that is of its former life.
+        let known = known.filter(|known| !is_over(known));
         let owner = there.as_ref().map(|pin| pin.node.clone());
         let former_node = former.map(|former| &former.node);
         let placing =
@@ -57,34 +71,50 @@ impl Pool {
         let boot_id = self.boot_id(&node);
         let mut pin = there.unwrap_or_else(|| Live {
             node: node.clone(),
-            version: self.next_version(key, now).max(inherited.map_or(1, |former| former.version)),
+            version: 0,
             claimed: now,
             owned: now,
             boot_id: inherited.map_or_else(|| boot_id.clone(), |former| former.boot_id.clone()),
             claims: Claims::default(),
             expires: now,
         });
-        let known = pin.claims;
-        pin.claims = known.with(ask, former);
-        pin.claims.alias_of = inherited.map(|former| former.key).or(known.alias_of);
+        let before = pin.claims;
+        pin.claims = before.with(ask, former);
+        pin.claims.alias_of = inherited.map(|former| former.key).or(before.alias_of);
         let lives = match outcome {
             Outcome::Claimed => pin.claims.life_of_claim(ask, keeping.ttl, now),
             Outcome::Found | Outcome::Rehomed => pin.claims.life(keeping.ttl, now),
         };
         pin.expires = now + lives;
+        if let Some(known) = known.filter(|known| is_new && moved.is_none() && known.node == node) {
+            // The store lost it, and it stays where it was: nobody who knows it has to learn anything.
+            (pin.version, pin.owned) = (known.version, versions::time_of(known.version, now));
+            self.heed(Some(known), now);
+        } else if is_new || moved.is_some() {
+            let of_former = inherited.map(|former| former.version);
+            let of_known = known.map(|known| known.version);
+            let known = [Some(pin.version), Some(self.latest_version), ended, of_former, of_known];
+            pin.version = versions::next(known.into_iter().flatten(), now);
+            self.latest_version = pin.version;
+        }
         if let Some((from, reason)) = &moved {
-            (pin.node, pin.version, pin.owned) = (node.clone(), pin.version + 1, now);
+            (pin.node, pin.owned) = (node.clone(), now);
             pin.boot_id.clone_from(&boot_id);
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Rehomed;
                 event.from = Some(from.clone());
                 event.reason = *reason;
             });
-        } else if !is_new && pin.claims.session_version > known.session_version {
+        } else if !is_new && pin.claims.session_version > before.session_version {
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Superseded;
                 event.session_version = Some(pin.claims.session_version);
                 event.reason = Reason::Raised;
+            });
+        } else if !is_new && lives < before.life(keeping.ttl, now) {
+            self.log_of(life, keeping, now, (key, &pin), request, |event| {
+                event.kind = ChangeKind::Superseded;
+                event.reason = Reason::Shortened;
             });
         }
 
@@ -113,12 +143,53 @@ impl Pool {
         answer
     }
 
-    /// The version of a pin that is not there.
-    fn next_version(&self, key: SessionKey, now: Millis) -> u64 {
+    /// The version that a session had when it was ended, if that is remembered.
+    fn ended(&self, key: SessionKey, now: Millis) -> Option<u64> {
         match self.pins.get(&key) {
-            Some(Entry::Ended(version, until)) if *until > now => version + 1,
-            _ => 1,
+            Some(Entry::Ended(version, until)) if *until > now => Some(*version),
+            _ => None,
         }
+    }
+
+    /// What is given out from now on is newer than what a proxy knows.
+    pub(super) fn heed(&mut self, known: Option<&KnownPin>, now: Millis) {
+        if let Some(known) = known.filter(|known| versions::is_plausible(known.version, now)) {
+            self.latest_version = self.latest_version.max(known.version);
+        }
+    }
+
+    /// Compares a pin that is there with what a proxy knows. If that is newer, a write of it was lost, and it is written again.
+    /// False if the pin is another and stays.
+    pub(super) fn compare(
+        &mut self,
+        key: SessionKey,
+        known: &KnownPin,
+        keeping: &Keeping,
+        now: Millis,
+        life: u64,
+    ) -> bool {
+        let Some(pin) = self.live_mut(key, now) else { return true };
+        if known.version <= pin.version || !versions::is_plausible(known.version, now) {
+            return (known.version, &known.node) == (pin.version, &pin.node);
+        }
+        let from = std::mem::replace(&mut pin.node, known.node.clone());
+        (pin.version, pin.owned) = (known.version, versions::time_of(known.version, now));
+        let is_moved = from != pin.node;
+        if is_moved {
+            pin.boot_id = None;
+        }
+        self.heed(Some(known), now);
+        if is_moved {
+            self.log(life, keeping, now, |event| {
+                event.kind = ChangeKind::Rehomed;
+                event.key = Some(key);
+                event.node = Some(known.node.clone());
+                event.from = Some(from);
+                event.version = Some(known.version);
+                event.reason = Reason::Recovered;
+            });
+        }
+        true
     }
 
     /// A former key's pin learns a higher session version; that is no use of it.
@@ -160,5 +231,21 @@ impl Pool {
             event.correlation_id.clone_from(&request.correlation_id);
             fill(event);
         });
+    }
+}
+
+/// Nothing is stored of a session that ended since it was known.
+fn answer_over(key: SessionKey, known: &KnownPin, ask: &SessionAsk, now: Millis) -> Pin {
+    Pin {
+        key,
+        node: known.node.clone(),
+        version: known.version,
+        outcome: Outcome::Found,
+        from: None,
+        restore: false,
+        durable: None,
+        ttl_ms: Some(0),
+        session_version: ask.session_version.filter(|version| *version > 0),
+        owned_ms: Some(now.since(versions::time_of(known.version, now)).0),
     }
 }

@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `berth:{pool/s}:pin:KEY` | string | a pin (`resolve.lua` has its form); s is the first hex digit of KEY |
 //! | `berth:{pool/s}:ended:KEY` | string | the version of a session that was ended a short while ago |
+//! | `berth:{pool/s}:clock` | string | the latest version that a session of the shard was given |
 //! | `berth:{pool/s}:nodes` | hash | of each node what resolving needs, and when that was changed; a copy in each shard |
 //! | `berth:{pool/s}:changes` | stream | the changes of the shard's sessions; those of nodes in shard 0 |
 //! | `berth:{pool/0}:records` | hash | the nodes' whole records |
+//! | `berth:{pool/0}:store` | string | which store this is: a random name that is there until the store is emptied |
 
 use std::fmt;
 
@@ -82,6 +84,14 @@ impl Shard {
 
     pub(super) fn changes(&self) -> String {
         format!("{}changes", self.prefix)
+    }
+
+    pub(super) fn clock(&self) -> String {
+        format!("{}clock", self.prefix)
+    }
+
+    pub(super) fn store(&self) -> String {
+        format!("{}store", self.prefix)
     }
 
     pub(super) fn records(&self) -> String {

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use berth_core::wire::{Pin, ResolveRequest, SessionAsk, SessionKey};
+use berth_core::wire::{KnownPin, Pin, ResolveRequest, SessionAsk, SessionKey};
 use redis::Value;
 
 use super::call::{Answers, Group, Step};
@@ -90,7 +90,7 @@ impl Redis {
         ask: &SessionAsk,
         former: Option<&Former>,
     ) -> Step {
-        let keys = [shard.pin(ask.key), shard.ended(ask.key), shard.nodes(), shard.changes()];
+        let keys = [shard.pin(ask.key), shard.ended(ask.key), shard.nodes(), shard.changes(), shard.clock()];
         let mut step = Step::script(&scripts::RESOLVE, &keys)
             .arg(self.keeping.ttl.0.to_string())
             .arg(match (request.panic, ask.strict) {
@@ -103,6 +103,8 @@ impl Redis {
             .arg(request.correlation_id.as_deref().unwrap_or_default())
             .arg(said(ask))
             .arg(former.map(former_text).unwrap_or_default())
+            .arg(known_text(ask.known.as_ref()))
+            .arg(if ask.renew { "1" } else { "" })
             .arg(ask.candidates.len().to_string());
         let mut text = String::new();
         for node in ask.candidates.iter().chain(&ask.unusable) {
@@ -161,4 +163,9 @@ fn said(ask: &SessionAsk) -> String {
 fn former_text(former: &Former) -> String {
     let Former { key, node, version, session_version, boot_id } = former;
     format!("{key}|{version}|{session_version}|{}|{node}", boot_id.as_deref().unwrap_or_default())
+}
+
+/// `version|node`, or nothing.
+pub(super) fn known_text(known: Option<&KnownPin>) -> String {
+    known.map(|KnownPin { version, node }| format!("{version}|{node}")).unwrap_or_default()
 }

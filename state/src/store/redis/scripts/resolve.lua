@@ -6,11 +6,13 @@
 --      2 its ended version   string, there only for a while after a session was ended
 --      3 the shard's nodes   hash, node -> "version|state|cooldown until|boot id"
 --      4 the shard's changes  stream; begun by the first claim, so that a position in it tells of each pin's log
+--      5 the latest version that a session of the shard was given
 -- ARGV 1 the pin's life in ms, unless it has one of its own   2 "panic", "strict" or ""   3 changes to keep
 --      4 session key for the event     5 correlation id or ""
 --      6 what is said: "idle time|end|creation|session version|life of a claim", each of which may be empty
 --      7 the pin of the former key: "key|version|session version|boot id|node", or ""
---      8 number of candidates n        9 .. 8+n candidates       then the unusable nodes
+--      8 the pin as the asking proxy knows it: "version|node", or ""     9 "1" if the question only renews it, or ""
+--      10 number of candidates n       11 .. 10+n candidates     then the unusable nodes
 -- Returns "outcome|version|restore|from|life|session version|owned for|node": outcome f, c or r; restore 0 or 1; life in ms,
 -- 0 if nothing was stored as the session has ended; how long the node has had the session, in ms; from and session version
 -- may be empty.
@@ -21,19 +23,52 @@
 -- The pin of the former key may be in another slot, so it was read before. Whatever became of it since: the node that it
 -- names is checked here like any other.
 local panic, strict = ARGV[2] == 'panic', ARGV[2] == 'strict'
-local last_candidate = 8 + tonumber(ARGV[8])
+local last_candidate = 10 + tonumber(ARGV[10])
 local said_ttl, said_ends, said_created, said_version, said_claim =
   string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)|(%d*)$')
 local former_key, former_version, former_seen, former_boot, former_node =
   string.match(ARGV[7], '^(%x+)|(%d+)|(%d*)|([^|]*)|(.+)$')
+local told_version, told_node = string.match(ARGV[8], '^(%d+)|(.+)$')
 
-local now
+local now, micros
 local function time()
   if not now then
     local t = redis.call('TIME')
-    now = t[1] * 1000 + math.floor(t[2] / 1000)
+    now, micros = t[1] * 1000 + math.floor(t[2] / 1000), t[1] * 1000000 + t[2]
   end
   return now
+end
+
+-- Versions, as versions.rs has them. Each is a time in microseconds; all are exact up to 2^53.
+local AHEAD, KEPT = 86400000000, 2678400000
+
+-- The version that follows all that are known, each of which may be nil or false.
+local function next_version(one, two, three)
+  time()
+  local version = math.max(micros, (tonumber(redis.call('GET', KEYS[5])) or 0) + 1,
+    (tonumber(one) or 0) + 1, (tonumber(two) or 0) + 1, (tonumber(three) or 0) + 1)
+  local text = string.format('%.0f', version)
+  redis.call('SET', KEYS[5], text, 'PX', KEPT)
+  return text
+end
+
+-- What is given out from now on is newer than what a proxy knows.
+local function heed(version)
+  if tonumber(version) > (tonumber(redis.call('GET', KEYS[5])) or 0) then
+    redis.call('SET', KEYS[5], version, 'PX', KEPT)
+  end
+end
+
+-- When the node got the session, by the version.
+local function time_of(version)
+  return string.format('%.0f', math.min(time(), math.floor(tonumber(version) / 1000)))
+end
+
+if told_version then
+  time()
+  if tonumber(told_version) >= micros + AHEAD then
+    told_version, told_node = nil, nil
+  end
 end
 
 local function record(node)
@@ -72,7 +107,7 @@ end
 -- The first candidate but `owner` that takes new sessions, else the first that is not down.
 local function fit(owner)
   local second, second_boot
-  for i = 9, last_candidate do
+  for i = 11, last_candidate do
     local node = ARGV[i]
     if node ~= owner and not unusable(node) then
       local state, cooling, boot = record(node)
@@ -119,6 +154,7 @@ end
 if not ttl then
   ttl, ends, created, known_seen, alias = '', '', '', '', ''
 end
+local ttl_before, ends_before = ttl, ends
 if said_ttl ~= '' then
   ttl = said_ttl
 end
@@ -130,10 +166,16 @@ if said_created ~= '' then
 end
 local seen = higher(higher(known_seen, said_version), former_seen)
 
-local life = ttl ~= '' and ttl or ARGV[1]
-if ends ~= '' then
-  life = string.format('%.0f', math.max(0, math.min(tonumber(life), tonumber(ends) - time())))
+local function life_of(ttl, ends)
+  local life = ttl ~= '' and ttl or ARGV[1]
+  if ends ~= '' then
+    life = string.format('%.0f', math.max(0, math.min(tonumber(life), tonumber(ends) - time())))
+  end
+  return life
 end
+local life = life_of(ttl, ends)
+local is_shorter = pin and (ttl ~= ttl_before or ends ~= ends_before)
+  and tonumber(life) < tonumber(life_of(ttl_before, ends_before))
 
 -- Stores the pin, but not beyond its session's end.
 local function keep(version, claimed, owned, boot, node)
@@ -163,22 +205,36 @@ local function met(known, boot)
   return known == '' and '0' or '1', boot
 end
 
-local function log_rehome(from, node, version, reason)
+local function log_rehome(from, node, version, reason, correlation)
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'rehomed', 'key', ARGV[4], 'node', node,
-    'from', from, 'version', version, 'reason', reason, 'correlation_id', ARGV[5])
+    'from', from, 'version', version, 'reason', reason, 'correlation_id', correlation)
+end
+
+-- The newest version wins: the proxy knows a write that was lost here.
+if pin and told_version and tonumber(told_version) > tonumber(version) then
+  if told_node ~= owner then
+    log_rehome(owner, told_node, told_version, 'recovered', '')
+    owner, known_boot = told_node, ''
+  end
+  version, owned = told_version, time_of(told_version)
+  heed(version)
 end
 
 if not pin then
   local outcome, restore, from, node, boot, reason = 'c', '0', '', nil, nil, nil
-  local next_version = 1
   local ended = redis.call('GET', KEYS[2])
-  if ended then
-    next_version = tonumber(ended) + 1
+  if ended and told_version and tonumber(told_version) <= tonumber(ended) then
+    if ARGV[9] == '1' then
+      -- It is over: nothing is begun.
+      local owned = string.format('%.0f', math.max(0, time() - tonumber(time_of(told_version))))
+      return table.concat({ 'f', told_version, '0', '', '0', said_version, owned, told_node }, '|')
+    end
+    -- What is known is of its former life.
+    told_version, told_node = nil, nil
   end
   if former_node then
     -- As if the former key's pin were its own.
     outcome, alias, node = 'f', former_key, former_node
-    next_version = math.max(next_version, tonumber(former_version))
     reason, boot = out(former_node)
     local other, other_boot
     if reason and not strict then
@@ -186,7 +242,6 @@ if not pin then
     end
     if other then
       outcome, from, node, boot = 'r', former_node, other, other_boot
-      next_version = next_version + 1
     else
       restore, boot = met(former_boot, boot)
     end
@@ -198,25 +253,32 @@ if not pin then
       node, boot = fit(nil)
     end
     if not node then
-      node = ARGV[9]
+      node = ARGV[11]
       local _
       _, _, boot = record(node)
     end
   end
-  version = string.format('%.0f', next_version)
+  local at = string.format('%.0f', time())
+  local since = at
+  if told_node == node and outcome ~= 'r' then
+    -- The store lost it, and it stays where it was: nobody who knows it has to learn anything.
+    version, since = told_version, time_of(told_version)
+    heed(version)
+  else
+    version = next_version(ended, former_version, told_version)
+  end
   if ended and life ~= '0' then
     redis.call('DEL', KEYS[2])
   end
-  local at = string.format('%.0f', time())
-  keep(version, at, at, boot, node)
+  keep(version, at, since, boot, node)
   -- Without this entry, a log that was lost before its first change would look like a log without changes.
   if redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
   end
   if outcome == 'r' then
-    log_rehome(from, node, version, reason)
+    log_rehome(from, node, version, reason, ARGV[5])
   end
-  return answer(outcome, version, restore, from, at, node)
+  return answer(outcome, version, restore, from, since, node)
 end
 
 local reason, boot = out(owner)
@@ -226,10 +288,10 @@ if reason and not strict then
     if node == former_node then
       alias = former_key
     end
-    version = string.format('%.0f', tonumber(version) + 1)
+    version = next_version(version)
     local at = string.format('%.0f', time())
     keep(version, claimed, at, node_boot, node)
-    log_rehome(owner, node, version, reason)
+    log_rehome(owner, node, version, reason, ARGV[5])
     return answer('r', version, '0', owner, at, node)
   end
 end
@@ -240,5 +302,8 @@ keep(version, claimed, owned, known_boot, owner)
 if seen ~= known_seen then
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
     'version', version, 'reason', 'raised', 'session_version', seen, 'correlation_id', ARGV[5])
+elseif is_shorter then
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
+    'version', version, 'reason', 'shortened', 'correlation_id', ARGV[5])
 end
 return answer('f', version, restore, '', owned, owner)

@@ -1,0 +1,72 @@
+//! Which store this is: a random name for each pool, which whoever comes first writes into its first shard.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use berth_core::wire::{PoolName, StoreId};
+use redis::Value;
+
+use super::call::{Group, Step};
+use super::layout::Shard;
+use super::link::Link;
+use super::reading::text;
+use crate::lock::lock;
+
+/// A store that was emptied, or exchanged for another, is seen after this time.
+const BELIEVED: Duration = Duration::from_secs(10);
+/// Longer than any pin lives, in milliseconds: 31 days.
+const KEPT: u64 = 31 * 24 * 3_600_000;
+/// Beyond so many pools each look is a call.
+const MAX_POOLS: usize = 1024;
+
+/// What was last seen.
+#[derive(Default)]
+pub(super) struct Identity {
+    seen: Mutex<BTreeMap<PoolName, (Instant, Option<StoreId>)>>,
+}
+
+impl Identity {
+    /// The name; `None` as long as the shard has not said it.
+    pub(super) async fn get(&self, link: &Link, pool: &PoolName) -> Option<StoreId> {
+        let seen = lock(&self.seen).get(pool).cloned();
+        if let Some((at, name)) = &seen
+            && at.elapsed() < BELIEVED
+        {
+            return name.clone();
+        }
+        let before = seen.and_then(|(_, name)| name);
+        self.note(pool, before.clone());
+        let name = read(link, pool).await.or(before);
+        self.note(pool, name.clone());
+        name
+    }
+
+    /// While one asks, others go by what was seen before.
+    fn note(&self, pool: &PoolName, name: Option<StoreId>) {
+        let mut seen = lock(&self.seen);
+        if seen.len() >= MAX_POOLS && !seen.contains_key(pool) {
+            seen.retain(|_, (at, _)| at.elapsed() < BELIEVED);
+        }
+        if seen.len() < MAX_POOLS || seen.contains_key(pool) {
+            seen.insert(pool.clone(), (Instant::now(), name));
+        }
+    }
+}
+
+async fn read(link: &Link, pool: &PoolName) -> Option<StoreId> {
+    let shard = Shard::home(pool);
+    let key = shard.store();
+    let name = format!("{:016x}", RandomState::new().hash_one(pool.as_str()));
+    let steps = vec![
+        Step::command("SET").arg(&key).arg(name).arg("NX").arg("PX").arg(KEPT),
+        Step::command("PEXPIRE").arg(&key).arg(KEPT),
+        Step::command("GET").arg(&key),
+    ];
+    let answers = link.run(vec![Group { shard, steps }], false).await.ok()?;
+    match answers.first()?.values.last()? {
+        Value::Nil => None,
+        name => text(name).ok().map(StoreId::new),
+    }
+}

@@ -1,0 +1,109 @@
+//! What becomes of writes that the store lost, and that a proxy still knows: of two versions the newer one stays.
+
+use berth_core::wire::{KnownPin, TouchedPin};
+
+use super::*;
+
+fn known(version: u64, number: u16) -> KnownPin {
+    KnownPin { version, node: node(number) }
+}
+
+fn knowing(ask: SessionAsk, version: u64, number: u16) -> SessionAsk {
+    SessionAsk { known: Some(known(version, number)), ..ask }
+}
+
+async fn touch(store: &dyn Store, name: &str, id: &str, known: KnownPin) -> TouchReply {
+    let pins = vec![TouchedPin { key: key(id), known }];
+    store.touch(&TouchRequest { pool: pool(name), keys: vec![], pins }).await.unwrap()
+}
+
+async fn owner(store: &dyn Store, name: &str, id: &str) -> Option<KnownPin> {
+    let session = store.session(&pool(name), key(id)).await.unwrap()?;
+    Some(KnownPin { version: session.version, node: session.node })
+}
+
+pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
+    let claimed = resolve(store, "lost", "a", &[1], &[]).await.version;
+    let start = store.head(&pool("lost")).await.unwrap();
+
+    // What is as new is the same, or has changed.
+    assert_eq!(touch(store, "lost", "a", known(claimed, 1)).await.changed, []);
+    assert_eq!(touch(store, "lost", "a", known(claimed, 2)).await.changed, [key("a")]);
+    assert_eq!(touch(store, "lost", "a", known(claimed - 1, 2)).await.changed, [key("a")]);
+    assert_eq!(owner(store, "lost", "a").await, Some(known(claimed, 1)));
+    assert_eq!(news(store, "lost", &start).await, []);
+
+    // What is newer was lost. All others hear of it, also those who knew the owner before.
+    let reply = touch(store, "lost", "a", known(claimed + 7, 2)).await;
+    assert_eq!((reply.touched, reply.changed), (1, vec![]));
+    assert_eq!(owner(store, "lost", "a").await, Some(known(claimed + 7, 2)));
+    let events = news(store, "lost", &start).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].kind, events[0].reason), (ChangeKind::Rehomed, Reason::Recovered));
+    assert_eq!((events[0].node.clone(), events[0].version), (Some(node(2)), Some(claimed + 7)));
+    assert_eq!(touch(store, "lost", "a", known(claimed, 1)).await.changed, [key("a")]);
+
+    // The next is newer than all that were known.
+    let rehomed = resolve(store, "lost", "a", &[3], &[2]).await;
+    assert!(rehomed.version > claimed + 7 && rehomed.node == node(3), "{rehomed:?}");
+    // One that comes from another clock is not believed.
+    let foreign = (now_ms() + 2 * 86_400_000) * 1000;
+    assert_eq!(touch(store, "lost", "a", known(foreign, 1)).await.changed, [key("a")]);
+    assert_eq!(owner(store, "lost", "a").await, Some(known(rehomed.version, 3)));
+    // A touch makes no pin: nothing is said of how long it lives.
+    assert_eq!(touch(store, "lost", "unknown", known(claimed, 1)).await.missing, [key("unknown")]);
+}
+
+pub(crate) async fn a_question_brings_back_what_was_lost(store: &dyn Store) {
+    let claimed = resolve(store, "told", "a", &[1], &[]).await.version;
+
+    let found = resolve_one(store, "told", knowing(ask("a", &[2], &[]), claimed + 7, 3)).await;
+    assert_eq!(found, pin("a", Outcome::Found, 3, claimed + 7));
+    let rehomed = resolve_one(store, "told", knowing(ask("a", &[4], &[5]), claimed + 9, 5)).await;
+    assert_eq!((rehomed.from, rehomed.node, rehomed.version > claimed + 9), (Some(node(5)), node(4), true));
+    let found = resolve_one(store, "told", knowing(ask("a", &[2], &[]), claimed, 1)).await;
+    assert_eq!(found, pin("a", Outcome::Found, 4, rehomed.version));
+
+    // A pin that is not there stays where it was, and those who know it learn nothing.
+    let here = resolve_one(store, "told", knowing(ask("b", &[1, 2], &[]), claimed, 1)).await;
+    assert_eq!(here, pin("b", Outcome::Claimed, 1, claimed));
+    let there = resolve_one(store, "told", knowing(ask("c", &[2], &[]), claimed, 1)).await;
+    assert!(there.node == node(2) && there.version > claimed, "{there:?}");
+}
+
+pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
+    let claimed = resolve(store, "over-again", "a", &[1], &[]).await.version;
+    store.end(&pool("over-again"), key("a"), Millis(0), None).await.unwrap();
+
+    let renewed = SessionAsk { renew: true, ..knowing(ask("a", &[1], &[]), claimed, 1) };
+    let over = resolve_one(store, "over-again", renewed.clone()).await;
+    assert_eq!((over.ttl_ms, over.version), (Some(0), claimed));
+    assert_eq!(owner(store, "over-again", "a").await, None);
+
+    // A request of its client does; and what is known of its former life says nothing of the new one.
+    let begun = resolve_one(store, "over-again", knowing(ask("a", &[1], &[]), claimed, 1)).await;
+    assert!(begun.outcome == Outcome::Claimed && begun.version > claimed, "{begun:?}");
+    let renewed = resolve_one(store, "over-again", renewed).await;
+    assert_eq!(renewed, pin("a", Outcome::Found, 1, begun.version));
+    // One that was lost, and not ended, is begun again.
+    let lost = SessionAsk { renew: true, ..knowing(ask("b", &[1], &[]), claimed, 1) };
+    assert_eq!(resolve_one(store, "over-again", lost).await.outcome, Outcome::Claimed);
+}
+
+pub(crate) async fn a_shorter_life_is_news(store: &dyn Store) {
+    let start = store.head(&pool("shorter")).await.unwrap();
+    let lives = |ttl_ms, ends_ms| SessionAsk { ttl_ms, ends_ms, ..ask("a", &[1], &[]) };
+    let version = resolve_one(store, "shorter", lives(Some(50_000), None)).await.version;
+    resolve_one(store, "shorter", lives(Some(55_000), None)).await;
+    resolve_one(store, "shorter", lives(None, None)).await;
+    resolve_one(store, "shorter", lives(None, Some(now_ms() + 3_600_000))).await;
+    assert_eq!(news(store, "shorter", &start).await, []);
+
+    resolve_one(store, "shorter", lives(Some(20_000), None)).await;
+    resolve_one(store, "shorter", lives(Some(20_000), None)).await;
+    resolve_one(store, "shorter", lives(None, Some(now_ms() + 10_000))).await;
+
+    let events = news(store, "shorter", &start).await;
+    let kinds: Vec<_> = events.iter().map(|event| (event.kind, event.reason, event.version)).collect();
+    assert_eq!(kinds, [(ChangeKind::Superseded, Reason::Shortened, Some(version)); 2]);
+}

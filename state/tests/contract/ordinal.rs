@@ -1,0 +1,137 @@
+//! Versions as their place among all of their session: what the contract says of them is their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangeKind, ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName,
+    ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
+};
+use berth_state::store::{Store, StoreError};
+
+/// A store whose pins have the versions 1, 2, 3.
+pub(crate) struct Ordinal {
+    store: Arc<dyn Store>,
+    seen: Mutex<BTreeMap<(PoolName, SessionKey), BTreeSet<u64>>>,
+}
+
+impl Ordinal {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, seen: Mutex::default() }
+    }
+
+    fn place(&self, pool: &PoolName, key: SessionKey, version: u64) -> u64 {
+        let mut seen = self.seen.lock().unwrap();
+        let seen = seen.entry((pool.clone(), key)).or_default();
+        seen.insert(version);
+        seen.range(..=version).count() as u64
+    }
+}
+
+#[async_trait]
+impl Store for Ordinal {
+    async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
+        let mut pins = self.store.resolve(request).await?;
+        for pin in &mut pins {
+            pin.version = self.place(&request.pool, pin.key, pin.version);
+        }
+        Ok(pins)
+    }
+
+    async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
+        let mut session = self.store.session(pool, key).await?;
+        if let Some(session) = &mut session {
+            session.version = self.place(pool, key, session.version);
+            for event in &mut session.events {
+                event.version = event.version.map(|version| self.place(pool, key, version));
+            }
+        }
+        Ok(session)
+    }
+
+    async fn changes(
+        &self,
+        pool: &PoolName,
+        after: &Cursor,
+        limit: usize,
+    ) -> Result<ChangesReply, StoreError> {
+        let mut reply = self.store.changes(pool, after, limit).await?;
+        for event in reply.events.iter_mut().filter(|event| event.kind != ChangeKind::Node) {
+            if let (Some(key), Some(version)) = (event.key, event.version) {
+                event.version = Some(self.place(pool, key, version));
+            }
+        }
+        Ok(reply)
+    }
+
+    fn ttl(&self) -> Millis {
+        self.store.ttl()
+    }
+
+    async fn id(&self, pool: &PoolName) -> Option<StoreId> {
+        self.store.id(pool).await
+    }
+
+    async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
+        self.store.touch(request).await
+    }
+
+    async fn end(
+        &self,
+        pool: &PoolName,
+        key: SessionKey,
+        ago: Millis,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        self.store.end(pool, key, ago, correlation_id).await
+    }
+
+    async fn count(
+        &self,
+        pool: &PoolName,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<CountReply, StoreError> {
+        self.store.count(pool, after, limit).await
+    }
+
+    async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
+        self.store.nodes(pool).await
+    }
+
+    async fn time(&self, pool: &PoolName) -> Result<Millis, StoreError> {
+        self.store.time(pool).await
+    }
+
+    async fn change_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        change: &NodeChange,
+    ) -> Result<NodeRecord, StoreError> {
+        self.store.change_node(pool, node, change).await
+    }
+
+    async fn forget_node(
+        &self,
+        pool: &PoolName,
+        node: NodeId,
+        correlation_id: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        self.store.forget_node(pool, node, correlation_id).await
+    }
+
+    fn origin(&self) -> Cursor {
+        self.store.origin()
+    }
+
+    async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {
+        self.store.head(pool).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.store.ready().await
+    }
+}
