@@ -38,6 +38,9 @@ impl Default for Keeping {
     }
 }
 
+/// A session that was renewed more often than this keeps its oldest pins until they expire by themselves.
+pub const MAX_FORMERS: usize = 8;
+
 /// Why a store did not answer. It may have done what it was asked all the same: each verb may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -134,7 +137,8 @@ pub trait Store: Send + Sync + 'static {
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError>;
 
     /// Ends a session that was over so long ago, by the store's own clock; false if there is nothing to end. A pin whose node
-    /// has had it for less time is a newer session's, or was used since: it stays.
+    /// has had it for less time is a newer session's, or was used since: it stays. What the session was called before its
+    /// identifier was rotated ends with it, up to [`MAX_FORMERS`] names back: else a token from then would begin it again.
     async fn end(
         &self,
         pool: &PoolName,

@@ -446,9 +446,14 @@ impl Law {
             assert!(!ended, "each pin is newer");
             return;
         }
-        let before = self.pins.remove(&key);
-        assert_eq!(ended, before.is_some());
-        self.remembered.extend(before.map(|before| (key, before.version)));
+        assert_eq!(ended, self.pins.contains_key(&key));
+        // With all the names that it had. One that leads back to a later one is gone by then.
+        let mut next = Some(key);
+        while let Some(key) = next {
+            let before = self.pins.remove(&key);
+            next = before.as_ref().and_then(|before| before.alias_of);
+            self.remembered.extend(before.map(|before| (key, before.version)));
+        }
     }
 }
 

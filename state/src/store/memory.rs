@@ -16,7 +16,7 @@ use berth_core::wire::{
 };
 
 use super::claims::{Claims, other_than};
-use super::{Keeping, Store, StoreError};
+use super::{Keeping, MAX_FORMERS, Store, StoreError};
 
 /// Tells the time; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
@@ -164,6 +164,31 @@ impl Pool {
         });
     }
 
+    fn end(
+        &mut self,
+        key: SessionKey,
+        ago: Millis,
+        correlation_id: Option<&str>,
+        keeping: &Keeping,
+        now: Millis,
+        life: u64,
+    ) -> bool {
+        let pin = self.live(key, now).filter(|pin| now.since(pin.owned) >= ago);
+        let Some((node, version)) = pin.map(|pin| (pin.node.clone(), pin.version)) else {
+            return false;
+        };
+        self.pins.insert(key, Entry::Ended(version, now + keeping.ended));
+        self.log(life, keeping, now, |event| {
+            event.kind = ChangeKind::Ended;
+            event.key = Some(key);
+            event.node = Some(node);
+            event.version = Some(version);
+            event.reason = Reason::Deleted;
+            event.correlation_id = correlation_id.map(str::to_owned);
+        });
+        true
+    }
+
     fn sweep(&mut self, now: Millis) {
         if self.pins.len() < self.sweep_at.max(FIRST_SWEEP) {
             return;
@@ -272,20 +297,18 @@ impl Store for Memory {
         let now = (self.clock)();
         let mut pools = self.pools();
         let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
-        let pin = pool.live(key, now).filter(|pin| now.since(pin.owned) >= ago);
-        let Some((node, version)) = pin.map(|pin| (pin.node.clone(), pin.version)) else {
-            return Ok(false);
-        };
-        pool.pins.insert(key, Entry::Ended(version, now + self.keeping.ended));
-        pool.log(self.life, &self.keeping, now, |event| {
-            event.kind = ChangeKind::Ended;
-            event.key = Some(key);
-            event.node = Some(node);
-            event.version = Some(version);
-            event.reason = Reason::Deleted;
-            event.correlation_id = correlation_id.map(str::to_owned);
-        });
-        Ok(true)
+        let mut names = vec![key];
+        while names.len() <= MAX_FORMERS
+            && let Some(former) = names.last().and_then(|key| pool.live(*key, now)?.claims.alias_of)
+            && !names.contains(&former)
+        {
+            names.push(former);
+        }
+        let mut has_ended = false;
+        for key in names.into_iter().rev() {
+            has_ended = pool.end(key, ago, correlation_id, &self.keeping, now, self.life);
+        }
+        Ok(has_ended)
     }
 
     async fn count(

@@ -11,6 +11,7 @@ mod call;
 mod clustered;
 mod connection;
 mod counting;
+mod ending;
 mod identity;
 mod layout;
 mod link;
@@ -178,14 +179,12 @@ impl Store for Redis {
         ago: Millis,
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError> {
-        let shard = Shard::of(pool, key);
-        let step = Step::script(&scripts::END, &[shard.pin(key), shard.ended(key), shard.changes()])
-            .arg(self.keeping.ended.0.to_string())
-            .arg(self.keeping.changes.to_string())
-            .arg(key.to_string())
-            .arg(correlation_id.unwrap_or_default())
-            .arg(ago.0.to_string());
-        Ok(integer(&self.link.one(&shard, step).await?)? == 1)
+        // The oldest name first: as long as the newest is there, a call that failed half way finds them all again.
+        let mut has_ended = false;
+        for key in self.names_of(pool, key).await?.into_iter().rev() {
+            has_ended = self.end_one(pool, key, ago, correlation_id).await?;
+        }
+        Ok(has_ended)
     }
 
     async fn count(

@@ -179,5 +179,5 @@ pub(crate) async fn pins_expire(store: &dyn Store) {
     })
     .await;
 
-    assert_eq!(resolve(store, "expire", "a", &[3], &[]).await, pin("a", Outcome::Claimed, 3, 1));
+    assert_eq!(resolve(store, "expire", "a", &[3], &[]).await, pin("a", Outcome::Claimed, 3, 3));
 }

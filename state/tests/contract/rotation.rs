@@ -36,6 +36,26 @@ pub(crate) async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
     assert_eq!(session.alias_of, None);
 }
 
+pub(crate) async fn all_names_of_a_session_end_with_it(store: &dyn Store) {
+    resolve(store, "names", "a", &[1], &[]).await;
+    resolve_one(store, "names", rotated("b", "a", &[2], &[])).await;
+    resolve_one(store, "names", rotated("c", "b", &[2], &[])).await;
+    let start = store.head(&pool("names")).await.unwrap();
+
+    assert!(store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap());
+
+    let events = news(store, "names", &start).await;
+    let mut ended: Vec<_> = events.iter().filter_map(|event| event.key).collect();
+    let mut all = ["a", "b", "c"].map(key);
+    ended.sort();
+    all.sort();
+    assert_eq!(ended, all);
+    // A token from before begins a new session, wherever that may be.
+    let begun = resolve_one(store, "names", rotated("d", "b", &[3], &[])).await;
+    assert_eq!(begun, pin("d", Outcome::Claimed, 3, 1));
+    assert!(!store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap());
+}
+
 pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn Store) {
     resolve(store, "out", "old", &[1, 2], &[]).await;
     let start = store.head(&pool("out")).await.unwrap();
