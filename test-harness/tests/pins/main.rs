@@ -7,6 +7,7 @@ mod browser;
 mod clients;
 mod held;
 mod issued;
+mod lost_writes;
 mod minted;
 mod pins;
 mod pins_nodes;
