@@ -29,6 +29,8 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8650
 const STORE_TIMEOUT: Millis = Millis(40);
 /// Requests at once, and polls.
 const AT_ONCE: usize = 1024;
+/// Connections at once.
+const CONNECTIONS: usize = 8192;
 const STOP_DELAY: Millis = Millis(3000);
 
 /// Settings that are right.
@@ -44,6 +46,8 @@ pub struct Settings {
     pub in_flight: usize,
     /// Polls at once.
     pub polls: usize,
+    /// Connections at once.
+    pub connections: usize,
     /// What requests must carry.
     pub token: Option<String>,
     /// Whose JWTs are believed.
@@ -85,6 +89,7 @@ impl Settings {
             keeping,
             in_flight: checks.take(arguments.in_flight).unwrap_or(AT_ONCE),
             polls: checks.take(arguments.polls).unwrap_or(AT_ONCE),
+            connections: checks.take(arguments.connections).unwrap_or(CONNECTIONS),
             token,
             jwt: arguments.jwt.check(is_fenced, &mut checks),
             tls: arguments.tls.check(&mut checks),

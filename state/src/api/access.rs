@@ -139,6 +139,11 @@ pub(super) enum Unknown {
 }
 
 impl Access {
+    /// True if everybody may ask.
+    pub(super) fn is_open(&self) -> bool {
+        self.token.is_none() && self.issuer.is_none() && !self.certificates
+    }
+
     /// Who sent a request with these headers.
     pub(super) fn caller(&self, headers: &HeaderMap, now: Millis) -> Result<Caller, Unknown> {
         let role = if self.issuer.is_some() { Role::Proxy } else { Role::Anyone };

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -21,6 +22,7 @@ use prometheus_client::registry::{Metric, Registry};
 use super::access::Unknown;
 use super::call::Call;
 use super::failure::StoreFailed;
+use crate::connections::{Closed, Connections};
 use crate::store::StoreErrorKind;
 
 pub(super) use prometheus_text::CONTENT_TYPE;
@@ -39,6 +41,8 @@ pub(super) struct Metrics {
     tokens: Family<Of<Token>, Counter>,
     resolve_time: Histogram,
     free_places: Family<Of<Places>, Gauge>,
+    connections: Family<Of<Admitted>, Gauge>,
+    connections_closed: Family<Of<Closed>, Counter>,
 }
 
 impl Metrics {
@@ -77,6 +81,18 @@ impl Metrics {
                 "How many more requests are taken before 429",
                 Family::default(),
             ),
+            connections: shown(
+                of,
+                "connections",
+                "Open connections: new until a request was authorised, then admitted",
+                Family::default(),
+            ),
+            connections_closed: shown(
+                of,
+                "connections_closed",
+                "Connections that the service closed, by reason",
+                counters(Closed::ALL),
+            ),
             registry,
         }
     }
@@ -114,9 +130,23 @@ impl Metrics {
     ///
     /// # Errors
     /// Never: a text takes what is written to it.
-    pub(super) fn show(&self, in_flight: usize, polls: usize) -> Result<String, fmt::Error> {
+    pub(super) fn show(
+        &self,
+        in_flight: usize,
+        polls: usize,
+        connections: &Connections,
+    ) -> Result<String, fmt::Error> {
+        let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         for (places, free) in [(Places::Requests, in_flight), (Places::Polls, polls)] {
-            self.free_places.get_or_create(&Of(places)).set(i64::try_from(free).unwrap_or(i64::MAX));
+            set(&self.free_places.get_or_create(&Of(places)), free);
+        }
+        let (new, admitted) = connections.counts();
+        for (standing, count) in [(Admitted(false), new), (Admitted(true), admitted)] {
+            set(&self.connections.get_or_create(&Of(standing)), count);
+        }
+        for why in Closed::ALL {
+            let counted = self.connections_closed.get_or_create(&Of(why));
+            counted.inner().store(connections.closed(why), Ordering::Relaxed);
         }
         let mut page = String::with_capacity(4096);
         prometheus_text::encode(&mut page, &self.registry)?;
@@ -227,6 +257,24 @@ impl Label for Token {
             Self::Unknown(Unknown::Wrong) => "wrong",
             Self::Unknown(Unknown::Refused(refusal)) => refusal.name(),
         }
+    }
+}
+
+/// Whether a connection is admitted.
+#[derive(Debug, Clone, Copy)]
+struct Admitted(bool);
+
+impl Label for Admitted {
+    const NAME: &'static str = "standing";
+    fn value(&self) -> &str {
+        if self.0 { "admitted" } else { "new" }
+    }
+}
+
+impl Label for Closed {
+    const NAME: &'static str = "reason";
+    fn value(&self) -> &str {
+        self.name()
     }
 }
 
