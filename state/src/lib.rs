@@ -7,9 +7,12 @@
 pub mod api;
 pub mod changes;
 pub mod connections;
+mod expiry;
+mod follow;
 pub mod given;
 pub mod issuer;
 mod lock;
+pub mod secrets;
 pub mod server;
 pub mod settings;
 pub mod store;

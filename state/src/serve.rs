@@ -11,7 +11,7 @@ use berth_state::given::Fault;
 use berth_state::issuer::Issuer;
 use berth_state::settings::{CommandLine, Settings};
 use berth_state::store::{Memory, Redis, Store};
-use berth_state::{Access, Limits, router, server, tls};
+use berth_state::{Access, Limits, router, secrets, server, tls};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -66,9 +66,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
     let issuer = settings.jwt.as_ref().map(|jwt| Issuer::open(&jwt.jwks, jwt.policy.clone())).transpose();
+    let tokens = settings.token_file.as_deref().map(secrets::tokens).transpose();
     let tls = tls.map_err(|all| faults.extend(all));
+    let tokens = tokens.map_err(|all| faults.extend(all));
     let issuer = issuer.map_err(|fault| faults.push(Fault::new("jwks", fault.to_string())));
-    let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
+    let (Some(store), Ok(tls), Ok(tokens), Ok(issuer)) = (store, tls, tokens, issuer) else {
         return Err(Failure::Settings(faults));
     };
     let listener = server::listen(&settings.listen.to_string()).await?;
@@ -81,6 +83,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         polls: settings.polls,
         access: Access {
             token: settings.token.clone(),
+            tokens,
             certificates: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
             issuer,
         },

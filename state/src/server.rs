@@ -21,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
-use tokio_rustls::TlsAcceptor;
 
 use self::activity::{Activity, Noticed};
 use crate::connections::{Closed, Connections, Place};
+use crate::tls::Acceptor;
 
 /// Pings of HTTP/2, which answers them while requests wait.
 const PING_EVERY: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     connections: Arc<Connections>,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -104,7 +104,7 @@ impl ConnectionError {
 struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     connections: Arc<Connections>,
     stopping: watch::Receiver<bool>,
 }
@@ -113,7 +113,9 @@ impl Server {
     async fn connection(&self, stream: TcpStream, peer: IpAddr) {
         let (place, activity) = (self.connections.enter(peer), Activity::new(self.connections.bounds));
         let mut stopping = self.stopping.clone();
-        let result = match &self.tls {
+        // With the certificates that are there now.
+        let tls = self.tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
+        let result = match tls {
             None => self.requests(stream, &place, activity).await,
             Some(tls) => tokio::select! {
                 () = place.displaced() => Err(ConnectionError::Closed(Closed::Displaced)),

@@ -246,7 +246,7 @@ fn redis_is_reached_over_tls_as_an_acl_user() {
         urls: vec![format!("rediss://berth:{password}@localhost:{tls_port}")],
         cluster: false,
         quorum: false,
-        tls: Tls { ca: Some(Path::new(&ca).to_owned()), client },
+        tls: Tls { ca: Some(Path::new(&ca).to_owned()), client, ..Tls::default() },
         timeout: Duration::from_secs(2),
         keeping: Keeping::default(),
     };

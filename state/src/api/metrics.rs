@@ -23,6 +23,7 @@ use super::access::Unknown;
 use super::call::Call;
 use super::failure::StoreFailed;
 use crate::connections::{Closed, Connections};
+use crate::follow;
 use crate::store::StoreErrorKind;
 
 pub(super) use prometheus_text::CONTENT_TYPE;
@@ -43,6 +44,8 @@ pub(super) struct Metrics {
     free_places: Family<Of<Places>, Gauge>,
     connections: Family<Of<Admitted>, Gauge>,
     connections_closed: Family<Of<Closed>, Counter>,
+    files_current: Family<Of<FileName>, Gauge>,
+    certificate_expiry: Family<Of<FileName>, Gauge>,
 }
 
 impl Metrics {
@@ -92,6 +95,18 @@ impl Metrics {
                 "connections_closed",
                 "Connections that the service closed, by reason",
                 counters(Closed::ALL),
+            ),
+            files_current: shown(
+                of,
+                "files_current",
+                "1 if what is in the followed files is used, 0 if what was there before is",
+                Family::default(),
+            ),
+            certificate_expiry: shown(
+                of,
+                "certificate_expiry_timestamp_seconds",
+                "When the certificates in use are over, by setting",
+                Family::default(),
             ),
             registry,
         }
@@ -147,6 +162,13 @@ impl Metrics {
         for why in Closed::ALL {
             let counted = self.connections_closed.get_or_create(&Of(why));
             counted.inner().store(connections.closed(why), Ordering::Relaxed);
+        }
+        for status in follow::all() {
+            self.files_current.get_or_create(&Of(FileName(status.name))).set(i64::from(status.is_current()));
+            for (setting, over) in status.expiries() {
+                let gauge = self.certificate_expiry.get_or_create(&Of(FileName(setting)));
+                gauge.set(i64::try_from(over).unwrap_or(i64::MAX));
+            }
         }
         let mut page = String::with_capacity(4096);
         prometheus_text::encode(&mut page, &self.registry)?;
@@ -275,6 +297,17 @@ impl Label for Closed {
     const NAME: &'static str = "reason";
     fn value(&self) -> &str {
         self.name()
+    }
+}
+
+/// Files that are followed together, or the setting that names one of them.
+#[derive(Debug, Clone, Copy)]
+struct FileName(&'static str);
+
+impl Label for FileName {
+    const NAME: &'static str = "file";
+    fn value(&self) -> &str {
+        self.0
     }
 }
 

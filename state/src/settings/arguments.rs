@@ -66,6 +66,9 @@ pub(super) struct Arguments {
     /// process list shows it
     #[arg(long, value_name = "TOKEN", value_parser = filled())]
     pub(super) token: Option<Given<String>>,
+    /// File with such tokens, one a line, read again when it changes; beside --token
+    #[arg(long, value_name = "FILE", value_parser = file())]
+    pub(super) token_file: Option<Given<PathBuf>>,
     #[command(flatten)]
     pub(super) jwt: JwtFlags,
     #[command(flatten)]

@@ -16,8 +16,10 @@ mod link;
 mod options;
 mod reading;
 mod recording;
+mod renewal;
 mod resolving;
 mod scripts;
+mod sentinel;
 mod single;
 mod waiting;
 
@@ -36,6 +38,7 @@ use self::layout::{Position, SHARDS, Shard};
 use self::link::Link;
 pub use self::options::{Options, Tls};
 use self::reading::{Stored, integer, list, misread, text};
+pub(crate) use self::sentinel::SentinelUrl;
 use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
 use crate::given::Fault;
@@ -56,9 +59,8 @@ impl Redis {
     /// # Errors
     /// What is wrong with the options or their files.
     pub fn open(options: &Options) -> Result<Self, Fault> {
-        let certificates = options.read_certificates()?;
-        let link =
-            Link::new(options, certificates).map_err(|error| Fault::new("redis", error.to_string()))?;
+        let secrets = options.follow()?;
+        let link = Link::new(options, secrets).map_err(|error| Fault::new("redis", error.to_string()))?;
         Ok(Self { link, keeping: options.keeping })
     }
 
