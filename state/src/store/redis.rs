@@ -11,6 +11,7 @@ mod call;
 mod clustered;
 mod connection;
 mod counting;
+mod diagnosis;
 mod layout;
 mod link;
 mod options;

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::call::{Answers, Call};
 use super::clustered::Clustered;
+use super::diagnosis::Diagnosis;
 use super::layout::Shard;
 use super::options::{Options, Secrets};
 use super::renewal;
@@ -20,6 +21,7 @@ use crate::store::StoreError;
 pub(super) struct Connection {
     route: Arc<Mutex<Route>>,
     is_cluster: bool,
+    diagnosis: Option<Arc<Diagnosis>>,
 }
 
 /// Where calls go now.
@@ -44,7 +46,12 @@ impl Connection {
             None => Route::all(options, &used, count)?,
             Some(_) => vec![Route::Unknown("was not asked yet".to_owned()); count],
         };
-        let new = |route| Self { route: Arc::new(Mutex::new(route)), is_cluster: options.cluster };
+        let diagnosis = Diagnosis::of(options, &secrets);
+        let new = |route| Self {
+            route: Arc::new(Mutex::new(route)),
+            is_cluster: options.cluster,
+            diagnosis: diagnosis.clone(),
+        };
         let mut all: Vec<Self> = routes.into_iter().map(new).collect();
         let routes = all.iter().map(|one| Arc::downgrade(&one.route)).collect();
         renewal::keep(options, secrets, used, routes);
@@ -69,6 +76,14 @@ impl Connection {
     /// Whether there is an answer: of the server, or of one of the cluster's primaries.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.route().ping().await
+    }
+
+    /// The cause of a failure, if it was found.
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
+        match &self.diagnosis {
+            Some(diagnosis) => diagnosis.explain(error),
+            None => error,
+        }
     }
 
     fn route(&self) -> Route {

@@ -136,6 +136,7 @@ impl Link {
         }
         let time = self.timeout.saturating_sub(since.elapsed());
         let result = tokio::time::timeout(time, call).await.unwrap_or(Err(StoreError::Timeout));
+        let result = result.map_err(|error| self.plain.explain(error));
         // A refusal is an answer: the store is there.
         self.breaker.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
         result
