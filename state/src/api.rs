@@ -138,7 +138,7 @@ async fn guard(service: Arc<Service>, call: Call, mut request: Request, next: Ne
             }
             request.extensions_mut().insert(caller);
             let response = next.run(request).await;
-            // The body may still have been on its way: if it was refused, nobody knows whether it came.
+            // The body may still have been on its way: after a refusal it is not known whether all of it came.
             if let Some(standing) = standing.filter(|_| !response.status().is_client_error()) {
                 standing.admit();
             }

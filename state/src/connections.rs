@@ -1,9 +1,9 @@
 //! Which connections are open, and which one is closed to make room for another.
 //!
 //! Anybody who reaches the port can open connections and send nothing. So a connection is new until a request on it was
-//! authorised (without access control: until one was complete), and new ones have a quarter of the places. None is refused: if
+//! authorised (without access control: until one was complete), and new ones have a quarter of the places. No connection is refused: if
 //! the quarter is full, or the sixteenth that one peer may have, the one that was idle for the longest is closed for it. A
-//! proxy's request comes within a millisecond of its connection, which is then admitted, and no longer in anybody's way.
+//! proxy's request comes within a millisecond of its connection, which is then admitted, and is not closed for others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,7 +19,7 @@ use crate::lock::lock;
 const NEW: usize = 4;
 const NEW_OF_A_PEER: usize = 16;
 /// One line in the log for all that were closed since the last line.
-const TOLD_EACH: Duration = Duration::from_secs(10);
+const LOGGED_EACH: Duration = Duration::from_secs(10);
 
 /// How many connections, and how long they may say nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct Connections {
     pub(crate) bounds: Bounds,
     open: Mutex<Open>,
     closed: [AtomicU64; Closed::ALL.len()],
-    told: Mutex<Told>,
+    logged: Mutex<Logged>,
 }
 
 #[derive(Default)]
@@ -104,20 +104,20 @@ struct Open {
     admitted: usize,
 }
 
-struct Told {
+struct Logged {
     at: Option<Instant>,
     counts: [u64; Closed::ALL.len()],
 }
 
 impl Connections {
-    /// None is open.
+    /// Without an open connection.
     #[must_use]
     pub fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             bounds,
             open: Mutex::default(),
             closed: Default::default(),
-            told: Mutex::new(Told { at: None, counts: Default::default() }),
+            logged: Mutex::new(Logged { at: None, counts: Default::default() }),
         })
     }
 
@@ -142,7 +142,7 @@ impl Connections {
         Place(standing)
     }
 
-    /// Closes a new connection, if there is one: the process has no more file descriptors.
+    /// Closes a new connection, if there is one: the process has used up its file descriptors.
     pub(crate) fn make_room(&self) {
         lock(&self.open).displace_any();
     }
@@ -167,16 +167,16 @@ impl Connections {
         if why == Closed::Idle {
             return;
         }
-        let mut told = lock(&self.told);
-        if let Some(count) = told.counts.get_mut(why as usize) {
+        let mut logged = lock(&self.logged);
+        if let Some(count) = logged.counts.get_mut(why as usize) {
             *count += 1;
         }
-        if told.at.is_some_and(|at| at.elapsed() < TOLD_EACH) {
+        if logged.at.is_some_and(|at| at.elapsed() < LOGGED_EACH) {
             return;
         }
-        let [silent, slow_header, handshake, displaced, _] = std::mem::take(&mut told.counts);
-        told.at = Some(Instant::now());
-        drop(told);
+        let [silent, slow_header, handshake, displaced, _] = std::mem::take(&mut logged.counts);
+        logged.at = Some(Instant::now());
+        drop(logged);
         tracing::warn!(
             silent, slow_header, handshake, displaced, last_peer = %peer,
             "closed connections that made no request; further ones are counted in berth_state_connections_closed_total"
@@ -232,8 +232,8 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// A request was authorised. Without a free place among the admitted it stays new, and works as long as nobody needs its
-    /// place.
+    /// A request was authorised. Without a free place among the admitted it stays new, and works as long as its place is not
+    /// needed.
     pub(crate) fn admit(&self) {
         if self.is_admitted.load(Ordering::Relaxed) {
             return;

@@ -199,7 +199,7 @@ impl Server {
     }
 }
 
-/// Returns once the service is to stop, also if nobody is left who could say so.
+/// Returns once the service is to stop, also if the sender is gone.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }

@@ -200,7 +200,7 @@ fn thousands_of_silent_connections_lock_no_proxy_out() {
     }
 }
 
-/// Whoever has no token stays new, whatever it asks.
+/// A client without the token stays new, whatever it asks.
 #[test]
 fn only_what_may_ask_is_admitted() {
     let admitted = |service: &Service| counted(service, r#"berth_state_connections{standing="admitted"}"#);

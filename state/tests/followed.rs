@@ -111,7 +111,7 @@ fn ask_on(client: &mut Child) -> String {
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
-/// Whom a new connection meets.
+/// The certificate's subject on a new connection.
 fn served(files: &Files, port: u16) -> String {
     let output = Command::new("openssl")
         .args(["s_client", "-connect", &format!("localhost:{port}"), "-servername", "localhost"])

@@ -120,7 +120,7 @@ fn drain_and_set_state_are_seen_by_nodes() {
     assert_eq!((&records[0]["state"], records[0].get("note")), (&json!("active"), None));
 }
 
-/// A typo, of the node or of the pool, is told from a node that is known by its sessions or its record.
+/// A typo, of the node or of the pool, is not taken for a node that is known by its sessions or its record.
 #[test]
 fn a_node_of_which_nothing_is_known_is_not_drained_unless_it_is_to_come() {
     let service = Service::in_memory();

@@ -91,7 +91,7 @@ fn the_next_primary_is_found_when_the_first_is_killed() {
     eventually("Sentinels that agree", || sentinels.iter().all(Sentinel::is_whole));
     let hosts: Vec<String> =
         sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-    // The first is none: the others are enough.
+    // Nothing listens at the first: the others are enough.
     let hosts = format!("127.0.0.1:{},{}", free_ports(1)[0], hosts.join(","));
     let password = PASSWORD.replace(' ', "%20").replace('@', "%40");
     let url = format!("redis+sentinel://:{password}@{hosts}/mymaster?sentinel_password={SENTINELS_PASSWORD}");
@@ -118,14 +118,14 @@ async fn what_keeps_a_store_from_its_primary_is_said() {
     let sentinel = Sentinel::start(&primary);
     eventually("the Sentinel", || sentinel.cli(&["PING"]).trim() == "PONG");
     let port = sentinel.port;
-    let nobody = free_ports(1)[0];
+    let closed = free_ports(1)[0];
     for (url, says) in [
         // Without a word about it, a Sentinel answers as a server that knows no command.
         (
             format!("redis://:{SENTINELS_PASSWORD}@127.0.0.1:{port}"),
             "is it a Sentinel? Then the URL is redis+sentinel://",
         ),
-        (format!("redis+sentinel://127.0.0.1:{nobody}/mymaster"), "no Sentinel answers"),
+        (format!("redis+sentinel://127.0.0.1:{closed}/mymaster"), "no Sentinel answers"),
         (format!("redis+sentinel://127.0.0.1:{port}/mymaster"), "authentication"),
         (
             format!("redis+sentinel://127.0.0.1:{port}/other?sentinel_password={SENTINELS_PASSWORD}"),

@@ -53,11 +53,11 @@ impl Diagnosis {
             return error;
         }
         let mut found = lock(&self.found);
-        if found.looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY) {
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                found.looked = Some(Instant::now());
-                runtime.spawn(Arc::clone(self).look());
-            }
+        if found.looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            found.looked = Some(Instant::now());
+            runtime.spawn(Arc::clone(self).look());
         }
         match &found.cause {
             Some((since, cause)) if since.elapsed() < HOLDS_FOR => StoreError::Unreachable(cause.clone()),

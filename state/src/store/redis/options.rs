@@ -50,7 +50,7 @@ pub(super) struct Secrets {
 }
 
 impl Options {
-    /// What the files hold, then and whenever they change; constant if there are none.
+    /// What the files hold, then and whenever they change; constant without files.
     pub(super) fn follow(&self) -> Result<watch::Receiver<Arc<Secrets>>, Fault> {
         let Tls { ca, client, password_file } = &self.tls;
         let (cert, key) = client.as_ref().map(|(cert, key)| (cert, key)).unzip();

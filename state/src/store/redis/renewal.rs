@@ -28,13 +28,13 @@ pub(super) fn keep(
     routes: Vec<Weak<Mutex<Route>>>,
 ) {
     let url = SentinelUrl::of(options);
-    // Without files nobody sends.
+    // Without files there is no sender.
     let is_constant = secrets.has_changed().is_err();
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     if url.is_none() && is_constant {
         return;
     }
-    let renewal = Renewal { options: options.clone(), secrets, routes, told: None };
+    let renewal = Renewal { options: options.clone(), secrets, routes, logged: None };
     runtime.spawn(renewal.run(url, used));
 }
 
@@ -43,7 +43,7 @@ struct Renewal {
     secrets: watch::Receiver<Arc<Secrets>>,
     routes: Vec<Weak<Mutex<Route>>>,
     /// The failure that the log has.
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 impl Renewal {
@@ -62,7 +62,7 @@ impl Renewal {
             };
             match named {
                 Err(why) => self.fail(why),
-                Ok(named) if named == primary && !has_new_secrets => self.told = None,
+                Ok(named) if named == primary && !has_new_secrets => self.logged = None,
                 Ok(named) => {
                     let options = match (&url, &named) {
                         (Some(url), Some(address)) => url.at(&self.options, address),
@@ -72,7 +72,7 @@ impl Renewal {
                         Ok(()) => {
                             let primary_is = named.as_deref();
                             tracing::info!(primary = primary_is, "new connections to the store are used");
-                            (primary, used, self.told) = (named, secrets, None);
+                            (primary, used, self.logged) = (named, secrets, None);
                         }
                         Err(why) => self.fail(match &named {
                             Some(address) => format!("{address}, which the Sentinels name as primary: {why}"),
@@ -118,9 +118,9 @@ impl Renewal {
                 known.clone_from(&why);
             }
         }
-        if self.told.as_ref() != Some(&why) {
+        if self.logged.as_ref() != Some(&why) {
             tracing::warn!("{why}");
-            self.told = Some(why);
+            self.logged = Some(why);
         }
     }
 }

@@ -19,7 +19,7 @@ const ASKED_FOR: Duration = Duration::from_millis(800);
 const PORT: u16 = 26379;
 const SCHEMES: [(&str, &str); 2] = [("redis+sentinel://", "redis"), ("rediss+sentinel://", "rediss")];
 
-/// Whom to ask for which service, as the URL says.
+/// Which Sentinels to ask for which service, as the URL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentinelUrl {
     /// `redis`, or `rediss` with TLS.
@@ -58,7 +58,7 @@ impl SentinelUrl {
             _ => Some(format!("{host}:{PORT}")),
         };
         let sentinels: Option<Vec<String>> = hosts.split(',').map(|host| with_port(host.trim())).collect();
-        let sentinels = sentinels.ok_or_else(|| format!("has a host that is none: {FORM}"))?;
+        let sentinels = sentinels.ok_or_else(|| format!("has a host that is not one: {FORM}"))?;
         let (service, database) = path.split_once('/').unwrap_or((path, "0"));
         if service.is_empty() || database.parse::<u16>().is_err() {
             return Err(format!("has no service, or no number of a database behind it: {FORM}"));
