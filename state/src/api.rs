@@ -26,6 +26,7 @@ use berth_core::wire::{
     NodeId, NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchReply,
     TouchRequest,
 };
+use hyper::body::Body as _;
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
@@ -36,6 +37,7 @@ use self::failure::Failure;
 use self::metrics::Metrics;
 use self::reading::{Query, body, name_in_path};
 use crate::changes::Changes;
+use crate::connections::{Bounds, Connections, Standing};
 use crate::store::Store;
 
 /// Keys that a count of sessions looks at: a second or two of a Redis, in steps of half a millisecond.
@@ -51,6 +53,8 @@ pub struct Limits {
     pub polls: usize,
     /// How it knows who asks below `/v1`.
     pub access: Access,
+    /// The connections that requests come on, for `/metrics`.
+    pub connections: Arc<Connections>,
     /// `/readyz` says no once it holds true: the service still answers, and is about to stop.
     pub leaving: watch::Receiver<bool>,
     /// Polls return early once it holds true.
@@ -61,8 +65,14 @@ impl Default for Limits {
     fn default() -> Self {
         // A request lives for a millisecond or two, or for the store's timeout: at 10,000 a second that is 400 of them.
         let never = watch::channel(false).1;
-        let access = Access::default();
-        Self { in_flight: 1024, polls: 1024, access, leaving: never.clone(), stopping: never }
+        Self {
+            in_flight: 1024,
+            polls: 1024,
+            access: Access::default(),
+            connections: Connections::new(Bounds::default()),
+            leaving: never.clone(),
+            stopping: never,
+        }
     }
 }
 
@@ -75,6 +85,7 @@ struct Service {
     /// A count walks through the store: one at a time.
     counts: Semaphore,
     access: Access,
+    connections: Arc<Connections>,
     leaving: watch::Receiver<bool>,
 }
 
@@ -88,6 +99,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         polls: Semaphore::new(limits.polls),
         counts: Semaphore::new(1),
         access: limits.access,
+        connections: limits.connections,
         leaving: limits.leaving,
     });
     let guarded = |call: Call| {
@@ -120,8 +132,18 @@ async fn guard(service: Arc<Service>, call: Call, mut request: Request, next: Ne
     let start = Instant::now();
     let response = match service.admit(call, request.method(), request.headers()) {
         Ok((_permit, caller)) => {
+            let standing = request.extensions().get::<Arc<Standing>>().map(Arc::clone);
+            let proves = service.access.is_open().then(|| request.body().is_end_stream()) != Some(false);
+            if let Some(standing) = standing.as_ref().filter(|_| proves) {
+                standing.admit();
+            }
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let response = next.run(request).await;
+            // The body may still have been on its way: after a refusal it is not known whether all of it came.
+            if let Some(standing) = standing.filter(|_| !response.status().is_client_error()) {
+                standing.admit();
+            }
+            response
         }
         // Shedding load must cost nothing.
         Err(failure @ Failure::TooMany) => failure.into(),
@@ -342,7 +364,7 @@ async fn ready(State(service): State<Arc<Service>>) -> Answer {
 
 async fn show_metrics(State(service): State<Arc<Service>>) -> Answer {
     let (in_flight, polls) = (service.in_flight.available_permits(), service.polls.available_permits());
-    service.metrics.show(in_flight, polls).map(text).map_err(|_| Failure::Internal)
+    service.metrics.show(in_flight, polls, &service.connections).map(text).map_err(|_| Failure::Internal)
 }
 
 /// Envoy gives every request one. What is not fit for a log or an event counts as absent.

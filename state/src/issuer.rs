@@ -1,19 +1,14 @@
-//! Who issues the tokens of operators: what they must satisfy, and the keys that tell, from a file.
-//!
-//! The file is read at the start, and again whenever it changes, because mounted secrets are rotated beneath running
-//! processes. One that is broken or gone takes nothing away: the keys that are known stay, and the log says so.
+//! Who issues the tokens of operators: what they must satisfy, and the keys that tell, from a file that is followed.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use berth_core::token::{Algorithm, JwksError, Keys, MAX_JWKS, Policy};
 use tokio::sync::watch;
 
-/// A withdrawn key is trusted for so long at most, beside the minute that Kubernetes may take to change the file.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+use crate::follow::{Files, follow};
 
 /// Why keys cannot be used. Nothing of a key is in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +25,12 @@ pub enum KeysFault {
     /// There is no thread that could read it again.
     #[error("cannot be followed: {0}")]
     NotFollowed(String),
+}
+
+impl From<io::Error> for KeysFault {
+    fn from(error: io::Error) -> Self {
+        Self::NotFollowed(error.to_string())
+    }
 }
 
 /// The file whose keys cannot be used.
@@ -55,23 +56,16 @@ impl Issuer {
     /// # Errors
     /// If it cannot be read, is no set of keys, or has none that goes with the policy. Nothing of a key is in it.
     pub fn open(file: &Path, policy: Policy) -> Result<Self, IssuerError> {
-        let of_file = |fault| IssuerError { file: file.to_owned(), fault };
-        let (issuer, followed) = Self::begin(file, policy).map_err(of_file)?;
+        let load = Self::load(file, &policy);
+        let keys = follow(files(file), load).map_err(|fault| IssuerError { file: file.to_owned(), fault })?;
+        let issuer = Self { policy: Arc::new(policy), keys };
         tracing::info!(file = %file.display(), keys = issuer.keys().len(), "operators' tokens are verified");
-        // A thread, because the file may be on a file system that hangs, and the runtime would wait for it at its end.
-        std::thread::Builder::new()
-            .name("jwks".to_owned())
-            .spawn(move || followed.follow())
-            .map_err(|error| of_file(KeysFault::NotFollowed(error.to_string())))?;
         Ok(issuer)
     }
 
-    fn begin(file: &Path, policy: Policy) -> Result<(Self, Followed), KeysFault> {
-        let seen = read(file);
-        let keys = keys(&seen, &policy.algorithms)?;
-        let (known, receiver) = watch::channel(Arc::new(keys));
-        let followed = Followed { file: file.to_owned(), algorithms: policy.algorithms.clone(), seen, known };
-        Ok((Self { policy: Arc::new(policy), keys: receiver }, followed))
+    fn load(file: &Path, policy: &Policy) -> impl Fn() -> Result<Keys, KeysFault> + use<> {
+        let (file, algorithms) = (file.to_owned(), policy.algorithms.clone());
+        move || keys(&read(&file)?, &algorithms)
     }
 
     /// The keys that are known now.
@@ -80,46 +74,8 @@ impl Issuer {
     }
 }
 
-struct Followed {
-    file: PathBuf,
-    algorithms: Vec<Algorithm>,
-    seen: Result<Vec<u8>, KeysFault>,
-    known: watch::Sender<Arc<Keys>>,
-}
-
-impl Followed {
-    fn follow(mut self) {
-        while !self.known.is_closed() {
-            std::thread::sleep(LOOK_EVERY);
-            let looked = self.look();
-            let file = self.file.display();
-            match looked {
-                None => {}
-                Some(Ok(keys)) => tracing::info!(%file, keys, "the keys have changed"),
-                Some(Err(fault)) => {
-                    tracing::warn!(%file, %fault, "the keys cannot be used, those from before are kept");
-                }
-            }
-        }
-    }
-
-    /// If the file has changed, how many keys are known now, or why they are as before.
-    ///
-    /// Compares what is in it, not its times: those of a file system may be too coarse to tell two writes apart, and at
-    /// most 64 KiB are read.
-    fn look(&mut self) -> Option<Result<usize, KeysFault>> {
-        let now = read(&self.file);
-        if now == self.seen {
-            return None;
-        }
-        let keys = keys(&now, &self.algorithms);
-        self.seen = now;
-        Some(keys.map(|keys| {
-            let count = keys.len();
-            self.known.send_replace(Arc::new(keys));
-            count
-        }))
-    }
+fn files(file: &Path) -> Files {
+    Files { name: "jwks", what: "keys", paths: vec![file.to_owned()], certificates: Vec::new() }
 }
 
 /// One byte more than a set may have, so that a longer one is seen to be.
@@ -132,14 +88,15 @@ fn read(file: &Path) -> Result<Vec<u8>, KeysFault> {
     whole().map_err(|error| KeysFault::Unreadable(error.to_string()))
 }
 
-fn keys(bytes: &Result<Vec<u8>, KeysFault>, algorithms: &[Algorithm]) -> Result<Keys, KeysFault> {
-    let keys = Keys::from_configured_jwks(bytes.as_ref().map_err(KeysFault::clone)?)?;
+fn keys(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Keys, KeysFault> {
+    let keys = Keys::from_configured_jwks(bytes)?;
     if keys.fit_any(algorithms) { Ok(keys) } else { Err(KeysFault::NoneFits) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::follow::Followed;
 
     const ONE: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
         "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
@@ -149,8 +106,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
         std::fs::write(&file, ONE).unwrap();
-        let (issuer, mut followed) = Issuer::begin(&file, Policy::new(vec![Algorithm::EdDsa])).unwrap();
-        let first = issuer.keys();
+        let load = Issuer::load(&file, &Policy::new(vec![Algorithm::EdDsa]));
+        let (known, mut followed) = Followed::begin(files(&file), load).unwrap();
+        let first = Arc::clone(&known.borrow());
         assert_eq!(followed.look(), None);
 
         let broken = [
@@ -167,12 +125,12 @@ mod tests {
             let message = followed.look().unwrap().unwrap_err().to_string();
             assert!(message.contains(says), "{message}");
             assert_eq!(followed.look(), None, "{says}");
-            assert_eq!(issuer.keys(), first, "{says}");
+            assert_eq!(*known.borrow(), first, "{says}");
         }
 
         std::fs::write(&file, ONE.replace(r#""a""#, r#""b""#)).unwrap();
-        assert_eq!(followed.look(), Some(Ok(1)));
-        assert_ne!(issuer.keys(), first);
+        assert_eq!(followed.look(), Some(Ok(())));
+        assert_ne!(*known.borrow(), first);
     }
 
     #[test]
@@ -181,7 +139,7 @@ mod tests {
         let file = folder.path().join("keys.json");
         let refused = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            Issuer::begin(&file, Policy::new(vec![Algorithm::Rs256])).map(|_| ()).unwrap_err().to_string()
+            Issuer::load(&file, &Policy::new(vec![Algorithm::Rs256]))().unwrap_err().to_string()
         };
 
         assert!(refused(ONE).contains("no key that goes with jwt-algorithms"));

@@ -52,7 +52,7 @@ const BAD_USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// A node that leaves still had sessions at its deadline.
 const REMAINING: u8 = 4;
-/// Nothing is known of a node that leaves: it may have another name, or be in another pool.
+/// Nothing is known of a node: it may have another name, or be in another pool.
 const UNKNOWN: u8 = 5;
 /// Added to the number of the signal that ended a command, as shells do.
 const SIGNALLED: u8 = 128;
@@ -94,6 +94,9 @@ pub(crate) enum Command {
         /// Why
         #[arg(long)]
         note: Option<String>,
+        /// Also if nothing is known of such a node in this pool: it is to come, or has no sessions yet
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -118,6 +121,9 @@ pub(crate) enum Command {
         /// Why; empty removes the note
         #[arg(long)]
         note: Option<String>,
+        /// Also if nothing is known of such a node in this pool: it is to come, or has no sessions yet
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -216,9 +222,9 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let reply: SessionReply = asked.send(&ApiRequest::session(asked.pool(), key)).await?;
             asked.print(&reply, show::session)
         }
-        Command::Drain { node, note, server } => {
+        Command::Drain { node, note, force, server } => {
             let state = Given { place: node.place.clone(), value: Ok(NodeState::Draining) };
-            set_state(node, &state, note, server).await
+            set_state(node, &state, note, *force, server).await
         }
         Command::Forget { node, server } => {
             let (asked, node) = (Asked::new(server, &mut faults), node.clone().take(&mut faults));
@@ -226,7 +232,9 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let reply: ForgetReply = asked.send(&ApiRequest::forget_node(asked.pool(), &node)).await?;
             asked.print(&reply, |_| format!("forgot {node}\n"))
         }
-        Command::SetState { node, state, note, server } => set_state(node, state, note, server).await,
+        Command::SetState { node, state, note, force, server } => {
+            set_state(node, state, note, *force, server).await
+        }
         Command::End { session, server } => {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
             let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
@@ -287,6 +295,7 @@ async fn set_state(
     node: &Given<NodeId>,
     state: &Given<NodeState>,
     note: &Option<String>,
+    force: bool,
     server: &Server,
 ) -> Result<(), Failure> {
     let mut faults = Vec::new();
@@ -295,6 +304,9 @@ async fn set_state(
     let (Some(asked), Some(node), Some(state)) = (asked, node, state) else {
         return Err(Failure::Usage(faults));
     };
+    if !force {
+        known::expect(&asked, &node).await?;
+    }
     let change = NodeChange { state: Some(state), note: note.clone(), ..NodeChange::default() };
     let record: NodeRecord = asked.send(&ApiRequest::change_node(asked.pool(), &node, &change)).await?;
     // Any pool may be written to: one that no proxy uses takes a drain in silence.

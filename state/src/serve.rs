@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_core::time::Millis;
+use berth_state::connections::{Bounds, Connections};
 use berth_state::given::Fault;
 use berth_state::issuer::Issuer;
 use berth_state::settings::{CommandLine, Settings};
 use berth_state::store::{Memory, Redis, Store};
-use berth_state::{Access, Limits, router, server, tls};
+use berth_state::{Access, Limits, router, secrets, server, tls};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// Connections to Redis, files that are read, and the runtime's own.
+const OTHER_FILES: usize = 128;
 /// The settings were wrong, as clap says it too.
 const BAD_SETTINGS: u8 = 2;
 
@@ -62,22 +66,28 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose();
     let issuer = settings.jwt.as_ref().map(|jwt| Issuer::open(&jwt.jwks, jwt.policy.clone())).transpose();
+    let tokens = settings.token_file.as_deref().map(secrets::tokens).transpose();
     let tls = tls.map_err(|all| faults.extend(all));
+    let tokens = tokens.map_err(|all| faults.extend(all));
     let issuer = issuer.map_err(|fault| faults.push(Fault::new("jwks", fault.to_string())));
-    let (Some(store), Ok(tls), Ok(issuer)) = (store, tls, issuer) else {
+    let (Some(store), Ok(tls), Ok(tokens), Ok(issuer)) = (store, tls, tokens, issuer) else {
         return Err(Failure::Settings(faults));
     };
     let listener = server::listen(&settings.listen.to_string()).await?;
     let address = listener.local_addr()?;
     let (leaving, stopping) = told_to_stop(settings.stop_delay)?;
+    let connections = Connections::new(Bounds { all: settings.connections, ..Bounds::default() });
+    allow_files(settings.connections);
     let limits = Limits {
         in_flight: settings.in_flight,
         polls: settings.polls,
         access: Access {
             token: settings.token.clone(),
+            tokens,
             certificates: settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
             issuer,
         },
+        connections: Arc::clone(&connections),
         leaving,
         stopping: stopping.clone(),
     };
@@ -92,9 +102,25 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     if let Err(error) = store.ready().await {
         tracing::warn!(%error, "the store is not ready yet");
     }
-    server::serve(listener, router(store, limits), tls, stopping).await;
+    server::serve(listener, router(store, limits), tls, connections, stopping).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Raises the number of open files as far as it may be: each connection is one, and the usual 1,024 are fewer than the
+/// connections that the service takes.
+fn allow_files(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    let needed = (connections + OTHER_FILES) as u64;
+    limit.current = limit.maximum.map(|maximum| maximum.max(limit.current.unwrap_or(0)));
+    let _ = setrlimit(Resource::Nofile, limit);
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < needed) {
+        tracing::warn!(
+            files,
+            needed,
+            "fewer files may be open than --connections needs: raise the limit (ulimit -n)"
+        );
+    }
 }
 
 /// Turns signals into two notices: the service will leave, and then, after the delay or another signal, the service stops.

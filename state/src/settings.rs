@@ -11,6 +11,7 @@ mod redis;
 mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_core::time::Millis;
@@ -29,6 +30,8 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8650
 const STORE_TIMEOUT: Millis = Millis(40);
 /// Requests at once, and polls.
 const AT_ONCE: usize = 1024;
+/// Connections at once.
+const CONNECTIONS: usize = 8192;
 const STOP_DELAY: Millis = Millis(3000);
 
 /// Settings that are right.
@@ -44,8 +47,12 @@ pub struct Settings {
     pub in_flight: usize,
     /// Polls at once.
     pub polls: usize,
+    /// Connections at once.
+    pub connections: usize,
     /// What requests must carry.
     pub token: Option<String>,
+    /// A file with more of the same.
+    pub token_file: Option<PathBuf>,
     /// Whose JWTs are believed.
     pub jwt: Option<Jwt>,
     /// TLS of the listener.
@@ -78,14 +85,17 @@ impl Settings {
         };
         let store_timeout = checks.take(arguments.store_timeout).unwrap_or(STORE_TIMEOUT);
         let token = checks.take(arguments.token);
-        let is_fenced = token.is_some() || arguments.tls.asks_for_certificates();
+        let token_file = checks.take(arguments.token_file);
+        let is_fenced = token_file.is_some() || token.is_some() || arguments.tls.asks_for_certificates();
         let settings = Self {
             listen: checks.take(arguments.listen).unwrap_or(LISTEN),
             redis: arguments.redis.check(Duration::from_millis(store_timeout.0), keeping, &mut checks),
             keeping,
             in_flight: checks.take(arguments.in_flight).unwrap_or(AT_ONCE),
             polls: checks.take(arguments.polls).unwrap_or(AT_ONCE),
+            connections: checks.take(arguments.connections).unwrap_or(CONNECTIONS),
             token,
+            token_file,
             jwt: arguments.jwt.check(is_fenced, &mut checks),
             tls: arguments.tls.check(&mut checks),
             stop_delay: Duration::from_millis(checks.take(arguments.stop_delay).unwrap_or(STOP_DELAY).0),

@@ -1,6 +1,7 @@
 //! TLS of the listener and of the operator's commands: certificates from PEM files, on both sides.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +9,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::follow::{Files, Kind, follow};
 use crate::given::Fault;
 
 /// PEM files of the listener.
@@ -29,11 +32,41 @@ pub fn choose_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// What takes TLS connections.
+/// What takes TLS connections now.
+pub type Acceptor = watch::Receiver<Arc<TlsAcceptor>>;
+
+/// What takes TLS connections: with the files as they are, then and whenever they change. Connections that are open stay.
 ///
 /// # Errors
 /// Every file that cannot be read, or that does not fit the others.
-pub fn acceptor(files: &ListenerFiles) -> Result<TlsAcceptor, Vec<Fault>> {
+pub fn acceptor(files: &ListenerFiles) -> Result<Acceptor, Vec<Fault>> {
+    let of = |setting, file: &Path, kind| (setting, file.to_owned(), kind);
+    let mut certificates = vec![of("tls-cert", &files.cert, Kind::Chain)];
+    certificates.extend(files.client_ca.as_deref().map(|file| of("tls-client-ca", file, Kind::Authorities)));
+    let paths = [&files.cert, &files.key].into_iter().chain(&files.client_ca).cloned().collect();
+    let followed = Files { name: "tls", what: "certificates of the listener", paths, certificates };
+    let files = files.clone();
+    follow(followed, move || load_acceptor(&files).map_err(Faults)).map_err(|Faults(all)| all)
+}
+
+/// Faults of files that are followed.
+#[derive(Debug)]
+pub(crate) struct Faults(pub(crate) Vec<Fault>);
+
+impl Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(Fault::to_string).collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
+impl From<io::Error> for Faults {
+    fn from(error: io::Error) -> Self {
+        Self(vec![Fault::new("files", format!("cannot be followed: {error}"))])
+    }
+}
+
+fn load_acceptor(files: &ListenerFiles) -> Result<TlsAcceptor, Vec<Fault>> {
     choose_provider();
     let mut faults = Vec::new();
     let mut note = |fault| faults.push(fault);

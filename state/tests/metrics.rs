@@ -50,9 +50,11 @@ fn read(scrape: &str) -> BTreeMap<String, Family> {
             let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
             let labels = labels.map(label).collect();
             let is_time = name.ends_with("_seconds_bucket") || name.ends_with("_seconds_sum");
+            // The one of the request before may not have ended yet.
+            let is_same = !is_time && name != "berth_state_connections";
             let value = value.parse::<f64>().unwrap();
             let samples = &mut families.get_mut(&current).unwrap().samples;
-            let known = samples.insert((name.to_owned(), labels), (!is_time).then_some(value));
+            let known = samples.insert((name.to_owned(), labels), is_same.then_some(value));
             assert!(known.is_none(), "{series} is there twice");
         }
     }

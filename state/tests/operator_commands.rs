@@ -105,9 +105,10 @@ fn drain_and_set_state_are_seen_by_nodes() {
     let service = Service::in_memory();
     assert_eq!(json_lines(&run(&service, &["nodes", "--format", "json"])), Vec::<Value>::new());
 
-    let drained = json_lines(&run(&service, &["drain", A, "--note", "new disk", "--format", "json"]));
+    let drained =
+        json_lines(&run(&service, &["drain", A, "--force", "--note", "new disk", "--format", "json"]));
     assert_eq!((&drained[0]["state"], &drained[0]["note"]), (&json!("draining"), &json!("new disk")));
-    stdout(&run(&service, &["set-state", "[::1]:80", "standby"]));
+    stdout(&run(&service, &["set-state", "[::1]:80", "standby", "--force"]));
 
     let text = stdout(&run(&service, &["nodes"]));
     assert!(text.contains("10.0.0.1:80            draining") && text.contains("new disk"), "{text}");
@@ -117,6 +118,42 @@ fn drain_and_set_state_are_seen_by_nodes() {
     stdout(&run(&service, &["set-state", A, "active", "--note", ""]));
     let records = json_lines(&run(&service, &["nodes", "--format", "json"]));
     assert_eq!((&records[0]["state"], records[0].get("note")), (&json!("active"), None));
+}
+
+/// A typo, of the node or of the pool, is not taken for a node that is known by its sessions or its record.
+#[test]
+fn a_node_of_which_nothing_is_known_is_not_drained_unless_it_is_to_come() {
+    let service = Service::in_memory();
+    resolve(&service, "alice", &[A], &[]);
+    for (arguments, says) in [
+        (&["drain", "10.9.9.9:1"][..], "nothing is known of 10.9.9.9:1 in pool nodes"),
+        (&["drain", "10.9.9.9:1"], "The pool has 10.0.0.1:80."),
+        (&["set-state", "10.9.9.9:1", "standby"], "--force if it is to come"),
+        (&["drain", A, "--pool", "ndoes"], "is it the pool's name in the proxies' configuration"),
+    ] {
+        let output = run(&service, arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), message.contains(says)),
+            (Some(5), true),
+            "{arguments:?}: {message}"
+        );
+    }
+    for pool in ["nodes", "ndoes"] {
+        let listed = run(&service, &["nodes", "--pool", pool, "--format", "json"]);
+        assert_eq!(json_lines(&listed), Vec::<Value>::new(), "nothing was changed");
+    }
+
+    // By its sessions, by what was forced, and by its own word.
+    stdout(&run(&service, &["drain", A]));
+    stdout(&run(&service, &["drain", "10.9.9.9:1", "--force"]));
+    stdout(&run(&service, &["set-state", "10.9.9.9:1", "active"]));
+    let itself = r#"{"self_state": "active", "boot_id": "b1"}"#;
+    assert_eq!(service.ask("PUT", &format!("/v1/nodes/{B}?pool=nodes"), itself).status, 200);
+    stdout(&run(&service, &["drain", B]));
+    // What was forgotten is not known.
+    stdout(&run(&service, &["forget", "10.9.9.9:1"]));
+    assert_eq!(run(&service, &["drain", "10.9.9.9:1"]).status.code(), Some(5));
 }
 
 #[test]
@@ -137,8 +174,8 @@ fn nodes_tells_what_operators_and_nodes_said_and_what_counts() {
 #[test]
 fn forget_ends_what_was_said_of_a_node() {
     let service = Service::in_memory();
-    stdout(&run(&service, &["drain", "[::1]:80"]));
-    stdout(&run(&service, &["drain", A]));
+    stdout(&run(&service, &["drain", "[::1]:80", "--force"]));
+    stdout(&run(&service, &["drain", A, "--force"]));
 
     assert_eq!(stdout(&run(&service, &["forget", "[::1]:80"])), "forgot [::1]:80\n");
     let forgotten = json_lines(&run(&service, &["forget", A, "--format", "json"]));
@@ -164,7 +201,7 @@ fn nodes_are_named_as_envoy_names_hosts_and_addresses_have_one_spelling() {
         ("@node", "@node"),
         ("db-0.db.svc:5432", "db-0.db.svc:5432"),
     ] {
-        assert!(stdout(&run(&service, &["drain", typed])).contains(&format!("\n{name} ")));
+        assert!(stdout(&run(&service, &["drain", typed, "--force"])).contains(&format!("\n{name} ")));
         let records = json_lines(&run(&service, &["nodes", "--format", "json"]));
         assert_eq!((records.len(), &records[0]["node"]), (1, &json!(name)));
         assert_eq!(stdout(&run(&service, &["forget", name])), format!("forgot {name}\n"));
@@ -177,7 +214,7 @@ fn the_pool_may_be_a_variable() {
     let with_pool = |pool: &str, arguments: &[&str]| {
         berth(arguments).env("BERTH_SERVER", service.url()).env("BERTH_POOL", pool).output().unwrap()
     };
-    stdout(&with_pool("games", &["drain", A]));
+    stdout(&with_pool("games", &["drain", A, "--force"]));
 
     assert_eq!(json_lines(&run(&service, &["nodes", "--pool", "games", "--format", "json"])).len(), 1);
     assert_eq!(json_lines(&with_pool("games", &["nodes", "--format", "json"])).len(), 1);
@@ -186,12 +223,12 @@ fn the_pool_may_be_a_variable() {
     assert_eq!(json_lines(&others).len(), 0);
     // Without a pool, the first command about a node reports which pool it used.
     let warning = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
-    let first = run(&service, &["drain", B]);
+    let first = run(&service, &["drain", B, "--force"]);
     assert!(
         first.status.success() && warning(&first).contains("in pool nodes, as neither --pool nor BERTH_POOL")
     );
     assert_eq!(warning(&run(&service, &["set-state", B, "active"])), "");
-    assert_eq!(warning(&with_pool("others", &["drain", B])), "");
+    assert_eq!(warning(&with_pool("others", &["drain", B, "--force"])), "");
     // Also where the id is hashed with it.
     let body =
         json!({"pool": "games", "sessions": [{"key": SessionKey::new("games", b"ada"), "candidates": [A]}]});
@@ -255,7 +292,9 @@ fn watch_outlives_a_restart_of_its_service() {
     };
     let set_state = |address: &str, state: &str| {
         let url = format!("http://{address}");
-        let done = || berth(&["set-state", A, state, "--server", &url]).output().unwrap().status.success();
+        let done = || {
+            berth(&["set-state", A, state, "--force", "--server", &url]).output().unwrap().status.success()
+        };
         eventually("the change", done);
     };
     let other = format!("127.0.0.1:{}", free_ports(1)[0]);

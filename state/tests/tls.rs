@@ -246,7 +246,7 @@ fn redis_is_reached_over_tls_as_an_acl_user() {
         urls: vec![format!("rediss://berth:{password}@localhost:{tls_port}")],
         cluster: false,
         quorum: false,
-        tls: Tls { ca: Some(Path::new(&ca).to_owned()), client },
+        tls: Tls { ca: Some(Path::new(&ca).to_owned()), client, ..Tls::default() },
         timeout: Duration::from_secs(2),
         keeping: Keeping::default(),
     };
@@ -255,4 +255,68 @@ fn redis_is_reached_over_tls_as_an_acl_user() {
     assert_eq!(resolved(&Service::on_redis(options("hush", own.clone()))), 200);
     assert_eq!(resolved(&Service::on_redis(options("wrong", own))), 503);
     assert_eq!(resolved(&Service::on_redis(options("hush", None))), 503);
+}
+
+/// A cluster of one server, whose certificate has its name and not its address.
+#[test]
+fn a_cluster_that_announces_what_its_certificates_lack_is_named_as_the_cause() {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut authority = CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let named = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(file("ca.pem"), authority.pem()).unwrap();
+    std::fs::write(file("server.pem"), named.signed_by(&key, &authority).unwrap().pem()).unwrap();
+    std::fs::write(file("server.key"), key.serialize_pem()).unwrap();
+    let tls_port = free_ports(1)[0];
+    let server = RedisServer::start(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("server.key"),
+        "--tls-ca-cert-file",
+        &file("ca.pem"),
+        "--tls-auth-clients",
+        "no",
+        "--tls-cluster",
+        "yes",
+        "--cluster-enabled",
+        "yes",
+        "--cluster-announce-ip",
+        "127.0.0.1",
+        "--cluster-announce-tls-port",
+        &tls_port.to_string(),
+    ]);
+    assert_eq!(server.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).trim(), "OK");
+    eventually("the cluster", || server.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
+    let options = Options {
+        urls: vec![format!("rediss://localhost:{tls_port}")],
+        cluster: true,
+        quorum: false,
+        tls: Tls { ca: Some(file("ca.pem").into()), ..Tls::default() },
+        timeout: Duration::from_secs(1),
+        keeping: Keeping::default(),
+    };
+
+    let service = Service::on_redis(options.clone());
+    let mut said = String::new();
+    eventually("the cause", || {
+        said = service.ask("GET", "/readyz", "").body;
+        said.contains("cluster-announce-hostname")
+    });
+    assert!(said.contains(&format!("the cluster announces 127.0.0.1:{tls_port}")), "{said}");
+    assert_eq!(resolved(&service), 503);
+
+    // As the message says.
+    for (name, value) in
+        [("cluster-announce-hostname", "localhost"), ("cluster-preferred-endpoint-type", "hostname")]
+    {
+        assert_eq!(server.cli(&["CONFIG", "SET", name, value]).trim(), "OK");
+    }
+    let service = Service::on_redis(options);
+    eventually("the cluster by its names", || resolved(&service) == 200);
 }

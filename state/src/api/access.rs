@@ -5,6 +5,8 @@
 //! nothing else, because it lies on every proxy; people and programs bring a token of their own (a JWT), whose scopes say
 //! what they may. The verifying is core's; nothing here looks into a token that it has not verified.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, Method, header};
 use berth_core::time::Millis;
 use berth_core::token::{self, ClaimPath, Claims, Refusal};
@@ -13,6 +15,7 @@ use serde_json::Value;
 
 use super::call::Call;
 use crate::issuer::Issuer;
+use crate::secrets::Tokens;
 
 /// What a token's bearer may look at.
 const READ: &str = "berth.read";
@@ -28,6 +31,8 @@ const MAX_SUBJECT: usize = 128;
 pub struct Access {
     /// The static token: that of the proxies if there is an issuer, else everybody's.
     pub token: Option<String>,
+    /// More of the same, from a file that is followed.
+    pub tokens: Option<Tokens>,
     /// True if every connection has shown a certificate that was checked.
     pub certificates: bool,
     /// Who issues the tokens of all others.
@@ -139,18 +144,34 @@ pub(super) enum Unknown {
 }
 
 impl Access {
+    /// True if everybody may ask.
+    pub(super) fn is_open(&self) -> bool {
+        self.has_no_token() && self.issuer.is_none() && !self.certificates
+    }
+
+    fn has_no_token(&self) -> bool {
+        self.token.is_none() && self.tokens.is_none()
+    }
+
+    /// Compares with each one, so that the time does not tell which one it was.
+    fn is_static(&self, given: &[u8]) -> bool {
+        let tokens = self.tokens.as_ref().map(|tokens| Arc::clone(&tokens.borrow()));
+        let all = self.token.iter().chain(tokens.iter().flat_map(|tokens| tokens.0.iter()));
+        all.fold(false, |is_one, token| is_one | same(given, token.as_bytes()))
+    }
+
     /// Who sent a request with these headers.
     pub(super) fn caller(&self, headers: &HeaderMap, now: Millis) -> Result<Caller, Unknown> {
         let role = if self.issuer.is_some() { Role::Proxy } else { Role::Anyone };
         let by_right = Ok(Caller { role, subject: None });
-        if self.token.is_none() {
+        if self.has_no_token() {
             let by_certificate = self.certificates && !headers.contains_key(header::AUTHORIZATION);
             if self.issuer.is_none() || by_certificate {
                 return by_right;
             }
         }
         let given = bearer(headers).ok_or(Unknown::Missing)?;
-        if self.token.as_ref().is_some_and(|token| same(given, token.as_bytes())) {
+        if self.is_static(given) {
             return by_right;
         }
         let issuer = self.issuer.as_ref().ok_or(Unknown::Wrong)?;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -21,6 +22,8 @@ use prometheus_client::registry::{Metric, Registry};
 use super::access::Unknown;
 use super::call::Call;
 use super::failure::StoreFailed;
+use crate::connections::{Closed, Connections};
+use crate::follow;
 use crate::store::StoreErrorKind;
 
 pub(super) use prometheus_text::CONTENT_TYPE;
@@ -39,6 +42,10 @@ pub(super) struct Metrics {
     tokens: Family<Of<Token>, Counter>,
     resolve_time: Histogram,
     free_places: Family<Of<Places>, Gauge>,
+    connections: Family<Of<Admitted>, Gauge>,
+    connections_closed: Family<Of<Closed>, Counter>,
+    files_current: Family<Of<FileName>, Gauge>,
+    certificate_expiry: Family<Of<FileName>, Gauge>,
 }
 
 impl Metrics {
@@ -75,6 +82,30 @@ impl Metrics {
                 of,
                 "free_places",
                 "How many more requests are taken before 429",
+                Family::default(),
+            ),
+            connections: shown(
+                of,
+                "connections",
+                "Open connections: new until a request was authorised, then admitted",
+                Family::default(),
+            ),
+            connections_closed: shown(
+                of,
+                "connections_closed",
+                "Connections that the service closed, by reason",
+                counters(Closed::ALL),
+            ),
+            files_current: shown(
+                of,
+                "files_current",
+                "1 if what is in the followed files is used, 0 if what was there before is",
+                Family::default(),
+            ),
+            certificate_expiry: shown(
+                of,
+                "certificate_expiry_timestamp_seconds",
+                "When the certificates in use are over, by setting",
                 Family::default(),
             ),
             registry,
@@ -114,9 +145,30 @@ impl Metrics {
     ///
     /// # Errors
     /// Never: a text takes what is written to it.
-    pub(super) fn show(&self, in_flight: usize, polls: usize) -> Result<String, fmt::Error> {
+    pub(super) fn show(
+        &self,
+        in_flight: usize,
+        polls: usize,
+        connections: &Connections,
+    ) -> Result<String, fmt::Error> {
+        let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         for (places, free) in [(Places::Requests, in_flight), (Places::Polls, polls)] {
-            self.free_places.get_or_create(&Of(places)).set(i64::try_from(free).unwrap_or(i64::MAX));
+            set(&self.free_places.get_or_create(&Of(places)), free);
+        }
+        let (new, admitted) = connections.counts();
+        for (standing, count) in [(Admitted(false), new), (Admitted(true), admitted)] {
+            set(&self.connections.get_or_create(&Of(standing)), count);
+        }
+        for why in Closed::ALL {
+            let counted = self.connections_closed.get_or_create(&Of(why));
+            counted.inner().store(connections.closed(why), Ordering::Relaxed);
+        }
+        for status in follow::all() {
+            self.files_current.get_or_create(&Of(FileName(status.name))).set(i64::from(status.is_current()));
+            for (setting, over) in status.expiries() {
+                let gauge = self.certificate_expiry.get_or_create(&Of(FileName(setting)));
+                gauge.set(i64::try_from(over).unwrap_or(i64::MAX));
+            }
         }
         let mut page = String::with_capacity(4096);
         prometheus_text::encode(&mut page, &self.registry)?;
@@ -227,6 +279,35 @@ impl Label for Token {
             Self::Unknown(Unknown::Wrong) => "wrong",
             Self::Unknown(Unknown::Refused(refusal)) => refusal.name(),
         }
+    }
+}
+
+/// Whether a connection is admitted.
+#[derive(Debug, Clone, Copy)]
+struct Admitted(bool);
+
+impl Label for Admitted {
+    const NAME: &'static str = "standing";
+    fn value(&self) -> &str {
+        if self.0 { "admitted" } else { "new" }
+    }
+}
+
+impl Label for Closed {
+    const NAME: &'static str = "reason";
+    fn value(&self) -> &str {
+        self.name()
+    }
+}
+
+/// Files that are followed together, or the setting that names one of them.
+#[derive(Debug, Clone, Copy)]
+struct FileName(&'static str);
+
+impl Label for FileName {
+    const NAME: &'static str = "file";
+    fn value(&self) -> &str {
+        self.0
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) enum Failure {
     /// A node that leaves still had sessions at its deadline.
     #[error("{0}")]
     Remaining(String),
-    /// Nothing is known of a node that leaves: it may have another name.
+    /// Nothing is known of a node: it may have another name.
     #[error("{0}")]
     Unknown(String),
     /// A signal ended the command; this is its number.

@@ -12,6 +12,18 @@ macro_rules! help {
     };
 }
 
+/// The same for commands that refuse nodes of which nothing is known.
+macro_rules! help_of_node {
+    ($($example:literal)+) => {
+        concat!(
+            "Examples:\n",
+            $("  ", $example, "\n",)+
+            "\nExit code: 0 done; 1 refused; 2 the command line is wrong; 3 the service or its store cannot be reached;\n",
+            "           5 nothing is known of such a node in this pool, and --force is not given"
+        )
+    };
+}
+
 pub(super) const NODES: &str = help! {
     "berth nodes                                         of which nodes something was said"
     "berth nodes --admin http://127.0.0.1:9901           all nodes of a proxy, by the cluster with the pool's name"
@@ -22,14 +34,15 @@ pub(super) const INSPECT: &str = help! {
     "berth inspect ada --pool games                      by the id that clients send"
     "berth inspect --key 8b1a9953c4611296a827abf8c47804d7  by the key that events have"
 };
-pub(super) const DRAIN: &str = help! {
+pub(super) const DRAIN: &str = help_of_node! {
     "berth drain 10.0.0.3:8080 --note 'new kernel'"
+    "berth drain 10.0.0.9:8080 --force                   before it gets its first session"
     "berth set-state 10.0.0.3:8080 active                takes it back"
 };
 pub(super) const FORGET: &str = help! {
     "berth forget 10.0.0.3:8080"
 };
-pub(super) const SET_STATE: &str = help! {
+pub(super) const SET_STATE: &str = help_of_node! {
     "berth set-state 10.0.0.3:8080 standby               keeps its sessions, gets no new ones"
     "berth set-state 10.0.0.3:8080 active --note ''      as at first, without a note"
 };

@@ -6,15 +6,75 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use berth_core::wire::{ApiRequest, CountReply, NodeId, NodesReply, PoolName};
+use berth_core::wire::{ApiRequest, CountReply, NodeId, NodeRecord, NodesReply, PoolName};
 
+use super::asked::Asked;
 use super::client::Failure;
-use super::itself::Speaker;
+use super::itself::{Speaker, warn};
 
 /// A look at a pool's sessions: some ten milliseconds of the store.
 const LOOK: usize = 20_000;
 /// Enough to show how a pool's nodes are named.
 const SHOWN: usize = 3;
+
+/// The first part of a count that looks for one node, and the next ones: a second or two of a Redis each.
+const PARTS: [usize; 11] = [LOOK, MORE, MORE, MORE, MORE, MORE, MORE, MORE, MORE, MORE, MORE];
+const MORE: usize = 1_000_000;
+
+/// Refuses a node that has no session and no record in the pool: its name is mistyped, or the pool's. The service cannot tell it
+/// from one that is to come; the operator can.
+///
+/// # Errors
+/// [`Failure::Unknown`], with what the pool has; what the service answers otherwise.
+pub(super) async fn expect(asked: &Asked, node: &NodeId) -> Result<(), Failure> {
+    match asked.send::<NodeRecord>(&ApiRequest::node(asked.pool(), node)).await {
+        Err(Failure::Absent(_)) => {}
+        found => return found.map(|_| ()),
+    }
+    let (mut nodes, mut after, mut is_whole) = (BTreeSet::new(), None, false);
+    for part in PARTS {
+        let counts = ApiRequest::counts(asked.pool(), after.as_ref(), part);
+        let counted: CountReply = match asked.send(&counts).await {
+            // Another count is under way, or this service has no counts: that must not keep a node from leaving.
+            Err(failure @ (Failure::Busy(_) | Failure::Absent(_) | Failure::Refused(_))) => {
+                warn(&format!("not looked whether {node} has sessions: {failure}"));
+                return Ok(());
+            }
+            counted => counted?,
+        };
+        if counted.nodes.contains_key(node) {
+            return Ok(());
+        }
+        nodes.extend(counted.nodes.into_keys());
+        (is_whole, after) = (counted.complete, counted.next);
+        if after.is_none() {
+            break;
+        }
+    }
+    if !is_whole {
+        warn(&format!("no session of {node} is among those that were looked at"));
+        return Ok(());
+    }
+    let recorded: NodesReply = asked.send(&ApiRequest::nodes(asked.pool())).await?;
+    nodes.extend(recorded.nodes.into_iter().filter(|record| !record.forgotten).map(|record| record.node));
+    let pool = &asked.pool;
+    let advice = match nodes.is_empty() {
+        true => "Nor of any other: is it the pool's name in the proxies' configuration (--pool, BERTH_POOL)?"
+            .to_owned(),
+        false => format!("The pool has {}.", names(&nodes)),
+    };
+    Err(Failure::Unknown(format!(
+        "nothing is known of {node} in pool {pool}: it has no sessions, and nothing is recorded of it. {advice} Nothing was \
+         changed; --force if it is to come, or has no sessions yet"
+    )))
+}
+
+/// Some of them, to see how they are called.
+fn names<'n>(nodes: impl IntoIterator<Item = &'n NodeId>) -> String {
+    let mut nodes = nodes.into_iter();
+    let names: Vec<String> = nodes.by_ref().take(SHOWN).map(NodeId::to_string).collect();
+    names.join(", ") + if nodes.next().is_some() { ", …" } else { "" }
+}
 
 /// The nodes of a pool, the one that asks only if it has sessions.
 pub(super) struct Known {
@@ -60,12 +120,8 @@ impl Known {
         if self.nodes.is_empty() {
             return "Is it the pool's name in the proxies' configuration (--pool, BERTH_POOL)?".to_owned();
         }
-        let names: Vec<String> = self.nodes.iter().take(SHOWN).map(NodeId::to_string).collect();
-        let more = if self.nodes.len() > SHOWN { ", …" } else { "" };
-        let names = names.join(", ");
-        format!(
-            "Pool {pool} has {names}{more}: is this node called likewise (--node, or --pod-ip and --port)?"
-        )
+        let names = names(&self.nodes);
+        format!("Pool {pool} has {names}: is this node called likewise (--node, or --pod-ip and --port)?")
     }
 }
 

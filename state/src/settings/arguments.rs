@@ -59,10 +59,16 @@ pub(super) struct Arguments {
     /// Change polls waiting at once; more get 429 [default: 1024]
     #[arg(long, value_name = "N", value_parser = number(1..=65_536_usize))]
     pub(super) polls: Option<Given<usize>>,
+    /// Connections at once; a quarter of them for those on which no request was authorised yet [default: 8192]
+    #[arg(long, value_name = "N", value_parser = number(16..=1_000_000_usize))]
+    pub(super) connections: Option<Given<usize>>,
     /// Bearer token that requests below /v1 must carry; with --jwks the proxies'. Better from the environment, where no
     /// process list shows it
     #[arg(long, value_name = "TOKEN", value_parser = filled())]
     pub(super) token: Option<Given<String>>,
+    /// File with such tokens, one a line, read again when it changes; beside --token
+    #[arg(long, value_name = "FILE", value_parser = file())]
+    pub(super) token_file: Option<Given<PathBuf>>,
     #[command(flatten)]
     pub(super) jwt: JwtFlags,
     #[command(flatten)]

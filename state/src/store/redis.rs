@@ -11,6 +11,7 @@ mod call;
 mod clustered;
 mod connection;
 mod counting;
+mod diagnosis;
 mod ending;
 mod identity;
 mod layout;
@@ -18,8 +19,10 @@ mod link;
 mod options;
 mod reading;
 mod recording;
+mod renewal;
 mod resolving;
 mod scripts;
+mod sentinel;
 mod single;
 mod waiting;
 
@@ -40,6 +43,7 @@ use self::link::Link;
 pub use self::options::{Options, Tls};
 use self::reading::{Stored, integer, list, misread, text};
 use self::resolving::known_text;
+pub(crate) use self::sentinel::SentinelUrl;
 use super::claims::other_than;
 use super::{Keeping, Store, StoreError};
 use crate::given::Fault;
@@ -61,9 +65,8 @@ impl Redis {
     /// # Errors
     /// What is wrong with the options or their files.
     pub fn open(options: &Options) -> Result<Self, Fault> {
-        let certificates = options.read_certificates()?;
-        let link =
-            Link::new(options, certificates).map_err(|error| Fault::new("redis", error.to_string()))?;
+        let secrets = options.follow()?;
+        let link = Link::new(options, secrets).map_err(|error| Fault::new("redis", error.to_string()))?;
         Ok(Self { link, identity: Identity::default(), keeping: options.keeping })
     }
 

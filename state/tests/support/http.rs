@@ -38,7 +38,8 @@ impl Service {
                 let listener = server::listen("127.0.0.1:0").await.unwrap();
                 send_address.send(listener.local_addr().unwrap()).unwrap();
                 let limits = Limits { stopping: stopping.clone(), ..limits };
-                server::serve(listener, router(store(), limits), None, stopping).await;
+                let connections = Arc::clone(&limits.connections);
+                server::serve(listener, router(store(), limits), None, connections, stopping).await;
             });
         });
         Self { address: bound.recv().unwrap(), stop, thread: Some(thread) }

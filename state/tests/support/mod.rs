@@ -3,11 +3,11 @@
 
 // The harness's own, by path: neither crate may depend on the other.
 #[path = "../../../test-harness/src/leftovers.rs"]
-mod leftovers;
+pub(crate) mod leftovers;
 #[path = "../../../test-harness/src/process.rs"]
-mod process;
+pub(crate) mod process;
 #[path = "../../../test-harness/src/redis.rs"]
-mod redis;
+pub(crate) mod redis;
 #[path = "../../../test-harness/src/tokens.rs"]
 pub(crate) mod tokens;
 

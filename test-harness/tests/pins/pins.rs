@@ -200,7 +200,7 @@ async fn node_that_was_drained_gets_sessions_again_once_that_is_forgotten() {
     nodes_become(world.envoy(0), &[("active", 3)]).await;
     let node = world.node(2);
     let address = node.name();
-    world.state(0).operate(&["drain", address, "--note", "its pod is gone"]).await.unwrap();
+    world.state(0).operate(&["drain", address, "--force", "--note", "its pod is gone"]).await.unwrap();
     nodes_become(world.envoy(0), &[("active", 2), ("draining", 1)]).await;
     // The next one at this address says of itself that it is well; that does not end the drain.
     let itself = NodeChange { self_state: Some(NodeState::Active), ..NodeChange::default() };

@@ -19,7 +19,7 @@ async fn nodes_of_a_proxy_are_listed_with_what_is_on_record() {
         said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     assert_eq!(rows(&[]).await, [Value::Null; 0], "nothing is on record");
-    service.operate(&["drain", "10.9.9.9:80"]).await.unwrap();
+    service.operate(&["drain", "10.9.9.9:80", "--force"]).await.unwrap();
 
     let listed = rows(&["--admin", &url]).await;
 

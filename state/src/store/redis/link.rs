@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use berth_core::breaker::Permit;
 use futures_util::future::try_join_all;
-use redis::{RedisError, TlsCertificates, Value};
+use redis::{RedisError, Value};
+use tokio::sync::watch;
 
 use super::breaker::CircuitBreaker;
 use super::call::{Answers, Call, Group, Step};
 use super::connection::Connection;
 use super::layout::{SHARDS, Shard};
-use super::options::Options;
+use super::options::{Options, Secrets};
 use super::waiting::{GivenUp, Waiting};
 use crate::store::StoreError;
 
@@ -37,9 +38,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(options: &Options, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
+    pub(super) fn new(options: &Options, secrets: watch::Receiver<Arc<Secrets>>) -> Result<Self, RedisError> {
         let others = if options.quorum { WAITING } else { 0 };
-        let (plain, waiting) = Connection::with_others(options, certificates, others)?;
+        let (plain, waiting) = Connection::with_others(options, secrets, others)?;
         let waiting = waiting.into_iter().map(Arc::new).collect();
         Ok(Self {
             plain,
@@ -51,7 +52,7 @@ impl Link {
     }
 
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.plain, Connection::Cluster(..))
+        self.plain.is_cluster()
     }
 
     /// One step.
@@ -74,10 +75,10 @@ impl Link {
         durable: bool,
     ) -> Result<Vec<Answers>, StoreError> {
         self.bounded(since, async {
-            let Connection::Single(_) = self.plain else {
+            if self.plain.is_cluster() {
                 let send = |Group { shard, steps }| self.send(shard.index(), shard, steps, durable);
                 return try_join_all(groups.into_iter().map(send)).await;
-            };
+            }
             let Some(shard) = groups.first().map(|group| group.shard.clone()) else { return Ok(Vec::new()) };
             let lengths: Vec<usize> = groups.iter().map(|group| group.steps.len()).collect();
             let steps = groups.into_iter().flat_map(|group| group.steps).collect();
@@ -135,6 +136,7 @@ impl Link {
         }
         let time = self.timeout.saturating_sub(since.elapsed());
         let result = tokio::time::timeout(time, call).await.unwrap_or(Err(StoreError::Timeout));
+        let result = result.map_err(|error| self.plain.explain(error));
         // A refusal is an answer: the store is there.
         self.breaker.report(!matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
         result

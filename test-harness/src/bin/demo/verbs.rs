@@ -161,8 +161,9 @@ impl<'w> Scene<'w> {
     /// Runs the operator's command that sets a node's state.
     async fn set_state(&mut self, name: &str, state: &str) -> Result<String, String> {
         let arguments = match state {
-            "draining" => vec!["drain", name],
-            _ => vec!["set-state", name, state],
+            // Also one that has no session yet.
+            "draining" => vec!["drain", name, "--force"],
+            _ => vec!["set-state", name, state, "--force"],
         };
         let before = self.before().await;
         let said = self.world.state(0).operate(&arguments).await?;
