@@ -8,7 +8,6 @@
 use crate::call::CallFailure;
 use crate::config::{JwtProvider, RemoteKeys, Verification};
 use crate::counters::Counters;
-use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::token::Keys;
 
@@ -28,7 +27,7 @@ pub struct KeySetHead {
     pub due: Millis,
     /// A worker asks right now.
     pub is_under_way: bool,
-    /// The hash of what was answered; 0 if nothing was.
+    /// The hash of the keys in the answer, in whatever order and form it has them; 0 if there was none.
     pub hash: u64,
 }
 
@@ -130,13 +129,14 @@ impl Issuer {
     ) -> Fetched<'b> {
         let set = match body {
             Err(failure) => Err(failure.detail.clone()),
-            Ok(body) if Keys::from_jwks(body).is_ok() => Ok(body),
-            Ok(_) => Err("the answer is no key set with keys to verify by".to_owned()),
+            Ok(body) => match Keys::from_jwks(body) {
+                Ok(keys) => Ok((body, keys.hash())),
+                Err(error) => Err(format!("the answer {error}")),
+            },
         };
         self.fetches.add(usize::from(set.is_ok()), 1);
         match set {
-            Ok(body) => {
-                let hash = session_hash(body);
+            Ok((body, hash)) => {
                 let due = now + self.remote.refresh;
                 let is_new = hash != head.hash;
                 let head = KeySetHead { tried: now, due, is_under_way: false, hash };
@@ -156,10 +156,11 @@ impl Issuer {
         head.hash != self.hash
     }
 
-    /// Takes the published keys into use.
-    pub fn take_keys(&mut self, body: &[u8]) -> Option<Keys> {
+    /// Takes the published keys into use. `head` is the record that was read before `body`.
+    pub fn take_keys(&mut self, head: KeySetHead, body: &[u8]) -> Option<Keys> {
         let keys = Keys::from_jwks(body).ok()?;
-        self.hash = session_hash(body);
+        // As it is published: another release in this Envoy may hash otherwise.
+        self.hash = head.hash;
         Some(keys)
     }
 
@@ -261,10 +262,17 @@ mod tests {
         let fetched = issuer.fetched(Ok(JWKS), KeySetHead::default(), Millis(0));
         assert_eq!(fetched.body, Some(JWKS), "{:?}", fetched.failure);
         assert!(issuer.has_news(fetched.head));
-        assert!(issuer.take_keys(JWKS).is_some());
+        assert!(issuer.take_keys(fetched.head, JWKS).is_some());
         assert!(issuer.has_settled(fetched.head));
 
-        assert_eq!(issuer.fetched(Ok(JWKS), fetched.head, Millis(60_000)).body, None);
+        let head = fetched.head;
+        let text = std::str::from_utf8(JWKS).unwrap();
+        let reformatted = text.replace(',', " ,\n").replace(r#""kty":"OKP" ,"#, r#""x5t":"x","kty":"OKP","#);
+        for same in [text, reformatted.as_str()] {
+            assert_eq!(issuer.fetched(Ok(same.as_bytes()), head, Millis(60_000)).body, None, "{same}");
+        }
+        let renamed = text.replace(r#""a""#, r#""b""#);
+        assert!(issuer.fetched(Ok(renamed.as_bytes()), head, Millis(60_000)).body.is_some());
         assert!(issuer.fetched(Ok(b"{}"), fetched.head, Millis(60_000)).failure.is_some());
     }
 

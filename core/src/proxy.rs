@@ -11,6 +11,7 @@
 
 mod identify;
 mod issuing;
+mod known;
 mod pool;
 mod refused;
 mod renewals;
@@ -144,13 +145,15 @@ impl Proxy {
         }
     }
 
-    /// Takes over what a former configuration knew of sessions: a reload is no reason to ask about all of them.
+    /// Takes over what a former configuration knew of sessions and tokens: a reload is no reason to ask about all of them, or
+    /// to verify all of them again.
     pub fn succeed(&mut self, former: &Self) {
         for pool in &mut self.pools {
             if let Some(former) = former.pools.iter().find(|former| former.config.name == pool.config.name) {
                 pool.succeed(former);
             }
         }
+        self.tokens.succeed(&former.tokens);
         self.pending.succeed(&former.pending, |index| {
             // Members from elsewhere may come at once.
             let former = &former.pools.get(index)?.config;

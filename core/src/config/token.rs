@@ -75,6 +75,13 @@ pub struct RemoteKeys {
     pub timeout: Millis,
 }
 
+impl RemoteKeys {
+    /// True if these are published at the same place.
+    pub(crate) fn are_at(&self, other: &Self) -> bool {
+        (&self.cluster, &self.host, &self.path) == (&other.cluster, &other.host, &other.path)
+    }
+}
+
 /// What happens to a request whose token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnInvalid {

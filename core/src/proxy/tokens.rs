@@ -11,7 +11,9 @@ use crate::config::{JwtProvider, OnInvalid, Verification};
 use crate::counters::Counters;
 use crate::session::Token;
 use crate::time::Millis;
-use crate::token::{self, Cache, Digest, Facts, Form, Keys, MAX_TOKEN, Policy, Refusal, Wanted};
+use crate::token::{self, Digest, Facts, Form, Keys, MAX_TOKEN, Policy, Refusal, Unverified, Wanted};
+
+use super::known::Known;
 
 /// Where Envoy's `jwt_authn` leaves payloads.
 const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
@@ -39,9 +41,7 @@ pub struct Provider {
     pub config: JwtProvider,
     index: usize,
     wanted: Wanted,
-    /// Those that the issuer publishes.
-    keys: Keys,
-    verified: RefCell<Cache<Rc<Facts>>>,
+    known: Rc<RefCell<Known>>,
     counters: Counters<TOKEN_RESULTS>,
 }
 
@@ -127,24 +127,36 @@ impl Tokens {
         Self(pairs.map(|(index, (config, wanted))| Provider::new(index, config, wanted)).collect())
     }
 
+    /// Takes over what a former configuration knew of the same providers' tokens.
+    pub(super) fn succeed(&mut self, former: &Self) {
+        for provider in &mut self.0 {
+            let known = former.0.iter().find_map(|former| {
+                let before = (&former.config, &former.wanted);
+                Known::of_former(&former.known, before, (&provider.config, &provider.wanted))
+            });
+            if let Some(known) = known {
+                provider.known = known;
+            }
+        }
+    }
+
     /// All providers.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
         self.0.iter()
     }
 
     /// The issuer of this provider has published keys.
-    pub fn set_keys(&mut self, provider: usize, keys: Keys) {
-        if let Some(provider) = self.0.get_mut(provider) {
-            provider.keys = keys;
-            // A key that was withdrawn verifies nothing any longer.
-            provider.verified.borrow_mut().clear();
+    pub fn set_keys(&self, provider: usize, keys: Keys) {
+        if let Some(provider) = self.0.get(provider) {
+            provider.known.borrow_mut().set_keys(keys);
         }
     }
 
     /// True if there is any key to verify by.
     pub(super) fn has_keys(&self, provider: usize) -> bool {
         self.0.get(provider).is_some_and(|provider| {
-            !matches!(provider.config.verification, Verification::Remote(..)) || !provider.keys.is_empty()
+            !matches!(provider.config.verification, Verification::Remote(..))
+                || !provider.known.borrow().keys().is_empty()
         })
     }
 
@@ -160,8 +172,7 @@ impl Tokens {
 impl Provider {
     fn new(index: usize, config: JwtProvider, wanted: Wanted) -> Self {
         Self {
-            verified: RefCell::new(Cache::new(config.cached)),
-            keys: Keys::new(Vec::new()),
+            known: Rc::new(RefCell::new(Known::new(config.cached))),
             counters: Counters::default(),
             index,
             config,
@@ -178,8 +189,8 @@ impl Provider {
     fn token(&self, memo: &mut Memo, attributes: &dyn Attributes, tick: Millis) -> Token {
         let token = match &self.config.verification {
             Verification::Upstream(payload) => self.left_by_envoy(payload, attributes),
-            Verification::Keys(policy, keys) => self.verify(policy, keys, memo, attributes, tick),
-            Verification::Remote(policy, _) => self.verify(policy, &self.keys, memo, attributes, tick),
+            Verification::Keys(policy, keys) => self.verify(policy, Some(keys), memo, attributes, tick),
+            Verification::Remote(policy, _) => self.verify(policy, None, memo, attributes, tick),
         };
         if let Token::Refused(refusal) = token {
             let index = Refusal::ALL.iter().position(|known| *known == refusal);
@@ -188,10 +199,11 @@ impl Provider {
         token
     }
 
+    /// `keys` are those of the configuration, if it has them.
     fn verify(
         &self,
         policy: &Policy,
-        keys: &Keys,
+        keys: Option<&Keys>,
         memo: &mut Memo,
         attributes: &dyn Attributes,
         tick: Millis,
@@ -208,19 +220,21 @@ impl Provider {
         if token.len() > MAX_TOKEN {
             return Token::Refused(Refusal::TooLarge);
         }
-        let digest = Digest::of(self.index, &token);
-        if let Some(facts) = self.verified.borrow_mut().get(&digest, tick) {
+        let digest = Digest::of(&token);
+        if let Some(facts) = self.known.borrow_mut().verified(&digest, tick) {
             self.counters.add(1, 1);
-            return Token::Verified(Rc::clone(facts));
+            return Token::Verified(facts);
         }
         let now = attributes.now();
-        let verified = token::verify(&token, keys, policy, now)
-            .and_then(|claims| Ok((Rc::new(self.wanted.read(&claims)?), claims)));
+        let published = self.known.borrow().keys();
+        let verified = Unverified::read(&token, keys.unwrap_or(&published), policy)
+            .and_then(|token| token.verify(policy, now))
+            .and_then(|(claims, signer)| Ok((Rc::new(self.wanted.read(&claims)?), claims, signer)));
         match verified {
-            Ok((facts, claims)) => {
+            Ok((facts, claims, signer)) => {
                 self.counters.add(0, 1);
                 let until = claims.expires().map_or(now + NO_EXPIRY, |expires| expires + policy.leeway);
-                self.verified.borrow_mut().insert(digest, Rc::clone(&facts), facts.bytes(), until);
+                self.known.borrow_mut().note_verified(digest, signer, &facts, until);
                 Token::Verified(facts)
             }
             Err(Refusal::UnknownKey) if attributes.wants_keys(self.index, now) => Token::Pending,

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::algorithm::KeyKind;
 use super::{Algorithm, Refusal, pem};
+use crate::ring::session_hash;
 
 /// Smaller RSA keys are within reach of factoring (RFC 7518, section 3.3); larger ones than the backend takes cost a
 /// millisecond a token.
@@ -140,6 +141,12 @@ impl Key {
         algorithm.fits(self.kind) && self.algorithm.is_none_or(|only| only == algorithm)
     }
 
+    /// What tells it from any other key, in few bytes.
+    #[must_use]
+    pub fn tag(&self) -> KeyTag {
+        KeyTag(self.fingerprint.first_chunk().copied().map_or(0, u64::from_le_bytes))
+    }
+
     /// Whether this key signed `message`.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &Vec<u8>) -> bool {
         // Through the provider, not `jsonwebtoken::crypto::verify`: that one asks a global which provider is installed,
@@ -172,11 +179,23 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+/// What tells a key from others: with its id, its algorithm and its material.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyTag(pub(super) u64);
+
 /// The keys of one provider.
 ///
-/// Two are equal if they hold the same keys in the same order: then what was verified with the one still is with the other.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Two are equal if they hold the same keys, in whatever order: then what was verified with the one still is with the other.
+#[derive(Debug, Clone, Default)]
 pub struct Keys(Vec<Key>);
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprints() == other.fingerprints()
+    }
+}
+
+impl Eq for Keys {}
 
 impl Keys {
     /// These keys.
@@ -197,6 +216,26 @@ impl Keys {
         self.0.is_empty()
     }
 
+    /// True if this key is one of them.
+    #[must_use]
+    pub fn have(&self, key: KeyTag) -> bool {
+        self.0.iter().any(|known| known.tag() == key)
+    }
+
+    /// The same for equal keys, however they were written; never 0.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        session_hash(self.fingerprints().as_flattened()).max(1)
+    }
+
+    /// Of each key once, in an order of their own.
+    fn fingerprints(&self) -> Vec<[u8; 32]> {
+        let mut all: Vec<[u8; 32]> = self.0.iter().map(|key| key.fingerprint).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Whether any of them may verify what is signed by one of `algorithms`.
     #[must_use]
     pub fn fit_any(&self, algorithms: &[Algorithm]) -> bool {
@@ -207,7 +246,7 @@ impl Keys {
     /// without an id, which may have any. A token that names none may be signed with any key.
     pub(super) fn candidates<'k>(
         &'k self,
-        id: Option<&'k str>,
+        id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<impl Iterator<Item = &'k Key>, Refusal> {
         let is_known = id.is_some() && self.0.iter().any(|key| key.id() == id);

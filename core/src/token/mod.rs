@@ -26,7 +26,7 @@ pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
 pub use self::claims::Claims;
 pub use self::jwks::{JwksError, MAX_BYTES as MAX_JWKS};
-pub use self::keys::{Key, KeyError, Keys};
+pub use self::keys::{Key, KeyError, KeyTag, Keys};
 pub use self::outlook::{Outlook, outlook};
 pub use self::path::{ClaimPath, ClaimPathError};
 pub use self::refusal::Refusal;
@@ -94,19 +94,41 @@ impl Policy {
 /// # Ok::<(), token::KeyError>(())
 /// ```
 pub fn verify(token: &[u8], keys: &Keys, policy: &Policy, now: Millis) -> Result<Claims, Refusal> {
-    let jws = Jws::read(token, policy.allow_padding)?;
-    if !policy.algorithms.contains(&jws.algorithm) {
-        return Err(Refusal::Algorithm);
+    Unverified::read(token, keys, policy)?.verify(policy, now).map(|(claims, _)| claims)
+}
+
+/// A token taken apart, with the keys that may have signed it. Nothing of it is true yet, and no signature was checked.
+pub struct Unverified<'t, 'k> {
+    jws: Jws<'t>,
+    keys: Vec<&'k Key>,
+}
+
+impl<'t, 'k> Unverified<'t, 'k> {
+    /// Takes a token apart, and finds the keys that it may be signed with.
+    ///
+    /// # Errors
+    /// The first reason to refuse it, whatever its signature.
+    pub fn read(token: &'t [u8], keys: &'k Keys, policy: &Policy) -> Result<Self, Refusal> {
+        let jws = Jws::read(token, policy.allow_padding)?;
+        if !policy.algorithms.contains(&jws.algorithm) {
+            return Err(Refusal::Algorithm);
+        }
+        let keys = keys.candidates(jws.key_id.as_deref(), jws.algorithm)?.take(MAX_TRIES).collect();
+        Ok(Self { jws, keys })
     }
-    let candidates = keys.candidates(jws.key_id.as_deref(), jws.algorithm)?;
-    let is_signed =
-        candidates.take(MAX_TRIES).any(|key| key.verifies(jws.algorithm, jws.signed, &jws.signature));
-    if !is_signed {
-        return Err(Refusal::Signature);
+
+    /// Checks the signature, then the claims. With these comes the key that signed them.
+    ///
+    /// # Errors
+    /// The first reason to refuse it.
+    pub fn verify(&self, policy: &Policy, now: Millis) -> Result<(Claims, KeyTag), Refusal> {
+        let Jws { algorithm, signed, signature, .. } = &self.jws;
+        let signer = self.keys.iter().find(|key| key.verifies(*algorithm, signed, signature));
+        let signer = signer.ok_or(Refusal::Signature)?.tag();
+        let claims = Claims::from_payload(&self.jws.payload()?)?;
+        claims.check(policy, now)?;
+        Ok((claims, signer))
     }
-    let claims = Claims::from_payload(&jws.payload()?)?;
-    claims.check(policy, now)?;
-    Ok(claims)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ mod fake;
 mod issuing;
 mod learn;
 mod refused;
+mod reload;
 mod responses;
+mod signed;
 
 use std::collections::BTreeSet;
 

@@ -26,7 +26,7 @@ impl Worker {
     pub(crate) fn tick_issuers(&self, now: Millis) {
         for (provider, issuer) in self.issuers.iter().enumerate() {
             if let Some(keys) = issuer.as_ref().and_then(|issuer| issuer.tick(now)) {
-                self.proxy.borrow_mut().tokens.set_keys(provider, keys);
+                self.proxy.borrow().tokens.set_keys(provider, keys);
             }
         }
     }
@@ -70,7 +70,7 @@ impl IssuerLink {
         if !issuer.has_news(head) {
             return None;
         }
-        issuer.take_keys(&self.key.body()?)
+        issuer.take_keys(head, &self.key.body()?)
     }
 
     fn fetch(&self, now: Millis) {

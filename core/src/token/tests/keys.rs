@@ -215,14 +215,24 @@ fn a_token_is_tried_with_the_keys_it_names() {
 
 #[test]
 fn keys_are_equal_if_nothing_about_them_changed() {
-    assert_eq!(set(&[rsa(), ed25519()]), set(&[with(rsa(), "x5t", "x"), ed25519()]));
+    let keys = set(&[rsa(), ed25519()]).unwrap();
+    let spaced = serde_json::to_string_pretty(&json!({"keys": [ed25519(), rsa()]})).unwrap();
+    for same in [
+        set(&[with(rsa(), "x5t", "x"), ed25519()]).unwrap(),
+        set(&[ed25519(), rsa()]).unwrap(),
+        set(&[ed25519(), rsa(), json!({"kty": "LATTICE"}), ed25519()]).unwrap(),
+        Keys::from_jwks(spaced.as_bytes()).unwrap(),
+    ] {
+        assert_eq!((&keys, keys.hash()), (&same, same.hash()));
+    }
     for other in [
-        [ed25519(), rsa()],
         [with(rsa(), "kid", "b"), ed25519()],
         [with(rsa(), "alg", "PS256"), ed25519()],
         [with(rsa(), "e", "Aw"), ed25519()],
     ] {
-        assert_ne!(set(&[rsa(), ed25519()]), set(&other));
+        let other = set(&other).unwrap();
+        assert_ne!((&keys, keys.hash()), (&other, other.hash()));
+        assert_ne!(keys, other);
     }
 }
 
