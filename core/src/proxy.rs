@@ -27,11 +27,11 @@ use crate::config::{Affinity, Config, Missing, StateCluster};
 use crate::counters::Counters;
 use crate::decision::{Decision, PoolPolicy};
 use crate::event::{Reason, Unplaced};
-use crate::pending::{Need, Pending, Waited};
+use crate::pending::{Entry, Need, Pending, Waited};
 use crate::pins::InUseHandle;
 use crate::placement::Placement;
 use crate::rollout::Mode;
-use crate::session::{History, SessionId};
+use crate::session::{History, SessionId, Token};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::token::{Policy, Refusal};
@@ -196,6 +196,9 @@ impl Proxy {
         if self.wait_for_keys(request, &mut memo, &waiter, self.enforces) {
             return Progress::Pending;
         }
+        if memo.unchecked().next().is_some() {
+            request.rule = rules::find(&self.rules, &self.tokens, &mut memo, attributes, self.tick);
+        }
         let Some(index) = request.rule else {
             self.bypassed.add(0, 1);
             request.decision = Some(Decision::Bypass);
@@ -225,6 +228,15 @@ impl Proxy {
         }
         if config.rollout.is_off() {
             return Ok(Decision::pass(Reason::NotRolledOut));
+        }
+        let is_wanted =
+            |provider: &usize| config.matches.claims.iter().any(|claim| claim.provider == *provider);
+        if let Some(provider) = memo.unchecked().find(is_wanted) {
+            let is_certain = config.rollout.mode == Mode::Enforce && !config.rollout.is_partial();
+            return Ok(match is_certain {
+                true => self.put_off(&config, provider),
+                false => Decision::pass(Reason::TokenUnchecked),
+            });
         }
         let (id, history) = match self.identify(request, &config, memo, waiter) {
             Ok(found) => found,
@@ -260,7 +272,8 @@ impl Proxy {
             if pool.engine.is_some() {
                 let now = attributes.now();
                 let waited = waiter.waited.unwrap_or_default();
-                if self.pending.enter(waiter.stream, waited, Need::Snapshot(config.pool), now) {
+                let need = Need::Snapshot(config.pool);
+                if self.pending.enter(waiter.stream, waited, need, now) == Entry::Waits {
                     if let Some(engine) = &mut pool.engine {
                         engine.handle_start(now);
                     }
@@ -412,12 +425,21 @@ impl Proxy {
     ) -> bool {
         while let Some(provider) = memo.pending() {
             let waited = waiter.waited.unwrap_or_default();
-            let need = Need::Keys(provider);
-            if may_wait && self.pending.enter(waiter.stream, waited, need, waiter.attributes.now()) {
-                request.is_pending = true;
-                return true;
-            }
-            memo.give_up(provider);
+            let now = waiter.attributes.now();
+            let entry = match may_wait {
+                true => self.pending.enter(waiter.stream, waited, Need::Keys(provider), now),
+                false => Entry::Useless,
+            };
+            let token = match entry {
+                Entry::Waits => {
+                    request.is_pending = true;
+                    return true;
+                }
+                // What is not known by now counts as unknown.
+                Entry::Useless => Token::Refused(Refusal::UnknownKey),
+                Entry::Full => Token::Unchecked,
+            };
+            self.tokens.give_up(memo, provider, &token);
         }
         false
     }

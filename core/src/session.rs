@@ -126,6 +126,8 @@ pub enum Found<'s> {
     Refused(usize, Refusal),
     /// The keys of this provider are on their way.
     Pending,
+    /// Whether the token of this provider is to be believed cannot be told now.
+    Unchecked(usize),
 }
 
 /// As [`identify`], with tokens: `token` says what came of the request's token at a provider, by its place.
@@ -159,6 +161,13 @@ pub fn find<'s>(
                 }
                 Token::Refused(refusal) => {
                     doubt.get_or_insert(Found::Refused(claims.provider.0, refusal));
+                    None
+                }
+                // It may be the right one, whatever else was refused.
+                Token::Unchecked => {
+                    if !matches!(doubt, Some(Found::Pending)) {
+                        doubt = Some(Found::Unchecked(claims.provider.0));
+                    }
                     None
                 }
                 // Its keys may come, whatever else was refused.

@@ -19,15 +19,15 @@ use super::known::Known;
 const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
 /// A token that never expires is verified again after this.
 const NO_EXPIRY: Millis = Millis(3_600_000);
-/// The results of tokens that are good: verified now, or remembered.
-const GOOD: usize = 2;
+/// The results that are no refusals: verified now, remembered, or not checked at all.
+const NOT_REFUSED: [&str; 3] = ["verified", "cached", "unchecked"];
 
 /// How many results a token may have.
-pub const TOKEN_RESULTS: usize = GOOD + Refusal::ALL.len();
+pub const TOKEN_RESULTS: usize = NOT_REFUSED.len() + Refusal::ALL.len();
 
 /// What may come of a token, in the order of a provider's counts.
 pub fn token_results() -> impl Iterator<Item = &'static str> {
-    ["verified", "cached"].into_iter().chain(Refusal::ALL.map(Refusal::name))
+    NOT_REFUSED.into_iter().chain(Refusal::ALL.map(Refusal::name))
 }
 
 /// The configured providers.
@@ -105,19 +105,20 @@ impl Memo {
         self.tokens.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
     }
 
+    /// The providers that cannot tell now.
+    pub(super) fn unchecked(&self) -> impl Iterator<Item = usize> {
+        self.tokens
+            .iter()
+            .filter(|(_, token)| matches!(token, Token::Unchecked))
+            .map(|(provider, _)| *provider)
+    }
+
     /// The providers that refused a token, with the reason.
     pub(super) fn refused(&self) -> impl Iterator<Item = (usize, Refusal)> {
         self.tokens.iter().filter_map(|(provider, token)| match token {
             Token::Refused(refusal) => Some((*provider, *refusal)),
             _ => None,
         })
-    }
-
-    /// Keys of this provider are not waited for: what is not known by now counts as unknown.
-    pub(super) fn give_up(&mut self, provider: usize) {
-        for (_, token) in self.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
-            *token = Token::Refused(Refusal::UnknownKey);
-        }
     }
 }
 
@@ -137,6 +138,16 @@ impl Tokens {
             if let Some(known) = known {
                 provider.known = known;
             }
+        }
+    }
+
+    /// The token of this provider is waited for no longer: it comes to this.
+    pub(super) fn give_up(&self, memo: &mut Memo, provider: usize, becomes: &Token) {
+        for (_, token) in memo.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
+            token.clone_from(becomes);
+        }
+        if let Some(provider) = self.0.get(provider) {
+            provider.count(becomes);
         }
     }
 
@@ -192,11 +203,20 @@ impl Provider {
             Verification::Keys(policy, keys) => self.verify(policy, Some(keys), memo, attributes, tick),
             Verification::Remote(policy, _) => self.verify(policy, None, memo, attributes, tick),
         };
-        if let Token::Refused(refusal) = token {
-            let index = Refusal::ALL.iter().position(|known| *known == refusal);
-            self.counters.add(GOOD + index.unwrap_or(0), 1);
-        }
+        self.count(&token);
         token
+    }
+
+    /// What is good was counted where it was found to be.
+    fn count(&self, token: &Token) {
+        match token {
+            Token::Refused(refusal) => {
+                let index = Refusal::ALL.iter().position(|known| known == refusal);
+                self.counters.add(NOT_REFUSED.len() + index.unwrap_or(0), 1);
+            }
+            Token::Unchecked => self.counters.add(2, 1),
+            Token::Absent | Token::Verified(_) | Token::Pending => {}
+        }
     }
 
     /// `keys` are those of the configuration, if it has them.

@@ -17,6 +17,8 @@ pub enum Token {
     Refused(Refusal),
     /// The keys that could tell are on their way.
     Pending,
+    /// There is no telling now, which is not its sender's fault.
+    Unchecked,
 }
 
 /// The claims that name a session.

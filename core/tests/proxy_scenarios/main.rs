@@ -1,5 +1,6 @@
 //! A request's whole way without Envoy: rule, token, session, decision, and what its response tells.
 
+mod crowds;
 mod fake;
 mod issuing;
 mod learn;
