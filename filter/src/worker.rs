@@ -342,7 +342,7 @@ impl Worker {
     }
 
     /// Hands everything that was counted to Envoy.
-    pub(crate) fn flush(&self) {
+    pub(crate) fn flush(&self, now: Millis) {
         let proxy = self.proxy.borrow();
         for (pool, link) in proxy.pools.iter().zip(&self.links) {
             link.metrics.counters.add(pool.take_counts());
@@ -352,6 +352,9 @@ impl Worker {
         }
         for (provider, metrics) in proxy.tokens.iter().zip(&self.token_metrics) {
             metrics.add(provider.take_counts());
+            if let Some(complaint) = provider.take_complaint(now) {
+                log::warn!("berth: provider {}: {complaint}", provider.config.name);
+            }
         }
         for issuer in self.issuers.iter().flatten() {
             issuer.flush();

@@ -3,7 +3,7 @@
 //! Which key verifies a token is decided in [`crate::token`]. Here a provider has its keys, those of the configuration or
 //! those that its issuer publishes, the claims of the tokens that it has verified, and its counts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::attributes::{Attributes, all_lines};
@@ -19,6 +19,8 @@ use super::known::Known;
 const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
 /// A token that never expires is verified again after this.
 const NO_EXPIRY: Millis = Millis(3_600_000);
+/// Each worker says so, and it lasts until somebody acts.
+const SAID_EVERY: Millis = Millis(3_600_000);
 /// The results that are no refusals: verified now, remembered, or not checked at all.
 const NOT_REFUSED: [&str; 3] = ["verified", "cached", "unchecked"];
 
@@ -43,6 +45,9 @@ pub struct Provider {
     wanted: Wanted,
     known: Rc<RefCell<Known>>,
     counters: Counters<TOKEN_RESULTS>,
+    /// How far ahead a token was that its issuer signed and whose time had not come, until it is said.
+    ahead: Cell<Option<Millis>>,
+    next_said: Cell<Millis>,
 }
 
 /// What was asked already for one request: several rules may look at a header, and its rule and its session may both
@@ -185,6 +190,8 @@ impl Provider {
         Self {
             known: Rc::new(RefCell::new(Known::new(config.cached))),
             counters: Counters::default(),
+            ahead: Cell::new(None),
+            next_said: Cell::new(Millis(0)),
             index,
             config,
             wanted,
@@ -194,6 +201,25 @@ impl Provider {
     /// Everything that was counted since this was last asked, in the order of [`token_results`].
     pub fn take_counts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         self.counters.take()
+    }
+
+    /// What is to be logged, once an hour: tokens are refused because the issuer's clock is ahead.
+    pub fn take_complaint(&self, now: Millis) -> Option<String> {
+        let ahead = self.ahead.take()?;
+        let (Verification::Keys(policy, _) | Verification::Remote(policy, _)) = &self.config.verification
+        else {
+            return None;
+        };
+        let said = self.next_said.get();
+        if now < said && said.since(now) <= SAID_EVERY {
+            return None;
+        }
+        self.next_said.set(now + SAID_EVERY);
+        let (ahead, leeway) = (ahead.0.div_ceil(1000), policy.leeway.0 / 1000);
+        Some(format!(
+            "tokens are refused because their time begins {ahead} s from now, by their nbf or iat, and the leeway is {leeway} s: \
+             set the clocks of issuer and proxy right, or raise leeway"
+        ))
     }
 
     /// `tick` is the time of the latest tick: exact enough for what was verified before.
@@ -247,8 +273,15 @@ impl Provider {
         }
         let now = attributes.now();
         let published = self.known.borrow().keys();
+        let verify = |token: Unverified<'_, '_>| {
+            token.verify(policy, now).inspect_err(|refusal| {
+                if *refusal == Refusal::NotYetValid {
+                    self.ahead.set(token.ahead(now));
+                }
+            })
+        };
         let verified = Unverified::read(&token, keys.unwrap_or(&published), policy)
-            .and_then(|token| token.verify(policy, now))
+            .and_then(verify)
             .and_then(|(claims, signer)| Ok((Rc::new(self.wanted.read(&claims)?), claims, signer)));
         match verified {
             Ok((facts, claims, signer)) => {

@@ -38,6 +38,8 @@ use crate::time::Millis;
 
 /// The longest token that is looked at. Envoy takes 60 KiB of headers in all; tokens with a user's every group are 8 KiB.
 pub const MAX_TOKEN: usize = 16 * 1024;
+/// The longest `kid`: ten times what issuers use. Each is compared with those of all keys.
+pub(crate) const MAX_KEY_ID: usize = 1024;
 /// How many keys one token may be tried with: each costs a signature check, and the sender pays nothing.
 const MAX_TRIES: usize = 8;
 
@@ -115,6 +117,13 @@ impl<'t, 'k> Unverified<'t, 'k> {
         }
         let keys = keys.candidates(jws.key_id.as_deref(), jws.algorithm)?.take(MAX_TRIES).collect();
         Ok(Self { jws, keys })
+    }
+
+    /// How far ahead of `now` the token says that its time begins.
+    #[must_use]
+    pub fn ahead(&self, now: Millis) -> Option<Millis> {
+        let claims = self.jws.payload().and_then(|payload| Claims::from_payload(&payload)).ok()?;
+        claims.begins().map(|begins| begins.since(now))
     }
 
     /// Checks the signature, then the claims. With these comes the key that signed them.

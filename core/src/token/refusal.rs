@@ -7,7 +7,7 @@ use std::{error, fmt};
 pub enum Refusal {
     /// Not a signed token in compact form, or its claims are no JSON object.
     Malformed,
-    /// Longer than [`MAX_TOKEN`](super::MAX_TOKEN).
+    /// Longer than [`MAX_TOKEN`](super::MAX_TOKEN), or its `kid` is longer than any.
     TooLarge,
     /// Its algorithm is not allowed, or does not fit the key that it names.
     Algorithm,

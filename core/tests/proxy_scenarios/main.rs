@@ -4,6 +4,7 @@ mod crowds;
 mod fake;
 mod issuing;
 mod learn;
+mod oversized;
 mod refused;
 mod reload;
 mod responses;

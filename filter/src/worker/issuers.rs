@@ -31,14 +31,18 @@ impl Worker {
         }
     }
 
-    /// A call came to its end. False if it was none for keys.
-    pub(crate) fn handle_keys(&self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
-        let issuer = self.issuers.iter().flatten().find(|issuer| issuer.issuer.borrow_mut().take_call(token));
-        if let Some(issuer) = issuer {
+    /// The provider whose keys this call was for; it came to its end.
+    pub(crate) fn issuer_of_call(&self, token: u32) -> Option<usize> {
+        let is_its = |link: &IssuerLink| link.issuer.borrow_mut().take_call(token);
+        self.issuers.iter().position(|link| link.as_ref().is_some_and(is_its))
+    }
+
+    /// What came of the call for a provider's keys.
+    pub(crate) fn handle_keys(&self, provider: usize, body: Result<&[u8], &CallFailure>, now: Millis) {
+        if let Some(issuer) = self.issuer(provider) {
             issuer.end(body, now);
             self.tick_issuers(now);
         }
-        issuer.is_some()
     }
 
     pub(super) fn issuer(&self, provider: usize) -> Option<&IssuerLink> {
