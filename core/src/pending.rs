@@ -32,9 +32,36 @@ impl Need {
     }
 }
 
-/// The providers whose keys a request has waited for already: it does not wait for them twice.
+/// What a request has waited for already: it does not wait for it twice.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Waited(u16);
+pub struct Waited {
+    /// The providers whose keys it has waited for, by their bits.
+    keys: u16,
+    /// What came of its wait for the check of its token.
+    pub(crate) check: Turn,
+}
+
+/// What came of the wait for the check of a token.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It has not waited.
+    #[default]
+    NotYet,
+    /// It is its turn.
+    Granted,
+    /// Its turn did not come.
+    Denied,
+}
+
+impl Waited {
+    pub(crate) fn granted(self) -> Self {
+        Self { check: Turn::Granted, ..self }
+    }
+
+    pub(crate) fn denied(self) -> Self {
+        Self { check: Turn::Denied, ..self }
+    }
+}
 
 /// Whether a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +93,10 @@ impl Pending {
     /// A request is to wait from now on, if it may.
     pub fn enter(&mut self, stream: u32, waited: Waited, need: Need, now: Millis) -> Entry {
         let bit = need.bit();
-        if bit != 0 && waited.0 & bit != 0 {
+        if bit != 0 && waited.keys & bit != 0 {
             return Entry::Useless;
         }
-        let waiter = (stream, Waited(waited.0 | bit));
+        let waiter = (stream, Waited { keys: waited.keys | bit, ..waited });
         match self.queues.iter_mut().find(|queue| queue.need == need) {
             Some(queue) if queue.has_timed_out => return Entry::Useless,
             Some(queue) if queue.waiters.len() >= CAPACITY => return Entry::Full,

@@ -24,7 +24,7 @@ use std::io::Write as _;
 
 use xxhash_rust::xxh64::xxh64;
 
-pub use claims::{ClaimSource, History, Token};
+pub use claims::{Awaited, ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use error::SourceError;
 pub use learn::{LearnSource, learn};
@@ -124,7 +124,7 @@ pub enum Found<'s> {
     Nothing,
     /// The token of this provider is not to be believed, so nothing weaker is.
     Refused(usize, Refusal),
-    /// The keys of this provider are on their way.
+    /// Whether a token is to be believed will be known soon.
     Pending,
     /// Whether the token of this provider is to be believed cannot be told now.
     Unchecked(usize),
@@ -170,8 +170,7 @@ pub fn find<'s>(
                     }
                     None
                 }
-                // Its keys may come, whatever else was refused.
-                Token::Pending => {
+                Token::Pending(_) => {
                     doubt = Some(Found::Pending);
                     None
                 }

@@ -25,7 +25,7 @@ impl Proxy {
         let Rule { session, rollout, .. } = rule;
         let mut found = self.find(rule, memo, waiter);
         if matches!(found, Found::Pending) {
-            if self.wait_for_keys(request, memo, waiter, rollout.mode == Mode::Enforce) {
+            if self.wait_for_token(request, memo, waiter, rollout.mode == Mode::Enforce) {
                 return Err(None);
             }
             found = self.find(rule, memo, waiter);

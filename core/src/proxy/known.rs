@@ -1,4 +1,4 @@
-//! What a worker knows of one provider's tokens: the keys that its issuer publishes, and the tokens that they have verified.
+//! What a worker knows of one provider's tokens: the keys that its issuer publishes, the tokens that they have verified, and some that they have not.
 //!
 //! The configurations of one worker share it while their provider verifies alike, also while a former one goes on for a time.
 //! So a reload forgets no token, and a key that is withdrawn is withdrawn for all of them.
@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::config::{JwtProvider, Verification};
 use crate::time::Millis;
-use crate::token::{Cache, Digest, Facts, KeyTag, Keys, Limits, Wanted};
+use crate::token::{Cache, Digest, Facts, Failed, KeyTag, Keys, Limits, Refusal, Wanted};
 
 /// Of one provider.
 #[derive(Debug, Clone)]
@@ -16,11 +16,12 @@ pub(super) struct Known {
     /// Those that the issuer publishes.
     keys: Rc<Keys>,
     verified: Cache<Rc<Facts>>,
+    failed: Failed,
 }
 
 impl Known {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { keys: Rc::default(), verified: Cache::new(limits) }
+        Self { keys: Rc::default(), verified: Cache::new(limits), failed: Failed::default() }
     }
 
     /// What the same provider knew under a former configuration, if what is true there is true here.
@@ -77,7 +78,18 @@ impl Known {
         self.verified.insert(digest, signer, Rc::clone(facts), facts.bytes(), until);
     }
 
+    /// Why a token was refused whose check failed lately.
+    pub(super) fn refused(&self, digest: &Digest, now: Millis) -> Option<Refusal> {
+        self.failed.get(digest, now)
+    }
+
+    /// The check of a token failed.
+    pub(super) fn note_refused(&mut self, digest: Digest, refusal: Refusal, now: Millis) {
+        self.failed.note(digest, refusal, now);
+    }
+
     fn forget_all_but(&mut self, keys: &Keys) {
+        self.failed.clear();
         self.verified.retain(|key| keys.have(key));
     }
 }

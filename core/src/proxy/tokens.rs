@@ -9,10 +9,12 @@ use std::rc::Rc;
 use crate::attributes::{Attributes, all_lines};
 use crate::config::{JwtProvider, OnInvalid, Verification};
 use crate::counters::Counters;
-use crate::session::Token;
+use crate::pending::{Turn, Waited};
+use crate::session::{Awaited, Token};
 use crate::time::Millis;
 use crate::token::{self, Digest, Facts, Form, Keys, MAX_TOKEN, Policy, Refusal, Unverified, Wanted};
 
+use super::checks::Checks;
 use super::known::Known;
 
 /// Where Envoy's `jwt_authn` leaves payloads.
@@ -34,7 +36,10 @@ pub fn token_results() -> impl Iterator<Item = &'static str> {
 
 /// The configured providers.
 #[derive(Debug)]
-pub struct Tokens(Vec<Provider>);
+pub struct Tokens {
+    providers: Vec<Provider>,
+    pub(super) checks: RefCell<Checks>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -58,9 +63,15 @@ pub(super) struct Memo {
     path: Option<Vec<u8>>,
     headers: Vec<(Box<str>, Option<Vec<u8>>)>,
     tokens: Vec<(usize, Token)>,
+    /// What came of the request's wait for the check of its token.
+    turn: Turn,
 }
 
 impl Memo {
+    pub(super) fn new(waited: Option<Waited>) -> Self {
+        Self { turn: waited.unwrap_or_default().check, ..Self::default() }
+    }
+
     pub(super) fn authority(&mut self, attributes: &dyn Attributes) -> &[u8] {
         self.authority.get_or_insert_with(|| attributes.header(":authority").unwrap_or_default())
     }
@@ -99,15 +110,18 @@ impl Memo {
         if let Some((_, token)) = self.tokens.iter().find(|(asked, _)| *asked == provider) {
             return token.clone();
         }
-        let asked = tokens.0.get(provider);
-        let token = asked.map_or(Token::Absent, |asked| asked.token(self, attributes, tick));
+        let asked = tokens.providers.get(provider);
+        let token = asked.map_or(Token::Absent, |asked| asked.token(self, &tokens.checks, attributes, tick));
         self.tokens.push((provider, token.clone()));
         token
     }
 
-    /// The provider whose keys are on their way.
-    pub(super) fn pending(&self) -> Option<usize> {
-        self.tokens.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
+    /// The provider whose verdict has to be waited for, and what for.
+    pub(super) fn pending(&self) -> Option<(usize, Awaited)> {
+        self.tokens.iter().find_map(|(provider, token)| match token {
+            Token::Pending(awaited) => Some((*provider, *awaited)),
+            _ => None,
+        })
     }
 
     /// The providers that cannot tell now.
@@ -128,15 +142,17 @@ impl Memo {
 }
 
 impl Tokens {
-    pub(super) fn new(providers: Vec<JwtProvider>, wanted: Vec<Wanted>) -> Self {
+    pub(super) fn new(providers: Vec<JwtProvider>, wanted: Vec<Wanted>, checks: Checks) -> Self {
         let pairs = providers.into_iter().zip(wanted).enumerate();
-        Self(pairs.map(|(index, (config, wanted))| Provider::new(index, config, wanted)).collect())
+        let providers = pairs.map(|(index, (config, wanted))| Provider::new(index, config, wanted));
+        Self { providers: providers.collect(), checks: RefCell::new(checks) }
     }
 
     /// Takes over what a former configuration knew of the same providers' tokens.
     pub(super) fn succeed(&mut self, former: &Self) {
-        for provider in &mut self.0 {
-            let known = former.0.iter().find_map(|former| {
+        self.checks.get_mut().succeed(&former.checks.borrow());
+        for provider in &mut self.providers {
+            let known = former.providers.iter().find_map(|former| {
                 let before = (&former.config, &former.wanted);
                 Known::of_former(&former.known, before, (&provider.config, &provider.wanted))
             });
@@ -151,37 +167,37 @@ impl Tokens {
         for (_, token) in memo.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
             token.clone_from(becomes);
         }
-        if let Some(provider) = self.0.get(provider) {
+        if let Some(provider) = self.providers.get(provider) {
             provider.count(becomes);
         }
     }
 
     /// All providers.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.0.iter()
+        self.providers.iter()
     }
 
     /// The issuer of this provider has published keys.
     pub fn set_keys(&self, provider: usize, keys: Keys) {
-        if let Some(provider) = self.0.get(provider) {
+        if let Some(provider) = self.providers.get(provider) {
             provider.known.borrow_mut().set_keys(keys);
         }
     }
 
     /// True if there is any key to verify by.
     pub(super) fn has_keys(&self, provider: usize) -> bool {
-        self.0.get(provider).is_some_and(|provider| {
+        self.providers.get(provider).is_some_and(|provider| {
             !matches!(provider.config.verification, Verification::Remote(..))
                 || !provider.known.borrow().keys().is_empty()
         })
     }
 
     pub(super) fn get(&self, provider: usize) -> Option<&Provider> {
-        self.0.get(provider)
+        self.providers.get(provider)
     }
 
     pub(super) fn on_invalid(&self, provider: usize) -> OnInvalid {
-        self.0.get(provider).map_or(OnInvalid::Reject, |provider| provider.config.on_invalid)
+        self.providers.get(provider).map_or(OnInvalid::Reject, |provider| provider.config.on_invalid)
     }
 }
 
@@ -223,11 +239,19 @@ impl Provider {
     }
 
     /// `tick` is the time of the latest tick: exact enough for what was verified before.
-    fn token(&self, memo: &mut Memo, attributes: &dyn Attributes, tick: Millis) -> Token {
+    fn token(
+        &self,
+        memo: &mut Memo,
+        checks: &RefCell<Checks>,
+        attributes: &dyn Attributes,
+        tick: Millis,
+    ) -> Token {
         let token = match &self.config.verification {
             Verification::Upstream(payload) => self.left_by_envoy(payload, attributes),
-            Verification::Keys(policy, keys) => self.verify(policy, Some(keys), memo, attributes, tick),
-            Verification::Remote(policy, _) => self.verify(policy, None, memo, attributes, tick),
+            Verification::Keys(policy, keys) => {
+                self.verify(policy, Some(keys), memo, checks, attributes, tick)
+            }
+            Verification::Remote(policy, _) => self.verify(policy, None, memo, checks, attributes, tick),
         };
         self.count(&token);
         token
@@ -241,7 +265,7 @@ impl Provider {
                 self.counters.add(NOT_REFUSED.len() + index.unwrap_or(0), 1);
             }
             Token::Unchecked => self.counters.add(2, 1),
-            Token::Absent | Token::Verified(_) | Token::Pending => {}
+            Token::Absent | Token::Verified(_) | Token::Pending(_) => {}
         }
     }
 
@@ -251,6 +275,7 @@ impl Provider {
         policy: &Policy,
         keys: Option<&Keys>,
         memo: &mut Memo,
+        checks: &RefCell<Checks>,
         attributes: &dyn Attributes,
         tick: Millis,
     ) -> Token {
@@ -272,17 +297,27 @@ impl Provider {
             return Token::Verified(facts);
         }
         let now = attributes.now();
+        if let Some(refusal) = self.known.borrow().refused(&digest, now) {
+            return Token::Refused(refusal);
+        }
         let published = self.known.borrow().keys();
-        let verify = |token: Unverified<'_, '_>| {
-            token.verify(policy, now).inspect_err(|refusal| {
-                if *refusal == Refusal::NotYetValid {
-                    self.ahead.set(token.ahead(now));
-                }
-            })
+        let unverified = match Unverified::read(&token, keys.unwrap_or(&published), policy) {
+            Ok(unverified) => unverified,
+            Err(Refusal::UnknownKey) if attributes.wants_keys(self.index, now) => {
+                return Token::Pending(Awaited::Keys);
+            }
+            Err(refusal) => return Token::Refused(refusal),
         };
-        let verified = Unverified::read(&token, keys.unwrap_or(&published), policy)
-            .and_then(verify)
-            .and_then(|(claims, signer)| Ok((Rc::new(self.wanted.read(&claims)?), claims, signer)));
+        let least_cost = unverified.least_cost();
+        if least_cost > 0 && memo.turn != Turn::Granted && !checks.borrow().may_run(now) {
+            return if memo.turn == Turn::Denied { Token::Unchecked } else { Token::Pending(Awaited::Check) };
+        }
+        let verified = unverified.verify(policy, now);
+        if least_cost > 0 {
+            checks.borrow().spend(now, attributes.now(), least_cost);
+        }
+        let verified =
+            verified.and_then(|(claims, signer)| Ok((Rc::new(self.wanted.read(&claims)?), claims, signer)));
         match verified {
             Ok((facts, claims, signer)) => {
                 self.counters.add(0, 1);
@@ -290,8 +325,15 @@ impl Provider {
                 self.known.borrow_mut().note_verified(digest, signer, &facts, until);
                 Token::Verified(facts)
             }
-            Err(Refusal::UnknownKey) if attributes.wants_keys(self.index, now) => Token::Pending,
-            Err(refusal) => Token::Refused(refusal),
+            Err(refusal) => {
+                if refusal == Refusal::NotYetValid {
+                    // It will be good soon.
+                    self.ahead.set(unverified.ahead(now));
+                } else if least_cost > 0 {
+                    self.known.borrow_mut().note_refused(digest, refusal, now);
+                }
+                Token::Refused(refusal)
+            }
         }
     }
 

@@ -26,6 +26,11 @@ impl Digest {
     pub fn of(token: &[u8]) -> Self {
         Self(Sha256::digest(token).into())
     }
+
+    /// Some of its bits.
+    pub(super) fn low_bits(&self) -> u16 {
+        self.0.first_chunk().copied().map_or(0, u16::from_le_bytes)
+    }
 }
 
 /// How much a cache may hold; the limit that is reached first holds.

@@ -10,8 +10,7 @@ use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
 use sha2::{Digest as _, Sha256};
 
 use super::algorithm::KeyKind;
-use super::{Algorithm, Refusal, pem};
-use crate::ring::session_hash;
+use super::{Algorithm, MAX_TRIES, Refusal, pem};
 
 /// Smaller RSA keys are within reach of factoring (RFC 7518, section 3.3); larger ones than the backend takes cost a
 /// millisecond a token.
@@ -191,7 +190,8 @@ pub struct Keys(Vec<Key>);
 
 impl PartialEq for Keys {
     fn eq(&self, other: &Self) -> bool {
-        self.fingerprints() == other.fingerprints()
+        let are_in = |some: &Self, all: &Self| some.0.iter().all(|key| all.0.contains(key));
+        are_in(self, other) && are_in(other, self)
     }
 }
 
@@ -225,15 +225,10 @@ impl Keys {
     /// The same for equal keys, however they were written; never 0.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        session_hash(self.fingerprints().as_flattened()).max(1)
-    }
-
-    /// Of each key once, in an order of their own.
-    fn fingerprints(&self) -> Vec<[u8; 32]> {
-        let mut all: Vec<[u8; 32]> = self.0.iter().map(|key| key.fingerprint).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        let each = self.0.iter().enumerate();
+        let once = each.filter(|(place, key)| self.0.iter().take(*place).all(|known| known != *key));
+        // A sum does not depend on the order.
+        once.fold(0_u64, |sum, (_, key)| sum.wrapping_add(key.tag().0)).max(1)
     }
 
     /// Whether any of them may verify what is signed by one of `algorithms`.
@@ -244,24 +239,33 @@ impl Keys {
 
     /// Those that a token with this header may be signed with. Keys of the id that it names; if no key has it, keys
     /// without an id, which may have any. A token that names none may be signed with any key.
-    pub(super) fn candidates<'k>(
-        &'k self,
+    pub(super) fn candidates(
+        &self,
         id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<impl Iterator<Item = &'k Key>, Refusal> {
-        let is_known = id.is_some() && self.0.iter().any(|key| key.id() == id);
-        let is_named = move |key: &&Key| match (is_known, id) {
+    ) -> Result<Candidates<'_>, Refusal> {
+        let are_named = id.is_some() && self.0.iter().any(|key| key.id() == id);
+        let is_named = |key: &&Key| match (are_named, id) {
             (true, _) => key.id() == id,
             (false, Some(_)) => key.id.is_none(),
             (false, None) => true,
         };
-        let mut fitting = self.0.iter().filter(is_named).filter(move |key| key.fits(algorithm)).peekable();
-        match fitting.peek() {
-            Some(_) => Ok(fitting),
-            None if is_known => Err(Refusal::Algorithm),
-            None => Err(Refusal::UnknownKey),
+        let keys: Vec<&Key> =
+            self.0.iter().filter(is_named).filter(|key| key.fits(algorithm)).take(MAX_TRIES).collect();
+        match keys.is_empty() {
+            false => Ok(Candidates { keys, are_named }),
+            true if are_named => Err(Refusal::Algorithm),
+            true => Err(Refusal::UnknownKey),
         }
     }
+}
+
+/// The keys that a token may be signed with.
+pub(super) struct Candidates<'k> {
+    /// At least one, and no more than a token is tried with.
+    pub(super) keys: Vec<&'k Key>,
+    /// The token names them. Otherwise any of them may have signed it.
+    pub(super) are_named: bool,
 }
 
 /// Why a key cannot be used. Nothing of the key is in it.

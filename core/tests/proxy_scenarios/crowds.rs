@@ -1,5 +1,7 @@
 //! Many requests that wait for one thing leave others their places.
 
+use std::sync::LazyLock;
+
 use berth_core::decision::Decision;
 use berth_core::event::{Reason, RuleResult};
 use berth_core::pending::Waited;
@@ -43,7 +45,8 @@ fn two_issuers(on_invalid: &str) -> Proxy {
 
 /// A token whose key is not known yet.
 fn unknown(header: &str, path: &str) -> Fake {
-    let token = format!("Bearer {}", sign("ES256", Some("b"), json!({"sub": "ada"})));
+    static SIGNED: LazyLock<String> = LazyLock::new(|| sign("ES256", Some("b"), json!({"sub": "ada"})));
+    let token = format!("Bearer {}", *SIGNED);
     Fake { keys_are_coming: true, ..Fake::new(&[(header, &token), (":path", path)]) }
 }
 

@@ -2,6 +2,7 @@
 
 mod crowds;
 mod fake;
+mod forged;
 mod issuing;
 mod learn;
 mod oversized;

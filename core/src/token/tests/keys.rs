@@ -201,16 +201,46 @@ fn a_token_is_tried_with_the_keys_it_names() {
     };
 
     assert_eq!(verdict(vec![other(), named()], Some("a")), Ok(()));
-    assert_eq!(verdict(vec![other(), named()], None), Ok(()));
+    assert_eq!(verdict(vec![named()], None), Ok(()));
+    assert_eq!(verdict(vec![other(), named()], None), Err(Refusal::AmbiguousKey));
     assert_eq!(verdict(vec![other(), named()], Some("b")), Err(Refusal::Signature));
     assert_eq!(verdict(vec![other(), named()], Some("c")), Err(Refusal::UnknownKey));
     assert_eq!(verdict(vec![other(), anonymous()], Some("c")), Ok(()));
     assert_eq!(verdict(vec![other(), anonymous()], Some("b")), Err(Refusal::Signature));
+    // A made-up id names none of those without an id either.
+    assert_eq!(verdict(vec![anonymous(), anonymous()], Some("c")), Err(Refusal::AmbiguousKey));
     assert_eq!(verdict(vec![], Some("a")), Err(Refusal::UnknownKey));
     assert_eq!(verdict(vec![], None), Err(Refusal::UnknownKey));
     // While keys of one id are exchanged both are tried.
     let old = Key::secret(Some("a"), &[2; 32]).unwrap();
     assert_eq!(verdict(vec![old, named()], Some("a")), Ok(()));
+}
+
+#[test]
+fn a_token_without_kid_is_tried_with_several_keys_only_where_that_is_wanted() {
+    let ours = |id| Key::pem(Some(id), P384).unwrap();
+    let published = |count: usize| {
+        let ids = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let mut keys: Vec<Key> = ids.into_iter().take(count).map(ours).collect();
+        // Those that do not fit do not count.
+        keys.push(key(Algorithm::EdDsa));
+        keys.push(key(Algorithm::Rs256));
+        Keys::new(keys)
+    };
+    let token = sign(Algorithm::Es384, r#"{"alg":"ES384"}"#, &payload());
+    let strict = Policy::new(vec![Algorithm::Es384]);
+    let lenient = Policy { try_keys: true, ..strict.clone() };
+    let cost = |keys: &Keys, policy: &Policy| {
+        Unverified::read(token.as_bytes(), keys, policy).map(|token| token.least_cost())
+    };
+    let one = cost(&published(1), &strict).unwrap();
+
+    assert_eq!(verify(token.as_bytes(), &published(1), &strict, NOW).map(drop), Ok(()));
+    for count in [2, 8] {
+        assert_eq!(cost(&published(count), &strict), Err(Refusal::AmbiguousKey), "nothing is checked");
+        assert_eq!(verify(token.as_bytes(), &published(count), &lenient, NOW).map(drop), Ok(()));
+    }
+    assert_eq!(cost(&published(8), &lenient), Ok(4 * one), "no more than four are tried");
 }
 
 #[test]
