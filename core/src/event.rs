@@ -120,7 +120,7 @@ pub enum Reason {
     Superseded,
     /// No key is known yet that could tell whether its token is to be believed.
     KeysAway,
-    /// Whether its token is to be believed cannot be told now: too many wait for that.
+    /// Its token could not be checked: too many wait for that.
     TokenUnchecked,
 }
 

@@ -126,7 +126,7 @@ pub enum Found<'s> {
     Refused(usize, Refusal),
     /// Whether a token is to be believed will be known soon.
     Pending,
-    /// Whether the token of this provider is to be believed cannot be told now.
+    /// The token of this provider could not be checked.
     Unchecked(usize),
 }
 

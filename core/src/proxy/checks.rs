@@ -2,7 +2,7 @@
 //!
 //! A signature costs its forger nothing and its worker up to some milliseconds, during which no other request of the worker goes on.
 //! So checks by public keys have a budget, a quarter of the worker's time. Once it is spent they wait, and each that becomes possible is
-//! drawn: first a source address that has tokens waiting, then an issuer among its tokens, then a token. Thus whoever sends
+//! drawn: first a source address that has tokens waiting, then an issuer among its tokens, then a token. So a sender of
 //! forgeries waits as long as anybody, and the forgeries of one address delay those of others by one check each. What is not drawn in its time,
 //! or finds no place, is answered "cannot tell now". Tokens that are known need no check, and never come here.
 
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn beside_forgeries_of_the_same_address_to_the_same_issuer_logins_succeed_by_and_by() {
         let mut worker = Worker::new(5);
-        // Everybody comes through one balancer. A client tries again when it is told to.
+        // Everybody comes through one balancer. A client tries again after a 503.
         let mut waiting: BTreeSet<u32> = BTreeSet::new();
         let mut done = 0;
         for round in 0..6_000 {

@@ -84,7 +84,7 @@ impl Proxy {
         session::find(&rule.session.sources, &mut header, &mut all, &mut token)
     }
 
-    /// A token of which cannot be told now whether it is to be believed. It may be the very best.
+    /// A token that could not be checked. It may be a good one.
     pub(super) fn put_off(&self, rule: &Rule, provider: usize) -> Decision {
         match self.pools.get(rule.pool).filter(|_| self.tokens.on_invalid(provider) == OnInvalid::Reject) {
             Some(pool) => {

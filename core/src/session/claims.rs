@@ -21,7 +21,7 @@ pub enum Token {
     Unchecked,
 }
 
-/// What is waited for until a token can be told to be true.
+/// What is waited for until a token can be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
     /// The keys that could tell are on their way.

@@ -131,7 +131,7 @@ impl<V> Cache<V> {
         self.link(slot);
     }
 
-    /// Forgets the tokens of keys that are none of these any longer.
+    /// Forgets the tokens of all keys but these.
     pub fn retain(&mut self, is_key: impl Fn(KeyTag) -> bool) {
         for slot in 0..self.slots.len() {
             if self.slots.get(slot).is_some_and(|entry| entry.value.is_some() && !is_key(entry.signer)) {

@@ -96,7 +96,7 @@ fn where_refused_tokens_count_as_none_so_do_those_that_find_no_place() {
     assert_eq!(request.decision, Some(Decision::pass(Reason::TokenUnchecked)));
 }
 
-/// With a token of which nothing can be told now, its session must not go by another rule.
+/// A session whose token cannot be checked must not go by another rule.
 #[test]
 fn a_rule_by_a_claim_that_cannot_be_told_now_is_not_passed_over() {
     let provider = json!({

@@ -1,4 +1,4 @@
-//! Forged tokens: what they cost, and whom they delay.
+//! Forged tokens: what they cost, and which requests they delay.
 
 use std::sync::LazyLock;
 
@@ -98,7 +98,7 @@ fn a_token_whose_turn_does_not_come_is_to_be_tried_again() {
 
     assert_eq!(decided.len() as u64, waiting);
     let (_, last) = decided.pop().unwrap();
-    assert_eq!(reply(last).status, 401, "nobody waits beside it, so it is checked after all");
+    assert_eq!(reply(last).status, 401, "no other waits, so it is checked after all");
     for (_, decision) in decided {
         let answer = reply(decision);
         assert_eq!((answer.status, answer.reason), (503, Reason::TokenUnchecked));

@@ -44,7 +44,7 @@ fn remote(cluster: &str) -> Value {
     })
 }
 
-/// A token by a key of eight, with a signature of nobody's.
+/// A token that any of eight keys could have signed, and none did.
 fn forged(number: usize) -> String {
     let claims = json!({"sid": "eve", "number": number, "exp": 4_000_000_000_u64}).to_string();
     let token = sign_bytes(Algorithm::ES256, "", &json!({"alg": "ES256"}), claims.as_bytes());
