@@ -27,6 +27,14 @@ pub struct CallFailure {
 }
 
 impl CallFailure {
+    /// An answer that sends the caller elsewhere, which no call follows: what is trusted stands in the configuration.
+    #[must_use]
+    pub fn redirected(status: &str, location: &str) -> Self {
+        Self::new(&format!(
+            "{status} redirects to {location:.160}, which is not followed: configure the cluster, host and path of that place"
+        ))
+    }
+
     /// A failure without an answer.
     #[must_use]
     pub fn new(detail: &str) -> Self {

@@ -120,6 +120,8 @@ pub enum Reason {
     Superseded,
     /// No key is known yet that could tell whether its token is to be believed.
     KeysAway,
+    /// Its token could not be checked: too many wait for that.
+    TokenUnchecked,
 }
 
 impl Reason {
@@ -151,6 +153,7 @@ impl Reason {
             Self::SessionOver => "session_over",
             Self::Superseded => "superseded",
             Self::KeysAway => "keys_away",
+            Self::TokenUnchecked => "token_unchecked",
         }
     }
 }

@@ -8,7 +8,6 @@
 use crate::call::CallFailure;
 use crate::config::{JwtProvider, RemoteKeys, Verification};
 use crate::counters::Counters;
-use crate::ring::session_hash;
 use crate::time::Millis;
 use crate::token::Keys;
 
@@ -28,7 +27,7 @@ pub struct KeySetHead {
     pub due: Millis,
     /// A worker asks right now.
     pub is_under_way: bool,
-    /// The hash of what was answered; 0 if nothing was.
+    /// The hash of the keys in the answer, in whatever order and form it has them; 0 if there was none.
     pub hash: u64,
 }
 
@@ -44,6 +43,8 @@ pub struct Issuer {
     hash: u64,
     /// A request waits for newer keys.
     is_wanted: bool,
+    /// What the latest fetch failed with; empty if it succeeded.
+    said: String,
     /// Fetches that failed, and that succeeded.
     fetches: Counters<2>,
 }
@@ -55,7 +56,7 @@ pub struct Fetched<'b> {
     pub head: KeySetHead,
     /// The key set to publish before it, if it is another than before.
     pub body: Option<&'b [u8]>,
-    /// Why there are no keys, for the log.
+    /// Why there are no keys, for the log; `None` if that was said before, and nothing has changed since.
     pub failure: Option<String>,
 }
 
@@ -91,6 +92,7 @@ impl Issuer {
             call: None,
             hash: 0,
             is_wanted: false,
+            said: String::new(),
             fetches: Counters::default(),
         })
     }
@@ -130,13 +132,15 @@ impl Issuer {
     ) -> Fetched<'b> {
         let set = match body {
             Err(failure) => Err(failure.detail.clone()),
-            Ok(body) if Keys::from_jwks(body).is_ok() => Ok(body),
-            Ok(_) => Err("the answer is no key set with keys to verify by".to_owned()),
+            Ok(body) => match Keys::from_jwks(body) {
+                Ok(keys) => Ok((body, keys.hash())),
+                Err(error) => Err(format!("the answer {error}")),
+            },
         };
         self.fetches.add(usize::from(set.is_ok()), 1);
         match set {
-            Ok(body) => {
-                let hash = session_hash(body);
+            Ok((body, hash)) => {
+                self.said.clear();
                 let due = now + self.remote.refresh;
                 let is_new = hash != head.hash;
                 let head = KeySetHead { tried: now, due, is_under_way: false, hash };
@@ -145,7 +149,9 @@ impl Issuer {
             Err(failure) => {
                 let due = now + self.retry();
                 let head = KeySetHead { tried: now, due, is_under_way: false, ..head };
-                Fetched { head, body: None, failure: Some(failure) }
+                let is_new = self.said != failure;
+                self.said.clone_from(&failure);
+                Fetched { head, body: None, failure: Some(failure).filter(|_| is_new) }
             }
         }
     }
@@ -156,10 +162,11 @@ impl Issuer {
         head.hash != self.hash
     }
 
-    /// Takes the published keys into use.
-    pub fn take_keys(&mut self, body: &[u8]) -> Option<Keys> {
+    /// Takes the published keys into use. `head` is the record that was read before `body`.
+    pub fn take_keys(&mut self, head: KeySetHead, body: &[u8]) -> Option<Keys> {
         let keys = Keys::from_jwks(body).ok()?;
-        self.hash = session_hash(body);
+        // As it is published: another release in this Envoy may hash otherwise.
+        self.hash = head.hash;
         Some(keys)
     }
 
@@ -212,7 +219,8 @@ mod tests {
             timeout: Millis(1_000),
         };
         let fetches = Counters::default();
-        Issuer { provider: "p".to_owned(), remote, call: None, hash: 0, is_wanted: false, fetches }
+        let (provider, said) = ("p".to_owned(), String::new());
+        Issuer { provider, remote, call: None, hash: 0, is_wanted: false, said, fetches }
     }
 
     fn failure() -> CallFailure {
@@ -261,11 +269,62 @@ mod tests {
         let fetched = issuer.fetched(Ok(JWKS), KeySetHead::default(), Millis(0));
         assert_eq!(fetched.body, Some(JWKS), "{:?}", fetched.failure);
         assert!(issuer.has_news(fetched.head));
-        assert!(issuer.take_keys(JWKS).is_some());
+        assert!(issuer.take_keys(fetched.head, JWKS).is_some());
         assert!(issuer.has_settled(fetched.head));
 
-        assert_eq!(issuer.fetched(Ok(JWKS), fetched.head, Millis(60_000)).body, None);
+        let head = fetched.head;
+        let text = std::str::from_utf8(JWKS).unwrap();
+        let reformatted = text.replace(',', " ,\n").replace(r#""kty":"OKP" ,"#, r#""x5t":"x","kty":"OKP","#);
+        for same in [text, reformatted.as_str()] {
+            assert_eq!(issuer.fetched(Ok(same.as_bytes()), head, Millis(60_000)).body, None, "{same}");
+        }
+        let renamed = text.replace(r#""a""#, r#""b""#);
+        assert!(issuer.fetched(Ok(renamed.as_bytes()), head, Millis(60_000)).body.is_some());
         assert!(issuer.fetched(Ok(b"{}"), fetched.head, Millis(60_000)).failure.is_some());
+    }
+
+    #[test]
+    fn an_answer_that_is_no_set_of_keys_leaves_those_in_use_and_says_what_to_do() {
+        let key = std::str::from_utf8(JWKS).unwrap();
+        let one = key.trim_start_matches(r#"{"keys":["#).trim_end_matches("]}");
+        let many = |count: usize, one: &str| format!(r#"{{"keys":[{}]}}"#, vec![one; count].join(","));
+        let long = one.replace(r#""kid":"a""#, &format!(r#""kid":"{}""#, "k".repeat(2_000)));
+        let cases = [
+            (many(10_000, one), "is larger than 65536 bytes: publish only keys"),
+            (many(10_000, "{}"), "has more than 64 keys: publish only those"),
+            ("x".repeat(50 << 20), "is larger than 65536 bytes: publish only keys"),
+            (one.replace(r#""kid":"a""#, &format!(r#""kid":"{}""#, "k".repeat(100_000))), "is larger than"),
+            (many(1, &long), "has no usable key"),
+            ("<html>sign in</html>".to_owned(), "is not a JSON object with an array of keys"),
+            (String::new(), "is not a JSON object"),
+        ];
+        let mut issuer = issuer();
+        let head = issuer.fetched(Ok(JWKS), KeySetHead::default(), Millis(0)).head;
+        issuer.take_keys(head, JWKS).unwrap();
+        for (answer, says) in &cases {
+            issuer.fetched(Ok(JWKS), head, Millis(60_000));
+            let fetched = issuer.fetched(Ok(answer.as_bytes()), head, Millis(60_000));
+            let said = fetched.failure.unwrap();
+            assert!(said.starts_with("the answer ") && said.contains(says), "{said}");
+            assert_eq!((fetched.head.hash, fetched.body), (head.hash, None));
+            assert!(!issuer.has_news(fetched.head), "the keys in use stay");
+        }
+        let moved = CallFailure::redirected("302", "https://elsewhere.example.com/jwks");
+        let said = issuer.fetched(Err(&moved), head, Millis(60_000)).failure.unwrap();
+        assert!(said.contains("redirects to https://elsewhere.example.com/jwks, which is not followed"));
+    }
+
+    #[test]
+    fn a_failure_is_said_once_until_something_changes() {
+        let mut issuer = issuer();
+        let mut said = |body: Result<&[u8], &CallFailure>| {
+            issuer.fetched(body, KeySetHead::default(), Millis(0)).failure.is_some()
+        };
+        let (refused, late) = (failure(), CallFailure::new("504 late"));
+
+        assert!(said(Err(&refused)) && !said(Err(&refused)));
+        assert!(said(Err(&late)) && said(Err(&refused)) && !said(Err(&refused)));
+        assert!(!said(Ok(JWKS)) && said(Err(&refused)));
     }
 
     #[test]

@@ -9,8 +9,10 @@
 //! 3. [`Proxy::settle`] takes note of the decision before the adapter applies it.
 //! 4. [`Proxy::handle_response`] learns from how the response begins, and may have it wait for a release too; [`Proxy::handle_gone`] ends the request.
 
+mod checks;
 mod identify;
 mod issuing;
+mod known;
 mod pool;
 mod refused;
 mod renewals;
@@ -26,11 +28,11 @@ use crate::config::{Affinity, Config, Missing, StateCluster};
 use crate::counters::Counters;
 use crate::decision::{Decision, PoolPolicy};
 use crate::event::{Reason, Unplaced};
-use crate::pending::{Need, Pending, Waited};
+use crate::pending::{Entry, Need, Pending, Waited};
 use crate::pins::InUseHandle;
 use crate::placement::Placement;
 use crate::rollout::Mode;
-use crate::session::{History, SessionId};
+use crate::session::{Awaited, History, SessionId, Token};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::token::{Policy, Refusal};
@@ -40,6 +42,7 @@ pub use response::{Response, Verdict};
 pub use rules::Rule;
 pub use tokens::{Provider, TOKEN_RESULTS, Tokens, token_results};
 
+use checks::Checks;
 use tokens::Memo;
 
 /// One configuration at work in one worker.
@@ -108,7 +111,7 @@ pub enum Progress {
 }
 
 impl Proxy {
-    /// A proxy that knows no members yet. `seed` is asked once for each pool with a state service, and must be random.
+    /// A proxy that knows no members yet. `seed` is asked once for each pool with a state service and once more, and must be random.
     #[must_use]
     pub fn new(config: Config, mut seed: impl FnMut() -> u64, now: Millis) -> Self {
         let state = config.state.map(Rc::new);
@@ -135,7 +138,7 @@ impl Proxy {
         });
         Self {
             pools: pools.collect(),
-            tokens: Tokens::new(config.jwt_providers, config.wanted),
+            tokens: Tokens::new(config.jwt_providers, config.wanted, Checks::new(seed(), now)),
             enforces: rules.iter().any(Rule::enforces),
             rules,
             pending: Pending::default(),
@@ -144,13 +147,15 @@ impl Proxy {
         }
     }
 
-    /// Takes over what a former configuration knew of sessions: a reload is no reason to ask about all of them.
+    /// Takes over what a former configuration knew of sessions and tokens: a reload is no reason to ask about all of them, or
+    /// to verify all of them again.
     pub fn succeed(&mut self, former: &Self) {
         for pool in &mut self.pools {
             if let Some(former) = former.pools.iter().find(|former| former.config.name == pool.config.name) {
                 pool.succeed(former);
             }
         }
+        self.tokens.succeed(&former.tokens);
         self.pending.succeed(&former.pending, |index| {
             // Members from elsewhere may come at once.
             let former = &former.pools.get(index)?.config;
@@ -185,13 +190,16 @@ impl Proxy {
         waited: Option<Waited>,
         attributes: &dyn Attributes,
     ) -> Progress {
-        let mut memo = Memo::default();
+        let mut memo = Memo::new(waited);
         request.rule = rules::find(&self.rules, &self.tokens, &mut memo, attributes, self.tick);
         // Which rule takes it may depend on a token that cannot be verified yet. If all rules only observe, no request is
         // held up.
         let waiter = Waiter { stream, waited, attributes };
-        if self.wait_for_keys(request, &mut memo, &waiter, self.enforces) {
+        if self.wait_for_token(request, &mut memo, &waiter, self.enforces) {
             return Progress::Pending;
+        }
+        if memo.unchecked().next().is_some() {
+            request.rule = rules::find(&self.rules, &self.tokens, &mut memo, attributes, self.tick);
         }
         let Some(index) = request.rule else {
             self.bypassed.add(0, 1);
@@ -222,6 +230,15 @@ impl Proxy {
         }
         if config.rollout.is_off() {
             return Ok(Decision::pass(Reason::NotRolledOut));
+        }
+        let is_wanted =
+            |provider: &usize| config.matches.claims.iter().any(|claim| claim.provider == *provider);
+        if let Some(provider) = memo.unchecked().find(is_wanted) {
+            let is_certain = config.rollout.mode == Mode::Enforce && !config.rollout.is_partial();
+            return Ok(match is_certain {
+                true => self.put_off(&config, provider),
+                false => Decision::pass(Reason::TokenUnchecked),
+            });
         }
         let (id, history) = match self.identify(request, &config, memo, waiter) {
             Ok(found) => found,
@@ -257,7 +274,8 @@ impl Proxy {
             if pool.engine.is_some() {
                 let now = attributes.now();
                 let waited = waiter.waited.unwrap_or_default();
-                if self.pending.enter(waiter.stream, waited, Need::Snapshot(config.pool), now) {
+                let need = Need::Snapshot(config.pool);
+                if self.pending.enter(waiter.stream, waited, need, now) == Entry::Waits {
                     if let Some(engine) = &mut pool.engine {
                         engine.handle_start(now);
                     }
@@ -333,6 +351,7 @@ impl Proxy {
         self.count_outcome(request);
         if request.is_pending {
             self.pending.leave(stream);
+            self.tokens.checks.get_mut().leave(stream);
         }
         let handles = [request.handle.take(), request.minted.take()];
         if let Some(engine) = self.engine_of(request) {
@@ -371,11 +390,23 @@ impl Proxy {
         self.pending.take_ready(now, is_met, timeout)
     }
 
+    /// The next request whose token is to be checked now, or waits for that no longer: it is to be handed in again. Each check changes
+    /// what may be checked next, so ask again after each, with the time that it is then.
+    pub fn poll_check(&mut self, now: Millis) -> Option<(u32, Waited)> {
+        self.tokens.checks.get_mut().poll(now)
+    }
+
+    /// True if tokens wait to be checked.
+    #[must_use]
+    pub fn has_checks(&self) -> bool {
+        !self.tokens.checks.borrow().is_empty()
+    }
+
     /// True if requests wait, for what the worker has to learn or for the state service.
     #[must_use]
     pub fn has_waiters(&self) -> bool {
         let waits = |pool: &Pool| pool.engine.as_ref().is_some_and(affinity::Affinity::has_waiters);
-        !self.pending.is_empty() || self.pools.iter().any(waits)
+        !self.pending.is_empty() || self.has_checks() || self.pools.iter().any(waits)
     }
 
     /// How many requests no rule took since this was last asked.
@@ -399,22 +430,37 @@ impl Proxy {
         self.pools.get_mut(pool)?.engine.as_mut()
     }
 
-    /// Has a request wait for keys that are on their way, if there are such and it may. True if it waits.
-    fn wait_for_keys(
+    /// Has a request wait for what its token lacks: keys that are on their way, or its turn to be checked. True if it waits.
+    fn wait_for_token(
         &mut self,
         request: &mut Request,
         memo: &mut Memo,
         waiter: &Waiter<'_>,
         may_wait: bool,
     ) -> bool {
-        while let Some(provider) = memo.pending() {
+        while let Some((provider, awaited)) = memo.pending() {
+            let Waiter { stream, attributes, .. } = *waiter;
             let waited = waiter.waited.unwrap_or_default();
-            let need = Need::Keys(provider);
-            if may_wait && self.pending.enter(waiter.stream, waited, need, waiter.attributes.now()) {
-                request.is_pending = true;
-                return true;
-            }
-            memo.give_up(provider);
+            let since = attributes.now();
+            let entry = match awaited {
+                _ if !may_wait => Entry::Useless,
+                Awaited::Keys => self.pending.enter(stream, waited, Need::Keys(provider), since),
+                Awaited::Check => {
+                    let source = checks::source(attributes);
+                    let waiter = checks::Waiter { stream, provider, waited, since };
+                    self.tokens.checks.get_mut().enter(source, waiter)
+                }
+            };
+            let token = match (entry, awaited) {
+                (Entry::Waits, _) => {
+                    request.is_pending = true;
+                    return true;
+                }
+                // What is not known by now counts as unknown.
+                (Entry::Useless, Awaited::Keys) => Token::Refused(Refusal::UnknownKey),
+                (Entry::Useless, Awaited::Check) | (Entry::Full, _) => Token::Unchecked,
+            };
+            self.tokens.give_up(memo, provider, &token);
         }
         false
     }

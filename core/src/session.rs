@@ -24,7 +24,7 @@ use std::io::Write as _;
 
 use xxhash_rust::xxh64::xxh64;
 
-pub use claims::{ClaimSource, History, Token};
+pub use claims::{Awaited, ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use error::SourceError;
 pub use learn::{LearnSource, learn};
@@ -124,8 +124,10 @@ pub enum Found<'s> {
     Nothing,
     /// The token of this provider is not to be believed, so nothing weaker is.
     Refused(usize, Refusal),
-    /// The keys of this provider are on their way.
+    /// Whether a token is to be believed will be known soon.
     Pending,
+    /// The token of this provider could not be checked.
+    Unchecked(usize),
 }
 
 /// As [`identify`], with tokens: `token` says what came of the request's token at a provider, by its place.
@@ -161,8 +163,14 @@ pub fn find<'s>(
                     doubt.get_or_insert(Found::Refused(claims.provider.0, refusal));
                     None
                 }
-                // Its keys may come, whatever else was refused.
-                Token::Pending => {
+                // It may be the right one, whatever else was refused.
+                Token::Unchecked => {
+                    if !matches!(doubt, Some(Found::Pending)) {
+                        doubt = Some(Found::Unchecked(claims.provider.0));
+                    }
+                    None
+                }
+                Token::Pending(_) => {
                     doubt = Some(Found::Pending);
                     None
                 }

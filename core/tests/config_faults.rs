@@ -272,6 +272,7 @@ fn each_provider_is_read_as_meant() {
         audiences: vec!["games".to_owned(), "chat".to_owned()],
         leeway: Millis(30_000),
         require_expiry: false,
+        try_keys: true,
         allow_padding: true,
     };
     assert_eq!(*policy, expected);

@@ -140,7 +140,9 @@ pub(crate) fn call(state: &StateCluster, request: &ApiRequest, timeout: Millis) 
 /// none means that the call broke down, and asking for one would then trap.
 pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallFailure> {
     if headers == 0 {
-        return Err(CallFailure::new("the call broke down without an answer"));
+        return Err(CallFailure::new(
+            "the call broke down without an answer: a connection that was closed, or a body of more than 32 MB",
+        ));
     }
     let body = |most| hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, most).ok().flatten();
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
@@ -151,18 +153,28 @@ pub(crate) fn answer_body(headers: usize, size: usize) -> Result<Vec<u8>, CallFa
     if status == b"200" && size <= LARGEST_ANSWER {
         return body(size).ok_or_else(|| CallFailure::new("200, whose body cannot be read"));
     }
+    if status.starts_with(b"3") {
+        let location = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, "location");
+        let [status, location] = [status, location.ok().flatten().unwrap_or_default()].map(printable);
+        return Err(CallFailure::redirected(&status, &location));
+    }
     // Envoy's own answers say in their body why the service gave no answer: a reset connection, or a timeout.
     let mut detail = [&status[..], b" "].concat();
     detail.extend(body(size.min(LOGGED)).unwrap_or_default());
-    detail.iter_mut().filter(|byte| !matches!(byte, b' '..=b'~')).for_each(|byte| *byte = b'?');
     Err(CallFailure {
         // Envoy's own answer when a call's time is up.
         result: if status == b"504" { CallResult::TimedOut } else { CallResult::Failed },
         is_missing: status == b"404",
         is_refused: status == b"400",
         size,
-        detail: String::from_utf8(detail).unwrap_or_default(),
+        detail: printable(detail),
     })
+}
+
+/// What others sent, for the log.
+fn printable(mut bytes: Vec<u8>) -> String {
+    bytes.iter_mut().filter(|byte| !matches!(byte, b' '..=b'~')).for_each(|byte| *byte = b'?');
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 /// From here on hostcalls are about that stream, or the root. False if it has ended: then they would still be about

@@ -14,6 +14,7 @@ use berth_core::membership::Hosts;
 use berth_core::ring::session_hash;
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
+use berth_core::token::MAX_JWKS;
 use berth_core::watch::{Sight, Watch};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
@@ -80,13 +81,16 @@ impl Context for Root {
             }
             return;
         }
-        let body = host::answer_body(headers, body_size);
-        let body = body.as_deref();
         let worker = &live.worker;
-        if worker.handle_keys(token, body, host::now()) {
+        if let Some(issuer) = worker.issuer_of_call(token) {
+            // Of more the first byte says enough.
+            let body = host::answer_body(headers, body_size.min(MAX_JWKS + 1));
+            worker.handle_keys(issuer, body.as_deref(), host::now());
             worker.take_ready(self.id, host::now());
             return;
         }
+        let body = host::answer_body(headers, body_size);
+        let body = body.as_deref();
         (0..worker.links.len()).any(|pool| worker.handle_reply(pool, token, body, Caller::Root, self.id));
     }
 }
@@ -124,7 +128,7 @@ impl RootContext for Root {
             }
             // After it: what they begin to wait for now is younger than this tick, and would be taken for overdue.
             live.worker.take_ready(self.id, now);
-            live.worker.flush();
+            live.worker.flush(now);
             live.pace(now);
         }
     }

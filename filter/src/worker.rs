@@ -132,18 +132,25 @@ impl Worker {
         Err(cell)
     }
 
-    /// Has the requests decided again that need not, or may not, wait any longer for keys or members.
+    /// Has the requests decided again that need not, or may not, wait any longer for keys, members or the check of their token.
     pub(crate) fn take_ready(&self, root: u32, now: Millis) {
         let ready = self.proxy.borrow_mut().take_ready(
             now,
             |provider| self.issuer(provider).is_none_or(IssuerLink::has_settled),
             |provider| self.issuer(provider).map_or(Millis(0), IssuerLink::patience),
         );
-        let is_empty = ready.is_empty();
+        let mut is_elsewhere = !ready.is_empty();
         for (stream, waited) in ready {
             self.decide_again(stream, waited, root, now);
         }
-        if !is_empty {
+        // Each check takes time, and how much is left for the next one is to be known.
+        while self.proxy.borrow().has_checks() {
+            let now = host::now();
+            let Some((stream, waited)) = self.proxy.borrow_mut().poll_check(now) else { break };
+            self.decide_again(stream, waited, root, now);
+            is_elsewhere = true;
+        }
+        if is_elsewhere {
             host::act_as(root);
         }
     }
@@ -348,7 +355,7 @@ impl Worker {
     }
 
     /// Hands everything that was counted to Envoy.
-    pub(crate) fn flush(&self) {
+    pub(crate) fn flush(&self, now: Millis) {
         let proxy = self.proxy.borrow();
         for (pool, link) in proxy.pools.iter().zip(&self.links) {
             link.metrics.counters.add(pool.take_counts());
@@ -358,6 +365,9 @@ impl Worker {
         }
         for (provider, metrics) in proxy.tokens.iter().zip(&self.token_metrics) {
             metrics.add(provider.take_counts());
+            if let Some(complaint) = provider.take_complaint(now) {
+                log::warn!("berth: provider {}: {complaint}", provider.config.name);
+            }
         }
         for issuer in self.issuers.iter().flatten() {
             issuer.flush();

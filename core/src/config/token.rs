@@ -75,6 +75,13 @@ pub struct RemoteKeys {
     pub timeout: Millis,
 }
 
+impl RemoteKeys {
+    /// True if these are published at the same place.
+    pub(crate) fn are_at(&self, other: &Self) -> bool {
+        (&self.cluster, &self.host, &self.path) == (&other.cluster, &other.host, &other.path)
+    }
+}
+
 /// What happens to a request whose token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnInvalid {
@@ -149,8 +156,17 @@ impl JwtProvider {
 }
 
 /// The fields that say how to verify, for those that do.
-const OF_VERIFYING: [&str; 8] =
-    ["from", "algorithms", "issuer", "audiences", "leeway", "require_expiry", "allow_padding", "max_cached"];
+const OF_VERIFYING: [&str; 9] = [
+    "from",
+    "algorithms",
+    "issuer",
+    "audiences",
+    "leeway",
+    "require_expiry",
+    "without_kid",
+    "allow_padding",
+    "max_cached",
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -205,9 +221,16 @@ fn read_policy(fields: &mut Fields<'_>, faults: &mut Faults) -> Policy {
         audiences: audiences.into_iter().map(|(_, audience)| audience.to_owned()).collect(),
         leeway: fields.duration("leeway", LEEWAY, faults).unwrap_or(Policy::DEFAULT_LEEWAY),
         require_expiry: fields.flag("require_expiry", true, faults),
+        try_keys: read_without_kid(fields, faults),
         allow_padding: fields.flag("allow_padding", false, faults),
         ..Policy::new(algorithms)
     }
+}
+
+/// Whether several keys are tried with a token that does not say which of them signed it.
+fn read_without_kid(fields: &mut Fields<'_>, faults: &mut Faults) -> bool {
+    let choices = [("one_key", false), ("try_keys", true)];
+    fields.choice("without_kid", &choices, faults).unwrap_or(false)
 }
 
 fn read_algorithms(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Algorithm> {

@@ -25,7 +25,7 @@ impl Proxy {
         let Rule { session, rollout, .. } = rule;
         let mut found = self.find(rule, memo, waiter);
         if matches!(found, Found::Pending) {
-            if self.wait_for_keys(request, memo, waiter, rollout.mode == Mode::Enforce) {
+            if self.wait_for_token(request, memo, waiter, rollout.mode == Mode::Enforce) {
                 return Err(None);
             }
             found = self.find(rule, memo, waiter);
@@ -39,15 +39,17 @@ impl Proxy {
             // Observe mode begins no sessions and rejects nothing.
             _ if rollout.mode == Mode::Observe => Decision::pass(Reason::NoSession),
             // Browsers send it without cookies and tokens, and take nothing but 200 or 204 for an answer.
-            (Found::Refused(..), _) | (_, Missing::Reject | Missing::IssueCookie(_))
+            (Found::Refused(..) | Found::Unchecked(_), _)
+            | (_, Missing::Reject | Missing::IssueCookie(_))
                 if is_preflight(waiter.attributes) =>
             {
                 Decision::pass(Reason::NoSession)
             }
             // Below 100 % there is no way to know whether Berth is switched on for a request without a session.
-            (Found::Refused(..), _) | (_, Missing::Reject) if rollout.is_partial() => {
+            (Found::Refused(..) | Found::Unchecked(_), _) | (_, Missing::Reject) if rollout.is_partial() => {
                 Decision::pass(Reason::NotRolledOut)
             }
+            (Found::Unchecked(provider), _) => self.put_off(rule, provider),
             (Found::Refused(provider, refusal), _) => self.refuse(rule, provider, refusal, memo, waiter),
             (_, Missing::IssueCookie(template)) => {
                 let issue = |pool: &mut Pool| {
@@ -80,6 +82,17 @@ impl Proxy {
         let mut token = |provider| memo.borrow_mut().token(&self.tokens, provider, attributes, self.tick);
         let mut all = |name: &str| all_lines(attributes, name);
         session::find(&rule.session.sources, &mut header, &mut all, &mut token)
+    }
+
+    /// A token that could not be checked. It may be a good one.
+    pub(super) fn put_off(&self, rule: &Rule, provider: usize) -> Decision {
+        match self.pools.get(rule.pool).filter(|_| self.tokens.on_invalid(provider) == OnInvalid::Reject) {
+            Some(pool) => {
+                let body = "berth: too many tokens wait to be checked; keep this one and try again\n";
+                PoolPolicy::of(&pool.config).unavailable(Reason::TokenUnchecked, body)
+            }
+            None => Decision::pass(Reason::TokenUnchecked),
+        }
     }
 
     /// A token that is not to be believed; or that cannot be verified yet, which is not its sender's fault.

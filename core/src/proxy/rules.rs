@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::renewals::Renewals;
 use super::tokens::{Memo, Tokens};
 use crate::attributes::Attributes;
-use crate::config::{self, Affinity, Missing};
+use crate::config::{self, Affinity, Missing, OnInvalid};
 use crate::counters::Counters;
 use crate::event::RuleResult;
 use crate::rollout::Mode;
@@ -66,6 +66,8 @@ pub(super) fn find(
             && matches.headers.iter().all(|header| header.takes(memo.header(&header.name, attributes)))
             && matches.claims.iter().all(|claim| match memo.token(tokens, claim.provider, attributes, tick) {
                 Token::Verified(facts) => claim.takes(&facts),
+                // It may fit, and must not end up with another rule's nodes.
+                Token::Unchecked => tokens.on_invalid(claim.provider) == OnInvalid::Reject,
                 _ => false,
             })
     })

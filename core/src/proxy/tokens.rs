@@ -3,34 +3,43 @@
 //! Which key verifies a token is decided in [`crate::token`]. Here a provider has its keys, those of the configuration or
 //! those that its issuer publishes, the claims of the tokens that it has verified, and its counts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::attributes::{Attributes, all_lines};
 use crate::config::{JwtProvider, OnInvalid, Verification};
 use crate::counters::Counters;
-use crate::session::Token;
+use crate::pending::{Turn, Waited};
+use crate::session::{Awaited, Token};
 use crate::time::Millis;
-use crate::token::{self, Cache, Digest, Facts, Form, Keys, MAX_TOKEN, Policy, Refusal, Wanted};
+use crate::token::{self, Digest, Facts, Form, Keys, MAX_TOKEN, Policy, Refusal, Unverified, Wanted};
+
+use super::checks::Checks;
+use super::known::Known;
 
 /// Where Envoy's `jwt_authn` leaves payloads.
 const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
 /// A token that never expires is verified again after this.
 const NO_EXPIRY: Millis = Millis(3_600_000);
-/// The results of tokens that are good: verified now, or remembered.
-const GOOD: usize = 2;
+/// Each worker says so, and it lasts until somebody acts.
+const SAID_EVERY: Millis = Millis(3_600_000);
+/// The results that are no refusals: verified now, remembered, or not checked at all.
+const NOT_REFUSED: [&str; 3] = ["verified", "cached", "unchecked"];
 
 /// How many results a token may have.
-pub const TOKEN_RESULTS: usize = GOOD + Refusal::ALL.len();
+pub const TOKEN_RESULTS: usize = NOT_REFUSED.len() + Refusal::ALL.len();
 
 /// What may come of a token, in the order of a provider's counts.
 pub fn token_results() -> impl Iterator<Item = &'static str> {
-    ["verified", "cached"].into_iter().chain(Refusal::ALL.map(Refusal::name))
+    NOT_REFUSED.into_iter().chain(Refusal::ALL.map(Refusal::name))
 }
 
 /// The configured providers.
 #[derive(Debug)]
-pub struct Tokens(Vec<Provider>);
+pub struct Tokens {
+    providers: Vec<Provider>,
+    pub(super) checks: RefCell<Checks>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -39,10 +48,11 @@ pub struct Provider {
     pub config: JwtProvider,
     index: usize,
     wanted: Wanted,
-    /// Those that the issuer publishes.
-    keys: Keys,
-    verified: RefCell<Cache<Rc<Facts>>>,
+    known: Rc<RefCell<Known>>,
     counters: Counters<TOKEN_RESULTS>,
+    /// How far ahead a token was that its issuer signed and whose time had not come, until it is said.
+    ahead: Cell<Option<Millis>>,
+    next_said: Cell<Millis>,
 }
 
 /// What was asked already for one request: several rules may look at a header, and its rule and its session may both
@@ -53,9 +63,15 @@ pub(super) struct Memo {
     path: Option<Vec<u8>>,
     headers: Vec<(Box<str>, Option<Vec<u8>>)>,
     tokens: Vec<(usize, Token)>,
+    /// What came of the request's wait for the check of its token.
+    turn: Turn,
 }
 
 impl Memo {
+    pub(super) fn new(waited: Option<Waited>) -> Self {
+        Self { turn: waited.unwrap_or_default().check, ..Self::default() }
+    }
+
     pub(super) fn authority(&mut self, attributes: &dyn Attributes) -> &[u8] {
         self.authority.get_or_insert_with(|| attributes.header(":authority").unwrap_or_default())
     }
@@ -94,15 +110,26 @@ impl Memo {
         if let Some((_, token)) = self.tokens.iter().find(|(asked, _)| *asked == provider) {
             return token.clone();
         }
-        let asked = tokens.0.get(provider);
-        let token = asked.map_or(Token::Absent, |asked| asked.token(self, attributes, tick));
+        let asked = tokens.providers.get(provider);
+        let token = asked.map_or(Token::Absent, |asked| asked.token(self, &tokens.checks, attributes, tick));
         self.tokens.push((provider, token.clone()));
         token
     }
 
-    /// The provider whose keys are on their way.
-    pub(super) fn pending(&self) -> Option<usize> {
-        self.tokens.iter().find(|(_, token)| matches!(token, Token::Pending)).map(|(provider, _)| *provider)
+    /// The provider whose verdict has to be waited for, and what for.
+    pub(super) fn pending(&self) -> Option<(usize, Awaited)> {
+        self.tokens.iter().find_map(|(provider, token)| match token {
+            Token::Pending(awaited) => Some((*provider, *awaited)),
+            _ => None,
+        })
+    }
+
+    /// The providers that cannot tell now.
+    pub(super) fn unchecked(&self) -> impl Iterator<Item = usize> {
+        self.tokens
+            .iter()
+            .filter(|(_, token)| matches!(token, Token::Unchecked))
+            .map(|(provider, _)| *provider)
     }
 
     /// The providers that refused a token, with the reason.
@@ -112,57 +139,75 @@ impl Memo {
             _ => None,
         })
     }
-
-    /// Keys of this provider are not waited for: what is not known by now counts as unknown.
-    pub(super) fn give_up(&mut self, provider: usize) {
-        for (_, token) in self.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
-            *token = Token::Refused(Refusal::UnknownKey);
-        }
-    }
 }
 
 impl Tokens {
-    pub(super) fn new(providers: Vec<JwtProvider>, wanted: Vec<Wanted>) -> Self {
+    pub(super) fn new(providers: Vec<JwtProvider>, wanted: Vec<Wanted>, checks: Checks) -> Self {
         let pairs = providers.into_iter().zip(wanted).enumerate();
-        Self(pairs.map(|(index, (config, wanted))| Provider::new(index, config, wanted)).collect())
+        let providers = pairs.map(|(index, (config, wanted))| Provider::new(index, config, wanted));
+        Self { providers: providers.collect(), checks: RefCell::new(checks) }
+    }
+
+    /// Takes over what a former configuration knew of the same providers' tokens.
+    pub(super) fn succeed(&mut self, former: &Self) {
+        self.checks.get_mut().succeed(&former.checks.borrow());
+        for provider in &mut self.providers {
+            let known = former.providers.iter().find_map(|former| {
+                let before = (&former.config, &former.wanted);
+                Known::of_former(&former.known, before, (&provider.config, &provider.wanted))
+            });
+            if let Some(known) = known {
+                provider.known = known;
+            }
+        }
+    }
+
+    /// The token of this provider is waited for no longer: it comes to this.
+    pub(super) fn give_up(&self, memo: &mut Memo, provider: usize, becomes: &Token) {
+        for (_, token) in memo.tokens.iter_mut().filter(|(asked, _)| *asked == provider) {
+            token.clone_from(becomes);
+        }
+        if let Some(provider) = self.providers.get(provider) {
+            provider.count(becomes);
+        }
     }
 
     /// All providers.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.0.iter()
+        self.providers.iter()
     }
 
     /// The issuer of this provider has published keys.
-    pub fn set_keys(&mut self, provider: usize, keys: Keys) {
-        if let Some(provider) = self.0.get_mut(provider) {
-            provider.keys = keys;
-            // A key that was withdrawn verifies nothing any longer.
-            provider.verified.borrow_mut().clear();
+    pub fn set_keys(&self, provider: usize, keys: Keys) {
+        if let Some(provider) = self.providers.get(provider) {
+            provider.known.borrow_mut().set_keys(keys);
         }
     }
 
     /// True if there is any key to verify by.
     pub(super) fn has_keys(&self, provider: usize) -> bool {
-        self.0.get(provider).is_some_and(|provider| {
-            !matches!(provider.config.verification, Verification::Remote(..)) || !provider.keys.is_empty()
+        self.providers.get(provider).is_some_and(|provider| {
+            !matches!(provider.config.verification, Verification::Remote(..))
+                || !provider.known.borrow().keys().is_empty()
         })
     }
 
     pub(super) fn get(&self, provider: usize) -> Option<&Provider> {
-        self.0.get(provider)
+        self.providers.get(provider)
     }
 
     pub(super) fn on_invalid(&self, provider: usize) -> OnInvalid {
-        self.0.get(provider).map_or(OnInvalid::Reject, |provider| provider.config.on_invalid)
+        self.providers.get(provider).map_or(OnInvalid::Reject, |provider| provider.config.on_invalid)
     }
 }
 
 impl Provider {
     fn new(index: usize, config: JwtProvider, wanted: Wanted) -> Self {
         Self {
-            verified: RefCell::new(Cache::new(config.cached)),
-            keys: Keys::new(Vec::new()),
+            known: Rc::new(RefCell::new(Known::new(config.cached))),
             counters: Counters::default(),
+            ahead: Cell::new(None),
+            next_said: Cell::new(Millis(0)),
             index,
             config,
             wanted,
@@ -174,25 +219,63 @@ impl Provider {
         self.counters.take()
     }
 
+    /// What is to be logged, once an hour: tokens are refused because the issuer's clock is ahead.
+    pub fn take_complaint(&self, now: Millis) -> Option<String> {
+        let ahead = self.ahead.take()?;
+        let (Verification::Keys(policy, _) | Verification::Remote(policy, _)) = &self.config.verification
+        else {
+            return None;
+        };
+        let said = self.next_said.get();
+        if now < said && said.since(now) <= SAID_EVERY {
+            return None;
+        }
+        self.next_said.set(now + SAID_EVERY);
+        let (ahead, leeway) = (ahead.0.div_ceil(1000), policy.leeway.0 / 1000);
+        Some(format!(
+            "tokens are refused because their time begins {ahead} s from now, by their nbf or iat, and the leeway is {leeway} s: \
+             set the clocks of issuer and proxy right, or raise leeway"
+        ))
+    }
+
     /// `tick` is the time of the latest tick: exact enough for what was verified before.
-    fn token(&self, memo: &mut Memo, attributes: &dyn Attributes, tick: Millis) -> Token {
+    fn token(
+        &self,
+        memo: &mut Memo,
+        checks: &RefCell<Checks>,
+        attributes: &dyn Attributes,
+        tick: Millis,
+    ) -> Token {
         let token = match &self.config.verification {
             Verification::Upstream(payload) => self.left_by_envoy(payload, attributes),
-            Verification::Keys(policy, keys) => self.verify(policy, keys, memo, attributes, tick),
-            Verification::Remote(policy, _) => self.verify(policy, &self.keys, memo, attributes, tick),
+            Verification::Keys(policy, keys) => {
+                self.verify(policy, Some(keys), memo, checks, attributes, tick)
+            }
+            Verification::Remote(policy, _) => self.verify(policy, None, memo, checks, attributes, tick),
         };
-        if let Token::Refused(refusal) = token {
-            let index = Refusal::ALL.iter().position(|known| *known == refusal);
-            self.counters.add(GOOD + index.unwrap_or(0), 1);
-        }
+        self.count(&token);
         token
     }
 
+    /// What is good was counted where it was found to be.
+    fn count(&self, token: &Token) {
+        match token {
+            Token::Refused(refusal) => {
+                let index = Refusal::ALL.iter().position(|known| known == refusal);
+                self.counters.add(NOT_REFUSED.len() + index.unwrap_or(0), 1);
+            }
+            Token::Unchecked => self.counters.add(2, 1),
+            Token::Absent | Token::Verified(_) | Token::Pending(_) => {}
+        }
+    }
+
+    /// `keys` are those of the configuration, if it has them.
     fn verify(
         &self,
         policy: &Policy,
-        keys: &Keys,
+        keys: Option<&Keys>,
         memo: &mut Memo,
+        checks: &RefCell<Checks>,
         attributes: &dyn Attributes,
         tick: Millis,
     ) -> Token {
@@ -208,23 +291,49 @@ impl Provider {
         if token.len() > MAX_TOKEN {
             return Token::Refused(Refusal::TooLarge);
         }
-        let digest = Digest::of(self.index, &token);
-        if let Some(facts) = self.verified.borrow_mut().get(&digest, tick) {
+        let digest = Digest::of(&token);
+        if let Some(facts) = self.known.borrow_mut().verified(&digest, tick) {
             self.counters.add(1, 1);
-            return Token::Verified(Rc::clone(facts));
+            return Token::Verified(facts);
         }
         let now = attributes.now();
-        let verified = token::verify(&token, keys, policy, now)
-            .and_then(|claims| Ok((Rc::new(self.wanted.read(&claims)?), claims)));
+        if let Some(refusal) = self.known.borrow().refused(&digest, now) {
+            return Token::Refused(refusal);
+        }
+        let published = self.known.borrow().keys();
+        let unverified = match Unverified::read(&token, keys.unwrap_or(&published), policy) {
+            Ok(unverified) => unverified,
+            Err(Refusal::UnknownKey) if attributes.wants_keys(self.index, now) => {
+                return Token::Pending(Awaited::Keys);
+            }
+            Err(refusal) => return Token::Refused(refusal),
+        };
+        let least_cost = unverified.least_cost();
+        if least_cost > 0 && memo.turn != Turn::Granted && !checks.borrow().may_run(now) {
+            return if memo.turn == Turn::Denied { Token::Unchecked } else { Token::Pending(Awaited::Check) };
+        }
+        let verified = unverified.verify(policy, now);
+        if least_cost > 0 {
+            checks.borrow().spend(now, attributes.now(), least_cost);
+        }
+        let verified =
+            verified.and_then(|(claims, signer)| Ok((Rc::new(self.wanted.read(&claims)?), claims, signer)));
         match verified {
-            Ok((facts, claims)) => {
+            Ok((facts, claims, signer)) => {
                 self.counters.add(0, 1);
                 let until = claims.expires().map_or(now + NO_EXPIRY, |expires| expires + policy.leeway);
-                self.verified.borrow_mut().insert(digest, Rc::clone(&facts), facts.bytes(), until);
+                self.known.borrow_mut().note_verified(digest, signer, &facts, until);
                 Token::Verified(facts)
             }
-            Err(Refusal::UnknownKey) if attributes.wants_keys(self.index, now) => Token::Pending,
-            Err(refusal) => Token::Refused(refusal),
+            Err(refusal) => {
+                if refusal == Refusal::NotYetValid {
+                    // It will be good soon.
+                    self.ahead.set(unverified.ahead(now));
+                } else if least_cost > 0 {
+                    self.known.borrow_mut().note_refused(digest, refusal, now);
+                }
+                Token::Refused(refusal)
+            }
         }
     }
 

@@ -15,8 +15,19 @@ pub enum Token {
     Verified(Rc<Facts>),
     /// It is not to be believed.
     Refused(Refusal),
+    /// It will be known soon.
+    Pending(Awaited),
+    /// There is no telling now, which is not its sender's fault.
+    Unchecked,
+}
+
+/// What is waited for until a token can be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
     /// The keys that could tell are on their way.
-    Pending,
+    Keys,
+    /// Its check has to wait for its turn.
+    Check,
 }
 
 /// The claims that name a session.

@@ -3,12 +3,14 @@
 //! Only what was verified is kept. What was refused is not: otherwise any client could fill the cache with garbage
 //! and push out the tokens of others. An entry needs a signature of the issuer.
 //!
-//! A token is known by its SHA-256, not by a fast hash: a second token of the same hash would be taken for verified.
+//! A token is known by its SHA-256, not by a fast hash: a second token of the same hash would be taken for verified. Each
+//! entry says which key verified its token, so that a key that is withdrawn takes its tokens with it and no others.
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
+use super::KeyTag;
 use crate::time::Millis;
 
 /// What an entry costs besides its value: the slot and its share of the map's nodes.
@@ -19,13 +21,15 @@ const OVERHEAD: usize = 160;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Of a token at one provider: what one has verified, another has not.
+    /// Of a token. Each provider has a cache of its own: what one has verified, another has not.
     #[must_use]
-    pub fn of(provider: usize, token: &[u8]) -> Self {
-        let mut hash = Sha256::new();
-        hash.update((provider as u64).to_le_bytes());
-        hash.update(token);
-        Self(hash.finalize().into())
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    /// Some of its bits.
+    pub(super) fn low_bits(&self) -> u16 {
+        self.0.first_chunk().copied().map_or(0, u16::from_le_bytes)
     }
 }
 
@@ -47,8 +51,8 @@ impl Default for Limits {
 
 /// What is known of verified tokens, the longest unused of which give way.
 ///
-/// After a change of keys it must be cleared: a key that was withdrawn no longer verifies.
-#[derive(Debug)]
+/// After a change of keys the tokens of those that were withdrawn must go: see [`Cache::retain`].
+#[derive(Debug, Clone)]
 pub struct Cache<V> {
     limits: Limits,
     bytes: usize,
@@ -61,10 +65,11 @@ pub struct Cache<V> {
 }
 
 /// One entry, between the one that was used after it and the one that was used before it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slot<V> {
     digest: Digest,
     value: Option<V>,
+    signer: KeyTag,
     bytes: usize,
     until: Millis,
     newer: Option<usize>,
@@ -100,8 +105,8 @@ impl<V> Cache<V> {
         self.slots.get(slot)?.value.as_ref()
     }
 
-    /// Remembers a token that was verified: `value` takes `bytes` and holds until `until`, which is the expiry with leeway.
-    pub fn insert(&mut self, digest: Digest, value: V, bytes: usize, until: Millis) {
+    /// Remembers a token that `signer` verified: `value` takes `bytes` and holds until `until`, which is the expiry with leeway.
+    pub fn insert(&mut self, digest: Digest, signer: KeyTag, value: V, bytes: usize, until: Millis) {
         if let Some(slot) = self.index.get(&digest) {
             self.remove(*slot);
         }
@@ -109,11 +114,8 @@ impl<V> Cache<V> {
         if bytes > self.limits.bytes || self.limits.entries == 0 {
             return;
         }
-        while self.index.len() >= self.limits.entries || self.bytes + bytes > self.limits.bytes {
-            let Some(oldest) = self.oldest else { break };
-            self.remove(oldest);
-        }
-        let entry = Slot { digest, value: Some(value), bytes, until, newer: None, older: None };
+        self.make_room(1, bytes);
+        let entry = Slot { digest, value: Some(value), signer, bytes, until, newer: None, older: None };
         let slot = match self.free.pop().and_then(|slot| Some((slot, self.slots.get_mut(slot)?))) {
             Some((slot, place)) => {
                 *place = entry;
@@ -129,9 +131,19 @@ impl<V> Cache<V> {
         self.link(slot);
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        *self = Self::new(self.limits);
+    /// Forgets the tokens of all keys but these.
+    pub fn retain(&mut self, is_key: impl Fn(KeyTag) -> bool) {
+        for slot in 0..self.slots.len() {
+            if self.slots.get(slot).is_some_and(|entry| entry.value.is_some() && !is_key(entry.signer)) {
+                self.remove(slot);
+            }
+        }
+    }
+
+    /// Holds so much from now on.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.make_room(0, 0);
     }
 
     /// How many tokens are known, with those whose time is over.
@@ -150,6 +162,14 @@ impl<V> Cache<V> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Has the longest unused give way to so much more.
+    fn make_room(&mut self, entries: usize, bytes: usize) {
+        while self.index.len() + entries > self.limits.entries || self.bytes + bytes > self.limits.bytes {
+            let Some(oldest) = self.oldest else { break };
+            self.remove(oldest);
+        }
     }
 
     fn remove(&mut self, slot: usize) {
@@ -194,7 +214,16 @@ mod tests {
     use super::*;
 
     fn digest(token: u32) -> Digest {
-        Digest::of(0, &token.to_le_bytes())
+        Digest::of(&token.to_le_bytes())
+    }
+
+    /// Even tokens are signed by one key, odd ones by another.
+    fn insert(cache: &mut Cache<u32>, token: u32, bytes: usize, until: Millis) {
+        cache.insert(digest(token), KeyTag(u64::from(token % 2)), token, bytes, until);
+    }
+
+    fn known(cache: &mut Cache<u32>) -> Vec<u32> {
+        (0..10).filter(|token| cache.get(&digest(*token), Millis(0)).is_some()).collect()
     }
 
     fn cache(entries: usize) -> Cache<u32> {
@@ -206,7 +235,7 @@ mod tests {
     #[test]
     fn a_token_is_known_until_its_time_is_over() {
         let mut cache = cache(2);
-        cache.insert(digest(1), 1, 10, LATER);
+        insert(&mut cache, 1, 10, LATER);
 
         assert_eq!(cache.get(&digest(1), Millis(999)), Some(&1));
         assert_eq!(cache.get(&digest(1), LATER), None);
@@ -214,17 +243,39 @@ mod tests {
     }
 
     #[test]
-    fn one_providers_token_is_not_anothers() {
-        assert_ne!(Digest::of(0, b"token"), Digest::of(1, b"token"));
+    fn a_key_that_is_withdrawn_takes_its_tokens_with_it_and_no_others() {
+        let mut cache = cache(10);
+        (1..=5).for_each(|token| insert(&mut cache, token, 10, LATER));
+
+        cache.retain(|key| key == KeyTag(1));
+
+        assert_eq!(known(&mut cache), [1, 3, 5]);
+        insert(&mut cache, 6, 10, LATER);
+        assert_eq!((cache.len(), cache.slots.len()), (4, 5), "what is free is used again");
+        cache.retain(|_| false);
+        assert_eq!((cache.len(), cache.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn with_less_room_the_longest_unused_give_way() {
+        let mut cache = cache(10);
+        (1..=5).for_each(|token| insert(&mut cache, token, 10, LATER));
+
+        cache.limit(Limits { entries: 2, ..Limits::default() });
+
+        assert_eq!(known(&mut cache), [4, 5]);
+        cache.limit(Limits { entries: 3, ..Limits::default() });
+        (6..=9).for_each(|token| insert(&mut cache, token, 10, LATER));
+        assert_eq!(known(&mut cache), [7, 8, 9]);
     }
 
     #[test]
     fn the_longest_unused_gives_way() {
         let mut cache = cache(3);
-        (1..=3).for_each(|token| cache.insert(digest(token), token, 0, LATER));
+        (1..=3).for_each(|token| insert(&mut cache, token, 0, LATER));
         cache.get(&digest(1), Millis(0));
 
-        cache.insert(digest(4), 4, 0, LATER);
+        insert(&mut cache, 4, 0, LATER);
 
         let known: Vec<u32> =
             (1..=4).filter(|token| cache.get(&digest(*token), Millis(0)).is_some()).collect();
@@ -234,11 +285,11 @@ mod tests {
     #[test]
     fn large_values_push_out_several_and_too_large_ones_none() {
         let mut cache = Cache::new(Limits { entries: 10, bytes: 1000 });
-        (1..=3).for_each(|token| cache.insert(digest(token), token, 100, LATER));
+        (1..=3).for_each(|token| insert(&mut cache, token, 100, LATER));
 
-        cache.insert(digest(4), 4, 1000, LATER);
+        insert(&mut cache, 4, 1000, LATER);
         assert_eq!(cache.len(), 3);
-        cache.insert(digest(5), 5, 800, LATER);
+        insert(&mut cache, 5, 800, LATER);
 
         assert_eq!((cache.len(), cache.bytes()), (1, 960));
     }
@@ -246,7 +297,7 @@ mod tests {
     #[test]
     fn no_entries_means_no_cache() {
         let mut cache = cache(0);
-        cache.insert(digest(1), 1, 0, LATER);
+        insert(&mut cache, 1, 0, LATER);
 
         assert!(cache.is_empty());
     }
@@ -261,7 +312,7 @@ mod tests {
                 now = now + Millis(wait);
                 let known = model.iter().position(|(known, _)| *known == token).map(|at| model.remove(at));
                 if is_insert {
-                    cache.insert(digest(token), token, 0, now + Millis(10));
+                    insert(&mut cache, token, 0, now + Millis(10));
                     model.push((token, now + Millis(10)));
                     if model.len() > 4 {
                         model.remove(0);

@@ -65,6 +65,11 @@ impl Claims {
         date(self.0.get("exp")?)
     }
 
+    /// When their time begins, by the later of `nbf` and `iat`.
+    pub(super) fn begins(&self) -> Option<Millis> {
+        ["nbf", "iat"].into_iter().filter_map(|name| date(self.0.get(name)?)).max()
+    }
+
     /// Whether they hold under this policy.
     pub(super) fn check(&self, policy: &Policy, now: Millis) -> Result<(), Refusal> {
         match self.date("exp")? {

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{Algorithm, Key, Keys, json};
+use super::{Algorithm, Key, Keys, MAX_KEY_ID, json};
 
 /// No set may be longer. The largest in use have some ten keys with certificates of 2 KiB each.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -32,9 +32,14 @@ pub enum JwksError {
 impl fmt::Display for JwksError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge => write!(f, "is larger than {MAX_BYTES} bytes"),
+            Self::TooLarge => write!(
+                f,
+                "is larger than {MAX_BYTES} bytes: publish only keys that are in use, without certificates (x5c)"
+            ),
             Self::Malformed => f.write_str("is not a JSON object with an array of keys, each member once"),
-            Self::TooManyKeys => write!(f, "has more than {MAX_KEYS} keys"),
+            Self::TooManyKeys => {
+                write!(f, "has more than {MAX_KEYS} keys: publish only those that are in use")
+            }
             Self::NoUsableKey => f.write_str(
                 "has no usable key: one for signatures (RSA of 2048 to 4096 bits, P-256, P-384 or Ed25519)",
             ),
@@ -99,6 +104,9 @@ fn read_key(jwk: &Map<String, Value>, origin: Origin) -> Option<Key> {
         return None;
     }
     let id = text(jwk, "kid")?;
+    if id.is_some_and(|id| id.len() > MAX_KEY_ID) {
+        return None;
+    }
     let number = |name| jwk.get(name).and_then(Value::as_str).and_then(decode);
     let curve = jwk.get("crv").and_then(Value::as_str);
     let key = match (jwk.get("kty")?.as_str()?, curve) {

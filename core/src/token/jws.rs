@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{Algorithm, MAX_TOKEN, Refusal, json};
+use super::{Algorithm, MAX_KEY_ID, MAX_TOKEN, Refusal, json};
 
 /// A token taken apart. Nothing of it is true yet.
 pub(super) struct Jws<'t> {
@@ -71,6 +71,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
     }
     let key_id = match header.get("kid") {
         None => None,
+        Some(Value::String(id)) if id.len() > MAX_KEY_ID => return Err(Refusal::TooLarge),
         Some(Value::String(id)) => Some(id.clone()),
         Some(_) => return Err(Refusal::Malformed),
     };

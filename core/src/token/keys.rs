@@ -10,7 +10,7 @@ use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
 use sha2::{Digest as _, Sha256};
 
 use super::algorithm::KeyKind;
-use super::{Algorithm, Refusal, pem};
+use super::{Algorithm, MAX_TRIES, Refusal, pem};
 
 /// Smaller RSA keys are within reach of factoring (RFC 7518, section 3.3); larger ones than the backend takes cost a
 /// millisecond a token.
@@ -140,6 +140,12 @@ impl Key {
         algorithm.fits(self.kind) && self.algorithm.is_none_or(|only| only == algorithm)
     }
 
+    /// What tells it from any other key, in few bytes.
+    #[must_use]
+    pub fn tag(&self) -> KeyTag {
+        KeyTag(self.fingerprint.first_chunk().copied().map_or(0, u64::from_le_bytes))
+    }
+
     /// Whether this key signed `message`.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &Vec<u8>) -> bool {
         // Through the provider, not `jsonwebtoken::crypto::verify`: that one asks a global which provider is installed,
@@ -172,11 +178,24 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+/// What tells a key from others: with its id, its algorithm and its material.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyTag(pub(super) u64);
+
 /// The keys of one provider.
 ///
-/// Two are equal if they hold the same keys in the same order: then what was verified with the one still is with the other.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Two are equal if they hold the same keys, in whatever order: then what was verified with the one still is with the other.
+#[derive(Debug, Clone, Default)]
 pub struct Keys(Vec<Key>);
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        let are_in = |some: &Self, all: &Self| some.0.iter().all(|key| all.0.contains(key));
+        are_in(self, other) && are_in(other, self)
+    }
+}
+
+impl Eq for Keys {}
 
 impl Keys {
     /// These keys.
@@ -197,6 +216,21 @@ impl Keys {
         self.0.is_empty()
     }
 
+    /// True if this key is one of them.
+    #[must_use]
+    pub fn have(&self, key: KeyTag) -> bool {
+        self.0.iter().any(|known| known.tag() == key)
+    }
+
+    /// The same for equal keys, however they were written; never 0.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let each = self.0.iter().enumerate();
+        let once = each.filter(|(place, key)| self.0.iter().take(*place).all(|known| known != *key));
+        // A sum does not depend on the order.
+        once.fold(0_u64, |sum, (_, key)| sum.wrapping_add(key.tag().0)).max(1)
+    }
+
     /// Whether any of them may verify what is signed by one of `algorithms`.
     #[must_use]
     pub fn fit_any(&self, algorithms: &[Algorithm]) -> bool {
@@ -205,24 +239,33 @@ impl Keys {
 
     /// Those that a token with this header may be signed with. Keys of the id that it names; if no key has it, keys
     /// without an id, which may have any. A token that names none may be signed with any key.
-    pub(super) fn candidates<'k>(
-        &'k self,
-        id: Option<&'k str>,
+    pub(super) fn candidates(
+        &self,
+        id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<impl Iterator<Item = &'k Key>, Refusal> {
-        let is_known = id.is_some() && self.0.iter().any(|key| key.id() == id);
-        let is_named = move |key: &&Key| match (is_known, id) {
+    ) -> Result<Candidates<'_>, Refusal> {
+        let are_named = id.is_some() && self.0.iter().any(|key| key.id() == id);
+        let is_named = |key: &&Key| match (are_named, id) {
             (true, _) => key.id() == id,
             (false, Some(_)) => key.id.is_none(),
             (false, None) => true,
         };
-        let mut fitting = self.0.iter().filter(is_named).filter(move |key| key.fits(algorithm)).peekable();
-        match fitting.peek() {
-            Some(_) => Ok(fitting),
-            None if is_known => Err(Refusal::Algorithm),
-            None => Err(Refusal::UnknownKey),
+        let keys: Vec<&Key> =
+            self.0.iter().filter(is_named).filter(|key| key.fits(algorithm)).take(MAX_TRIES).collect();
+        match keys.is_empty() {
+            false => Ok(Candidates { keys, are_named }),
+            true if are_named => Err(Refusal::Algorithm),
+            true => Err(Refusal::UnknownKey),
         }
     }
+}
+
+/// The keys that a token may be signed with.
+pub(super) struct Candidates<'k> {
+    /// At least one, and no more than a token is tried with.
+    pub(super) keys: Vec<&'k Key>,
+    /// The token names them. Otherwise any of them may have signed it.
+    pub(super) are_named: bool,
 }
 
 /// Why a key cannot be used. Nothing of the key is in it.

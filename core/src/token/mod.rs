@@ -11,6 +11,7 @@
 mod algorithm;
 mod cache;
 mod claims;
+mod failed;
 mod json;
 mod jwks;
 mod jws;
@@ -25,8 +26,9 @@ mod wanted;
 pub use self::algorithm::Algorithm;
 pub use self::cache::{Cache, Digest, Limits};
 pub use self::claims::Claims;
+pub use self::failed::Failed;
 pub use self::jwks::{JwksError, MAX_BYTES as MAX_JWKS};
-pub use self::keys::{Key, KeyError, Keys};
+pub use self::keys::{Key, KeyError, KeyTag, Keys};
 pub use self::outlook::{Outlook, outlook};
 pub use self::path::{ClaimPath, ClaimPathError};
 pub use self::refusal::Refusal;
@@ -34,12 +36,16 @@ pub use self::source::{TokenSource, find, locate};
 pub use self::wanted::{Facts, Form, Slot, Wanted};
 
 use self::jws::Jws;
+use self::keys::Candidates;
 use crate::time::Millis;
 
 /// The longest token that is looked at. Envoy takes 60 KiB of headers in all; tokens with a user's every group are 8 KiB.
 pub const MAX_TOKEN: usize = 16 * 1024;
-/// How many keys one token may be tried with: each costs a signature check, and the sender pays nothing.
-const MAX_TRIES: usize = 8;
+/// The longest `kid`: ten times what issuers use. Each is compared with those of all keys.
+pub(crate) const MAX_KEY_ID: usize = 1024;
+/// How many keys one token may be tried with: each costs a signature check, and the sender pays nothing. More than two of one id, the
+/// old and the new, are an issuer's mistake.
+const MAX_TRIES: usize = 4;
 
 /// What a token must satisfy besides its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +60,8 @@ pub struct Policy {
     pub leeway: Millis,
     /// Refuse tokens that never expire.
     pub require_expiry: bool,
+    /// Try several keys with a token that names none of them.
+    pub try_keys: bool,
     /// Accept tokens whose issuer pads base64 with `=`, as AWS's load balancer does, besides those without.
     pub allow_padding: bool,
 }
@@ -71,6 +79,7 @@ impl Policy {
             audiences: Vec::new(),
             leeway: Self::DEFAULT_LEEWAY,
             require_expiry: true,
+            try_keys: false,
             allow_padding: false,
         }
     }
@@ -94,19 +103,57 @@ impl Policy {
 /// # Ok::<(), token::KeyError>(())
 /// ```
 pub fn verify(token: &[u8], keys: &Keys, policy: &Policy, now: Millis) -> Result<Claims, Refusal> {
-    let jws = Jws::read(token, policy.allow_padding)?;
-    if !policy.algorithms.contains(&jws.algorithm) {
-        return Err(Refusal::Algorithm);
+    Unverified::read(token, keys, policy)?.verify(policy, now).map(|(claims, _)| claims)
+}
+
+/// A token taken apart, with the keys that may have signed it. Nothing of it is true yet, and no signature was checked.
+pub struct Unverified<'t, 'k> {
+    jws: Jws<'t>,
+    keys: Vec<&'k Key>,
+}
+
+impl<'t, 'k> Unverified<'t, 'k> {
+    /// Takes a token apart, and finds the keys that it may be signed with.
+    ///
+    /// # Errors
+    /// The first reason to refuse it, whatever its signature.
+    pub fn read(token: &'t [u8], keys: &'k Keys, policy: &Policy) -> Result<Self, Refusal> {
+        let jws = Jws::read(token, policy.allow_padding)?;
+        if !policy.algorithms.contains(&jws.algorithm) {
+            return Err(Refusal::Algorithm);
+        }
+        let Candidates { keys, are_named } = keys.candidates(jws.key_id.as_deref(), jws.algorithm)?;
+        if !are_named && !policy.try_keys && keys.len() > 1 {
+            return Err(Refusal::AmbiguousKey);
+        }
+        Ok(Self { jws, keys })
     }
-    let candidates = keys.candidates(jws.key_id.as_deref(), jws.algorithm)?;
-    let is_signed =
-        candidates.take(MAX_TRIES).any(|key| key.verifies(jws.algorithm, jws.signed, &jws.signature));
-    if !is_signed {
-        return Err(Refusal::Signature);
+
+    /// The least time that checking its signature may take, in microseconds, where others can send what costs it: 0 for secrets.
+    #[must_use]
+    pub fn least_cost(&self) -> u64 {
+        self.jws.algorithm.least_cost() * self.keys.len() as u64
     }
-    let claims = Claims::from_payload(&jws.payload()?)?;
-    claims.check(policy, now)?;
-    Ok(claims)
+
+    /// How far ahead of `now` the token says that its time begins.
+    #[must_use]
+    pub fn ahead(&self, now: Millis) -> Option<Millis> {
+        let claims = self.jws.payload().and_then(|payload| Claims::from_payload(&payload)).ok()?;
+        claims.begins().map(|begins| begins.since(now))
+    }
+
+    /// Checks the signature, then the claims. With these comes the key that signed them.
+    ///
+    /// # Errors
+    /// The first reason to refuse it.
+    pub fn verify(&self, policy: &Policy, now: Millis) -> Result<(Claims, KeyTag), Refusal> {
+        let Jws { algorithm, signed, signature, .. } = &self.jws;
+        let signer = self.keys.iter().find(|key| key.verifies(*algorithm, signed, signature));
+        let signer = signer.ok_or(Refusal::Signature)?.tag();
+        let claims = Claims::from_payload(&self.jws.payload()?)?;
+        claims.check(policy, now)?;
+        Ok((claims, signer))
+    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ use std::{error, fmt};
 pub enum Refusal {
     /// Not a signed token in compact form, or its claims are no JSON object.
     Malformed,
-    /// Longer than [`MAX_TOKEN`](super::MAX_TOKEN).
+    /// Longer than [`MAX_TOKEN`](super::MAX_TOKEN), or its `kid` is longer than any.
     TooLarge,
     /// Its algorithm is not allowed, or does not fit the key that it names.
     Algorithm,
     /// No key is known that it could be signed with: newer keys may have it.
     UnknownKey,
+    /// It does not name its key, and several could have signed it.
+    AmbiguousKey,
     /// Not signed by the key it names.
     Signature,
     /// Its time is over.
@@ -33,11 +35,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, for a metric per reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::TooLarge,
         Self::Algorithm,
         Self::UnknownKey,
+        Self::AmbiguousKey,
         Self::Signature,
         Self::Expired,
         Self::NotYetValid,
@@ -56,6 +59,7 @@ impl Refusal {
             Self::TooLarge => "too_large",
             Self::Algorithm => "algorithm",
             Self::UnknownKey => "unknown_key",
+            Self::AmbiguousKey => "ambiguous_key",
             Self::Signature => "signature",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",

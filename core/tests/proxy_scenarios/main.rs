@@ -1,10 +1,15 @@
 //! A request's whole way without Envoy: rule, token, session, decision, and what its response tells.
 
+mod crowds;
 mod fake;
+mod forged;
 mod issuing;
 mod learn;
+mod oversized;
 mod refused;
+mod reload;
 mod responses;
+mod signed;
 
 use std::collections::BTreeSet;
 

@@ -26,19 +26,23 @@ impl Worker {
     pub(crate) fn tick_issuers(&self, now: Millis) {
         for (provider, issuer) in self.issuers.iter().enumerate() {
             if let Some(keys) = issuer.as_ref().and_then(|issuer| issuer.tick(now)) {
-                self.proxy.borrow_mut().tokens.set_keys(provider, keys);
+                self.proxy.borrow().tokens.set_keys(provider, keys);
             }
         }
     }
 
-    /// A call came to its end. False if it was none for keys.
-    pub(crate) fn handle_keys(&self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
-        let issuer = self.issuers.iter().flatten().find(|issuer| issuer.issuer.borrow_mut().take_call(token));
-        if let Some(issuer) = issuer {
+    /// The provider whose keys this call was for; it came to its end.
+    pub(crate) fn issuer_of_call(&self, token: u32) -> Option<usize> {
+        let is_its = |link: &IssuerLink| link.issuer.borrow_mut().take_call(token);
+        self.issuers.iter().position(|link| link.as_ref().is_some_and(is_its))
+    }
+
+    /// What came of the call for a provider's keys.
+    pub(crate) fn handle_keys(&self, provider: usize, body: Result<&[u8], &CallFailure>, now: Millis) {
+        if let Some(issuer) = self.issuer(provider) {
             issuer.end(body, now);
             self.tick_issuers(now);
         }
-        issuer.is_some()
     }
 
     pub(super) fn issuer(&self, provider: usize) -> Option<&IssuerLink> {
@@ -70,7 +74,7 @@ impl IssuerLink {
         if !issuer.has_news(head) {
             return None;
         }
-        issuer.take_keys(&self.key.body()?)
+        issuer.take_keys(head, &self.key.body()?)
     }
 
     fn fetch(&self, now: Millis) {

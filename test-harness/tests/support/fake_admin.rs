@@ -19,6 +19,8 @@ pub(crate) enum Answer {
     Page(Arc<str>),
     /// This status, with a body that looks right.
     Status(u16),
+    /// 302 to this place.
+    Redirect(Arc<str>),
     /// 200 with bytes that mean nothing.
     Garbage,
     /// Bytes that are not HTTP.
@@ -114,6 +116,10 @@ async fn respond(stream: &mut TcpStream, answer: Answer) -> std::io::Result<bool
         Answer::Status(status) => {
             let page = "nodes::10.0.0.1:80::health_flags::healthy\n";
             stream.write_all((head(status, page.len()) + page).as_bytes()).await?;
+        }
+        Answer::Redirect(location) => {
+            let head = format!("HTTP/1.1 302 fake\r\ncontent-length: 0\r\nlocation: {location}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
         }
         Answer::Garbage => {
             let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(5000).collect();

@@ -4,6 +4,7 @@
 mod support;
 
 mod as_sent;
+mod bounds;
 mod rotation;
 mod terms;
 mod tokens;

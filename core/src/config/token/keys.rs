@@ -10,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use crate::config::fields::{Faults, Fields, quoted};
-use crate::token::{Algorithm, Key, Keys};
+use crate::token::{Algorithm, Key, Keys, MAX_KEY_ID};
 
 /// Old and new, for a few issuers; more would be a set of keys.
 const MAX_KEYS: usize = 16;
@@ -63,6 +63,9 @@ fn read_static_key(value: &Value, path: &str, algorithms: &[Algorithm], faults: 
     }
     let mut fields = Fields::of(value, path, faults);
     let id = fields.string("kid", faults);
+    if let Some(length) = id.map(str::len).filter(|length| *length > MAX_KEY_ID) {
+        faults.add(&fields.path_of("kid"), format!("must have at most {MAX_KEY_ID} bytes, has {length}"));
+    }
     let kinds = ["secret", "secret_base64", "pem"];
     let found: Vec<&'static str> = kinds.into_iter().filter(|name| fields.value(name).is_some()).collect();
     let text = |fields: &mut Fields<'_>, name| fields.value(name).and_then(Value::as_str).map(str::to_owned);

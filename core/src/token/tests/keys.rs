@@ -201,11 +201,14 @@ fn a_token_is_tried_with_the_keys_it_names() {
     };
 
     assert_eq!(verdict(vec![other(), named()], Some("a")), Ok(()));
-    assert_eq!(verdict(vec![other(), named()], None), Ok(()));
+    assert_eq!(verdict(vec![named()], None), Ok(()));
+    assert_eq!(verdict(vec![other(), named()], None), Err(Refusal::AmbiguousKey));
     assert_eq!(verdict(vec![other(), named()], Some("b")), Err(Refusal::Signature));
     assert_eq!(verdict(vec![other(), named()], Some("c")), Err(Refusal::UnknownKey));
     assert_eq!(verdict(vec![other(), anonymous()], Some("c")), Ok(()));
     assert_eq!(verdict(vec![other(), anonymous()], Some("b")), Err(Refusal::Signature));
+    // A made-up id names none of those without an id either.
+    assert_eq!(verdict(vec![anonymous(), anonymous()], Some("c")), Err(Refusal::AmbiguousKey));
     assert_eq!(verdict(vec![], Some("a")), Err(Refusal::UnknownKey));
     assert_eq!(verdict(vec![], None), Err(Refusal::UnknownKey));
     // While keys of one id are exchanged both are tried.
@@ -214,15 +217,52 @@ fn a_token_is_tried_with_the_keys_it_names() {
 }
 
 #[test]
+fn a_token_without_kid_is_tried_with_several_keys_only_where_that_is_wanted() {
+    let ours = |id| Key::pem(Some(id), P384).unwrap();
+    let published = |count: usize| {
+        let ids = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let mut keys: Vec<Key> = ids.into_iter().take(count).map(ours).collect();
+        // Those that do not fit do not count.
+        keys.push(key(Algorithm::EdDsa));
+        keys.push(key(Algorithm::Rs256));
+        Keys::new(keys)
+    };
+    let token = sign(Algorithm::Es384, r#"{"alg":"ES384"}"#, &payload());
+    let strict = Policy::new(vec![Algorithm::Es384]);
+    let lenient = Policy { try_keys: true, ..strict.clone() };
+    let cost = |keys: &Keys, policy: &Policy| {
+        Unverified::read(token.as_bytes(), keys, policy).map(|token| token.least_cost())
+    };
+    let one = cost(&published(1), &strict).unwrap();
+
+    assert_eq!(verify(token.as_bytes(), &published(1), &strict, NOW).map(drop), Ok(()));
+    for count in [2, 8] {
+        assert_eq!(cost(&published(count), &strict), Err(Refusal::AmbiguousKey), "nothing is checked");
+        assert_eq!(verify(token.as_bytes(), &published(count), &lenient, NOW).map(drop), Ok(()));
+    }
+    assert_eq!(cost(&published(8), &lenient), Ok(4 * one), "no more than four are tried");
+}
+
+#[test]
 fn keys_are_equal_if_nothing_about_them_changed() {
-    assert_eq!(set(&[rsa(), ed25519()]), set(&[with(rsa(), "x5t", "x"), ed25519()]));
+    let keys = set(&[rsa(), ed25519()]).unwrap();
+    let spaced = serde_json::to_string_pretty(&json!({"keys": [ed25519(), rsa()]})).unwrap();
+    for same in [
+        set(&[with(rsa(), "x5t", "x"), ed25519()]).unwrap(),
+        set(&[ed25519(), rsa()]).unwrap(),
+        set(&[ed25519(), rsa(), json!({"kty": "LATTICE"}), ed25519()]).unwrap(),
+        Keys::from_jwks(spaced.as_bytes()).unwrap(),
+    ] {
+        assert_eq!((&keys, keys.hash()), (&same, same.hash()));
+    }
     for other in [
-        [ed25519(), rsa()],
         [with(rsa(), "kid", "b"), ed25519()],
         [with(rsa(), "alg", "PS256"), ed25519()],
         [with(rsa(), "e", "Aw"), ed25519()],
     ] {
-        assert_ne!(set(&[rsa(), ed25519()]), set(&other));
+        let other = set(&other).unwrap();
+        assert_ne!((&keys, keys.hash()), (&other, other.hash()));
+        assert_ne!(keys, other);
     }
 }
 
