@@ -6,6 +6,7 @@ mod support;
 mod affinity;
 mod bad_input;
 mod destination;
+mod guard;
 mod identity;
 mod issued;
 mod missing;
