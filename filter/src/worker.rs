@@ -18,8 +18,8 @@ use std::rc::{Rc, Weak};
 use berth_core::affinity::{Affinity, Event, Release};
 use berth_core::call::{CallFailure, Caller};
 use berth_core::config::{Config, HashKey, StateCluster};
-use berth_core::event::{BYPASSED_FORGED_STAT, BYPASSED_STAT, Counter, RuleResult};
 use berth_core::decision::Decision;
+use berth_core::event::{BYPASSED_FORGED_STAT, BYPASSED_STAT, Counter, RuleResult};
 use berth_core::feed::Feed;
 use berth_core::guard::Half;
 use berth_core::pending::Waited;
@@ -102,7 +102,9 @@ impl Worker {
             issuers: issuers.collect(),
             rule_metrics: proxy.rules.iter().map(rule_metrics).collect(),
             token_metrics: proxy.tokens.iter().map(token_metrics).collect(),
-            bypassed_metrics: Metrics::define([BYPASSED_STAT, BYPASSED_FORGED_STAT].map(str::to_owned).into_iter()),
+            bypassed_metrics: Metrics::define(
+                [BYPASSED_STAT, BYPASSED_FORGED_STAT].map(str::to_owned).into_iter(),
+            ),
             state,
             waiting: RefCell::default(),
             ticks_fast: Cell::new(true),
@@ -246,14 +248,7 @@ impl Worker {
 
     /// Does what a pool's engine has to be done: releases and calls. `context` is whose callback this is, `caller` its kind,
     /// and `own` what is being decided in it.
-    fn drain(
-        &self,
-        pool: usize,
-        caller: Caller,
-        context: u32,
-        mut own: Option<Own<'_>>,
-        now: Millis,
-    ) {
+    fn drain(&self, pool: usize, caller: Caller, context: u32, mut own: Option<Own<'_>>, now: Millis) {
         let mut is_elsewhere = false;
         loop {
             let release = self.engine(pool).and_then(|mut engine| engine.poll_release(now));
@@ -401,7 +396,10 @@ impl Worker {
         };
         let guarding = self.proxy.borrow().guarding(request, Half::Request);
         if effects::guard_request(guarding, is_destination_set) {
-            self.note_forged(request, "a client's x-berth-… request header: have early_header_mutation remove it");
+            self.note_forged(
+                request,
+                "a client's x-berth-… request header: have early_header_mutation remove it",
+            );
         }
     }
 
@@ -422,7 +420,8 @@ impl Worker {
         let is_first = self.proxy.borrow().note_forged(request);
         if is_first {
             let pool = self.pool_of(request).and_then(|pool| self.pool_name(pool));
-            let pool = pool.map_or_else(|| "requests that no pool takes".to_owned(), |pool| format!("pool {pool}"));
+            let pool =
+                pool.map_or_else(|| "requests that no pool takes".to_owned(), |pool| format!("pool {pool}"));
             log::warn!(
                 "berth: {pool}: guard is listener, but the listener let through {what}. This worker removes them itself from now on"
             );

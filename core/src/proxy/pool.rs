@@ -42,7 +42,12 @@ pub struct Pool {
 impl Pool {
     /// A pool without members.
     #[must_use]
-    pub fn new(config: config::Pool, engine: Option<Affinity>, has_state: bool, guard: config::Guard) -> Self {
+    pub fn new(
+        config: config::Pool,
+        engine: Option<Affinity>,
+        has_state: bool,
+        guard: config::Guard,
+    ) -> Self {
         Self {
             feed: has_state.then(|| Feed::new(&config.name)),
             config,

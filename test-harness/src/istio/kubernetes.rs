@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::kinds::{
     BackendRef, Destination, GatewaySpec, HeaderOperations, HttpMatch, HttpRoute, KubernetesFilter,
-    KubernetesGatewaySpec, KubernetesMatch, KubernetesRouteSpec, Object, PortNumber, RemovedHeaders, Server, ServerPort, StringMatch, VirtualServiceSpec,
-    WeightedDestination,
+    KubernetesGatewaySpec, KubernetesMatch, KubernetesRouteSpec, Object, PortNumber, RemovedHeaders, Server,
+    ServerPort, StringMatch, VirtualServiceSpec, WeightedDestination,
 };
 
 pub(super) fn gateway(gateway: Object<KubernetesGatewaySpec>) -> Object<GatewaySpec> {

@@ -1,5 +1,4 @@
-//! Headers of Berth's own that others send: whoever is configured to remove them, those of clients reach no node, and those of
-//! nodes no client.
+//! Headers of Berth's own that others send: with each `guard`, those of clients reach no node, and those of nodes no client.
 
 use berth_harness::{Builder, Client, Envoy, State, World, eventually};
 use serde_json::{Value, json};
@@ -68,7 +67,12 @@ async fn seen(client: &Client, path: &str, forged: &[u8]) -> (Vec<String>, Vec<&
     let mut names = Vec::new();
     collect(&received, &mut names);
     let spoken = ["x-berth", "x-berth-end"].into_iter();
-    (names, spoken.filter(|name| raw_header(&answer, name).is_some() || text.contains(&format!("\r\n{name}:"))).collect())
+    (
+        names,
+        spoken
+            .filter(|name| raw_header(&answer, name).is_some() || text.contains(&format!("\r\n{name}:")))
+            .collect(),
+    )
 }
 
 fn collect(value: &Value, names: &mut Vec<String>) {
@@ -93,7 +97,8 @@ async fn assert_clean(world: &World) {
                 number += 1;
                 for (name, path) in paths(number) {
                     let (node, client) = seen(&client, &path, forged).await;
-                    let node: Vec<String> = node.into_iter().filter(|name| name != "x-berth-destination").collect();
+                    let node: Vec<String> =
+                        node.into_iter().filter(|name| name != "x-berth-destination").collect();
                     assert!(node.is_empty(), "{name}: {node:?} of {}", String::from_utf8_lossy(forged));
                     assert!(client.is_empty(), "{name}: {client:?} of {spoken:?}");
                 }
@@ -187,7 +192,11 @@ async fn ends_are_read_only_in_pools_that_say_so() {
             } else {
                 // Another request's metrics are there: so would that be.
                 let requests = [("pool", "nodes"), ("outcome", "hit")];
-                eventually(async || world.envoy(0).metric("berth_requests_total", &requests).await >= 1.0, SOON).await;
+                eventually(
+                    async || world.envoy(0).metric("berth_requests_total", &requests).await >= 1.0,
+                    SOON,
+                )
+                .await;
                 assert_eq!(ended_total().await, 0.0);
             }
         }

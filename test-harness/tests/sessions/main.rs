@@ -11,3 +11,4 @@ mod identity;
 mod issued;
 mod missing;
 mod protocols;
+mod reset;
