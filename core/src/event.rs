@@ -192,6 +192,8 @@ pub enum Counter {
     Dropped(Dropped),
     /// `berth_learned_total{result}`: sessions whose ids nodes minted.
     Learned(Learned),
+    /// `berth_forged_total`: headers of Berth's own that a client or a backend sent through a listener which was to remove them.
+    Forged,
 }
 
 /// What came of a session whose id a node minted.
@@ -327,7 +329,7 @@ impl CallResult {
 
 impl Counter {
     /// Every counter; its place here is its place in an array of values.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Requests(Outcome::Ring),
         Self::Requests(Outcome::Panic),
         Self::Requests(Outcome::Sessionless),
@@ -361,6 +363,7 @@ impl Counter {
         Self::Learned(Learned::Elsewhere),
         Self::Learned(Learned::StateAway),
         Self::Unplaced(Unplaced::UnknownCluster),
+        Self::Forged,
     ];
 
     /// Its place in [`Counter::ALL`].
@@ -383,6 +386,7 @@ impl Counter {
             Self::OtherCluster => 26,
             Self::Dropped(what) => 27 + what as usize,
             Self::Learned(result) => 29 + result as usize,
+            Self::Forged => 33,
         }
     }
 
@@ -411,6 +415,7 @@ impl Counter {
             Self::Returned => ("returned", String::new()),
             Self::Dropped(Dropped::Pin) => ("dropped", ".reason.pin".to_owned()),
             Self::Dropped(Dropped::End) => ("dropped", ".reason.end".to_owned()),
+            Self::Forged => ("forged", String::new()),
             Self::OtherCluster => ("reassignments", ".reason.other_cluster".to_owned()),
             Self::Learned(Learned::Pinned) => ("learned", ".result.pinned".to_owned()),
             Self::Learned(Learned::Elsewhere) => ("learned", ".result.elsewhere".to_owned()),
@@ -452,6 +457,8 @@ pub fn breaker_gauge(pool: &str) -> String {
 
 /// The counter of requests that matched no pool: `berth_bypassed_total`.
 pub const BYPASSED_STAT: &str = "berth_bypassed_total";
+/// The counter of forged headers among those: `berth_bypassed_forged_total`.
+pub const BYPASSED_FORGED_STAT: &str = "berth_bypassed_forged_total";
 
 #[cfg(test)]
 mod tests {

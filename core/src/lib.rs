@@ -35,6 +35,7 @@ pub mod counters;
 pub mod decision;
 pub mod event;
 pub mod feed;
+pub mod guard;
 pub mod health;
 pub mod issuer;
 pub mod levels;

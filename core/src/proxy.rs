@@ -27,7 +27,8 @@ use crate::attributes::Attributes;
 use crate::config::{Affinity, Config, Missing, StateCluster};
 use crate::counters::Counters;
 use crate::decision::{Decision, PoolPolicy};
-use crate::event::{Reason, Unplaced};
+use crate::event::{Counter, Outcome, Reason, Unplaced};
+use crate::guard::{Guard, Guarding, Half};
 use crate::pending::{Entry, Need, Pending, Waited};
 use crate::pins::InUseHandle;
 use crate::placement::Placement;
@@ -54,11 +55,13 @@ pub struct Proxy {
     pub rules: Vec<Rule>,
     /// The configured token providers.
     pub tokens: Tokens,
+    /// Keeps forged headers away from requests that no rule takes.
+    pub bypass_guard: Guard,
     pending: Pending,
     /// Some rule does more than observe.
     enforces: bool,
-    /// Requests that no rule took.
-    bypassed: Counters<1>,
+    /// Requests that no rule took, and forged headers among them.
+    bypassed: Counters<2>,
     /// The time of the latest tick: exact enough for a hit, and free.
     tick: Millis,
 }
@@ -131,16 +134,18 @@ impl Proxy {
                 shortest_ttl: shortest_ttl(index),
             })
         };
+        let guard = config.guard;
         let pools = config.pools.into_iter().enumerate().map(|(index, pool)| {
             let config = state.as_ref().and_then(|state| engine_config(index, &pool, state));
             let engine = config.map(|config| affinity::Affinity::new(config, seed()));
-            Pool::new(pool, engine, state.is_some())
+            Pool::new(pool, engine, state.is_some(), guard)
         });
         Self {
             pools: pools.collect(),
             tokens: Tokens::new(config.jwt_providers, config.wanted, Checks::new(seed(), now)),
             enforces: rules.iter().any(Rule::enforces),
             rules,
+            bypass_guard: Guard::new(guard),
             pending: Pending::default(),
             bypassed: Counters::default(),
             tick: now,
@@ -409,9 +414,35 @@ impl Proxy {
         !self.pending.is_empty() || self.has_checks() || self.pools.iter().any(waits)
     }
 
-    /// How many requests no rule took since this was last asked.
-    pub fn take_bypassed(&self) -> u64 {
-        self.bypassed.take().map(|(_, count)| count).sum()
+    /// How many requests no rule took since this was last asked, and how many of those had forged headers.
+    pub fn take_bypassed(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.bypassed.take()
+    }
+
+    /// What is to be done about headers of Berth's own in the request or response at hand. A request that waits is no hit.
+    #[must_use]
+    pub fn guarding(&self, request: &Request, half: Half) -> Guarding {
+        let is_hit = match (&request.decision, half) {
+            (Some(Decision::Route { .. }), Half::Request) => true,
+            (Some(Decision::Route { placement, .. }), Half::Response) => {
+                matches!(placement.outcome, Outcome::Hit | Outcome::Ring)
+            }
+            _ => false,
+        };
+        self.guard_of(request).guarding(half, is_hit)
+    }
+
+    /// A check found a forged header: counts it. True if it is to be logged.
+    pub fn note_forged(&self, request: &Request) -> bool {
+        match self.rule_and_pool(request.rule) {
+            Some((_, pool)) => pool.count(Counter::Forged),
+            None => self.bypassed.add(1, 1),
+        }
+        self.guard_of(request).note_forged()
+    }
+
+    fn guard_of(&self, request: &Request) -> &Guard {
+        self.rule_and_pool(request.rule).map_or(&self.bypass_guard, |(_, pool)| &pool.guard)
     }
 
     fn rule_and_pool(&self, index: Option<usize>) -> Option<(&Rule, &Pool)> {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use berth_core::config::{
-    Affinity, Config, JwtProvider, Membership, Missing, OnInvalid, OnPanic, OnVanish, RemoteKeys,
+    Affinity, Config, Guard, JwtProvider, Membership, Missing, OnInvalid, OnPanic, OnVanish, RemoteKeys,
     StateCluster, Superseded, Verification,
 };
 use berth_core::pins::Limits;
@@ -89,6 +89,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.admin_cluster, "berth_admin");
     assert_eq!(config.poll_interval, Millis(1000));
     assert!(!config.debug_header);
+    assert_eq!(config.guard, Guard::Filter);
     assert_eq!(config.state, None);
     assert!(config.rules[0].matches.is_everything());
     assert!(matches!(&pool.membership, Membership::Cluster(cluster) if cluster == "nodes"));
@@ -104,6 +105,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(pool.health.panic_hold, Millis(5000));
     assert_eq!(pool.health.vanish_grace, Millis(10_000));
     assert_eq!(pool.on_vanish, OnVanish::Reroute);
+    assert!(!pool.end_header);
 }
 
 #[test]
@@ -114,6 +116,8 @@ fn what_is_said_is_what_is_read() {
     assert_eq!(config.admin_cluster, "envoy_admin");
     assert_eq!(config.poll_interval, Millis(2000));
     assert!(config.debug_header);
+    assert_eq!(config.guard, Guard::Listener);
+    assert!(pool.end_header);
     let state = StateCluster {
         cluster: "berth_state".to_owned(),
         host: "berth.example.com".to_owned(),

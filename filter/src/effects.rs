@@ -1,8 +1,8 @@
 //! What a decision does to a request: headers for Envoy, or Berth's own answer.
 //!
 //! The only place that writes a header or answers a request. All of it happens in the effective context: the stream's own,
-//! or that of a stream which an answer releases. On every path the client's own destination header is overwritten or
-//! removed.
+//! or that of a stream which an answer releases. What clients and backends send under the names of Berth's own headers is
+//! removed when the headers are first at hand, if [`Guarding`] says so.
 
 use std::cell::RefCell;
 
@@ -12,6 +12,7 @@ use berth_core::event::{
     DEBUG_HEADER, DESTINATION_HEADER, END_HEADER, HASH_KEY_HEADER, Outcome, RETRIES_HEADER, Reason,
     SESSION_HEADER, UNPLACED_DESTINATION,
 };
+use berth_core::guard::Guarding;
 use berth_core::proxy::{Request, Response};
 
 use crate::host;
@@ -51,12 +52,10 @@ impl Effects {
             // The destination names no host, so the cluster's fallback policy hashes the same session id.
             Some(Decision::Fallback { .. }) => {
                 set_hash_key(request);
-                remove_notice();
                 host::set_request_header(DESTINATION_HEADER, UNPLACED_DESTINATION.as_bytes());
             }
-            Some(Decision::Pass { .. } | Decision::Bypass) => remove_our_headers(),
             Some(Decision::Reply(reply)) => self.reply(reply),
-            None => {}
+            Some(Decision::Pass { .. } | Decision::Bypass) | None => {}
         }
     }
 
@@ -84,7 +83,7 @@ impl Effects {
         if response.retry_after {
             host::set_response_header("retry-after", b"1");
         }
-        if self.shows_debug_header {
+        if self.shows_debug_header && is_shown(request) {
             show(request, response);
         }
         if let Some(cookie) = request.cookie.take() {
@@ -93,14 +92,51 @@ impl Effects {
     }
 }
 
-/// A notice that the client sent must not reach a node.
-pub(crate) fn remove_notice() {
-    host::remove_request_header(SESSION_HEADER);
+/// Removes what a client may have sent of the request headers that nodes and routes believe. One that is about to be
+/// overwritten may stay. True if a check found any: then it is removed too.
+pub(crate) fn guard_request(guarding: Guarding, is_destination_set: bool) -> bool {
+    match guarding {
+        Guarding::Trust => false,
+        Guarding::Remove => {
+            if !is_destination_set {
+                host::remove_request_header(DESTINATION_HEADER);
+            }
+            host::remove_request_header(HASH_KEY_HEADER);
+            host::remove_request_header(SESSION_HEADER);
+            false
+        }
+        Guarding::Check => {
+            // One call for all of them, which also sees empty values, and leaves the route cache alone.
+            let ours = [DESTINATION_HEADER, HASH_KEY_HEADER, SESSION_HEADER];
+            let is_forged = host::has_request_header(&ours);
+            if is_forged {
+                ours.into_iter().for_each(host::remove_request_header);
+            }
+            is_forged
+        }
+    }
 }
 
-pub(crate) fn remove_our_headers() {
-    for header in [DESTINATION_HEADER, HASH_KEY_HEADER, SESSION_HEADER] {
-        host::remove_request_header(header);
+/// Removes what a backend may have sent of the response headers that are Berth's own. `is_shown` says that the debug header is
+/// about to be overwritten. True if a check found any: then it is removed too.
+pub(crate) fn guard_response(guarding: Guarding, is_shown: bool) -> bool {
+    match guarding {
+        Guarding::Trust => false,
+        Guarding::Remove => {
+            if !is_shown {
+                host::remove_response_header(DEBUG_HEADER);
+            }
+            host::remove_response_header(END_HEADER);
+            false
+        }
+        Guarding::Check => {
+            let is_forged = host::has_response_header(&[DEBUG_HEADER]);
+            if is_forged {
+                host::remove_response_header(DEBUG_HEADER);
+            }
+            host::remove_response_header(END_HEADER);
+            is_forged
+        }
     }
 }
 
@@ -109,6 +145,11 @@ pub(crate) fn take_end() -> bool {
     let Some(value) = host::response_header(END_HEADER) else { return false };
     host::remove_response_header(END_HEADER);
     value == b"1"
+}
+
+/// The debug header says something of a request of this kind.
+pub(crate) fn is_shown(request: &Request) -> bool {
+    !matches!(request.decision, Some(Decision::Bypass | Decision::Reply(_)) | None)
 }
 
 fn set_hash_key(request: &Request) {

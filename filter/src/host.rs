@@ -69,6 +69,23 @@ pub(crate) fn response_headers(name: &str) -> Vec<Vec<u8>> {
     headers(MapType::HttpResponseHeaders, name)
 }
 
+/// True if there is a request header of one of these names, whatever its value. Only while the request's headers are being
+/// handled.
+pub(crate) fn has_request_header(names: &[&str]) -> bool {
+    has(MapType::HttpRequestHeaders, names)
+}
+
+/// True if there is a response header of one of these names, whatever its value.
+pub(crate) fn has_response_header(names: &[&str]) -> bool {
+    has(MapType::HttpResponseHeaders, names)
+}
+
+/// Not by their values: the SDK takes an empty one for none.
+fn has(map: MapType, names: &[&str]) -> bool {
+    let all = hostcalls::get_map_bytes(map).unwrap_or_default();
+    all.iter().any(|(found, _)| names.contains(&found.as_str()))
+}
+
 fn headers(map: MapType, name: &str) -> Vec<Vec<u8>> {
     let all = hostcalls::get_map_bytes(map).unwrap_or_default();
     all.into_iter().filter(|(found, _)| found == name).map(|(_, value)| value).collect()
@@ -181,6 +198,21 @@ fn printable(mut bytes: Vec<u8>) -> String {
 /// another one.
 pub(crate) fn act_as(context: u32) -> bool {
     hostcalls::set_effective_context(context).is_ok()
+}
+
+/// Has the SDK call the root's `on_queue_ready` now, in the middle of a stream's callback. The SDK notes each call to another
+/// service for the context whose callback it takes this to be, and offers no other way to make that the root.
+///
+/// Only from a callback of a stream: the SDK's list of roots must not be in use.
+#[expect(unsafe_code, reason = "the SDK exports the function to the host alone")]
+pub(crate) fn enter(root: u32) {
+    /// There is no such queue.
+    const NO_QUEUE: u32 = 0;
+    unsafe extern "C" {
+        /// Of proxy-wasm 0.2: linked into this module.
+        safe fn proxy_on_queue_ready(context_id: u32, queue_id: u32);
+    }
+    proxy_on_queue_ready(root, NO_QUEUE);
 }
 
 /// Lets a paused request go on, once this callback is over.

@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 
-use berth_core::call::Caller;
 use berth_core::cluster::ClusterFacts;
 use berth_core::config::{Config, Membership};
 use berth_core::event::{Counter, PollResult};
@@ -91,7 +90,7 @@ impl Context for Root {
         }
         let body = host::answer_body(headers, body_size);
         let body = body.as_deref();
-        (0..worker.links.len()).any(|pool| worker.handle_reply(pool, token, body, Caller::Root, self.id));
+        (0..worker.links.len()).any(|pool| worker.handle_reply(pool, token, body, self.id));
     }
 }
 
@@ -106,7 +105,7 @@ impl RootContext for Root {
                 return false;
             }
         };
-        let live = Live::new(config);
+        let live = Live::new(config, self.id);
         live.worker.succeed();
         host::set_tick_period(FIRST_TICKS);
         // After a reload the roster is there already: no request has to wait for the first tick.
@@ -133,6 +132,13 @@ impl RootContext for Root {
         }
     }
 
+    /// No queue is ever asked for: this is [`host::enter`].
+    fn on_queue_ready(&mut self, _queue: u32) {
+        if let Some(live) = &self.live {
+            live.worker.make_call();
+        }
+    }
+
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         let worker = self.live.as_ref().map(|live| Rc::clone(&live.worker));
         Some(Box::new(Stream::new(id, worker)))
@@ -144,7 +150,7 @@ impl RootContext for Root {
 }
 
 impl Live {
-    fn new(config: Config) -> Self {
+    fn new(config: Config, root: u32) -> Self {
         let polled =
             config.pools.iter().filter_map(|pool| Some((polled(&pool.membership)?, pool.name.as_str())));
         let watch = Watch::new(&config.admin_cluster, &polled.collect::<Vec<_>>());
@@ -160,7 +166,7 @@ impl Live {
             poll_interval: config.poll_interval,
             admin_cluster: config.admin_cluster.clone(),
             watch,
-            worker: Rc::new(Worker::new(config)),
+            worker: Rc::new(Worker::new(config, root)),
             next_poll: Millis(0),
             since: host::now(),
             settled: false,

@@ -5,14 +5,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use berth_core::call::Caller;
 use berth_core::decision::Decision;
+use berth_core::guard::Guarding;
 use berth_core::proxy::Request;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::effects;
-use crate::host;
 use crate::worker::Worker;
 
 /// The context of one request.
@@ -28,20 +27,12 @@ enum Held {
     Shared(Rc<RefCell<Request>>),
 }
 
-impl Context for Stream {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _trailers: usize) {
-        let Some(worker) = self.worker.clone() else { return };
-        let body = host::answer_body(headers, body_size);
-        if let Some(pool) = self.request(|request| worker.pool_of(request)) {
-            worker.handle_reply(pool, token, body.as_deref(), Caller::Stream(self.id), self.id);
-        }
-    }
-}
+impl Context for Stream {}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _headers: usize, _end: bool) -> Action {
         let Some(worker) = &self.worker else {
-            effects::remove_our_headers();
+            effects::guard_request(Guarding::Remove, false);
             return Action::Continue;
         };
         match worker.decide(self.id) {
@@ -58,7 +49,10 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_headers(&mut self, _headers: usize, _end: bool) -> Action {
-        let Some(worker) = self.worker.clone() else { return Action::Continue };
+        let Some(worker) = self.worker.clone() else {
+            effects::guard_response(Guarding::Remove, false);
+            return Action::Continue;
+        };
         let id = self.id;
         let is_held = self.request(|request| worker.begin_response(id, request));
         if is_held { Action::Pause } else { Action::Continue }

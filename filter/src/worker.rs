@@ -18,11 +18,14 @@ use std::rc::{Rc, Weak};
 use berth_core::affinity::{Affinity, Event, Release};
 use berth_core::call::{CallFailure, Caller};
 use berth_core::config::{Config, HashKey, StateCluster};
-use berth_core::event::{BYPASSED_STAT, Counter, RuleResult};
+use berth_core::decision::Decision;
+use berth_core::event::{BYPASSED_FORGED_STAT, BYPASSED_STAT, Counter, RuleResult};
 use berth_core::feed::Feed;
+use berth_core::guard::Half;
 use berth_core::pending::Waited;
 use berth_core::proxy::{Pool, Progress, Proxy, Request, TOKEN_RESULTS};
 use berth_core::time::Millis;
+use berth_core::wire::ApiRequest;
 
 use crate::effects::{self, Effects};
 use crate::host;
@@ -38,13 +41,17 @@ const FAST_TICK: Millis = Millis(10);
 /// One configuration at work in one VM.
 pub(crate) struct Worker {
     pub(crate) proxy: RefCell<Proxy>,
+    /// The root that makes all calls.
+    root: u32,
+    /// A call on its way from a stream to the root.
+    handover: RefCell<Option<Handover>>,
     pub(crate) effects: Effects,
     pub(crate) links: Vec<Link>,
     /// Of each token provider whose issuer publishes keys.
     issuers: Vec<Option<IssuerLink>>,
     rule_metrics: Vec<Metrics<{ RuleResult::ALL.len() }>>,
     token_metrics: Vec<Metrics<TOKEN_RESULTS>>,
-    bypassed_metric: Metrics<1>,
+    bypassed_metrics: Metrics<2>,
     state: Option<Rc<StateCluster>>,
     /// What is paused, by its stream.
     waiting: RefCell<BTreeMap<u32, Paused>>,
@@ -52,6 +59,12 @@ pub(crate) struct Worker {
     ticks_fast: Cell<bool>,
     /// It has had a request.
     has_served: Cell<bool>,
+}
+
+/// A call that a stream has the root make.
+enum Handover {
+    Wanted(ApiRequest, Millis),
+    Made(Result<u32, CallFailure>),
 }
 
 /// A stream is paused once at a time.
@@ -75,19 +88,23 @@ thread_local! {
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, root: u32) -> Self {
         let state = config.state.clone().map(Rc::new);
         let effects = Effects::new(config.debug_header);
         let links = config.pools.iter().map(|pool| Link::new(pool, state.as_deref())).collect();
         let proxy = Proxy::new(config, random, host::now());
         let issuers = proxy.tokens.iter().map(|provider| IssuerLink::of(&provider.config));
         Self {
+            root,
+            handover: RefCell::default(),
             effects,
             links,
             issuers: issuers.collect(),
             rule_metrics: proxy.rules.iter().map(rule_metrics).collect(),
             token_metrics: proxy.tokens.iter().map(token_metrics).collect(),
-            bypassed_metric: Metrics::define(std::iter::once(BYPASSED_STAT.to_owned())),
+            bypassed_metrics: Metrics::define(
+                [BYPASSED_STAT, BYPASSED_FORGED_STAT].map(str::to_owned).into_iter(),
+            ),
             state,
             waiting: RefCell::default(),
             ticks_fast: Cell::new(true),
@@ -113,14 +130,14 @@ impl Worker {
     pub(crate) fn decide(&self, stream: u32) -> Result<Request, Rc<RefCell<Request>>> {
         self.has_served.set(true);
         let (mut request, progress) = self.proxy.borrow_mut().handle_request(stream, None, &Here(self));
+        self.guard_request(&request);
         match progress {
             Progress::Decided => self.apply(&request),
             Progress::Pending => {}
             Progress::Waiting => {
-                effects::remove_notice();
                 if let Some(pool) = self.pool_of(&request) {
                     let own = Some(Own::Request(stream, &mut request));
-                    self.drain(pool, Some(Caller::Stream(stream)), stream, own, host::now());
+                    self.drain(pool, Caller::Stream(stream), stream, own, host::now());
                 }
             }
         }
@@ -166,48 +183,41 @@ impl Worker {
             self.release(&cell.borrow());
             return;
         }
-        if progress == Progress::Waiting {
-            effects::remove_notice();
-        }
         let pool = self.pool_of(&cell.borrow());
         self.waiting.borrow_mut().insert(stream, Paused::Request(cell));
         if let Some(pool) = pool.filter(|_| progress == Progress::Waiting) {
             host::act_as(root);
-            self.drain(pool, Some(Caller::Root), root, None, now);
+            self.drain(pool, Caller::Root, root, None, now);
         }
     }
 
-    /// A call to the state service that `context` made came to its end. False if it was none of these.
+    /// A call to the state service came to its end; this is the root's callback. False if it was none of these.
     pub(crate) fn handle_reply(
         &self,
         pool: usize,
         token: u32,
         body: Result<&[u8], &CallFailure>,
-        caller: Caller,
-        context: u32,
+        root: u32,
     ) -> bool {
         let now = host::now();
-        if caller == Caller::Root {
-            let reply = self.feed(pool).and_then(|mut feed| feed.handle_reply(token, body.ok(), now));
-            if let Some(reply) = reply {
-                self.take_feed_reply(pool, reply, now);
-                return true;
-            }
+        let reply = self.feed(pool).and_then(|mut feed| feed.handle_reply(token, body.ok(), now));
+        if let Some(reply) = reply {
+            self.take_feed_reply(pool, reply, now);
+            return true;
         }
         let is_its = self.engine(pool).is_some_and(|mut engine| engine.handle_reply(token, body, now));
         if is_its {
-            // A request that was just released may end before an answer to its call, and the call would be made again:
-            // then the root's next tick makes it.
-            let caller = Some(caller).filter(|caller| *caller == Caller::Root);
-            self.drain(pool, caller, context, None, now);
+            self.drain(pool, Caller::Root, root, None, now);
         }
         is_its
     }
 
     /// The response of a request begins; this is its stream's callback. True if it is to be held.
     pub(crate) fn begin_response(&self, stream: u32, request: &mut Request) -> bool {
+        let ends = self.take_end(request);
+        self.guard_response(request);
         let Some(pool) = self.pool_of(request) else { return false };
-        if request.is_tracked() && effects::take_end() {
+        if ends {
             self.proxy.borrow_mut().handle_end(request, host::now());
         }
         let shows_node = self.effects.shows_debug_header;
@@ -217,7 +227,7 @@ impl Worker {
         let mut waits = response.waits;
         if waits {
             let own = Some(Own::Response(stream, &mut waits));
-            self.drain(pool, Some(Caller::Stream(stream)), stream, own, host::now());
+            self.drain(pool, Caller::Stream(stream), stream, own, host::now());
         }
         if waits {
             self.pause(stream, Paused::Response);
@@ -236,23 +246,16 @@ impl Worker {
         if self.engine(pool).map(|mut engine| engine.handle_tick(now)).is_none() {
             return;
         }
-        self.drain(pool, Some(Caller::Root), root, None, now);
+        self.drain(pool, Caller::Root, root, None, now);
         let shown = self.engine(pool).map(|engine| (engine.pins(), engine.is_breaker_open()));
         if let (Some((pins, is_open)), Some(link)) = (shown, self.links.get(pool)) {
             link.metrics.show_pins(pins, is_open);
         }
     }
 
-    /// Does what a pool's engine has to be done: releases, and calls if there is a caller for them. `context` is whose
-    /// callback this is, and `own` what is being decided in it.
-    fn drain(
-        &self,
-        pool: usize,
-        caller: Option<Caller>,
-        context: u32,
-        mut own: Option<Own<'_>>,
-        now: Millis,
-    ) {
+    /// Does what a pool's engine has to be done: releases and calls. `context` is whose callback this is, `caller` its kind,
+    /// and `own` what is being decided in it.
+    fn drain(&self, pool: usize, caller: Caller, context: u32, mut own: Option<Own<'_>>, now: Millis) {
         let mut is_elsewhere = false;
         loop {
             let release = self.engine(pool).and_then(|mut engine| engine.poll_release(now));
@@ -291,23 +294,48 @@ impl Worker {
             if std::mem::take(&mut is_elsewhere) {
                 host::act_as(context);
             }
-            let Some(caller) = caller else { break };
             let call = self.engine(pool).and_then(|mut engine| engine.poll_call(caller, now));
             let (Some(call), Some(state)) = (call, &self.state) else { break };
-            let made = host::call(state, &call.request, call.timeout);
+            let made = match caller {
+                Caller::Root => host::call(state, &call.request, call.timeout),
+                Caller::Stream(stream) => self.have_root_call(stream, call.request, call.timeout),
+            };
             let Some(mut engine) = self.engine(pool) else { break };
             match made {
-                Ok(token) => engine.call_started(call.id, token, caller, now),
+                Ok(token) => engine.call_started(call.id, token, Caller::Root, now),
                 Err(failure) => engine.call_refused(call.id, &failure, now),
             }
         }
         self.log_events(pool);
     }
 
+    /// Makes a call in a stream's callback as if it were the root's. Envoy cancels a stream's calls with it and says nothing, and
+    /// the SDK would keep each of their tokens, and trap when one is used again.
+    fn have_root_call(&self, stream: u32, request: ApiRequest, timeout: Millis) -> Result<u32, CallFailure> {
+        self.handover.replace(Some(Handover::Wanted(request, timeout)));
+        if host::act_as(self.root) {
+            host::enter(self.root);
+            host::act_as(stream);
+        }
+        match self.handover.take() {
+            Some(Handover::Made(made)) => made,
+            Some(Handover::Wanted(..)) | None => Err(CallFailure::new("the root is gone")),
+        }
+    }
+
+    /// The root's part of it.
+    pub(crate) fn make_call(&self) {
+        let wanted = self.handover.take();
+        if let (Some(Handover::Wanted(request, timeout)), Some(state)) = (wanted, &self.state) {
+            let made = host::call(state, &request, timeout);
+            self.handover.replace(Some(Handover::Made(made)));
+        }
+    }
+
     /// Does to a request that was paused what was decided, in its context.
     fn release(&self, request: &Request) {
         self.apply(request);
-        if request.decision.as_ref().is_some_and(berth_core::decision::Decision::goes_on) {
+        if request.decision.as_ref().is_some_and(Decision::goes_on) {
             host::resume_request();
         }
     }
@@ -372,8 +400,55 @@ impl Worker {
         for issuer in self.issuers.iter().flatten() {
             issuer.flush();
         }
-        self.bypassed_metric
-            .add(Some((0, proxy.take_bypassed())).filter(|(_, count)| *count > 0).into_iter());
+        self.bypassed_metrics.add(proxy.take_bypassed());
+    }
+
+    /// Removes forged headers from a request that is seen for the first time.
+    fn guard_request(&self, request: &Request) {
+        let is_destination_set = match &request.decision {
+            Some(Decision::Reply(_)) => return,
+            Some(Decision::Route { .. } | Decision::Fallback { .. }) => true,
+            Some(Decision::Pass { .. } | Decision::Bypass) | None => false,
+        };
+        let guarding = self.proxy.borrow().guarding(request, Half::Request);
+        if effects::guard_request(guarding, is_destination_set) {
+            self.note_forged(
+                request,
+                "a client's x-berth-… request header: have early_header_mutation remove it",
+            );
+        }
+    }
+
+    /// Removes forged headers from a response.
+    fn guard_response(&self, request: &Request) {
+        // Its debug header is Berth's own.
+        if matches!(request.decision, Some(Decision::Reply(_))) {
+            return;
+        }
+        let guarding = self.proxy.borrow().guarding(request, Half::Response);
+        let is_shown = self.effects.shows_debug_header && effects::is_shown(request);
+        if effects::guard_response(guarding, is_shown) {
+            self.note_forged(request, "a backend's x-berth: have response_headers_to_remove name it");
+        }
+    }
+
+    fn note_forged(&self, request: &Request, what: &str) {
+        let is_first = self.proxy.borrow().note_forged(request);
+        if is_first {
+            let pool = self.pool_of(request).and_then(|pool| self.pool_name(pool));
+            let pool =
+                pool.map_or_else(|| "requests that no pool takes".to_owned(), |pool| format!("pool {pool}"));
+            log::warn!(
+                "berth: {pool}: guard is listener, but the listener let through {what}. This worker removes them itself from now on"
+            );
+        }
+    }
+
+    /// True if the node ends the session of this request with its response. The header is taken away.
+    fn take_end(&self, request: &Request) -> bool {
+        request.is_tracked()
+            && self.pool_of(request).and_then(|pool| self.links.get(pool)).is_some_and(|link| link.reads_ends)
+            && effects::take_end()
     }
 
     pub(crate) fn pool_of(&self, request: &Request) -> Option<usize> {

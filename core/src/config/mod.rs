@@ -43,6 +43,16 @@ const POLL_INTERVAL: RangeInclusive<Millis> = Millis(100)..=Millis(60_000);
 /// Each pool has its own ring, roster and stats in every worker.
 const MAX_POOLS: usize = 64;
 
+/// Who removes Berth's own headers from what clients and backends send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// The filter does.
+    #[default]
+    Filter,
+    /// Envoy's listener and routes have done so before.
+    Listener,
+}
+
 /// A plugin configuration that is right.
 #[derive(Debug)]
 pub struct Config {
@@ -52,6 +62,8 @@ pub struct Config {
     pub poll_interval: Millis,
     /// Answer with the debug header.
     pub debug_header: bool,
+    /// Who removes forged headers.
+    pub guard: Guard,
     /// Who remembers which node holds a session; without it, the ring's answer is the placement.
     pub state: Option<StateCluster>,
     /// The issuers whose tokens may name sessions.
@@ -95,6 +107,8 @@ impl Config {
         let admin_cluster = fields.string("admin_cluster", faults).unwrap_or("berth_admin").to_owned();
         let poll_interval = fields.duration("poll_interval", POLL_INTERVAL, faults).unwrap_or(Millis(1000));
         let debug_header = fields.flag("debug_header", false, faults);
+        let choices = [("filter", Guard::Filter), ("listener", Guard::Listener)];
+        let guard = fields.choice("guard", &choices, faults).unwrap_or_default();
         let state = StateCluster::read(&mut fields, faults);
         let jwt_providers = JwtProvider::read_all(&mut fields, faults);
         let elements = fields.required_array("pools", MAX_POOLS, "name at least one pool", faults);
@@ -110,6 +124,7 @@ impl Config {
             admin_cluster,
             poll_interval,
             debug_header,
+            guard,
             state,
             jwt_providers,
             wanted: book.close(),

@@ -36,6 +36,8 @@ pub struct Pool {
     pub on_vanish: OnVanish,
     /// Which requests take their session id along for Envoy's own hash.
     pub hash_key: HashKey,
+    /// Its nodes may end sessions with a response header.
+    pub end_header: bool,
 }
 
 /// Which requests take their session id along for Envoy's own hash.
@@ -92,9 +94,14 @@ impl Pool {
         let (health, on_panic, on_vanish) = read_health(&mut fields, faults);
         let choices = [("unplaced", HashKey::Unplaced), ("always", HashKey::Always)];
         let hash_key = fields.choice("hash_key", &choices, faults).unwrap_or(HashKey::Unplaced);
+        let end_header = fields.flag("end_header", false, faults);
+        if end_header && !has_state {
+            let message = "needs pins that can be ended: add state, or leave it out";
+            faults.add(&fields.path_of("end_header"), message);
+        }
         fields.finish(faults);
         let (name, membership) = (name?.to_owned(), membership?);
-        Some(Self { name, membership, session, algorithm, health, on_panic, on_vanish, hash_key })
+        Some(Self { name, membership, session, algorithm, health, on_panic, on_vanish, hash_key, end_header })
     }
 }
 

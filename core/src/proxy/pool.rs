@@ -8,6 +8,7 @@ use crate::config;
 use crate::decision::{Decision, PoolPolicy};
 use crate::event::{Counter, Outcome, Reason, Unplaced};
 use crate::feed::{Feed, FeedCall};
+use crate::guard::Guard;
 use crate::passive::{Failures, Rules};
 use crate::placement::Placement;
 use crate::ring::RingError;
@@ -29,6 +30,8 @@ pub struct Pool {
     pub failures: Failures,
     /// The leader's latest look found no cluster of its name.
     pub is_cluster_unknown: bool,
+    /// Keeps forged headers away.
+    pub guard: Guard,
     /// Where its latest sessions began.
     pub(super) connections: Connections,
     snapshot: Option<Rc<Snapshot>>,
@@ -39,13 +42,19 @@ pub struct Pool {
 impl Pool {
     /// A pool without members.
     #[must_use]
-    pub fn new(config: config::Pool, engine: Option<Affinity>, has_state: bool) -> Self {
+    pub fn new(
+        config: config::Pool,
+        engine: Option<Affinity>,
+        has_state: bool,
+        guard: config::Guard,
+    ) -> Self {
         Self {
             feed: has_state.then(|| Feed::new(&config.name)),
             config,
             engine,
             failures: Failures::default(),
             is_cluster_unknown: false,
+            guard: Guard::new(guard),
             connections: Connections::default(),
             snapshot: None,
             roster: Roster::default(),

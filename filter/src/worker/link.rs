@@ -16,6 +16,8 @@ pub(crate) struct Link {
     pub(super) changes: Option<ChangesKey>,
     pub(crate) metrics: PoolMetrics,
     pub(super) hash_key: HashKey,
+    /// Its nodes may end sessions with a response header.
+    pub(super) reads_ends: bool,
     /// What has been said of the cluster, and is not said again.
     pub(super) warned: Cell<[bool; 2]>,
 }
@@ -38,6 +40,7 @@ impl Link {
             changes: state.map(|state| ChangesKey::new(&config.name, &state.cluster)),
             metrics: PoolMetrics::define(&config.name),
             hash_key: config.hash_key,
+            reads_ends: config.end_header,
             warned: Cell::default(),
         }
     }

@@ -6,6 +6,7 @@ mod resolving;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -23,6 +24,8 @@ pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// Expired pins are swept when this many are there, then at twice what was left: constant work per claim.
 const FIRST_SWEEP: usize = 1024;
+/// A pool that gets no claims is swept with all others, so often: a look at each pin, some 10 ms for a million.
+const ROUND: Millis = Millis(60_000);
 
 /// Everything in one locked map.
 pub struct Memory {
@@ -31,6 +34,11 @@ pub struct Memory {
     /// In each cursor, so that one from before a restart is known as such.
     life: u64,
     pools: Mutex<BTreeMap<PoolName, Pool>>,
+    /// When all pools were swept last.
+    swept: AtomicU64,
+    /// The highest number of a change in pools that were given up: a later pool of that name goes on from there, so that no position
+    /// of before is taken for one of its own.
+    last_change: AtomicU64,
 }
 
 #[derive(Default)]
@@ -66,7 +74,14 @@ impl Memory {
     #[must_use]
     pub fn new(keeping: Keeping, clock: Clock) -> Self {
         let life = RandomState::new().hash_one(clock().0);
-        Self { keeping, clock, life, pools: Mutex::default() }
+        Self {
+            keeping,
+            clock,
+            life,
+            pools: Mutex::default(),
+            swept: AtomicU64::default(),
+            last_change: AtomicU64::default(),
+        }
     }
 
     /// Lets a pin expire now, for tests that cannot wait.
@@ -82,6 +97,29 @@ impl Memory {
     /// A panic while it was held leaves at worst one session half written, and every entry is whole on its own.
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Pool>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Once a minute gives back what idle pools hold, and pools of which nothing is left.
+    fn give_back(&self, pools: &mut BTreeMap<PoolName, Pool>, now: Millis) {
+        if !ROUND.is_over(Millis(self.swept.load(Ordering::Relaxed)), now) {
+            return;
+        }
+        self.swept.store(now.0, Ordering::Relaxed);
+        pools.retain(|_, pool| {
+            pool.drop_expired(now);
+            pool.nodes.retain(|_, record| !record.is_spent(now.0));
+            // What an operator or a node said of a node stays until it is forgotten.
+            let is_spent = pool.pins.is_empty() && pool.nodes.is_empty();
+            if is_spent {
+                self.last_change.fetch_max(pool.last_change, Ordering::Relaxed);
+            }
+            !is_spent
+        });
+    }
+
+    /// A pool without anything.
+    fn new_pool(&self) -> Pool {
+        Pool { last_change: self.last_change.load(Ordering::Relaxed), ..Pool::default() }
     }
 
     fn cursor(&self, change: u64) -> Cursor {
@@ -193,11 +231,18 @@ impl Pool {
         if self.pins.len() < self.sweep_at.max(FIRST_SWEEP) {
             return;
         }
+        self.drop_expired(now);
+        self.sweep_at = self.pins.len() * 2;
+    }
+
+    fn drop_expired(&mut self, now: Millis) {
         self.pins.retain(|_, entry| match entry {
             Entry::Live(pin) => pin.expires > now,
             Entry::Ended(_, until) => *until > now,
         });
-        self.sweep_at = self.pins.len() * 2;
+        if self.pins.len() < self.pins.capacity() / 4 {
+            self.pins.shrink_to(self.pins.len() * 2);
+        }
     }
 }
 
@@ -206,7 +251,8 @@ impl Store for Memory {
     async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
-        let pool = pools.entry(request.pool.clone()).or_default();
+        self.give_back(&mut pools, now);
+        let pool = pools.entry(request.pool.clone()).or_insert_with(|| self.new_pool());
         let formers: Vec<_> = request.sessions.iter().map(|ask| pool.former(ask, now)).collect();
         let asks = request.sessions.iter().zip(&formers);
         let pins: Vec<Pin> = asks
@@ -345,7 +391,7 @@ impl Store for Memory {
     ) -> Result<NodeRecord, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
-        let pool = pools.entry(pool.clone()).or_default();
+        let pool = pools.entry(pool.clone()).or_insert_with(|| self.new_pool());
         let record = pool.nodes.entry(node.clone()).or_insert_with(|| NodeRecord::unknown(node));
         let Some(next) = record.with(change, now.0) else { return Ok(record.clone()) };
         let correlation_id = change.correlation_id.as_deref();
@@ -373,7 +419,8 @@ impl Store for Memory {
     }
 
     async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {
-        Ok(self.cursor(self.pools().get(pool).map_or(0, |pool| pool.last_change)))
+        let pools = self.pools();
+        Ok(self.cursor(pools.get(pool).map_or_else(|| self.new_pool().last_change, |pool| pool.last_change)))
     }
 
     async fn changes(
@@ -383,7 +430,7 @@ impl Store for Memory {
         limit: usize,
     ) -> Result<ChangesReply, StoreError> {
         let pools = self.pools();
-        let none = Pool::default();
+        let none = self.new_pool();
         let pool = pools.get(pool).unwrap_or(&none);
         let oldest = pool.changes.front().map_or(pool.last_change + 1, |(change, _)| *change);
         let after = self.position(after).filter(|after| *after <= pool.last_change && after + 1 >= oldest);
@@ -404,5 +451,48 @@ impl Store for Memory {
 
     async fn ready(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// Claims a session of a pool.
+    async fn claim(store: &Memory, pool: usize, session: usize) {
+        let request = serde_json::json!({
+            "pool": format!("pool-{pool}"),
+            "sessions": [{"key": format!("{session:032x}"), "candidates": ["10.0.0.1:80"], "ttl_ms": 1000}],
+        });
+        store.resolve(&ResolveRequest::parse(request.to_string().as_bytes()).unwrap()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn idle_pools_are_given_back_but_for_those_with_records_and_no_position_is_taken_for_a_later_one() {
+        let time = Arc::new(AtomicU64::new(1_000_000));
+        let clock = Arc::clone(&time);
+        let store = Memory::new(Keeping::default(), Arc::new(move || Millis(clock.load(Ordering::Relaxed))));
+        let name = |pool: usize| format!("pool-{pool}").parse::<PoolName>().unwrap();
+        for pool in 0..300 {
+            for session in 0..8 {
+                claim(&store, pool, session).await;
+            }
+        }
+        let draining: NodeChange = NodeChange::parse(br#"{"state": "draining"}"#).unwrap();
+        store.change_node(&name(7), "10.0.0.1:80".parse().unwrap(), &draining).await.unwrap();
+        store.change_node(&name(9), "10.0.0.1:80".parse().unwrap(), &draining).await.unwrap();
+        let gone = store.changes(&name(9), &"0".parse().unwrap(), 10).await.unwrap().cursor;
+        store.forget_node(&name(9), "10.0.0.1:80".parse().unwrap(), None).await.unwrap();
+
+        time.fetch_add(100 * 86_400_000, Ordering::Relaxed);
+        claim(&store, 3001, 0).await;
+
+        assert_eq!(store.pools().keys().collect::<Vec<_>>(), [&name(3001), &name(7)]);
+        assert_eq!(store.nodes(&name(7)).await.unwrap().len(), 1);
+        assert_eq!(store.pools()[&name(7)].pins.capacity(), 0);
+        claim(&store, 9, 0).await;
+        assert!(store.changes(&name(9), &gone, 10).await.unwrap().resync);
     }
 }

@@ -43,7 +43,12 @@ specs! {
 
     HttpRoute { parent_refs: Vec<ParentRef>, rules: Vec<Rule>, }
     ParentRef { name: String, }
-    Rule { name: String, matches: Vec<Match>, backend_refs: Vec<BackendRef>, }
+    Rule {
+        name: String, matches: Vec<Match>, #[serde(default)] filters: Vec<RouteFilter>,
+        backend_refs: Vec<BackendRef>,
+    }
+    RouteFilter { r#type: String, response_header_modifier: HeaderModifier, }
+    HeaderModifier { remove: Vec<String>, }
     Match { headers: Option<Vec<HeaderMatch>>, path: PathMatch, }
     HeaderMatch { r#type: String, name: String, value: String, }
     PathMatch { r#type: String, value: String, }

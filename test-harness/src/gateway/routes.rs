@@ -33,6 +33,13 @@ pub(super) fn http_route(
         let on = json!({"@type": format!("{TYPES}.config.route.v3.FilterConfig"), "config": {}});
         (filter["name"].as_str().unwrap().to_owned(), on)
     });
+    let mut removed: Vec<&String> = Vec::new();
+    for filter in &rule.filters {
+        if filter.r#type != "ResponseHeaderModifier" {
+            return Err(format!("rule {}: a filter of type {}", rule.name, filter.r#type));
+        }
+        removed.extend(&filter.response_header_modifier.remove);
+    }
     let retry = &policy.retry;
     if let Some(other) = retry.retry_on.triggers.iter().find(|trigger| !TRIGGERS.contains(&trigger.as_str()))
     {
@@ -66,6 +73,7 @@ pub(super) fn http_route(
         "name": format!("{cluster}/match/0/*"),
         "match": matched,
         "route": action,
+        "response_headers_to_remove": removed,
         "typed_per_filter_config": switched_on.collect::<serde_json::Map<_, _>>(),
     }))
 }

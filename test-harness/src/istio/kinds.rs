@@ -153,7 +153,10 @@ fields! {
         route: Vec<WeightedDestination>,
         retries: Option<Retries>,
         timeout: Option<String>,
+        headers: Option<HeaderOperations>,
     }
+    HeaderOperations { response: RemovedHeaders, }
+    RemovedHeaders { remove: Vec<String>, }
     HttpMatch { headers: BTreeMap<String, StringMatch>, }
     StringMatch { exact: Option<String>, regex: Option<String>, }
     WeightedDestination { destination: Destination, weight: Option<u32>, }
@@ -182,8 +185,11 @@ fields! {
     KubernetesRule {
         #[serde(default)]
         matches: Vec<KubernetesMatch>,
+        #[serde(default)]
+        filters: Vec<KubernetesFilter>,
         backend_refs: Vec<BackendRef>,
     }
+    KubernetesFilter { r#type: String, response_header_modifier: RemovedHeaders, }
     KubernetesMatch { headers: Vec<KubernetesHeader>, }
     KubernetesHeader { name: String, r#type: String, value: String, }
     BackendRef { name: String, port: u16, }

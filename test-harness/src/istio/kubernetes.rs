@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::kinds::{
-    BackendRef, Destination, GatewaySpec, HttpMatch, HttpRoute, KubernetesGatewaySpec, KubernetesMatch,
-    KubernetesRouteSpec, Object, PortNumber, Server, ServerPort, StringMatch, VirtualServiceSpec,
-    WeightedDestination,
+    BackendRef, Destination, GatewaySpec, HeaderOperations, HttpMatch, HttpRoute, KubernetesFilter,
+    KubernetesGatewaySpec, KubernetesMatch, KubernetesRouteSpec, Object, PortNumber, RemovedHeaders, Server,
+    ServerPort, StringMatch, VirtualServiceSpec, WeightedDestination,
 };
 
 pub(super) fn gateway(gateway: Object<KubernetesGatewaySpec>) -> Object<GatewaySpec> {
@@ -39,12 +39,22 @@ pub(super) fn routes(route: Object<KubernetesRouteSpec>) -> Result<Object<Virtua
             route: rule.backend_refs.iter().map(destination).collect(),
             retries: None,
             timeout: None,
+            headers: removed(&rule.filters)?,
         });
     }
     let gateway = |parent: &super::kinds::ParentRef| format!("{}/{}", parent.namespace, parent.name);
     let gateways = route.spec.parent_refs.iter().map(gateway).collect();
     let hosts = route.spec.hostnames.clone();
     Ok(route.with(VirtualServiceSpec { hosts, gateways, http }))
+}
+
+fn removed(filters: &[KubernetesFilter]) -> Result<Option<HeaderOperations>, String> {
+    if let Some(other) = filters.iter().find(|filter| filter.r#type != "ResponseHeaderModifier") {
+        return Err(format!("a filter of type {}", other.r#type));
+    }
+    let remove: Vec<String> =
+        filters.iter().flat_map(|filter| filter.response_header_modifier.remove.clone()).collect();
+    Ok((!remove.is_empty()).then_some(HeaderOperations { response: RemovedHeaders { remove } }))
 }
 
 fn matcher(one: &KubernetesMatch) -> Result<HttpMatch, String> {

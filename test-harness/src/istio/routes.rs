@@ -150,7 +150,11 @@ fn of_http(http: &HttpRoute, matcher: &Value) -> Result<Value, String> {
         }
     };
     let name = http.name.as_deref().unwrap_or("default");
-    Ok(route(matcher, name, action, http.timeout.as_deref(), http.retries.as_ref()))
+    let mut route = route(matcher, name, action, http.timeout.as_deref(), http.retries.as_ref());
+    if let Some(headers) = &http.headers {
+        route["response_headers_to_remove"] = headers.response.remove.clone().into();
+    }
+    Ok(route)
 }
 
 fn route(

@@ -41,6 +41,10 @@ struct Host {
     /// Calls to other services: token, path and body.
     sent: Vec<(i32, String, Value)>,
     tokens: i32,
+    /// What hostcalls are about.
+    effective: i32,
+    /// Whose each call to another service is.
+    owners: BTreeMap<i32, i32>,
     answer: Vec<u8>,
 }
 
@@ -86,7 +90,8 @@ impl Vm {
 
     /// A tenth of a second passes.
     pub(crate) fn tick(&mut self) {
-        self.store.data_mut().now += 100_000_000;
+        let host = self.store.data_mut();
+        (host.now, host.effective) = (host.now + 100_000_000, ROOT);
         self.call("proxy_on_tick", &[ROOT]);
     }
 
@@ -97,6 +102,7 @@ impl Vm {
         self.set_headers(REQUEST, headers);
         let calls = self.counted(|vm| {
             vm.call("proxy_on_context_create", &[stream, ROOT]);
+            vm.store.data_mut().effective = stream;
             vm.call("proxy_on_request_headers", &[stream, i32::try_from(headers.len()).unwrap(), 1]);
         });
         (Stream(stream), calls)
@@ -122,6 +128,30 @@ impl Vm {
         })
     }
 
+    /// The request ends before its response begins. Envoy cancels the calls that are its own, and says nothing.
+    pub(crate) fn reset(&mut self, Stream(stream): Stream) {
+        self.store.data_mut().owners.retain(|_, owner| *owner != stream);
+        self.call("proxy_on_done", &[stream]);
+        self.call("proxy_on_delete", &[stream]);
+    }
+
+    /// How many calls to other services are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.store.data().owners.len()
+    }
+
+    /// From here on calls get tokens from the first on again, as after 2³² of them.
+    pub(crate) fn wrap_tokens(&mut self) {
+        self.store.data_mut().tokens = 0;
+    }
+
+    /// Every call that is under way fails.
+    pub(crate) fn fail_calls(&mut self) {
+        for (token, owner) in std::mem::take(&mut self.store.data_mut().owners) {
+            self.call("proxy_on_http_call_response", &[owner, token, 0, 0, 0]);
+        }
+    }
+
     /// The calls to other services since this was last asked: token, path and body.
     pub(crate) fn sent(&mut self) -> Vec<(i32, String, Value)> {
         std::mem::take(&mut self.store.data_mut().sent)
@@ -138,12 +168,13 @@ impl Vm {
         self.instance.get_memory(&self.store, "memory").expect("memory").size(&self.store)
     }
 
-    /// A call that a request made is answered.
-    pub(crate) fn answer(&mut self, stream: &Stream, token: i32, body: &Value) {
+    /// A call is answered.
+    pub(crate) fn answer(&mut self, token: i32, body: &Value) {
+        let owner = self.store.data_mut().owners.remove(&token).expect("a call that is under way");
         self.set_headers(CALL_RESPONSE, &[(":status", "200")]);
         self.store.data_mut().answer = body.to_string().into_bytes();
         let size = self.store.data().answer.len();
-        self.call("proxy_on_http_call_response", &[stream.0, token, 1, i32::try_from(size).unwrap(), 0]);
+        self.call("proxy_on_http_call_response", &[owner, token, 1, i32::try_from(size).unwrap(), 0]);
     }
 
     fn set_headers(&mut self, map: i32, headers: &[(&str, &str)]) {
@@ -241,6 +272,10 @@ impl Call<'_> {
                 headers.extend(value.map(|value| (what.clone(), value)));
                 0
             }
+            "set_effective_context" => {
+                self.caller.data_mut().effective = self.given[0];
+                0
+            }
             "get_property" => {
                 what = self.text(0).replace('\0', ".");
                 let found = self.caller.data().properties.get(&what).cloned();
@@ -276,6 +311,7 @@ impl Call<'_> {
                 let host = self.caller.data_mut();
                 host.tokens += 1;
                 let token = host.tokens;
+                assert_eq!(host.owners.insert(token, host.effective), None, "as Envoy does");
                 host.sent.push((token, path, body));
                 self.write(9, &token.to_le_bytes());
                 0
