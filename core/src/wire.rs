@@ -131,7 +131,7 @@ impl SessionAsk {
 /// The answer to [`ResolveRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolveReply {
-    /// In the order of the request.
+    /// In the order of the request. A session whose part of the store does not answer has none; at least one has.
     pub pins: Vec<Pin>,
     /// No change after this position is missing from a poll that starts at it.
     pub cursor: Cursor,
@@ -218,6 +218,9 @@ pub struct TouchReply {
     /// How long those live from now on whose idle time is another, or whose end comes first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ttls_ms: BTreeMap<SessionKey, u64>,
+    /// Those whose part of the store did not answer: neither touched nor missing. Touch them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<SessionKey>,
 }
 
 /// `GET /v1/sessions/{key}`: a pin as an operator sees it.

@@ -455,6 +455,7 @@ impl World {
                 missing: Vec::new(),
                 ttl_ms: 8_000,
                 ttls_ms: BTreeMap::new(),
+                unanswered: Vec::new(),
             })
             .unwrap();
         }

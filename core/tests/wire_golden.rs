@@ -170,8 +170,13 @@ fn touch() {
     let text = golden("touch-request.json", &request);
     assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
 
-    let touched =
-        TouchReply { touched: 1, missing: vec![key("bob")], ttl_ms: 1_800_000, ttls_ms: BTreeMap::new() };
+    let touched = TouchReply {
+        touched: 1,
+        missing: vec![key("bob")],
+        ttl_ms: 1_800_000,
+        ttls_ms: BTreeMap::new(),
+        unanswered: vec![],
+    };
     reply("touch-reply.json", &touched);
     let ttls_ms = BTreeMap::from([(key("alice"), 900_000)]);
     reply("touch-ttls-reply.json", &TouchReply { ttls_ms, ..touched });

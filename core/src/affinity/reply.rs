@@ -23,16 +23,18 @@ impl Affinity {
     pub fn handle_reply(&mut self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
         if self.lookups.is_asking(token) {
             let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
-            // A reply that omits a session counts as no reply.
-            let is_complete = reply.as_ref().is_some_and(|reply| {
-                let answers = |key| reply.pins.iter().any(|pin| pin.key == key);
-                self.lookups.asked(token).all(|lookup| answers(lookup.ask.key))
-            });
-            self.note_answer(body, is_complete, now);
-            match reply.filter(|_| is_complete) {
+            // A session whose part of the store is away is left out: for it alone the call has failed.
+            let answers = |key: WireKey| {
+                let of = |reply: &ResolveReply| reply.pins.iter().any(|pin| WireKey::from(pin.key) == key);
+                reply.as_ref().is_some_and(of)
+            };
+            let is_good = self.lookups.asked(token).any(|lookup| answers(lookup.ask.key.into()));
+            self.note_answer(body, is_good, now);
+            match reply.as_ref().filter(|_| is_good) {
                 Some(reply) => {
-                    let released = self.lookups.answered(token);
-                    self.release_by_reply(released, &reply, now);
+                    let (answered, failed) = self.lookups.answered_in_part(token, now, answers);
+                    self.release_by_reply(answered, reply, now);
+                    self.release_without_answer(failed);
                 }
                 None => {
                     let released = self.lookups.failed(token, now);
@@ -78,7 +80,10 @@ impl Affinity {
 
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
-        for key in std::mem::take(&mut self.touches.batch) {
+        let batch = std::mem::take(&mut self.touches.batch);
+        // Its part of the store is away: its pin is neither there nor gone, and it has its turn again.
+        let unanswered: Vec<WireKey> = reply.unanswered.iter().map(|key| WireKey::from(*key)).collect();
+        for key in batch.into_iter().filter(|key| !unanswered.contains(key)) {
             let own = reply.ttls_ms.get(&wire::SessionKey::from(key));
             self.pins.prolong(key, own.map_or(expires, |ttl| believed_until(Millis(*ttl), now)));
         }

@@ -422,7 +422,14 @@ impl Worker {
                     }
                 }
                 let touched = made.keys.len() - missing.len();
-                serde_json::to_vec(&TouchReply { touched, missing, ttl_ms: self.life.0, ttls_ms }).unwrap()
+                serde_json::to_vec(&TouchReply {
+                    touched,
+                    missing,
+                    ttl_ms: self.life.0,
+                    ttls_ms,
+                    unanswered: vec![],
+                })
+                .unwrap()
             }
             CallKind::End => br#"{"ended":true}"#.to_vec(),
         };

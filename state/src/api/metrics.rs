@@ -22,6 +22,7 @@ use super::access::Unknown;
 use super::call::Call;
 use super::failure::StoreFailed;
 use crate::store::StoreErrorKind;
+use crate::store::readiness::{Cause, Readiness};
 
 pub(super) use prometheus_text::CONTENT_TYPE;
 
@@ -39,6 +40,10 @@ pub(super) struct Metrics {
     tokens: Family<Of<Token>, Counter>,
     resolve_time: Histogram,
     free_places: Family<Of<Places>, Gauge>,
+    shard_ready: Family<Of<Shard>, Gauge>,
+    shards_away: Family<Of<Cause>, Gauge>,
+    unanswered: Counter,
+    unreadable: Counter,
 }
 
 impl Metrics {
@@ -77,6 +82,20 @@ impl Metrics {
                 "How many more requests are taken before 429",
                 Family::default(),
             ),
+            shard_ready: shown(of, "shard_ready", "1 if the shard takes writes, else 0", Family::default()),
+            shards_away: shown(of, "shards_away", "Shards that take no writes, by cause", Family::default()),
+            unanswered: shown(
+                of,
+                "unanswered_sessions",
+                "Sessions whose shard was away while others of their request were answered",
+                Counter::default(),
+            ),
+            unreadable: shown(
+                of,
+                "unreadable_changes",
+                "Changes left out as they cannot be read, once for each reader",
+                Counter::default(),
+            ),
             registry,
         }
     }
@@ -108,6 +127,25 @@ impl Metrics {
     /// The caller could not be identified.
     pub(super) fn unknown(&self, unknown: Unknown) {
         self.tokens.get_or_create(&Of(Token::Unknown(unknown))).inc();
+    }
+
+    /// Sessions whose part of the store did not answer, while others' did.
+    pub(super) fn unanswered(&self, sessions: usize) {
+        self.unanswered.inc_by(sessions as u64);
+    }
+
+    /// What is known of the store.
+    pub(super) fn store(&self, readiness: &Readiness, unreadable: u64) {
+        for shard in 0..readiness.shards {
+            let is_away = readiness.away.iter().any(|away| away.shard == shard);
+            self.shard_ready.get_or_create(&Of(Shard::numbered(shard))).set(i64::from(!is_away));
+        }
+        for cause in Cause::ALL {
+            let count = readiness.away.iter().filter(|away| away.cause == cause).count();
+            self.shards_away.get_or_create(&Of(cause)).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let known = self.unreadable.get();
+        self.unreadable.inc_by(unreadable.saturating_sub(known));
     }
 
     /// The text format of Prometheus.
@@ -206,6 +244,30 @@ impl Label for Confirmed {
 
 impl Label for StoreErrorKind {
     const NAME: &'static str = "reason";
+    fn value(&self) -> &str {
+        self.name()
+    }
+}
+
+/// A shard of the store, by the digit that its keys have.
+#[derive(Debug, Clone, Copy)]
+struct Shard(&'static str);
+
+impl Shard {
+    fn numbered(shard: usize) -> Self {
+        Self("0123456789abcdef".get(shard..=shard).unwrap_or("other"))
+    }
+}
+
+impl Label for Shard {
+    const NAME: &'static str = "shard";
+    fn value(&self) -> &str {
+        self.0
+    }
+}
+
+impl Label for Cause {
+    const NAME: &'static str = "cause";
     fn value(&self) -> &str {
         self.name()
     }

@@ -16,6 +16,7 @@ use berth_core::wire::{
 };
 
 use super::claims::{Claims, other_than};
+use super::readiness::Readiness;
 use super::{Keeping, Store, StoreError};
 
 /// Tells the time; tests bring their own.
@@ -215,7 +216,7 @@ impl Store for Memory {
             }
         }
         let touched = request.keys.len() - missing.len();
-        Ok(TouchReply { touched, missing, ttl_ms: ttl.0, ttls_ms })
+        Ok(TouchReply { touched, missing, ttl_ms: ttl.0, ttls_ms, unanswered: Vec::new() })
     }
 
     async fn session(&self, name: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
@@ -364,7 +365,7 @@ impl Store for Memory {
         Ok(ChangesReply { cursor, resync: false, events, now_ms: None })
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn readiness(&self) -> Readiness {
+        Readiness::whole(1)
     }
 }

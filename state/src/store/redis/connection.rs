@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use redis::{RedisError, TlsCertificates};
+use redis::{IntoConnectionInfo as _, RedisError, TlsCertificates};
 
+use super::breaker::CircuitBreaker;
 use super::call::{Answers, Call};
 use super::clustered::Clustered;
 use super::layout::Shard;
 use super::options::Options;
-use super::single::Single;
+use super::single::{Single, client};
 use crate::store::StoreError;
+
+/// The connections to each server: for calls that requests wait for; for the feed of changes, which is read many times a second;
+/// and from this place on for calls that wait for a replica.
+const PLAIN: usize = 0;
+pub(super) const FEED: usize = 1;
+const OTHERS: usize = 2;
 
 pub(super) enum Connection {
     Single(Box<Single>),
@@ -17,35 +24,57 @@ pub(super) enum Connection {
     Cluster(Arc<Clustered>, usize),
 }
 
-impl Connection {
-    /// One and so many others, of the kind that the options name. They connect when they are first used.
-    pub(super) fn with_others(
+pub(super) struct Connections {
+    pub(super) plain: Connection,
+    pub(super) feed: Connection,
+    pub(super) others: Vec<Connection>,
+}
+
+impl Connections {
+    /// With so many others, of the kind that the options name. They connect when they are first used.
+    pub(super) fn new(
         options: &Options,
         certificates: Option<TlsCertificates>,
         others: usize,
-    ) -> Result<(Self, Vec<Self>), RedisError> {
-        if options.cluster {
-            let all = Arc::new(Clustered::new(options, certificates, 1 + others)?);
-            let others = (1..=others).map(|place| Self::Cluster(Arc::clone(&all), place)).collect();
-            return Ok((Self::Cluster(all, 0), others));
-        }
-        let single = || Single::new(options, certificates.clone()).map(|one| Self::Single(Box::new(one)));
-        Ok((single()?, (0..others).map(|_| single()).collect::<Result<_, _>>()?))
+    ) -> Result<Self, RedisError> {
+        let mut all: Vec<Connection> = if options.cluster {
+            let all = Arc::new(Clustered::new(options, certificates, OTHERS + others)?);
+            (0..OTHERS + others).map(|place| Connection::Cluster(Arc::clone(&all), place)).collect()
+        } else {
+            let url = options.urls.first().map_or("", String::as_str);
+            let client = client(url.into_connection_info()?, certificates.as_ref())?;
+            let all = Single::several(&client, OTHERS + others)?.into_iter();
+            all.map(|one| Connection::Single(Box::new(one))).collect()
+        };
+        let others = all.split_off(OTHERS);
+        let (feed, plain) = (all.swap_remove(FEED), all.swap_remove(PLAIN));
+        Ok(Self { plain, feed, others })
     }
+}
 
-    /// One pipeline; to a Cluster it must be for this shard alone.
-    pub(super) async fn send(&self, shard: &Shard, call: Call) -> Result<Answers, StoreError> {
+impl Single {
+    /// So many connections to one server. A feed that is slow says nothing of the others, and they nothing of it.
+    pub(super) fn several(client: &redis::Client, places: usize) -> Result<Vec<Self>, RedisError> {
+        let (common, feed) = (Arc::new(CircuitBreaker::new()), Arc::new(CircuitBreaker::new()));
+        let breaker = |place| Arc::clone(if place == FEED { &feed } else { &common });
+        (0..places).map(|place| Self::new(client.clone(), breaker(place))).collect()
+    }
+}
+
+impl Connection {
+    /// One pipeline; to a Cluster it must be for this shard alone. What the server refused is among the answers.
+    pub(super) async fn send(&self, shard: &Shard, call: &Call) -> Result<Answers, StoreError> {
         match self {
             Self::Single(single) => single.send(call).await,
             Self::Cluster(clustered, place) => clustered.send(*place, shard, call).await,
         }
     }
 
-    /// Whether there is an answer: of the server, or of one of the cluster's primaries.
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+    /// The server that has this shard, if it is known; one server is always the same.
+    pub(super) fn server_of(&self, shard: &Shard) -> Option<String> {
         match self {
-            Self::Single(single) => single.ping().await,
-            Self::Cluster(clustered, place) => clustered.ping(*place).await,
+            Self::Single(_) => Some(String::new()),
+            Self::Cluster(clustered, _) => clustered.server_of(shard),
         }
     }
 }
