@@ -335,6 +335,10 @@ fn other_shards_lose_nothing_while_some_are_refused() {
 fn other_shards_lose_nothing_while_a_primary_is_gone_or_hangs() {
     for hangs in [false, true] {
         let cluster = RedisCluster::start();
+        let service = service(cluster.urls(), true);
+        let lost = cluster.primary_of("{nodes/3}").unwrap();
+        let is_there = |shard: &usize| cluster.primary_of(&format!("{{nodes/{shard:x}}}")) != Some(lost);
+        let others: Vec<usize> = (0..16).filter(is_there).collect();
         for server in &cluster.servers {
             for (name, value) in
                 [("cluster-require-full-coverage", "no"), ("cluster-replica-no-failover", "yes")]
@@ -342,15 +346,6 @@ fn other_shards_lose_nothing_while_a_primary_is_gone_or_hangs() {
                 assert_eq!(server.cli(&["CONFIG", "SET", name, value]).trim(), "OK");
             }
         }
-        let service = service(cluster.urls(), true);
-        let mut lost = None;
-        eventually("the primaries", || {
-            lost = cluster.primary_of("{nodes/3}");
-            lost.is_some()
-        });
-        let lost = lost.unwrap();
-        let is_there = |shard: &usize| cluster.primary_of(&format!("{{nodes/{shard:x}}}")) != Some(lost);
-        let others: Vec<usize> = (0..16).filter(is_there).collect();
         let what = if hangs { "a primary that hangs" } else { "a primary that is gone" };
         lose_nothing(what, &service, &others, count(), || {
             if hangs { cluster.servers[lost].pause() } else { cluster.servers[lost].kill() }

@@ -61,14 +61,18 @@ impl Single {
         let mut connection = lock(&self.current).0.clone();
         let mut send = async |call: &Call| {
             let pipeline = &call.pipeline;
-            let values =
-                connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| {
-                    // The manager itself reconnects only when the network fails, not when a server turned it away.
-                    if !error.is_io_error() {
-                        self.renew();
-                    }
-                    failure(&error)
-                })?;
+            let mut values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            // The server was started again, or closed what was idle. That shows at the next call only, and a step may be repeated.
+            if values.as_ref().is_err_and(RedisError::is_connection_dropped) {
+                values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            }
+            let values = values.map_err(|error| {
+                // The manager itself reconnects only when the network fails, not when a server turned it away.
+                if !error.is_io_error() {
+                    self.renew();
+                }
+                failure(&error)
+            })?;
             Ok(call.answers(values))
         };
         let result = async {
