@@ -116,7 +116,7 @@ pub trait Store: Send + Sync + 'static {
     /// Finds, claims or rehomes each session; atomic per session, in the order of the request. [`placing`] has the rule.
     /// A pin lives its full time again.
     ///
-    /// A session whose part of the store does not answer has no pin in the answer; if that is none of them, it is the failure.
+    /// A session whose part of the store does not answer has no pin in the answer; if no session has one, the answer is the failure.
     ///
     /// A found pin is answered with `restore`, once, when its owner's boot id is another than when the pin last met it.
     ///

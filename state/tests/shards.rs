@@ -1,4 +1,4 @@
-//! A shard that is away is its own sessions' loss: those of other shards are resolved, touched and told what changes, as fast as
+//! A shard that is away is its own sessions' loss: those of other shards are resolved, touched and kept up to date, as fast as
 //! ever.
 #[path = "support/http.rs"]
 mod http;
@@ -85,7 +85,7 @@ fn sessions_of_the_shards_that_are_there_are_answered() {
     assert_eq!(reply["missing"].as_array().unwrap().len(), 1, "{reply}");
     assert_eq!(reply["unanswered"], json!(keys[5..]), "{reply}");
 
-    // A session that is to inherit from a pin that cannot be read does not begin anew.
+    // A session that is to inherit from a pin that cannot be read does not begin again.
     let heir = key_in(0);
     let session = json!({"key": heir, "candidates": [B], "alias_of": keys[9]});
     let body = json!({"pool": "nodes", "sessions": [session]}).to_string();

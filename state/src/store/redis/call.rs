@@ -185,7 +185,7 @@ pub(super) fn failure(error: &RedisError) -> StoreError {
     }
 }
 
-/// The server as a whole serves nobody now: another would have to answer, or this one later.
+/// The server as a whole cannot serve now: another would have to answer, or this one later.
 pub(super) fn is_servers_state(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if STATES.contains(&error.code()))
 }

@@ -1,6 +1,6 @@
 //! The connections to a Redis Cluster: each server has its own, so one that hangs holds up only the calls to its shards.
 //!
-//! The library's own cluster connection is one task with one map: while it learns the map anew, because a server is away,
+//! The library's own cluster connection is one task with one map: while it learns the map again, because a server is away,
 //! or connects to that server, the calls to all others wait. Here only the calls that need the server wait. The map is learned in the
 //! background, from whichever server answers first: at the first call, after a redirection, and while a server does not answer
 //! or turns calls away, since its replica may have taken over without a sign to us.
@@ -154,7 +154,7 @@ impl Clustered {
                     tokio::time::sleep(MOVING).await;
                     node.connection(place)?.send(&again).await?.values
                 }
-                // The slot is served by nobody.
+                // No server serves the slot.
                 _ => break,
             };
             // A replica may have been asked on the wrong connection, so its word does not count.

@@ -1,7 +1,7 @@
-//! Finds out once a second which shards take writes, whoever asks how often.
+//! Finds out once a second which shards take writes, however often it is asked.
 //!
 //! A shard belongs to a pool, and a pool to the requests that name it, so the shards of the pools that were asked about lately
-//! are looked at; before the first, those of a pool that nobody has. Of the shards of one server one is written, a different one
+//! are looked at; before the first, those of a pool that no proxy has. Of the shards of one server one is written, a different one
 //! each time: what keeps a server from writing keeps it from writing all. The others are read, since a Cluster, or a user's
 //! key patterns, may take away some of them. So each server gets one write a second.
 //!
@@ -106,7 +106,7 @@ impl Prober {
         if let [only] = &mut known[..]
             && only.pool.as_str() == NO_POOL
         {
-            // Nobody has that one. What is known of its shards holds until there is something better.
+            // No proxy has that one. What is known of its shards holds until there is something better.
             places = std::mem::replace(&mut only.places, places);
             known.clear();
         }

@@ -30,7 +30,7 @@ impl Redis {
         let formers = self.formers(request).await;
         let mut failure = None;
         let asks = request.sessions.iter().zip(&formers).enumerate();
-        // A session whose former key's pin is not known would begin anew.
+        // A session whose former key's pin is not known would begin again.
         let asks = asks.filter_map(|(at, (ask, former))| match former {
             Ok(former) => Some((ask.key, (at, ask, former.as_ref()))),
             Err(error) => {
