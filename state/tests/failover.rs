@@ -138,12 +138,10 @@ fn a_server_that_takes_no_writes_is_left_too() {
         ("BUSY", |one| {
             let port = one.port.to_string();
             // Ends with the server.
-            let run = ["-p", &port, "EVAL", "while true do end", "0"];
-            std::process::Command::new("redis-cli")
-                .args(run)
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap();
+            std::thread::spawn(move || {
+                let run = ["-p", &port, "EVAL", "while true do end", "0"];
+                std::process::Command::new("redis-cli").args(run).output()
+            });
         }),
     ];
     for (what, fence) in fences {

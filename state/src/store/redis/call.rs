@@ -56,7 +56,7 @@ impl Call {
     }
 
     /// The same, also for a server that did not answer lately.
-    pub(super) fn as_probe(self) -> Self {
+    pub(super) fn into_probe(self) -> Self {
         Self { is_probe: true, ..self }
     }
 

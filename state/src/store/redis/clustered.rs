@@ -246,7 +246,7 @@ impl Clustered {
                 tokio::time::sleep(NEXT_AFTER.saturating_mul(wait)).await;
                 let node = self.node_at(address)?;
                 let step = Step::command("CLUSTER").arg("SLOTS");
-                let call = Call::new([step], None, self.timeout).as_probe();
+                let call = Call::new([step], None, self.timeout).into_probe();
                 let answers = node.connection(super::connection::FEED)?.send(&call).await?;
                 let answer = answers.values.first();
                 if let Some(error) = answer.and_then(server_error) {

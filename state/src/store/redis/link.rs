@@ -155,7 +155,7 @@ impl Link {
         else {
             return match kind {
                 Kind::Feed => self.feed.send(&shard, &call(steps, None)).await,
-                Kind::Probe => self.plain.send(&shard, &call(steps, None).as_probe()).await,
+                Kind::Probe => self.plain.send(&shard, &call(steps, None).into_probe()).await,
                 Kind::Plain | Kind::Durable => self.plain.send(&shard, &call(steps, None)).await,
             };
         };
