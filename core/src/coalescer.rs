@@ -296,6 +296,29 @@ impl<R: Clone> Coalescer<R> {
         self.release(number)
     }
 
+    /// A call was answered, but perhaps not for all of its sessions: their lookups are over, and those of the others go on as after
+    /// a call without an answer.
+    pub fn answered_in_part(
+        &mut self,
+        token: u32,
+        now: Millis,
+        has_answer: impl Fn(WireKey) -> bool,
+    ) -> (Vec<Released<R>>, Vec<Released<R>>) {
+        let Some(call) = self.calls.iter_mut().find(|call| call.token == Some(token)) else {
+            return (Vec::new(), Vec::new());
+        };
+        let since = call.since;
+        let (answered, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut call.keys).into_iter().partition(|key| has_answer(*key));
+        call.keys = answered;
+        let number = self.next_call;
+        self.next_call += 1;
+        let answered = self.answered(token);
+        self.calls.push(Call { number, keys: others, token: None, owner: None, since });
+        // Last: what is asked again waits for the next tick.
+        (answered, self.fail(number, now))
+    }
+
     /// A call ended without a proper answer: its waiters go on, unless it is asked again. Empty for a call that is not, or
     /// no longer, known.
     pub fn failed(&mut self, token: u32, now: Millis) -> Vec<Released<R>> {

@@ -150,7 +150,7 @@ impl SessionAsk {
 /// The answer to [`ResolveRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolveReply {
-    /// In the order of the request.
+    /// In the order of the request. A session whose part of the store does not answer has none; at least one has.
     pub pins: Vec<Pin>,
     /// No change after this position is missing from a poll that starts at it.
     pub cursor: Cursor,
@@ -272,6 +272,9 @@ pub struct TouchReply {
     /// Which store answered, as in [`ResolveReply::store`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreId>,
+    /// Those whose part of the store did not answer: neither touched nor missing. Touch them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<SessionKey>,
 }
 
 /// `GET /v1/sessions/{key}`: a pin as an operator sees it.

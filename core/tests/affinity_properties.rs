@@ -452,6 +452,7 @@ impl World {
                 ttl_ms: 8_000,
                 ttls_ms: BTreeMap::new(),
                 store: None,
+                unanswered: Vec::new(),
             })
             .unwrap();
         }

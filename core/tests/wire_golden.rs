@@ -191,6 +191,7 @@ fn touch() {
         ttl_ms: 1_800_000,
         ttls_ms: BTreeMap::new(),
         store: None,
+        unanswered: vec![],
     };
     reply("touch-reply.json", &touched);
     let ttls_ms = BTreeMap::from([(key("alice"), 900_000)]);

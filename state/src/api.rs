@@ -39,6 +39,7 @@ use self::reading::{Query, body, name_in_path};
 use crate::changes::Changes;
 use crate::connections::{Bounds, Connections, Standing};
 use crate::store::Store;
+use crate::store::one_call::as_one_call;
 
 /// Keys that a count of sessions looks at: a second or two of a Redis, in steps of half a millisecond.
 const COUNTED: usize = 1_000_000;
@@ -200,8 +201,13 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     request.correlation_id = request.correlation_id.or(from_header);
 
     // The position first: what changes while the store answers must not be missing after it.
-    let cursor = service.changes.recent(&request.pool).await;
-    let pins = service.store.resolve(&request).await?;
+    let (cursor, pins) = as_one_call(async {
+        let cursor = service.changes.recent(&request.pool).await;
+        (cursor, service.store.resolve(&request).await)
+    })
+    .await;
+    let pins = pins?;
+    service.metrics.unanswered(request.sessions.len().saturating_sub(pins.len()));
     for pin in &pins {
         service.metrics.resolved(pin);
         tracing::debug!(
@@ -216,6 +222,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
 async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     let reply = service.store.touch(&request).await?;
+    service.metrics.unanswered(reply.unanswered.len());
     json(&TouchReply { store: service.store.id(&request.pool).await, ..reply })
 }
 
@@ -246,8 +253,12 @@ async fn counts(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) 
 
 async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool()?;
-    let nodes = service.store.nodes(&pool).await?;
-    let now_ms = service.time_for(&pool, &nodes).await?;
+    let (nodes, now_ms) = as_one_call(async {
+        let nodes = service.store.nodes(&pool).await?;
+        let now_ms = service.time_for(&pool, &nodes).await?;
+        Ok::<_, Failure>((nodes, now_ms))
+    })
+    .await?;
     json(&NodesReply { nodes, now_ms })
 }
 
@@ -354,16 +365,30 @@ async fn end(
     json(&EndReply { ended: true })
 }
 
-async fn ready(State(service): State<Arc<Service>>) -> Answer {
+/// Whether to send requests here: all instances share one store, so it is enough that a part of it takes writes. Operators ask for
+/// all of it.
+async fn ready(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {
     if *service.leaving.borrow() {
         return Err(Failure::Leaving);
     }
-    service.store.ready().await?;
-    Ok(text("ready\n".to_owned()))
+    let mut query = Query::new(query.as_deref());
+    let require: Option<String> = query.optional("require");
+    if require.as_ref().is_some_and(|what| what != "all") {
+        query.fault("require", "must be all".to_owned());
+    }
+    query.finish()?;
+    let readiness = service.store.readiness().await;
+    if !readiness.takes || require.is_some() && !readiness.is_whole() {
+        return Err(Failure::NotReady(readiness.to_string()));
+    }
+    let rest = if readiness.is_whole() { String::new() } else { format!("{readiness}\n") };
+    Ok(text(format!("ready\n{rest}")))
 }
 
 async fn show_metrics(State(service): State<Arc<Service>>) -> Answer {
     let (in_flight, polls) = (service.in_flight.available_permits(), service.polls.available_permits());
+    let readiness = service.store.readiness().await;
+    service.metrics.store(&readiness, service.store.unreadable());
     service.metrics.show(in_flight, polls, &service.connections).map(text).map_err(|_| Failure::Internal)
 }
 

@@ -6,7 +6,9 @@
 
 pub mod claims;
 pub mod memory;
+pub mod one_call;
 pub mod placing;
+pub mod readiness;
 pub mod redis;
 pub mod versions;
 
@@ -18,6 +20,7 @@ use berth_core::wire::{
 };
 
 pub use self::memory::Memory;
+use self::readiness::Readiness;
 pub use self::redis::Redis;
 
 /// How long and how much a store keeps.
@@ -117,6 +120,8 @@ pub trait Store: Send + Sync + 'static {
     /// Finds, claims or rehomes each session; atomic per session, in the order of the request. [`placing`] has the rule.
     /// A pin lives its full time again.
     ///
+    /// A session whose part of the store does not answer has no pin in the answer; if no session has one, the answer is the failure.
+    ///
     /// A found pin is answered with `restore`, once, when its owner's boot id is another than when the pin last met it.
     ///
     /// Former keys are looked up before the first session is resolved, and afterwards learn a higher session version, which
@@ -198,6 +203,17 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<ChangesReply, StoreError>;
 
-    /// Whether it would answer now.
-    async fn ready(&self) -> Result<(), StoreError>;
+    /// Entries of the log that could not be read and were passed over, once for each reader.
+    fn unreadable(&self) -> u64 {
+        0
+    }
+
+    /// Which shards take writes, as was found out lately: it costs the store nothing to ask.
+    async fn readiness(&self) -> Readiness;
+
+    /// Whether at least one shard takes writes.
+    async fn ready(&self) -> Result<(), StoreError> {
+        let readiness = self.readiness().await;
+        if readiness.takes { Ok(()) } else { Err(StoreError::Unreachable(readiness.to_string())) }
+    }
 }

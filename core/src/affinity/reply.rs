@@ -23,17 +23,19 @@ impl Affinity {
     pub fn handle_reply(&mut self, token: u32, body: Result<&[u8], &CallFailure>, now: Millis) -> bool {
         if self.lookups.is_asking(token) {
             let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
-            // A reply that omits a session counts as no reply.
-            let is_complete = reply.as_ref().is_some_and(|reply| {
-                let answers = |key| reply.pins.iter().any(|pin| pin.key == key);
-                self.lookups.asked(token).all(|lookup| answers(lookup.ask.key))
-            });
-            self.note_answer(body, is_complete, now);
-            match reply.filter(|_| is_complete) {
+            // A session whose part of the store is away is left out: for it alone the call has failed.
+            let answers = |key: WireKey| {
+                let of = |reply: &ResolveReply| reply.pins.iter().any(|pin| WireKey::from(pin.key) == key);
+                reply.as_ref().is_some_and(of)
+            };
+            let is_good = self.lookups.asked(token).any(|lookup| answers(lookup.ask.key.into()));
+            self.note_answer(body, is_good, now);
+            match reply.as_ref().filter(|_| is_good) {
                 Some(reply) => {
                     self.note_store(reply.store.as_ref());
-                    let released = self.lookups.answered(token);
-                    self.release_by_reply(released, &reply, now);
+                    let (answered, failed) = self.lookups.answered_in_part(token, now, answers);
+                    self.release_by_reply(answered, reply, now);
+                    self.release_without_answer(failed);
                 }
                 None => {
                     let released = self.lookups.failed(token, now);
@@ -81,10 +83,15 @@ impl Affinity {
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
         self.note_store(reply.store.as_ref());
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
-        let mut changed = reply.changed.clone();
+        // Of those whose part of the store is away: neither there nor gone, they have their turn again.
+        let (mut changed, mut unanswered) = (reply.changed.clone(), reply.unanswered.clone());
         changed.sort_unstable();
+        unanswered.sort_unstable();
         for touched in std::mem::take(&mut self.touches.batch) {
             let key = wire::SessionKey::from(touched.wire);
+            if unanswered.binary_search(&key).is_ok() {
+                continue;
+            }
             if changed.binary_search(&key).is_ok() {
                 self.pins.doubt(touched);
                 continue;

@@ -437,8 +437,9 @@ impl Worker {
                     }
                 }
                 let touched = made.keys.len() - missing.len();
-                let (ttl_ms, store) = (self.life.0, self.store.clone());
-                serde_json::to_vec(&TouchReply { touched, missing, changed, ttl_ms, ttls_ms, store }).unwrap()
+                let (ttl_ms, store, unanswered) = (self.life.0, self.store.clone(), vec![]);
+                let reply = TouchReply { touched, missing, changed, ttl_ms, ttls_ms, store, unanswered };
+                serde_json::to_vec(&reply).unwrap()
             }
             CallKind::End => br#"{"ended":true}"#.to_vec(),
         };

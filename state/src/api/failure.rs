@@ -23,6 +23,8 @@ pub(super) enum Failure {
     TooLarge,
     TooMany,
     Store(StoreError),
+    /// What of the store takes no writes.
+    NotReady(String),
     Leaving,
     Internal,
 }
@@ -48,7 +50,7 @@ impl Failure {
             Self::TooMany => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests at once")
             }
-            Self::Store(_) => {
+            Self::Store(_) | Self::NotReady(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "The store is not available")
             }
             Self::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "This instance is about to stop"),
@@ -87,6 +89,7 @@ impl Failure {
             Self::TooLarge => format!("the body may have {MAX_BODY} bytes"),
             Self::TooMany => "too many requests at once: ask another instance, or later".to_owned(),
             Self::Store(error) => error.to_string(),
+            Self::NotReady(readiness) => readiness.clone(),
             Self::Leaving => "this instance is about to stop: ask another".to_owned(),
             Self::Internal => "the answer could not be written".to_owned(),
         }

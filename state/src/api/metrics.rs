@@ -25,6 +25,7 @@ use super::failure::StoreFailed;
 use crate::connections::{Closed, Connections};
 use crate::follow;
 use crate::store::StoreErrorKind;
+use crate::store::readiness::{Cause, Readiness};
 
 pub(super) use prometheus_text::CONTENT_TYPE;
 
@@ -46,6 +47,10 @@ pub(super) struct Metrics {
     connections_closed: Family<Of<Closed>, Counter>,
     files_current: Family<Of<FileName>, Gauge>,
     certificate_expiry: Family<Of<FileName>, Gauge>,
+    shard_ready: Family<Of<Shard>, Gauge>,
+    shards_away: Family<Of<Cause>, Gauge>,
+    unanswered: Counter,
+    unreadable: Counter,
 }
 
 impl Metrics {
@@ -108,6 +113,20 @@ impl Metrics {
                 "When the certificates in use are over, by setting",
                 Family::default(),
             ),
+            shard_ready: shown(of, "shard_ready", "1 if the shard takes writes, else 0", Family::default()),
+            shards_away: shown(of, "shards_away", "Shards that take no writes, by cause", Family::default()),
+            unanswered: shown(
+                of,
+                "unanswered_sessions",
+                "Sessions whose shard was away while others of their request were answered",
+                Counter::default(),
+            ),
+            unreadable: shown(
+                of,
+                "unreadable_changes",
+                "Changes left out as they cannot be read, once for each reader",
+                Counter::default(),
+            ),
             registry,
         }
     }
@@ -139,6 +158,25 @@ impl Metrics {
     /// The caller could not be identified.
     pub(super) fn unknown(&self, unknown: Unknown) {
         self.tokens.get_or_create(&Of(Token::Unknown(unknown))).inc();
+    }
+
+    /// Sessions whose part of the store did not answer, while others' did.
+    pub(super) fn unanswered(&self, sessions: usize) {
+        self.unanswered.inc_by(sessions as u64);
+    }
+
+    /// What is known of the store.
+    pub(super) fn store(&self, readiness: &Readiness, unreadable: u64) {
+        for shard in 0..readiness.shards {
+            let is_away = readiness.away.iter().any(|away| away.shard == shard);
+            self.shard_ready.get_or_create(&Of(Shard::numbered(shard))).set(i64::from(!is_away));
+        }
+        for cause in Cause::ALL {
+            let count = readiness.away.iter().filter(|away| away.cause == cause).count();
+            self.shards_away.get_or_create(&Of(cause)).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let known = self.unreadable.get();
+        self.unreadable.inc_by(unreadable.saturating_sub(known));
     }
 
     /// The text format of Prometheus.
@@ -258,6 +296,30 @@ impl Label for Confirmed {
 
 impl Label for StoreErrorKind {
     const NAME: &'static str = "reason";
+    fn value(&self) -> &str {
+        self.name()
+    }
+}
+
+/// A shard of the store, by the digit that its keys have.
+#[derive(Debug, Clone, Copy)]
+struct Shard(&'static str);
+
+impl Shard {
+    fn numbered(shard: usize) -> Self {
+        Self("0123456789abcdef".get(shard..=shard).unwrap_or("other"))
+    }
+}
+
+impl Label for Shard {
+    const NAME: &'static str = "shard";
+    fn value(&self) -> &str {
+        self.0
+    }
+}
+
+impl Label for Cause {
+    const NAME: &'static str = "cause";
     fn value(&self) -> &str {
         self.name()
     }

@@ -226,22 +226,30 @@ impl Import<'_> {
 
     /// Sends the batch. May be given up and done again: what was sent is no longer in the batch.
     async fn send(&mut self) -> Result<(), Failure> {
-        let mut owners = BTreeMap::new();
-        for pin in self.resolve(&owners).await? {
-            let is_here = self.batch.get(&pin.key) == Some(&pin.node);
-            if !is_here && self.replace {
-                owners.insert(pin.key, pin.node);
-                continue;
+        loop {
+            let mut owners = BTreeMap::new();
+            for pin in self.resolve(&owners).await? {
+                let is_here = self.batch.get(&pin.key) == Some(&pin.node);
+                if !is_here && self.replace {
+                    owners.insert(pin.key, pin.node);
+                    continue;
+                }
+                self.count(&pin, is_here);
             }
-            self.count(&pin, is_here);
+            // The pin moves only if it is still on the node that it was found on.
+            if !owners.is_empty() {
+                for pin in self.resolve(&owners).await? {
+                    let is_here = self.batch.get(&pin.key) == Some(&pin.node);
+                    self.count(&pin, is_here);
+                }
+            }
+            if self.batch.is_empty() {
+                self.oldest = None;
+                return Ok(());
+            }
+            // Part of the store is away.
+            sleep(ASK_AGAIN).await;
         }
-        // The pin moves only if it is still on the node that it was found on.
-        for pin in self.resolve(&owners).await? {
-            let is_here = self.batch.get(&pin.key) == Some(&pin.node);
-            self.count(&pin, is_here);
-        }
-        self.oldest = None;
-        Ok(())
     }
 
     fn count(&mut self, pin: &Pin, is_here: bool) {

@@ -17,6 +17,7 @@ use berth_core::wire::{
 };
 
 use super::claims::{Claims, other_than};
+use super::readiness::Readiness;
 use super::{Keeping, MAX_FORMERS, Store, StoreError};
 
 /// Tells the time; tests bring their own.
@@ -301,7 +302,8 @@ impl Store for Memory {
                 changed.push(key);
             }
         }
-        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None })
+        let unanswered = Vec::new();
+        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None, unanswered })
     }
 
     async fn session(&self, name: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
@@ -449,8 +451,8 @@ impl Store for Memory {
         Ok(ChangesReply { cursor, resync: false, events, now_ms: None })
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn readiness(&self) -> Readiness {
+        Readiness::whole(1)
     }
 }
 

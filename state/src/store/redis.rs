@@ -13,10 +13,13 @@ mod connection;
 mod counting;
 mod diagnosis;
 mod ending;
+mod feed;
 mod identity;
 mod layout;
 mod link;
+mod mending;
 mod options;
+mod prober;
 mod reading;
 mod recording;
 mod renewal;
@@ -27,6 +30,7 @@ mod single;
 mod waiting;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use berth_core::time::Millis;
@@ -37,14 +41,19 @@ use berth_core::wire::{
 use redis::Value;
 
 use self::call::{Group, Step};
+use self::feed::{Heads, Unreadable};
 use self::identity::Identity;
 use self::layout::{Position, SHARDS, Shard};
 use self::link::Link;
+use self::mending::Mending;
 pub use self::options::{Options, Tls};
+use self::prober::Prober;
 use self::reading::{Stored, integer, list, misread, text};
 use self::resolving::known_text;
 pub(crate) use self::sentinel::SentinelUrl;
 use super::claims::other_than;
+use super::one_call::as_one_call;
+use super::readiness::Readiness;
 use super::{Keeping, Store, StoreError};
 use crate::given::Fault;
 
@@ -53,21 +62,32 @@ const EVENTS_LOOKED_AT: usize = 1024;
 
 /// The store on Redis.
 pub struct Redis {
-    link: Link,
+    link: Arc<Link>,
     identity: Identity,
+    prober: Arc<Prober>,
+    /// The newest positions of logs, as far as they were seen.
+    heads: Heads,
+    unreadable: Unreadable,
+    mending: Arc<Mending>,
     keeping: Keeping,
 }
 
 impl Redis {
-    /// A store on the servers that `options` name, whose files it reads. Connects when it is first asked; needs a tokio
-    /// runtime.
+    /// A store on the servers that `options` name, whose files it reads. Needs a tokio runtime, on which it looks each second
+    /// which shards take writes.
     ///
     /// # Errors
     /// What is wrong with the options or their files.
     pub fn open(options: &Options) -> Result<Self, Fault> {
         let secrets = options.follow()?;
         let link = Link::new(options, secrets).map_err(|error| Fault::new("redis", error.to_string()))?;
-        Ok(Self { link, identity: Identity::default(), keeping: options.keeping })
+        let (link, prober) = (Arc::new(link), Prober::new());
+        tokio::spawn(Prober::run(Arc::downgrade(&prober), Arc::downgrade(&link)));
+        let mending = Arc::new(Mending::default());
+        tokio::spawn(Mending::run(Arc::downgrade(&mending), Arc::downgrade(&link), Arc::downgrade(&prober)));
+        let (heads, unreadable) = (Heads::default(), Unreadable::default());
+        let identity = Identity::default();
+        Ok(Self { link, identity, prober, heads, unreadable, mending, keeping: options.keeping })
     }
 
     /// Where this store keeps a pin, for tests that let one expire.
@@ -75,6 +95,41 @@ impl Redis {
     #[must_use]
     pub fn pin_key(pool: &PoolName, key: SessionKey) -> String {
         Shard::of(pool, key).pin(key)
+    }
+
+    async fn one_session(
+        &self,
+        pool: &PoolName,
+        key: SessionKey,
+    ) -> Result<Option<SessionReply>, StoreError> {
+        let shard = Shard::of(pool, key);
+        let steps = vec![
+            Step::command("GET").arg(shard.pin(key)),
+            Step::command("PTTL").arg(shard.pin(key)),
+            Step::command("TIME"),
+            Step::command("XREVRANGE")
+                .arg(shard.changes())
+                .arg("+")
+                .arg("-")
+                .arg("COUNT")
+                .arg(EVENTS_LOOKED_AT.to_string()),
+        ];
+        let answers = self.link.run(vec![Group { shard: shard.clone(), steps }]).await?;
+        let [pin, ttl, time, events] = answers.first().map_or(&[][..], |answers| &answers.values) else {
+            return Err(misread("the parts of a session"));
+        };
+        if *pin == Value::Nil {
+            return Ok(None);
+        }
+        let pin = Stored::read(text(pin)?)?;
+        let mut session = pin.session(pool, key, self.keeping.ttl, integer(ttl)?, reading::time(time)?);
+        session.events = reading::events(&shard, events)?.events;
+        session.events.retain(|event| event.key == Some(key));
+        session.events.reverse();
+        if let Some((_, owner)) = self.record_of(pool, &session.node).await? {
+            session.owner = owner;
+        }
+        Ok(Some(session))
     }
 }
 
@@ -94,7 +149,7 @@ fn by_shard<T>(pool: &PoolName, items: impl Iterator<Item = (SessionKey, T)>) ->
 #[async_trait]
 impl Store for Redis {
     async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
-        self.resolve_sessions(request).await
+        as_one_call(self.resolve_sessions(request)).await
     }
 
     fn ttl(&self) -> Millis {
@@ -119,10 +174,18 @@ impl Store for Redis {
             }
             Group { shard: shard.clone(), steps: vec![step] }
         });
-        let answers = self.link.run(groups.collect(), false).await?;
-        let (mut missing, mut changed, mut touched) = (Vec::new(), Vec::new(), 0);
+        let outcomes = self.link.each(groups.collect()).await;
+        let (mut missing, mut changed, mut unanswered, mut touched) = (vec![], vec![], vec![], 0);
         let mut ttls_ms = BTreeMap::new();
-        for ((_, sessions), answers) in shards.iter().zip(&answers) {
+        for ((_, sessions), outcome) in shards.iter().zip(outcomes) {
+            let answers = match outcome {
+                Ok(answers) => answers,
+                Err(error) if shards.len() == 1 => return Err(error),
+                Err(_) => {
+                    unanswered.extend(sessions.iter().map(|(key, _)| *key));
+                    continue;
+                }
+            };
             let [lives, others] = list(answers.values.first().ok_or_else(|| misread("touched pins"))?)?
             else {
                 return Err(misread("touched pins"));
@@ -141,38 +204,14 @@ impl Store for Redis {
                 changed.extend(place.and_then(|place| sessions.get(place)).map(|(key, _)| *key));
             }
         }
-        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None })
+        if touched == 0 && missing.is_empty() && !unanswered.is_empty() {
+            return Err(StoreError::Unreachable("no shard of these sessions answered".to_owned()));
+        }
+        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None, unanswered })
     }
 
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
-        let shard = Shard::of(pool, key);
-        let steps = vec![
-            Step::command("GET").arg(shard.pin(key)),
-            Step::command("PTTL").arg(shard.pin(key)),
-            Step::command("TIME"),
-            Step::command("XREVRANGE")
-                .arg(shard.changes())
-                .arg("+")
-                .arg("-")
-                .arg("COUNT")
-                .arg(EVENTS_LOOKED_AT.to_string()),
-        ];
-        let answers = self.link.run(vec![Group { shard: shard.clone(), steps }], false).await?;
-        let [pin, ttl, time, events] = answers.first().map_or(&[][..], |answers| &answers.values) else {
-            return Err(misread("the parts of a session"));
-        };
-        if *pin == Value::Nil {
-            return Ok(None);
-        }
-        let pin = Stored::read(text(pin)?)?;
-        let mut session = pin.session(pool, key, self.keeping.ttl, integer(ttl)?, reading::time(time)?);
-        session.events = reading::events(&shard, events)?;
-        session.events.retain(|event| event.key == Some(key));
-        session.events.reverse();
-        if let Some((_, owner)) = self.record_of(pool, &session.node).await? {
-            session.owner = owner;
-        }
-        Ok(Some(session))
+        as_one_call(self.one_session(pool, key)).await
     }
 
     async fn end(
@@ -183,11 +222,14 @@ impl Store for Redis {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError> {
         // The oldest name first: as long as the newest is there, a call that failed half way finds them all again.
-        let mut has_ended = false;
-        for key in self.names_of(pool, key).await?.into_iter().rev() {
-            has_ended = self.end_one(pool, key, ago, correlation_id).await?;
-        }
-        Ok(has_ended)
+        as_one_call(async {
+            let mut has_ended = false;
+            for key in self.names_of(pool, key).await?.into_iter().rev() {
+                has_ended = self.end_one(pool, key, ago, correlation_id).await?;
+            }
+            Ok(has_ended)
+        })
+        .await
     }
 
     async fn count(
@@ -200,7 +242,7 @@ impl Store for Redis {
     }
 
     async fn nodes(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
-        self.records(pool).await
+        as_one_call(self.records(pool)).await
     }
 
     async fn time(&self, pool: &PoolName) -> Result<Millis, StoreError> {
@@ -215,7 +257,8 @@ impl Store for Redis {
         change: &NodeChange,
     ) -> Result<NodeRecord, StoreError> {
         let about = (Reason::Updated, change.correlation_id.as_deref());
-        Ok(self.rewrite(pool, node, about, |record, now| record.with(change, now)).await?.0)
+        let changed = self.rewrite(pool, node, about, |record, now| record.with(change, now));
+        Ok(as_one_call(changed).await?.0)
     }
 
     async fn forget_node(
@@ -225,7 +268,7 @@ impl Store for Redis {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError> {
         let about = (Reason::Deleted, correlation_id);
-        Ok(self.rewrite(pool, node, about, NodeRecord::without_all).await?.1)
+        Ok(as_one_call(self.rewrite(pool, node, about, NodeRecord::without_all)).await?.1)
     }
 
     fn origin(&self) -> Cursor {
@@ -233,18 +276,7 @@ impl Store for Redis {
     }
 
     async fn head(&self, pool: &PoolName) -> Result<Cursor, StoreError> {
-        let newest = |shard: Shard| {
-            let step =
-                Step::command("XREVRANGE").arg(shard.changes()).arg("+").arg("-").arg("COUNT").arg("1");
-            Group { shard, steps: vec![step] }
-        };
-        let answers = self.link.run(Shard::all(pool).map(newest).collect(), false).await?;
-        let mut heads = [Position::default(); SHARDS];
-        for (head, answers) in heads.iter_mut().zip(&answers) {
-            let value = answers.values.first().ok_or_else(|| misread("the newest change"))?;
-            *head = reading::newest(value)?.unwrap_or_default();
-        }
-        Ok(layout::cursor(&heads))
+        self.newest(pool).await
     }
 
     async fn changes(
@@ -253,42 +285,14 @@ impl Store for Redis {
         after: &Cursor,
         limit: usize,
     ) -> Result<ChangesReply, StoreError> {
-        let Some(mut positions) = layout::positions(after) else {
-            return Ok(ChangesReply {
-                cursor: self.head(pool).await?,
-                resync: true,
-                events: Vec::new(),
-                now_ms: None,
-            });
-        };
-        let count = limit.div_ceil(SHARDS);
-        // The entry at the position, or the beginning of the log, is read as well.
-        let read_count = count.saturating_add(1).to_string();
-        let read = |(shard, position): (Shard, &Position)| {
-            let step = Step::script(&scripts::CHANGES, &[shard.changes()])
-                .arg(position.to_string())
-                .arg(read_count.as_str());
-            Group { shard, steps: vec![step] }
-        };
-        let answers = self.link.run(Shard::all(pool).zip(&positions).map(read).collect(), false).await?;
-
-        let mut events = Vec::new();
-        for ((shard, answers), position) in Shard::all(pool).zip(&answers).zip(&mut positions) {
-            let value = answers.values.first().ok_or_else(|| misread("changes"))?;
-            let part = reading::changes(&shard, value)?;
-            if part.gap {
-                let cursor = self.head(pool).await?;
-                return Ok(ChangesReply { cursor, resync: true, events: Vec::new(), now_ms: None });
-            }
-            *position = part.last.unwrap_or(*position);
-            events.extend(part.events);
-        }
-        // Shards are apart, so this is for the reader's eye only; within a shard the order stays.
-        events.sort_by_key(|event| event.time_ms);
-        Ok(ChangesReply { cursor: layout::cursor(&positions), resync: false, events, now_ms: None })
+        as_one_call(self.changes_after(pool, after, limit)).await
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.link.ping().await
+    fn unreadable(&self) -> u64 {
+        self.unreadable.count()
+    }
+
+    async fn readiness(&self) -> Readiness {
+        self.prober.readiness().await
     }
 }

@@ -9,6 +9,7 @@ use berth_core::wire::{
     ChangeKind, ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName,
     ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
+use berth_state::store::readiness::Readiness;
 use berth_state::store::{Store, StoreError};
 
 /// A store whose pins have the versions 1, 2, 3.
@@ -131,7 +132,7 @@ impl Store for Ordinal {
         self.store.head(pool).await
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.store.ready().await
+    async fn readiness(&self) -> Readiness {
+        self.store.readiness().await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerError, ServerErrorKind, Value};
 
 use super::layout::Shard;
 use super::scripts::Named;
@@ -37,18 +37,27 @@ pub(super) struct Call {
     /// One for each step.
     scripts: Vec<Option<&'static Named>>,
     wait: Option<Duration>,
+    /// Given up after this time it counts as one without an answer; sooner, its caller went away.
+    pub(super) late: Duration,
+    /// It finds out whether the server answers, so it is sent also to one that did not lately.
+    pub(super) is_probe: bool,
 }
 
 impl Call {
-    pub(super) fn new(steps: impl IntoIterator<Item = Step>, wait: Option<Duration>) -> Self {
+    pub(super) fn new(steps: impl IntoIterator<Item = Step>, wait: Option<Duration>, late: Duration) -> Self {
         let (mut pipeline, mut scripts) = (Pipeline::new(), Vec::new());
         for step in steps {
             pipeline.add_command(step.command);
             scripts.push(step.script);
         }
-        let mut call = Self { pipeline, scripts, wait };
+        let mut call = Self { pipeline, scripts, wait, late, is_probe: false };
         call.add_wait();
         call
+    }
+
+    /// The same, also for a server that did not answer lately.
+    pub(super) fn into_probe(self) -> Self {
+        Self { is_probe: true, ..self }
     }
 
     /// `WAIT` as the last command: on one connection it speaks of all writes before it.
@@ -82,13 +91,30 @@ impl Call {
             .filter(|(_, value)| is_no_script(value))
             .map(|(place, _)| place)
             .collect();
+        let again = (!places.is_empty()).then(|| self.again(&places));
+        again.map(|again| (places, again))
+    }
+
+    /// The steps of these places, by text.
+    pub(super) fn again(&self, places: &[usize]) -> Self {
         let mut pipeline = Pipeline::new();
         for (_, command) in (0..).zip(self.commands_by_text()).filter(|(place, _)| places.contains(place)) {
             pipeline.add_command(command);
         }
-        let mut call = Self { pipeline, scripts: vec![None; places.len()], wait: self.wait };
+        let mut call = Self { pipeline, scripts: vec![None; places.len()], ..*self };
         call.add_wait();
-        (!places.is_empty()).then_some((places, call))
+        call
+    }
+
+    /// The same for the server that is taking over their slot: each after `ASKING`, and without waiting for a replica.
+    pub(super) fn asking(&self) -> Self {
+        let mut pipeline = Pipeline::new();
+        let mut scripts = Vec::new();
+        for command in self.commands_by_text() {
+            pipeline.add_command(redis::cmd("ASKING")).add_command(command);
+            scripts.extend([None, None]);
+        }
+        Self { pipeline, scripts, wait: None, ..*self }
     }
 
     pub(super) fn answers(&self, mut values: Vec<Value>) -> Answers {
@@ -131,41 +157,52 @@ fn is_no_script(value: &Value) -> bool {
 
 pub(super) fn server_error(value: &Value) -> Option<StoreError> {
     let Value::ServerError(error) = value else { return None };
-    let message = format!("{} {}", error.code(), error.details().unwrap_or_default());
-    Some(if error.kind().is_some_and(is_away) {
-        StoreError::Unreachable(message)
-    } else {
-        StoreError::Refused(message)
-    })
+    Some(said(error.code(), error.details()))
 }
 
-pub(super) fn refused(answers: &Answers) -> Result<(), StoreError> {
-    answers.values.iter().find_map(server_error).map_or(Ok(()), Err)
+fn said(code: &str, details: Option<&str>) -> StoreError {
+    let message = format!("{code} {}", details.unwrap_or_default());
+    let is_away = STATES.contains(&code) || OF_A_SLOT.contains(&code);
+    if is_away { StoreError::Unreachable(message) } else { StoreError::Refused(message) }
+}
+
+/// The answers, or the first refusal among them.
+pub(super) fn accepted(answers: Answers) -> Result<Answers, StoreError> {
+    match answers.values.iter().find_map(server_error) {
+        Some(refusal) => Err(refusal),
+        None => Ok(answers),
+    }
 }
 
 pub(super) fn failure(error: &RedisError) -> StoreError {
     match error.kind() {
         _ if error.is_timeout() => StoreError::Timeout,
-        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => StoreError::Unreachable(error.to_string()),
-        ErrorKind::Server(kind) if is_away(kind) => StoreError::Unreachable(error.to_string()),
-        _ => StoreError::Refused(error.to_string()),
+        ErrorKind::Io => StoreError::Unreachable(error.to_string()),
+        _ => match error.code() {
+            Some(code) => said(code, error.detail()),
+            None => StoreError::Refused(error.to_string()),
+        },
     }
 }
 
-/// Another server would have to answer, or this one later.
-fn is_away(kind: ServerErrorKind) -> bool {
-    matches!(
-        kind,
-        ServerErrorKind::ReadOnly
-            | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ClusterDown
-            // Followed as often as the library does, to a primary that is not there.
-            | ServerErrorKind::Moved
-            | ServerErrorKind::Ask
-            | ServerErrorKind::TryAgain
-    )
+/// The server as a whole cannot serve now: another would have to answer, or this one later.
+pub(super) fn is_servers_state(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if STATES.contains(&error.code()))
 }
+
+/// Codes that name a slot: the server answers for others.
+pub(super) fn slot_error(value: &Value) -> Option<&ServerError> {
+    match value {
+        Value::ServerError(error) if OF_A_SLOT.contains(&error.code()) => Some(error),
+        _ => None,
+    }
+}
+
+/// Codes of a server that cannot serve now, whatever it is asked. A primary that is fenced off (`NOREPLICAS`), cannot save
+/// (`MISCONF`) or is occupied by a script (`BUSY`) may have been replaced behind its name, just as one that became a replica.
+const STATES: [&str; 6] = ["READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY"];
+/// Codes of a server that does not serve one slot.
+const OF_A_SLOT: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"];
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +212,7 @@ mod tests {
     #[test]
     fn only_what_was_not_carried_out_is_sent_again() {
         let steps = ["a", "b", "c"].map(|key| Step::script(&scripts::END, &[key.to_owned()]));
-        let call = Call::new(steps, None);
+        let call = Call::new(steps, None, Duration::ZERO);
         let no_script = || redis::parse_redis_value(b"-NOSCRIPT No matching script.\r\n").unwrap();
         let answers = call.answers(vec![no_script(), Value::Int(1), no_script()]);
 

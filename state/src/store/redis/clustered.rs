@@ -1,40 +1,66 @@
-//! The connections to a Redis Cluster: redirections are followed, and a map of the slots that is out of date is given up.
+//! The connections to a Redis Cluster: each server has its own, so one that hangs holds up only the calls to its shards.
 //!
-//! The library learns that a slot has moved from an answer or a closed connection. A primary that hangs, or whose machine
-//! is gone, gives neither: its shards would be asked there indefinitely, even long after its replica took over. So a call
-//! without an answer has the shard tried over new connections, beside the old ones, which serve the other shards: they are
-//! replaced once the shard answers on the new ones. Before the failover it does not, and nothing changes.
+//! The library's own cluster connection is one task with one map: while it learns the map again, because a server is away,
+//! or connects to that server, the calls to all others wait. Here only the calls that need the server wait. The map is learned in the
+//! background, from whichever server answers first: at the first call, after a redirection, and while a server does not answer
+//! or turns calls away, since its replica may have taken over without a sign to us.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use redis::cluster::{ClusterClient, ClusterConfig};
-use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{RedisError, TlsCertificates};
+use futures_util::future::select_ok;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError, TlsCertificates, Value};
+use tokio::sync::watch;
 
-use super::bounds::{CONNECT_TIMEOUT, UNACKNOWLEDGED};
-use super::call::{Answers, Call, failure, refused, server_error};
-use super::layout::Shard;
+use super::call::{Answers, Call, Step, is_servers_state, server_error, slot_error};
+use super::layout::{SLOTS, Shard, slot};
 use super::options::Options;
+use super::single::{Single, client};
 use crate::lock::lock;
 use crate::store::StoreError;
 
-/// New connections may take this long until a shard answers on them: connecting to a server that hangs takes a second, and
-/// it is tried twice.
-const TRIED_FOR: Duration = Duration::from_secs(5);
-/// Between two attempts to use new connections, so that a cluster that is away is not flooded with them.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks at the map, so that a cluster that is away is not flooded with them.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// So many servers are asked for the map at once, the next ones if none has answered after a while.
+const ASKED_AT_ONCE: usize = 4;
+const NEXT_AFTER: Duration = Duration::from_millis(200);
+/// A look at the map ends after this time: connecting to a server takes a second.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A call follows so many redirections. Each is news: more of them are a cluster that is being changed right now.
+const REDIRECTIONS: usize = 4;
+/// A slot of which some keys have moved and others have not is asked again after this time.
+const MOVING: Duration = Duration::from_millis(10);
+
+type Address = (String, u16);
 
 pub(super) struct Clustered {
-    client: ClusterClient,
-    /// What was learned with one holds for all.
-    current: Vec<Mutex<ClusterConnection>>,
+    seeds: Vec<Address>,
+    /// How to connect to any server: the first one's user, password and TLS.
+    template: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
+    places: usize,
     timeout: Duration,
-    /// New connections are being tried.
-    trying: AtomicBool,
+    map: Mutex<Map>,
+    /// Counts the looks at the map.
+    looks: watch::Sender<u64>,
+    looking: AtomicBool,
+}
+
+struct Map {
+    /// The primary of each slot, as far as it is known.
+    slots: Vec<Option<Arc<Node>>>,
+    nodes: BTreeMap<Address, Arc<Node>>,
+    /// Why the last look failed.
+    failure: Option<StoreError>,
+}
+
+/// One server.
+struct Node {
+    address: Address,
+    /// One for each place.
+    connections: Vec<Single>,
 }
 
 impl Clustered {
@@ -42,141 +68,309 @@ impl Clustered {
     pub(super) fn new(
         options: &Options,
         certificates: Option<TlsCertificates>,
-        connections: usize,
+        places: usize,
     ) -> Result<Self, RedisError> {
-        let builder = ClusterClient::builder(options.urls.iter().map(String::as_str))
-            .retries(4)
-            .min_retry_wait(5)
-            .max_retry_wait(20)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .response_timeout(options.timeout)
-            .overall_response_timeout(Some(options.timeout));
-        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-        let builder = match certificates {
-            Some(certificates) => builder.certs(certificates),
-            None => builder,
+        let infos = options.urls.iter().map(|url| url.as_str().into_connection_info());
+        let infos: Vec<ConnectionInfo> = infos.collect::<Result<_, _>>()?;
+        let seeds = infos.iter().filter_map(|info| address(info.addr())).collect();
+        let Some(template) = infos.into_iter().next() else {
+            return Err((redis::ErrorKind::InvalidClientConfig, "no server is named").into());
         };
-        let client = builder.tcp_settings(tcp).build()?;
-        let current = (0..connections).map(|_| Mutex::new(connect(&client))).collect();
-        Ok(Self { client, current, timeout: options.timeout, trying: AtomicBool::new(false) })
+        let map = Map { slots: vec![None; SLOTS], nodes: BTreeMap::new(), failure: None };
+        let clustered = Self {
+            seeds,
+            template,
+            certificates,
+            places,
+            timeout: options.timeout,
+            map: Mutex::new(map),
+            looks: watch::Sender::new(0),
+            looking: AtomicBool::new(false),
+        };
+        // Files that cannot be used are a fault of the settings.
+        clustered.connect(("localhost".to_owned(), 0))?;
+        Ok(clustered)
     }
 
-    fn current(&self, place: usize) -> Result<ClusterConnection, StoreError> {
-        let current =
-            self.current.get(place).ok_or_else(|| StoreError::Unreachable("no connection".to_owned()));
-        current.map(|current| lock(current).clone())
+    /// The server that has this shard now, if it is known.
+    pub(super) fn server_of(&self, shard: &Shard) -> Option<String> {
+        let map = lock(&self.map);
+        let node = map.slots.get(usize::from(slot(shard.slot_key())))?.as_ref()?;
+        Some(format!("{}:{}", node.address.0, node.address.1))
     }
 
-    /// Whether one of the primaries answers.
-    pub(super) async fn ping(&self, place: usize) -> Result<(), StoreError> {
-        let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-        let answer = self.current(place)?.route_command(redis::cmd("PING"), route).await;
-        answer.map(|_| ()).map_err(|error| failure(&error))
-    }
-
-    /// One pipeline for one shard.
+    /// One pipeline for one shard. What the server refused is among the answers.
     pub(super) async fn send(
         self: &Arc<Self>,
         place: usize,
         shard: &Shard,
-        call: Call,
+        call: &Call,
     ) -> Result<Answers, StoreError> {
         // Callers give up by dropping this future.
-        let mut unanswered = Unanswered { clustered: Some(self), shard, since: Instant::now() };
-        let answers = on_shard(self.current(place)?, shard, call).await?;
+        let mut unanswered = Unanswered { clustered: Some(self), since: Instant::now() };
+        let slot = usize::from(slot(shard.slot_key()));
+        let node = self.node_of(slot).await?;
+        let result = self.follow(place, slot, node, call).await;
         unanswered.clustered = None;
+        let is_news = match &result {
+            Ok(answers) => {
+                answers.values.iter().any(|value| is_servers_state(value) || slot_error(value).is_some())
+            }
+            Err(_) => true,
+        };
+        if is_news {
+            self.look();
+        }
+        result
+    }
+
+    /// Sends the call, and what the server says is elsewhere to there.
+    async fn follow(
+        self: &Arc<Self>,
+        place: usize,
+        slot: usize,
+        mut node: Arc<Node>,
+        call: &Call,
+    ) -> Result<Answers, StoreError> {
+        let mut answers = node.connection(place)?.send(call).await?;
+        for _ in 0..REDIRECTIONS {
+            let elsewhere = (0..).zip(&answers.values).filter(|(_, value)| slot_error(value).is_some());
+            let places: Vec<usize> = elsewhere.map(|(place, _)| place).collect();
+            let Some(error) = answers.values.iter().find_map(slot_error) else { break };
+            let to = error.details().and_then(|details| redirection(details, &node.address.0));
+            let again = call.again(&places);
+            let values = match (error.code(), to) {
+                ("MOVED", Some(to)) => {
+                    node = self.moved(slot, to)?;
+                    self.look();
+                    node.connection(place)?.send(&again).await?.values
+                }
+                ("ASK", Some(to)) => {
+                    let target = self.node_at(to)?;
+                    let asked = target.connection(place)?.send(&again.asking()).await?;
+                    asked.values.into_iter().skip(1).step_by(2).collect()
+                }
+                ("TRYAGAIN", _) => {
+                    tokio::time::sleep(MOVING).await;
+                    node.connection(place)?.send(&again).await?.values
+                }
+                // No server serves the slot.
+                _ => break,
+            };
+            // A replica may have been asked on the wrong connection, so its word does not count.
+            let durable = answers.durable.map(|_| false);
+            answers = answers.with(&places, Answers { values, durable });
+        }
         Ok(answers)
     }
 
-    /// Replaces the connections once this shard answers on new ones.
-    async fn try_anew(&self, shard: &Shard) {
-        let try_one = async || {
-            let mut connection = connect(&self.client);
-            let mut command = redis::cmd("EXISTS");
-            command.arg(shard.slot_key());
-            let route = || RoutingInfo::SingleNode(primary(shard));
-            while connection.route_command(command.clone(), route()).await.is_err() {
-                tokio::time::sleep(TRY_AGAIN).await;
-            }
-            connection
+    async fn node_of(self: &Arc<Self>, slot: usize) -> Result<Arc<Node>, StoreError> {
+        let known = || {
+            let map = lock(&self.map);
+            (map.slots.get(slot).cloned().flatten(), map.failure.clone())
         };
-        let Ok(first) = tokio::time::timeout(TRIED_FOR, try_one()).await else { return };
-        tracing::warn!(
-            "a shard of the cluster did not answer in time, but does on new connections: using them"
-        );
-        let mut places = self.current.iter();
-        if let Some(place) = places.next() {
-            *lock(place) = first;
+        let mut looks = self.looks.subscribe();
+        let first = *looks.borrow_and_update() == 0;
+        if let (Some(node), _) = known() {
+            return Ok(node);
         }
-        let replace = async |place: &Mutex<ClusterConnection>| {
-            if let Ok(connection) = tokio::time::timeout(TRIED_FOR, try_one()).await {
-                *lock(place) = connection;
+        self.look();
+        if first {
+            // Nothing is known yet. Later, a slot without a server has none.
+            let _ = looks.changed().await;
+        }
+        let (node, failure) = known();
+        let none = || StoreError::Unreachable("CLUSTERDOWN no server of the cluster has the slot".to_owned());
+        node.ok_or_else(|| failure.unwrap_or_else(none))
+    }
+
+    fn moved(&self, slot: usize, to: Address) -> Result<Arc<Node>, StoreError> {
+        let node = self.node_at(to)?;
+        if let Some(place) = lock(&self.map).slots.get_mut(slot) {
+            *place = Some(Arc::clone(&node));
+        }
+        Ok(node)
+    }
+
+    fn node_at(&self, address: Address) -> Result<Arc<Node>, StoreError> {
+        let mut map = lock(&self.map);
+        if let Some(node) = map.nodes.get(&address) {
+            return Ok(Arc::clone(node));
+        }
+        let node =
+            self.connect(address.clone()).map_err(|error| StoreError::Unreachable(error.to_string()))?;
+        let node = Arc::new(node);
+        map.nodes.insert(address, Arc::clone(&node));
+        Ok(node)
+    }
+
+    fn connect(&self, address: Address) -> Result<Node, RedisError> {
+        let (host, port) = address.clone();
+        let to = match self.template.addr() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
             }
+            _ => ConnectionAddr::Tcp(host, port),
         };
-        join_all(places.map(replace)).await;
+        let client = client(self.template.clone().set_addr(to), self.certificates.as_ref())?;
+        Ok(Node { address, connections: Single::several(&client, self.places)? })
+    }
+
+    /// Looks at the map in the background, unless that is under way.
+    fn look(self: &Arc<Self>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.looking.swap(true, Ordering::Relaxed) {
+            let clustered = Arc::clone(self);
+            runtime.spawn(async move {
+                let looked = tokio::time::timeout(LOOK_TIMEOUT, clustered.learn()).await;
+                let failure = looked.unwrap_or(Err(StoreError::Timeout)).err();
+                lock(&clustered.map).failure = failure;
+                clustered.looks.send_modify(|count| *count += 1);
+                tokio::time::sleep(LOOK_AGAIN).await;
+                clustered.looking.store(false, Ordering::Relaxed);
+            });
+        }
+    }
+
+    /// Asks the servers that are known, and takes the first answer.
+    async fn learn(&self) -> Result<(), StoreError> {
+        let mut known: Vec<Address> = lock(&self.map).nodes.keys().cloned().collect();
+        known.extend(self.seeds.iter().filter(|seed| !known.contains(seed)).cloned().collect::<Vec<_>>());
+        // Not always the same ones first: they may be those that are away.
+        let count = known.len().max(1);
+        let shift = usize::try_from(*self.looks.borrow()).unwrap_or(0) % count;
+        known.rotate_left(shift);
+        let asks = known.into_iter().enumerate().map(|(turn, address)| {
+            Box::pin(async move {
+                let wait = u32::try_from(turn / ASKED_AT_ONCE).unwrap_or(u32::MAX);
+                tokio::time::sleep(NEXT_AFTER.saturating_mul(wait)).await;
+                let node = self.node_at(address)?;
+                let step = Step::command("CLUSTER").arg("SLOTS");
+                let call = Call::new([step], None, self.timeout).into_probe();
+                let answers = node.connection(super::connection::FEED)?.send(&call).await?;
+                let answer = answers.values.first();
+                if let Some(error) = answer.and_then(server_error) {
+                    return Err(error);
+                }
+                let ranges = answer.and_then(|answer| ranges(answer, &node.address.0));
+                ranges.ok_or_else(|| StoreError::Refused("the cluster's slots cannot be read".to_owned()))
+            })
+        });
+        let (ranges, _) = select_ok(asks).await?;
+        let mut slots = vec![None; SLOTS];
+        for (from, to, address) in ranges {
+            let node = self.node_at(address)?;
+            for place in slots.iter_mut().take(usize::from(to) + 1).skip(usize::from(from)) {
+                *place = Some(Arc::clone(&node));
+            }
+        }
+        let mut map = lock(&self.map);
+        map.slots = slots;
+        let used: Vec<Address> = map.slots.iter().flatten().map(|node| node.address.clone()).collect();
+        let used: std::collections::BTreeSet<Address> = used.into_iter().collect();
+        map.nodes.retain(|address, _| used.contains(address) || self.seeds.contains(address));
+        Ok(())
     }
 }
 
-/// A call that is under way. One that ends late and without an answer has its shard tried on new connections.
+impl Node {
+    fn connection(&self, place: usize) -> Result<&Single, StoreError> {
+        self.connections.get(place).ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
+    }
+}
+
+/// A call that is under way. One that ends late and without an answer has the map looked at.
 struct Unanswered<'c> {
     clustered: Option<&'c Arc<Clustered>>,
-    shard: &'c Shard,
     since: Instant,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        let Some(clustered) = self.clustered else { return };
-        // Sooner it was refused, or given up because another shard was.
-        let late = self.since.elapsed() >= clustered.timeout / 2;
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if late && !clustered.trying.swap(true, Ordering::Relaxed) {
-            let (clustered, shard) = (Arc::clone(clustered), self.shard.clone());
-            runtime.spawn(async move {
-                clustered.try_anew(&shard).await;
-                clustered.trying.store(false, Ordering::Relaxed);
-            });
+        if let Some(clustered) = self.clustered
+            // Sooner its caller went away.
+            && self.since.elapsed() >= clustered.timeout / 2
+        {
+            clustered.look();
         }
     }
 }
 
-fn connect(client: &ClusterClient) -> ClusterConnection {
-    client.get_pending_async_connection_with_config(ClusterConfig::new())
+fn address(address: &ConnectionAddr) -> Option<Address> {
+    match address {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some((host.clone(), *port))
+        }
+        _ => None,
+    }
 }
 
-fn primary(shard: &Shard) -> SingleNodeRoutingInfo {
-    SingleNodeRoutingInfo::SpecificNode(Route::with_key(shard.slot_key(), SlotAddr::Master))
+/// Where `3999 127.0.0.1:6381` leads. A server that does not know its own host leaves that out.
+fn redirection(details: &str, own_host: &str) -> Option<Address> {
+    let (host, port) = details.split(' ').nth(1)?.rsplit_once(':')?;
+    let host = if host.is_empty() { own_host } else { host };
+    Some((host.to_owned(), port.parse().ok()?))
 }
 
-async fn on_shard(
-    mut connection: ClusterConnection,
-    shard: &Shard,
-    call: Call,
-) -> Result<Answers, StoreError> {
-    let mut send = async |call: &Call| {
-        let (pipeline, count) = (call.pipeline.clone(), call.pipeline.len());
-        let values = connection.route_pipeline(pipeline, 0, count, primary(shard)).await;
-        Ok(call.answers(values.map_err(|error| failure(&error))?))
+/// What `CLUSTER SLOTS` says: ranges of slots, each with its primary.
+fn ranges(answer: &Value, own_host: &str) -> Option<Vec<(u16, u16, Address)>> {
+    let Value::Array(ranges) = answer else { return None };
+    let integer = |value: Option<&Value>| match value {
+        Some(Value::Int(number)) => u16::try_from(*number).ok(),
+        _ => None,
     };
-    let mut answers = send(&call).await?;
-    if let Some((places, again)) = call.unknown(&answers) {
-        answers = answers.with(&places, send(&again).await?);
-    }
-    // The slot has moved, or is moving. Alone, a command follows the redirection, and the library learns from it; in a
-    // pipeline it does not. A replica was then asked on the wrong connection, so its word does not count.
-    if answers.values.iter().any(|value| server_error(value).is_some()) {
-        for (value, command) in answers.values.iter_mut().zip(call.commands_by_text()) {
-            if server_error(value).is_some() {
-                *value = connection
-                    .route_command(command, RoutingInfo::SingleNode(primary(shard)))
-                    .await
-                    .map_err(|error| failure(&error))?;
-                answers.durable = answers.durable.map(|_| false);
-            }
+    let mut found = Vec::new();
+    for range in ranges {
+        let Value::Array(parts) = range else { return None };
+        let (from, to) = (integer(parts.first())?, integer(parts.get(1))?);
+        let Some(Value::Array(primary)) = parts.get(2) else { continue };
+        let host = match primary.first() {
+            Some(Value::BulkString(host)) => String::from_utf8(host.clone()).ok()?,
+            Some(Value::SimpleString(host)) => host.clone(),
+            _ => String::new(),
+        };
+        // It does not know its own; "?" is a name that is missing.
+        let host = if host.is_empty() { own_host.to_owned() } else { host };
+        if host != "?" {
+            found.push((from, to, (host, integer(primary.get(1))?)));
         }
     }
-    refused(&answers)?;
-    Ok(answers)
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_are_read() {
+        let to = |details| redirection(details, "own");
+        assert_eq!(to("3999 127.0.0.1:6381"), Some(("127.0.0.1".to_owned(), 6381)));
+        assert_eq!(to("3999 :6381"), Some(("own".to_owned(), 6381)));
+        assert_eq!(to("3999 ::1:6381"), Some(("::1".to_owned(), 6381)));
+        for text in ["", "3999", "3999 x", "3999 x:y", "3999 x:70000"] {
+            assert_eq!(to(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn slots_without_a_name_are_left_out() {
+        let range = |from, host: Option<&str>| {
+            let host = host.map_or(Value::Nil, |host| Value::BulkString(host.as_bytes().to_vec()));
+            let primary = Value::Array(vec![host, Value::Int(7), Value::BulkString(b"id".to_vec())]);
+            Value::Array(vec![Value::Int(from), Value::Int(from + 9), primary])
+        };
+        let answer = Value::Array(vec![
+            range(0, Some("a")),
+            range(10, Some("")),
+            range(20, None),
+            range(30, Some("?")),
+        ]);
+
+        let found = ranges(&answer, "own").unwrap();
+
+        let at = |host: &str| (host.to_owned(), 7);
+        assert_eq!(found, [(0, 9, at("a")), (10, 19, at("own")), (20, 29, at("own"))]);
+        assert_eq!(ranges(&Value::Okay, "own"), None);
+    }
 }

@@ -1,20 +1,31 @@
 //! A connection that takes calls: to one server, or to a Cluster. Where it leads may change beneath its users (`renewal`).
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use redis::RedisError;
+use berth_core::wire::PoolName;
+use redis::{IntoConnectionInfo as _, RedisError};
 use tokio::sync::watch;
 
-use super::call::{Answers, Call};
+use super::breaker::CircuitBreaker;
+use super::call::{Answers, Call, Step, accepted};
 use super::clustered::Clustered;
 use super::diagnosis::Diagnosis;
 use super::layout::Shard;
 use super::options::{Options, Secrets};
-use super::renewal;
 use super::sentinel::{SentinelUrl, explained};
-use super::single::Single;
+use super::single::{Single, client};
+use super::{renewal, scripts};
 use crate::lock::lock;
 use crate::store::StoreError;
+
+/// The connections to each server: for calls that requests wait for; for the feed of changes, which is read many times a second;
+/// and from this place on for calls that wait for a replica.
+const PLAIN: usize = 0;
+pub(super) const FEED: usize = 1;
+const OTHERS: usize = 2;
+/// What a trial writes lives so long, in ms.
+const TRIAL_MS: &str = "1000";
 
 /// Calls that are under way end on the route that they began on.
 #[derive(Clone)]
@@ -34,48 +45,64 @@ pub(super) enum Route {
     Unknown(String),
 }
 
-impl Connection {
-    /// One and so many others, of the kind that the options name. They connect when they are first used.
-    pub(super) fn with_others(
+pub(super) struct Connections {
+    pub(super) plain: Connection,
+    pub(super) feed: Connection,
+    pub(super) others: Vec<Connection>,
+}
+
+impl Connections {
+    /// With so many others, of the kind that the options name. They connect when they are first used.
+    pub(super) fn new(
         options: &Options,
         secrets: watch::Receiver<Arc<Secrets>>,
         others: usize,
-    ) -> Result<(Self, Vec<Self>), RedisError> {
-        let (count, used) = (1 + others, Arc::clone(&secrets.borrow()));
+    ) -> Result<Self, RedisError> {
+        let (count, used) = (OTHERS + others, Arc::clone(&secrets.borrow()));
         let routes = match SentinelUrl::of(options) {
             None => Route::all(options, &used, count)?,
             Some(_) => vec![Route::Unknown("was not asked yet".to_owned()); count],
         };
         let diagnosis = Diagnosis::of(options, &secrets);
-        let new = |route| Self {
+        let new = |route| Connection {
             route: Arc::new(Mutex::new(route)),
             is_cluster: options.cluster,
             diagnosis: diagnosis.clone(),
         };
-        let mut all: Vec<Self> = routes.into_iter().map(new).collect();
+        let mut all: Vec<Connection> = routes.into_iter().map(new).collect();
         let routes = all.iter().map(|one| Arc::downgrade(&one.route)).collect();
         renewal::keep(options, secrets, used, routes);
-        let others = all.split_off(1);
-        all.pop().map(|first| (first, others)).ok_or_else(|| RedisError::from(std::io::Error::other("none")))
+        let others = all.split_off(OTHERS);
+        let (feed, plain) = (all.swap_remove(FEED), all.swap_remove(PLAIN));
+        Ok(Self { plain, feed, others })
     }
+}
 
+impl Single {
+    /// So many connections to one server. A feed that is slow says nothing of the others, and they nothing of it.
+    pub(super) fn several(client: &redis::Client, places: usize) -> Result<Vec<Self>, RedisError> {
+        let (common, feed) = (Arc::new(CircuitBreaker::new()), Arc::new(CircuitBreaker::new()));
+        let breaker = |place| Arc::clone(if place == FEED { &feed } else { &common });
+        (0..places).map(|place| Self::new(client.clone(), breaker(place))).collect()
+    }
+}
+
+impl Connection {
     pub(super) fn is_cluster(&self) -> bool {
         self.is_cluster
     }
 
-    /// One pipeline; to a Cluster it must be for this shard alone.
-    pub(super) async fn send(&self, shard: &Shard, call: Call) -> Result<Answers, StoreError> {
-        let answers = match self.route() {
-            Route::Single(single) => single.send(call).await,
-            Route::Cluster(clustered, place) => clustered.send(place, shard, call).await,
-            Route::Unknown(why) => Err(StoreError::Unreachable(why)),
-        };
-        answers.map_err(explained)
+    /// One pipeline; to a Cluster it must be for this shard alone. What the server refused is among the answers.
+    pub(super) async fn send(&self, shard: &Shard, call: &Call) -> Result<Answers, StoreError> {
+        self.route().send(shard, call).await
     }
 
-    /// Whether there is an answer: of the server, or of one of the cluster's primaries.
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.route().ping().await
+    /// The server that has this shard, if it is known; one server is always the same.
+    pub(super) fn server_of(&self, shard: &Shard) -> Option<String> {
+        match self.route() {
+            Route::Single(_) | Route::Unknown(_) => Some(String::new()),
+            Route::Cluster(clustered, _) => clustered.server_of(shard),
+        }
     }
 
     /// The cause of a failure, if it was found.
@@ -100,16 +127,38 @@ impl Route {
             let all = Arc::new(Clustered::new(options, certificates.clone(), count)?);
             return Ok((0..count).map(|place| Self::Cluster(Arc::clone(&all), place)).collect());
         }
-        let single = |_| Single::new(options, certificates.clone()).map(|one| Self::Single(Arc::new(one)));
-        (0..count).map(single).collect()
+        let url = options.urls.first().map_or("", String::as_str);
+        let client = client(url.into_connection_info()?, certificates.as_ref())?;
+        let all = Single::several(&client, count)?.into_iter();
+        Ok(all.map(|one| Self::Single(Arc::new(one))).collect())
     }
 
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let answer = match self {
-            Self::Single(single) => single.ping().await,
-            Self::Cluster(clustered, place) => clustered.ping(*place).await,
+    async fn send(&self, shard: &Shard, call: &Call) -> Result<Answers, StoreError> {
+        match self {
+            Self::Single(single) => single.send(call).await,
+            Self::Cluster(clustered, place) => clustered.send(*place, shard, call).await,
             Self::Unknown(why) => Err(StoreError::Unreachable(why.clone())),
+        }
+    }
+
+    /// Whether it takes writes: the server, or of a cluster any one.
+    pub(super) async fn tries(&self, limit: Duration) -> Result<(), StoreError> {
+        let pool: PoolName = match "readiness".parse() {
+            Ok(pool) => pool,
+            Err(_) => unreachable!("letters make a pool's name"),
         };
-        answer.map_err(explained)
+        let mut failure = StoreError::Timeout;
+        for shard in Shard::all(&pool) {
+            let step = Step::script(&scripts::PROBE, &[shard.probe()]).arg(TRIAL_MS);
+            let call = Call::new([step], None, limit).into_probe();
+            match self.send(&shard, &call).await.and_then(accepted) {
+                Ok(_) => return Ok(()),
+                Err(error) => failure = explained(error),
+            }
+            if !matches!(self, Self::Cluster(..)) {
+                break;
+            }
+        }
+        Err(failure)
     }
 }

@@ -18,7 +18,7 @@ use redis::Value;
 
 use super::Redis;
 use super::call::{Group, Step};
-use super::layout::{self, Shard};
+use super::layout::{self, Shard, slot};
 use super::reading::{Stored, list, misread, text};
 use crate::store::StoreError;
 
@@ -88,7 +88,7 @@ impl Redis {
             let step = Step::command("MGET").arg(pins);
             Group { shard, steps: vec![step] }
         });
-        for answers in self.link.run(groups.collect(), false).await? {
+        for answers in self.link.run(groups.collect()).await? {
             let pins = answers.values.first().ok_or_else(|| misread("pins"))?;
             // One may have expired since.
             for pin in list(pins)?.iter().filter(|pin| **pin != Value::Nil) {
@@ -110,9 +110,9 @@ impl Redis {
             let step = Step::command("EXISTS").arg(shard.slot_key());
             Group { shard, steps: vec![step] }
         };
-        self.link.run(Shard::all(pool).map(probe).collect(), false).await?;
+        self.link.run(Shard::all(pool).map(probe).collect()).await?;
         let name = |shard: Shard| Group { shard, steps: vec![Step::command("CLUSTER").arg("MYID")] };
-        let answers = match self.link.run(Shard::all(pool).map(name).collect(), false).await {
+        let answers = match self.link.run(Shard::all(pool).map(name).collect()).await {
             Err(StoreError::Refused(_)) => {
                 return Ok(Servers { shards: Shard::all(pool).collect(), names: UNNAMED });
             }
@@ -140,7 +140,7 @@ impl Redis {
             shard: shard.clone(),
             steps: vec![Step::command("CLUSTER").arg("NODES")],
         };
-        match self.link.run(servers.shards.iter().map(nodes).collect(), false).await {
+        match self.link.run(servers.shards.iter().map(nodes).collect()).await {
             // It is not allowed.
             Err(StoreError::Refused(_)) => {}
             answers => {
@@ -163,17 +163,6 @@ fn moving(nodes: &str) -> impl Iterator<Item = u16> {
         nodes.lines().filter(|line| line.split(' ').nth(2).is_some_and(|flags| flags.contains("myself")));
     let slots = own.flat_map(|line| line.split_whitespace().filter_map(|word| word.strip_prefix('[')));
     slots.filter_map(|slot| slot.split('-').next()?.parse().ok())
-}
-
-/// The slot of a key with a hash tag: CRC-16/XMODEM of the tag (Redis Cluster specification, "Hash tags").
-fn slot(key: &str) -> u16 {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or(key, |(tag, _)| tag);
-    let crc = tag.bytes().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    });
-    crc % 16_384
 }
 
 /// The servers that have a pool's shards.
@@ -260,13 +249,6 @@ mod tests {
         for text in ["s", "s0", "s0.1", "s0.1.2.3", "sx.1.0", "s0.-.0", "r.0~1-1", "m1-2"] {
             assert_eq!(servers(1, 0).position(&text.parse().unwrap()), Place::Unknown, "{text}");
         }
-    }
-
-    #[test]
-    fn slots_are_those_of_redis_cluster() {
-        // The check value of CRC-16/XMODEM.
-        assert_eq!(slot("a{123456789}b"), 0x31c3);
-        assert_eq!(slot("foo"), 12_182);
     }
 
     #[test]

@@ -64,7 +64,7 @@ async fn read(link: &Link, pool: &PoolName) -> Option<StoreId> {
         Step::command("PEXPIRE").arg(&key).arg(KEPT),
         Step::command("GET").arg(&key),
     ];
-    let answers = link.run(vec![Group { shard, steps }], false).await.ok()?;
+    let answers = link.run(vec![Group { shard, steps }]).await.ok()?;
     match answers.first()?.values.last()? {
         Value::Nil => None,
         name => text(name).ok().map(StoreId::new),

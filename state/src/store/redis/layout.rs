@@ -9,6 +9,7 @@
 //! | `berth:{pool/s}:changes` | stream | the changes of the shard's sessions; those of nodes in shard 0 |
 //! | `berth:{pool/0}:records` | hash | the nodes' whole records |
 //! | `berth:{pool/0}:store` | string | which store this is: a random name that is there until the store is emptied |
+//! | `berth:{pool/s}:probe` | string | nothing: it is written to see whether the shard takes writes |
 
 use std::fmt;
 
@@ -98,6 +99,11 @@ impl Shard {
         format!("{}records", self.prefix)
     }
 
+    /// What the probe of readiness writes.
+    pub(super) fn probe(&self) -> String {
+        format!("{}probe", self.prefix)
+    }
+
     /// What tells one event of this shard from all others of the pool.
     pub(super) fn event_cursor(&self, position: Position) -> Cursor {
         let mut positions = [Position::default(); SHARDS];
@@ -106,6 +112,20 @@ impl Shard {
         }
         cursor(&positions)
     }
+}
+
+/// Slots of a Redis Cluster.
+pub(super) const SLOTS: usize = 16_384;
+
+/// The slot of a key with a hash tag: CRC-16/XMODEM of the tag (Redis Cluster specification, "Hash tags").
+pub(super) fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or(key, |(tag, _)| tag);
+    let crc = tag.bytes().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    });
+    crc % 16_384
 }
 
 /// What the keys of all pins of a pool match, in any shard. A pool's name has no letter that means something in a pattern.
@@ -213,6 +233,13 @@ mod tests {
         for text in ["m1-2", "r.g", "r.0~", "r.g~1-1", "r.zz~1-1", "r.0~1", "r..", "x"] {
             assert_eq!(positions(&text.parse().unwrap()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        // The check value of CRC-16/XMODEM.
+        assert_eq!(slot("a{123456789}b"), 0x31c3);
+        assert_eq!(slot("foo"), 12_182);
     }
 
     #[test]

@@ -163,7 +163,7 @@ pub(super) struct Part {
     pub(super) gap: bool,
     /// Of the last entry here.
     pub(super) last: Option<Position>,
-    pub(super) events: Vec<Event>,
+    pub(super) read: Entries,
 }
 
 pub(super) fn changes(shard: &Shard, value: &Value) -> Result<Part, StoreError> {
@@ -171,7 +171,7 @@ pub(super) fn changes(shard: &Shard, value: &Value) -> Result<Part, StoreError> 
     Ok(Part {
         gap: integer(gap)? == 1,
         last: list(entries)?.last().map(entry_position).transpose()?,
-        events: events(shard, entries)?,
+        read: events(shard, entries)?,
     })
 }
 
@@ -180,9 +180,23 @@ pub(super) fn newest(entries: &Value) -> Result<Option<Position>, StoreError> {
     list(entries)?.first().map(entry_position).transpose()
 }
 
-/// Without the log's beginning, which is not news.
-pub(super) fn events(shard: &Shard, entries: &Value) -> Result<Vec<Event>, StoreError> {
-    list(entries)?.iter().filter_map(|entry| event(shard, entry).transpose()).collect()
+/// Entries of a log.
+pub(super) struct Entries {
+    pub(super) events: Vec<Event>,
+    /// Where entries are that cannot be read: another program wrote them, or a later version.
+    pub(super) unreadable: Vec<Position>,
+}
+
+/// Without the log's beginning, which is not news. An entry that cannot be read is passed over: those behind it are news.
+pub(super) fn events(shard: &Shard, entries: &Value) -> Result<Entries, StoreError> {
+    let mut read = Entries { events: Vec::new(), unreadable: Vec::new() };
+    for entry in list(entries)? {
+        match event(shard, entry) {
+            Ok(event) => read.events.extend(event),
+            Err(_) => read.unreadable.push(entry_position(entry)?),
+        }
+    }
+    Ok(read)
 }
 
 fn position(value: &Value) -> Result<Position, StoreError> {

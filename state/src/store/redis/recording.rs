@@ -1,16 +1,15 @@
 //! Records of nodes: written in shard 0 by compare-and-set, then copied to the others, so that each shard resolves its
 //! sessions without asking another.
 //!
-//! What a record becomes is decided in core, not in Lua. A failure half way is repaired when the request is repeated: also
-//! one that changes nothing copies again.
-
-use std::time::Instant;
+//! What a record becomes is decided in core, not in Lua. A shard that is away gets its copy later (`mending`), or when the
+//! request is repeated: also one that changes nothing copies again.
 
 use berth_core::wire::{NodeId, NodeRecord, PoolName, Reason};
 use redis::Value;
 
 use super::call::{Group, Step};
 use super::layout::{Shard, node_text};
+use super::prober::digits;
 use super::reading::{self, integer, misread, text};
 use super::{Redis, scripts};
 use crate::store::StoreError;
@@ -38,10 +37,9 @@ impl Redis {
 
     /// All records, by name. Those that say nothing any more are dropped when they are come across.
     pub(super) async fn records(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
-        let since = Instant::now();
         let home = Shard::home(pool);
         let steps = vec![Step::command("HVALS").arg(home.records()), Step::command("TIME")];
-        let answers = self.link.run(vec![Group { shard: home, steps }], false).await?;
+        let answers = self.link.run(vec![Group { shard: home, steps }]).await?;
         let [records, time] = answers.first().map_or(&[][..], |answers| &answers.values) else {
             return Err(misread("nodes"));
         };
@@ -54,7 +52,7 @@ impl Redis {
         }
         if !spent.is_empty() {
             // If it fails, the next list drops them.
-            let _ = self.drop_records(pool, &spent, since).await;
+            let _ = self.drop_records(pool, &spent).await;
         }
         nodes.sort_by(|one, other| one.node.cmp(&other.node));
         Ok(nodes)
@@ -77,7 +75,7 @@ impl Redis {
             let Some(next) = change(&record, now) else {
                 if record.version > 0 {
                     // Perhaps an earlier attempt reached the first shard only.
-                    self.copy_to_shards(pool, &record).await?;
+                    self.copy_to_shards(pool, &record).await;
                 }
                 return Ok((record, false));
             };
@@ -92,33 +90,32 @@ impl Redis {
                 .arg(correlation_id.unwrap_or_default())
                 .arg(self.keeping.changes.to_string());
             if integer(&self.link.one(&home, step).await?)? == 1 {
-                self.copy_to_shards(pool, &next).await?;
+                self.copy_to_shards(pool, &next).await;
                 return Ok((next, true));
             }
         }
         Err(StoreError::Refused(format!("{node} is being changed by too many at once")))
     }
 
-    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) -> Result<(), StoreError> {
-        let copy = |shard: Shard| {
-            let step = Step::script(&scripts::COPY_NODE, &[shard.nodes()])
-                .arg(record.node.to_string())
-                .arg(record.version.to_string())
-                .arg(node_text(record))
-                .arg(record.updated_ms.to_string());
-            Group { shard, steps: vec![step] }
-        };
-        self.link.run(Shard::all(pool).skip(1).map(copy).collect(), false).await?;
-        Ok(())
+    /// A shard that is away gets its copy later: the record counts, and it is recorded.
+    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) {
+        let copy = |shard: Shard| Group { steps: vec![copy_step(&shard, record)], shard };
+        let outcomes = self.link.each(Shard::all(pool).skip(1).map(copy).collect()).await;
+        let shards = Shard::all(pool).skip(1).zip(outcomes);
+        let failed = shards.filter_map(|(shard, outcome)| Some((shard.index(), outcome.err()?)));
+        let failed: Vec<(usize, StoreError)> = failed.collect();
+        if let Some((_, error)) = failed.first() {
+            self.mending.note(pool);
+            let shards = digits(&failed.iter().map(|(shard, _)| *shard).collect::<Vec<_>>());
+            tracing::warn!(
+                pool = pool.as_str(), node = %record.node, version = record.version, shards, %error,
+                "a node's record is written, but these shards do not have it yet; they get it once they answer"
+            );
+        }
     }
 
     /// A copy without its record, or the other way round, says nothing either: so no order is needed.
-    async fn drop_records(
-        &self,
-        pool: &PoolName,
-        spent: &[(String, NodeRecord)],
-        since: Instant,
-    ) -> Result<(), StoreError> {
+    async fn drop_records(&self, pool: &PoolName, spent: &[(String, NodeRecord)]) -> Result<(), StoreError> {
         let drop = |hash: String, text: &str, record: &NodeRecord| {
             Step::script(&scripts::DROP_NODE, &[hash]).arg(record.node.to_string()).arg(text)
         };
@@ -129,11 +126,19 @@ impl Redis {
             let steps = spent.iter().map(|(_, record)| drop(shard.nodes(), &node_text(record), record));
             Group { steps: steps.collect(), shard }
         });
-        self.link.run_since(since, std::iter::once(records).chain(copies).collect(), false).await?;
-        Ok(())
+        let groups = std::iter::once(records).chain(copies).collect();
+        self.link.each(groups).await.into_iter().try_for_each(|outcome| outcome.map(|_| ()))
     }
 }
 
-fn read(text: &str) -> Result<NodeRecord, StoreError> {
+pub(super) fn copy_step(shard: &Shard, record: &NodeRecord) -> Step {
+    Step::script(&scripts::COPY_NODE, &[shard.nodes()])
+        .arg(record.node.to_string())
+        .arg(record.version.to_string())
+        .arg(node_text(record))
+        .arg(record.updated_ms.to_string())
+}
+
+pub(super) fn read(text: &str) -> Result<NodeRecord, StoreError> {
     serde_json::from_str(text).map_err(|_| misread("a node's record"))
 }

@@ -98,7 +98,7 @@ impl Renewal {
     async fn lead(&self, options: &Options, secrets: &Secrets) -> Result<(), String> {
         let new = Route::all(options, secrets, self.routes.len()).map_err(|error| error.to_string())?;
         if let Some(first) = new.first() {
-            match timeout(TRIED_FOR, first.ping()).await {
+            match timeout(TRIED_FOR, first.tries(TRIED_FOR)).await {
                 Ok(answer) => answer.map_err(|error| error.to_string())?,
                 Err(_) => return Err("no answer".to_owned()),
             }

@@ -4,83 +4,103 @@
 //! A session and its former key have different slots, so no script sees both. Each round may be repeated, and between them
 //! others may act: the script checks the node it is given like any candidate, and a session version only grows. Without
 //! former keys, which is nearly always, there is one round.
+//!
+//! A session whose shard does not answer has no pin in the reply; those of other shards have theirs.
 
 use std::fmt::Write as _;
-use std::time::Instant;
 
-use berth_core::wire::{KnownPin, Pin, ResolveRequest, SessionAsk, SessionKey};
+use berth_core::wire::{KnownPin, Outcome, Pin, ResolveRequest, SessionAsk, SessionKey};
 use redis::Value;
 
 use super::call::{Answers, Group, Step};
 use super::layout::Shard;
-use super::reading::{self, Stored, misread, text};
+use super::reading::{self, Stored, text};
 use super::{Redis, by_shard, scripts};
 use crate::store::StoreError;
 use crate::store::claims::Former;
 
+/// What is known of a session's former key: its pin, if it has one, or why that is not known.
+type Known = Result<Option<Former>, StoreError>;
+
 impl Redis {
     pub(super) async fn resolve_sessions(&self, request: &ResolveRequest) -> Result<Vec<Pin>, StoreError> {
-        let since = Instant::now();
-        let formers = self.formers(request, since).await?;
-        let asks = request.sessions.iter().zip(&formers);
-        let shards = by_shard(&request.pool, asks.enumerate().map(|(at, ask)| (ask.0.key, (at, ask))));
+        if self.prober.asked(&request.pool) {
+            self.mending.note(&request.pool);
+        }
+        let formers = self.formers(request).await;
+        let mut failure = None;
+        let asks = request.sessions.iter().zip(&formers).enumerate();
+        // A session whose former key's pin is not known would begin again.
+        let asks = asks.filter_map(|(at, (ask, former))| match former {
+            Ok(former) => Some((ask.key, (at, ask, former.as_ref()))),
+            Err(error) => {
+                failure.get_or_insert_with(|| error.clone());
+                None
+            }
+        });
+        let shards = by_shard(&request.pool, asks);
         let groups = shards.iter().map(|(shard, asks)| Group {
             shard: shard.clone(),
             steps: asks
                 .iter()
-                .map(|(_, (ask, former))| self.resolve_step(shard, request, ask, former.as_ref()))
+                .map(|(_, ask, former)| self.resolve_step(shard, request, ask, *former))
                 .collect(),
         });
-        let answers = self.link.run_since(since, groups.collect(), true).await?;
+        let outcomes = self.link.each_durably(groups.collect()).await;
 
         let mut pins = vec![None; request.sessions.len()];
-        for ((_, asks), Answers { values, durable }) in shards.iter().zip(&answers) {
-            for ((at, (ask, _)), value) in asks.iter().zip(values) {
+        for ((shard, asks), outcome) in shards.iter().zip(outcomes) {
+            let Answers { values, durable } = match outcome {
+                Ok(answers) => answers,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            for ((at, ask, _), value) in asks.iter().zip(&values) {
+                let pin = Pin { durable, ..reading::pin(ask.key, self.keeping.ttl, text(value)?)? };
+                if pin.outcome != Outcome::Found {
+                    self.prober.wrote(&request.pool, shard.index());
+                }
                 if let Some(place) = pins.get_mut(*at) {
-                    let pin = reading::pin(ask.key, self.keeping.ttl, text(value)?)?;
-                    *place = Some(Pin { durable: *durable, ..pin });
+                    *place = Some(pin);
                 }
             }
         }
-        let pins = pins.into_iter().collect::<Option<Vec<_>>>();
-        let pins = pins.ok_or_else(|| misread("the number of pins"))?;
-        self.raise(request, &formers, &pins, since).await;
-        Ok(pins)
+        self.raise(request, &formers, &pins).await;
+        let pins: Vec<Pin> = pins.into_iter().flatten().collect();
+        match failure {
+            Some(error) if pins.is_empty() => Err(error),
+            _ => Ok(pins),
+        }
     }
 
     /// For each session the pin of its former key, if it has one.
-    async fn formers(
-        &self,
-        request: &ResolveRequest,
-        since: Instant,
-    ) -> Result<Vec<Option<Former>>, StoreError> {
-        let mut formers = vec![None; request.sessions.len()];
+    async fn formers(&self, request: &ResolveRequest) -> Vec<Known> {
+        let mut formers = vec![Ok(None); request.sessions.len()];
         let asks = request.sessions.iter().enumerate();
         let keys = asks.filter_map(|(at, ask)| ask.alias_of.map(|key| (key, (at, key))));
         let shards = by_shard(&request.pool, keys);
         if shards.is_empty() {
-            return Ok(formers);
+            return formers;
         }
         let groups = shards.iter().map(|(shard, keys)| Group {
             shard: shard.clone(),
             steps: keys.iter().map(|(_, key)| Step::command("GET").arg(shard.pin(*key))).collect(),
         });
-        let answers = self.link.run_since(since, groups.collect(), false).await?;
-        for ((_, keys), answers) in shards.iter().zip(&answers) {
-            for ((at, key), value) in keys.iter().zip(&answers.values) {
-                if let (Some(place), false) = (formers.get_mut(*at), *value == Value::Nil) {
-                    let pin = Stored::read(text(value)?)?;
-                    *place = Some(Former {
-                        key: *key,
-                        node: pin.node,
-                        version: pin.version,
-                        session_version: pin.claims.session_version,
-                        boot_id: pin.boot_id,
-                    });
+        let outcomes = self.link.each(groups.collect()).await;
+        for ((_, keys), outcome) in shards.iter().zip(outcomes) {
+            for (place, (at, key)) in keys.iter().enumerate() {
+                let former = match &outcome {
+                    Ok(answers) => answers.values.get(place).map_or(Ok(None), |value| former(*key, value)),
+                    Err(error) => Err(error.clone()),
+                };
+                if let Some(known) = formers.get_mut(*at) {
+                    *known = former;
                 }
             }
         }
-        Ok(formers)
+        formers
     }
 
     fn resolve_step(
@@ -117,16 +137,10 @@ impl Redis {
 
     /// Lets the pins of former keys learn what the sessions' own know. They have their pins: a failure here costs proxies that
     /// remember the former key a while, until they ask for it or the session is resolved again.
-    async fn raise(
-        &self,
-        request: &ResolveRequest,
-        formers: &[Option<Former>],
-        pins: &[Pin],
-        since: Instant,
-    ) {
+    async fn raise(&self, request: &ResolveRequest, formers: &[Known], pins: &[Option<Pin>]) {
         let answered = request.sessions.iter().zip(pins);
         let raised = formers.iter().zip(answered).filter_map(|(former, (ask, pin))| {
-            let (former, to) = (former.as_ref()?, pin.session_version?);
+            let (former, to) = (former.as_ref().ok()?.as_ref()?, pin.as_ref()?.session_version?);
             // A request without a session version does not say that others are old.
             ask.session_version?;
             (former.session_version < to).then_some((former.key, (former.key, to)))
@@ -146,10 +160,25 @@ impl Redis {
             shard: shard.clone(),
             steps: keys.iter().map(|(key, to)| step(shard, *key, *to)).collect(),
         });
-        if let Err(error) = self.link.run_since(since, groups.collect(), false).await {
+        let outcomes = self.link.each(groups.collect()).await;
+        if let Some(error) = outcomes.into_iter().find_map(Result::err) {
             tracing::warn!(pool = request.pool.as_str(), %error, "former keys did not learn a session version");
         }
     }
+}
+
+fn former(key: SessionKey, pin: &Value) -> Known {
+    if *pin == Value::Nil {
+        return Ok(None);
+    }
+    let pin = Stored::read(text(pin)?)?;
+    Ok(Some(Former {
+        key,
+        node: pin.node,
+        version: pin.version,
+        session_version: pin.claims.session_version,
+        boot_id: pin.boot_id,
+    }))
 }
 
 /// `idle time|end|creation|session version|life of a claim`, each of which may be empty.

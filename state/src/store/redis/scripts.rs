@@ -33,3 +33,5 @@ pub(super) static COPY_NODE: Named = Named::new(|| Script::new(include_str!("scr
 pub(super) static DROP_NODE: Named = Named::new(|| Script::new(include_str!("scripts/drop_node.lua")));
 /// Reads one shard's changes.
 pub(super) static CHANGES: Named = Named::new(|| Script::new(include_str!("scripts/changes.lua")));
+/// Whether a shard takes writes.
+pub(super) static PROBE: Named = Named::new(|| Script::new(include_str!("scripts/probe.lua")));

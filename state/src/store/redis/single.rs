@@ -1,17 +1,18 @@
 //! The connection to one server, which the library keeps; this module leaves a server that turns calls away.
 //!
-//! A server behind a moving address may become a replica, or load its data again, without closing the connection. Such
-//! an answer makes a new connection, for which the name is resolved again.
+//! A server behind a moving address may become a replica, be fenced off from its replicas, or load its data again, without
+//! closing the connection. Such an answer makes a new connection, for which the name is resolved again.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use berth_core::breaker::Permit;
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
-use redis::{RedisError, TlsCertificates};
+use redis::{ConnectionInfo, RedisError, TlsCertificates};
 
 use super::bounds::{CONNECT_TIMEOUT, UNACKNOWLEDGED};
-use super::call::{Answers, Call, Step, failure, refused};
-use super::options::Options;
+use super::breaker::CircuitBreaker;
+use super::call::{Answers, Call, failure, is_servers_state};
 use crate::lock::lock;
 use crate::store::StoreError;
 
@@ -20,62 +21,80 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::fr
 /// A server that turns calls away is worth a line in the log after this time without any.
 const TOLD_AGAIN: Duration = Duration::from_secs(5);
 
+/// A client for this server.
+pub(super) fn client(
+    info: ConnectionInfo,
+    certificates: Option<&TlsCertificates>,
+) -> Result<redis::Client, RedisError> {
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
+    let info = info.set_tcp_settings(tcp);
+    match certificates {
+        Some(certificates) => redis::Client::build_with_tls(info, certificates.clone()),
+        None => redis::Client::open(info),
+    }
+}
+
 /// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
 /// server.
 pub(super) struct Single {
     client: redis::Client,
     current: Mutex<(ConnectionManager, Instant)>,
+    /// Shared by the connections of one kind to this server.
+    breaker: Arc<CircuitBreaker>,
 }
 
 impl Single {
-    /// A connection to the first server of the options, made when it is first used.
-    pub(super) fn new(options: &Options, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
-        let url = options.urls.first().map_or("", String::as_str);
-        let info = redis::IntoConnectionInfo::into_connection_info(url)?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-        let info = info.set_tcp_settings(tcp);
-        let client = match certificates {
-            Some(certificates) => redis::Client::build_with_tls(info, certificates)?,
-            None => redis::Client::open(info)?,
-        };
+    /// A connection that is made when it is first used.
+    pub(super) fn new(client: redis::Client, breaker: Arc<CircuitBreaker>) -> Result<Self, RedisError> {
         let current = Mutex::new((manager(&client)?, Instant::now()));
-        Ok(Self { client, current })
+        Ok(Self { client, current, breaker })
     }
 
-    /// Whether the server takes writes.
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        // A write, so that a replica says that it is one, of something that is not there: it changes nothing.
-        let step = Step::command("DEL").arg("berth:ready");
-        self.send(Call::new([step], None)).await.map(|_| ())
-    }
-
-    /// One pipeline.
-    pub(super) async fn send(&self, call: Call) -> Result<Answers, StoreError> {
+    /// One pipeline. What the server refused is among the answers.
+    pub(super) async fn send(&self, call: &Call) -> Result<Answers, StoreError> {
+        if !call.is_probe && self.breaker.allow() == Permit::Deny {
+            return Err(StoreError::Suspended);
+        }
+        let mut asked = Asked { breaker: Some(&self.breaker), since: Instant::now(), late: call.late };
         let mut connection = lock(&self.current).0.clone();
         let mut send = async |call: &Call| {
             let pipeline = &call.pipeline;
-            let values =
-                connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(|error| {
-                    // The manager itself reconnects only when the network fails, not when a server turned it away.
-                    if !error.is_io_error() {
-                        self.renew();
-                    }
-                    failure(&error)
-                })?;
+            let mut values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            // The server was started again, or closed what was idle. That shows at the next call only, and a step may be repeated.
+            if values.as_ref().is_err_and(RedisError::is_connection_dropped) {
+                values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            }
+            let values = values.map_err(|error| {
+                // The manager itself reconnects only when the network fails, not when a server turned it away.
+                if !error.is_io_error() {
+                    self.renew();
+                }
+                failure(&error)
+            })?;
             Ok(call.answers(values))
         };
-        let mut answers = send(&call).await?;
-        if let Some((places, again)) = call.unknown(&answers) {
-            answers = answers.with(&places, send(&again).await?);
-        }
-        refused(&answers).inspect_err(|error| {
-            if matches!(error, StoreError::Unreachable(_)) {
-                self.renew();
+        let result = async {
+            let mut answers: Answers = send(call).await?;
+            if let Some((places, again)) = call.unknown(&answers) {
+                answers = answers.with(&places, send(&again).await?);
             }
-        })?;
-        Ok(answers)
+            Ok(answers)
+        }
+        .await;
+        asked.breaker = None;
+        let turned_away = match &result {
+            Ok(answers) => answers.values.iter().any(is_servers_state),
+            Err(_) => false,
+        };
+        if turned_away {
+            self.renew();
+        }
+        // A refusal is an answer: the server is there.
+        self.breaker
+            .report(!turned_away && !matches!(result, Err(StoreError::Timeout | StoreError::Unreachable(_))));
+        result
     }
 
     /// Leaves the server, which cannot serve now: the address may lead to another by now. At most once in a while; of many
@@ -91,6 +110,23 @@ impl Single {
                 tracing::warn!("the store's server turned a call away: reconnecting");
             }
             *current = (manager, Instant::now());
+        }
+    }
+}
+
+/// A call that is under way. Callers give up by dropping it: late and without an answer, it counts as a failure.
+struct Asked<'b> {
+    breaker: Option<&'b CircuitBreaker>,
+    since: Instant,
+    late: Duration,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(breaker) = self.breaker
+            && self.since.elapsed() >= self.late
+        {
+            breaker.report(false);
         }
     }
 }
