@@ -148,7 +148,7 @@ fn replace_moves_sessions_that_have_another_pin() {
     let expected = json!({"claimed": 0, "found": 2, "rehomed": 1, "elsewhere": 0, "skipped": 0, "faulty": 0});
     assert_eq!(moved, expected);
     let ada = session(&service, "ada").unwrap();
-    assert_eq!((&ada["node"], &ada["version"]), (&json!(B), &json!(2)));
+    assert_eq!(ada["node"], B);
     assert_eq!((&ada["events"][0]["kind"], &ada["events"][0]["from"]), (&json!("rehomed"), &json!(A)));
     assert_eq!(ada["idle_ttl_ms"], 3_600_000, "what was said of it stays");
     // A node that may get no sessions gets none: the pin stays.

@@ -53,7 +53,7 @@ fn inspect_tells_where_a_session_lives() {
     resolve(&service, "alice", &[A, B], &[A]);
 
     let text = stdout(&run(&service, &["inspect", "alice"]));
-    for line in ["node     10.0.0.2:80", "state    active", "version  2", "rehomed", "reason=unusable"] {
+    for line in ["node     10.0.0.2:80", "state    active", "version  1", "rehomed", "reason=unusable"] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
 

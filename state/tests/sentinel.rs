@@ -109,7 +109,7 @@ fn the_next_primary_is_found_when_the_first_is_killed() {
 
     eventually("the next primary", || resolve(&service).status == 200);
     assert_eq!(resolve(&service).json()["pins"][0]["outcome"], "found");
-    assert_eq!(service.ask("GET", "/readyz", "").status, 200);
+    eventually("readiness", || service.ask("GET", "/readyz", "").status == 200);
 }
 
 #[tokio::test]

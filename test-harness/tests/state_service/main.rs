@@ -9,4 +9,5 @@ mod state_authority;
 mod state_coalescing;
 mod state_failures;
 mod state_redis;
+mod state_shards;
 mod state_silent;
