@@ -28,7 +28,7 @@ pub use self::redis::Redis;
 pub struct Keeping {
     /// A pin that is neither resolved nor touched lives this long, unless its session has an idle time of its own.
     pub ttl: Millis,
-    /// The version of an ended session is remembered this long, so that nobody who missed the end begins it again.
+    /// The version of an ended session is remembered this long, so that no proxy that missed the end begins it again.
     pub ended: Millis,
     /// Changes kept, at least: per pool in memory, per pool and shard in Redis.
     pub changes: usize,

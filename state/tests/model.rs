@@ -51,8 +51,8 @@ impl Random {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Resolve(ResolveRequest, Vec<Told>),
-    Touch(Vec<(SessionKey, Told)>),
+    Resolve(ResolveRequest, Vec<Said>),
+    Touch(Vec<(SessionKey, Said)>),
     Expire(SessionKey),
     End(SessionKey, Millis),
     Node(NodeId, NodeChange),
@@ -61,7 +61,7 @@ enum Step {
 
 /// What a request says of a pin: versions are only known when the history is played.
 #[derive(Debug, Clone)]
-enum Told {
+enum Said {
     Nothing,
     /// So many answers ago.
     Answered(usize),
@@ -69,12 +69,12 @@ enum Told {
     Lost(NodeId),
 }
 
-fn told(random: &mut Random) -> Told {
+fn said(random: &mut Random) -> Said {
     match random.below(6) {
-        0 | 1 => Told::Answered(0),
-        2 => Told::Answered(1),
-        3 if random.below(3) == 0 => Told::Lost(node(random.below(NODES))),
-        _ => Told::Nothing,
+        0 | 1 => Said::Answered(0),
+        2 => Said::Answered(1),
+        3 if random.below(3) == 0 => Said::Lost(node(random.below(NODES))),
+        _ => Said::Nothing,
     }
 }
 
@@ -112,7 +112,7 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
         1 => Step::End(key(random.below(SESSIONS)), Millis(random.below(2) * HOUR)),
         2..4 => {
             let keys: Vec<u64> = (0..SESSIONS).filter(|_| random.below(2) == 0).collect();
-            Step::Touch(keys.into_iter().map(|number| (key(number), told(random))).collect())
+            Step::Touch(keys.into_iter().map(|number| (key(number), said(random))).collect())
         }
         4 if random.below(3) == 0 => Step::Forget(node(random.below(NODES))),
         4..8 => {
@@ -143,8 +143,8 @@ fn step(random: &mut Random, pool: &PoolName, now: u64) -> Step {
                 panic: random.below(5) == 0,
                 correlation_id: None,
             };
-            let told = request.sessions.iter().map(|_| told(random)).collect();
-            Step::Resolve(request, told)
+            let said = request.sessions.iter().map(|_| said(random)).collect();
+            Step::Resolve(request, said)
         }
     }
 }
@@ -161,10 +161,10 @@ async fn play(
     let mut law = Law { now, ..Law::default() };
     for step in history {
         answers.push(match step {
-            Step::Resolve(request, told) => {
+            Step::Resolve(request, said) => {
                 let mut request = request.clone();
-                for (ask, told) in request.sessions.iter_mut().zip(told) {
-                    ask.known = law.versions.told(ask.key, told);
+                for (ask, said) in request.sessions.iter_mut().zip(said) {
+                    ask.known = law.versions.said(ask.key, said);
                 }
                 let mut pins = store.resolve(&request).await.unwrap();
                 law.resolved(&request, &pins);
@@ -179,8 +179,8 @@ async fn play(
             Step::Touch(keys) if keys.is_empty() => String::new(),
             Step::Touch(sessions) => {
                 let mut request = TouchRequest { pool: pool.clone(), keys: vec![], pins: vec![] };
-                for (key, told) in sessions {
-                    match law.versions.told(*key, told) {
+                for (key, said) in sessions {
+                    match law.versions.said(*key, said) {
                         Some(known) => request.pins.push(TouchedPin { key: *key, known }),
                         None => request.keys.push(*key),
                     }
@@ -236,7 +236,7 @@ async fn play(
     (answers, law.versions)
 }
 
-/// The pins of each session that were answered or told, in that order, each once.
+/// The pins of each session that were answered or said, in that order, each once.
 #[derive(Default)]
 struct Versions(BTreeMap<SessionKey, Vec<KnownPin>>);
 
@@ -254,11 +254,11 @@ impl Versions {
         self.0.get(&key).into_iter().flatten().map(|pin| pin.version).max().unwrap_or(0)
     }
 
-    fn told(&mut self, key: SessionKey, told: &Told) -> Option<KnownPin> {
-        match told {
-            Told::Nothing => None,
-            Told::Answered(ago) => self.0.get(&key)?.iter().rev().nth(*ago).cloned(),
-            Told::Lost(node) => {
+    fn said(&mut self, key: SessionKey, said: &Said) -> Option<KnownPin> {
+        match said {
+            Said::Nothing => None,
+            Said::Answered(ago) => self.0.get(&key)?.iter().rev().nth(*ago).cloned(),
+            Said::Lost(node) => {
                 let highest = Some(self.highest(key)).filter(|highest| *highest > 0)?;
                 let known = KnownPin { version: highest + 7, node: node.clone() };
                 self.note(key, known.clone());
@@ -426,14 +426,14 @@ impl Law {
 
     fn touched(&mut self, request: &TouchRequest, reply: &TouchReply) {
         let mut changed = Vec::new();
-        for (key, told) in request.sessions() {
-            self.recover(key, told);
+        for (key, said) in request.sessions() {
+            self.recover(key, said);
             let known = self.pins.get(&key);
             assert_eq!(reply.missing.contains(&key), known.is_none());
             if let Some(known) = known {
                 known.lives(reply.ttls_ms.get(&key).copied().unwrap_or(reply.ttl_ms), self.now);
                 let is_other =
-                    told.is_some_and(|told| (told.version, &told.node) != (known.version, &known.node));
+                    said.is_some_and(|said| (said.version, &said.node) != (known.version, &known.node));
                 changed.extend(is_other.then_some(key));
             }
         }

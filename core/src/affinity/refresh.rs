@@ -118,7 +118,7 @@ impl Affinity {
                 continue;
             }
             if pin.ttl_ms == Some(0) {
-                // It is over: what is under way ends by itself, and a request that comes begins it anew.
+                // It is over: what is under way ends by itself, and a request that comes begins it again.
                 self.pins.remove(*key);
                 continue;
             }

@@ -54,23 +54,23 @@ impl Stores {
 mod tests {
     use super::*;
 
-    fn told(answers: &[&str]) -> Vec<usize> {
+    fn reported(answers: &[&str]) -> Vec<usize> {
         let mut stores = Stores::default();
-        let told = answers.iter().enumerate().filter_map(|(at, store)| {
+        let reported = answers.iter().enumerate().filter_map(|(at, store)| {
             let store = StoreId::new(store);
             stores.answered(Some(&store)).map(|_| at)
         });
-        told.collect()
+        reported.collect()
     }
 
     #[test]
     fn a_store_that_was_emptied_is_not_two() {
-        assert_eq!(told(&["a", "a", "b", "b", "c", "d", "e", "f"]), [0; 0]);
+        assert_eq!(reported(&["a", "a", "b", "b", "c", "d", "e", "f"]), [0; 0]);
     }
 
     #[test]
-    fn two_stores_in_turn_are_told_once() {
-        assert_eq!(told(&["a", "b", "a", "b", "a"]), [2]);
-        assert_eq!(told(&["a", "b", "c", "a", "b", "c"]), [3]);
+    fn two_stores_in_turn_are_reported_once() {
+        assert_eq!(reported(&["a", "b", "a", "b", "a"]), [2]);
+        assert_eq!(reported(&["a", "b", "c", "a", "b", "c"]), [3]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A session in use is touched in the store, and its pin is prolonged by the answer. Pins that may be wrong are
 //! expired; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
-//! where it lives, not whether it is in use. A touch also says what is known of it, and is told if that is wrong.
+//! where it lives, not whether it is in use. A touch also says what is known of it, and learns if that is wrong.
 
 use super::{Kind, NodeRef, Pin, Pins, WireKey};
 use crate::time::Millis;

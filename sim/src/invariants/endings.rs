@@ -59,7 +59,7 @@ impl Checks {
             let name = Nodes::name(number);
             let state = states.get(&name);
             let is_drained = state == Some(&State::Draining);
-            // An operator's change that the store lost is made again by whoever is told so: see the quorum.
+            // An operator's change that the store lost is lost without quorum.
             if lost_nodes.contains(&name) {
                 continue;
             }

@@ -290,7 +290,7 @@ impl Store for Memory {
                 continue;
             };
             let Some(pin) = pool.live_mut(key, now) else {
-                pool.heed(known, now);
+                pool.advance(known, now);
                 missing.push(key);
                 continue;
             };

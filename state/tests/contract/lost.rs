@@ -33,7 +33,7 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     assert_eq!(owner(store, "lost", "a").await, Some(known(claimed, 1)));
     assert_eq!(news(store, "lost", &start).await, []);
 
-    // What is newer was lost. All others hear of it, also those who knew the owner before.
+    // What is newer was lost. All others learn of it, also those who knew the owner before.
     let reply = touch(store, "lost", "a", known(claimed + 7, 2)).await;
     assert_eq!((reply.touched, reply.changed), (1, vec![]));
     assert_eq!(owner(store, "lost", "a").await, Some(known(claimed + 7, 2)));
@@ -55,19 +55,19 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
 }
 
 pub(crate) async fn a_question_brings_back_what_was_lost(store: &dyn Store) {
-    let claimed = resolve(store, "told", "a", &[1], &[]).await.version;
+    let claimed = resolve(store, "known", "a", &[1], &[]).await.version;
 
-    let found = resolve_one(store, "told", knowing(ask("a", &[2], &[]), claimed + 7, 3)).await;
+    let found = resolve_one(store, "known", knowing(ask("a", &[2], &[]), claimed + 7, 3)).await;
     assert_eq!(found, pin("a", Outcome::Found, 3, claimed + 7));
-    let rehomed = resolve_one(store, "told", knowing(ask("a", &[4], &[5]), claimed + 9, 5)).await;
+    let rehomed = resolve_one(store, "known", knowing(ask("a", &[4], &[5]), claimed + 9, 5)).await;
     assert_eq!((rehomed.from, rehomed.node, rehomed.version > claimed + 9), (Some(node(5)), node(4), true));
-    let found = resolve_one(store, "told", knowing(ask("a", &[2], &[]), claimed, 1)).await;
+    let found = resolve_one(store, "known", knowing(ask("a", &[2], &[]), claimed, 1)).await;
     assert_eq!(found, pin("a", Outcome::Found, 4, rehomed.version));
 
     // A pin that is not there stays where it was, and those who know it learn nothing.
-    let here = resolve_one(store, "told", knowing(ask("b", &[1, 2], &[]), claimed, 1)).await;
+    let here = resolve_one(store, "known", knowing(ask("b", &[1, 2], &[]), claimed, 1)).await;
     assert_eq!(here, pin("b", Outcome::Claimed, 1, claimed));
-    let there = resolve_one(store, "told", knowing(ask("c", &[2], &[]), claimed, 1)).await;
+    let there = resolve_one(store, "known", knowing(ask("c", &[2], &[]), claimed, 1)).await;
     assert!(there.node == node(2) && there.version > claimed, "{there:?}");
 }
 

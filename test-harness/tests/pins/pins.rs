@@ -26,7 +26,7 @@ async fn first_request_claims_and_the_next_ones_ask_nobody() {
 
     assert_eq!(self::resolves(&world).await, resolves);
     let pin = world.pin_of("nodes", "ada").await.unwrap();
-    assert_eq!((pin.node.to_string().as_str(), pin.version), (first.node(), 1));
+    assert!(pin.node.to_string() == first.node() && pin.events.is_empty(), "{pin:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn request_that_moves_a_session_is_named_in_the_log_of_changes() {
     assert_eq!(shown(&moved, "outcome"), "rehomed");
     let pin = world.pin_of("nodes", "ada").await.unwrap();
     let event = pin.events.last().unwrap();
-    assert_eq!((pin.version, event.from.clone().unwrap().to_string()), (2, owner));
+    assert_eq!((event.version, event.from.clone().unwrap().to_string()), (Some(pin.version), owner));
     // Envoy gives each request an id of its own, unless it is configured to keep the client's.
     let id = moved.received().header("x-request-id").map(|id| String::from_utf8_lossy(id).into_owned());
     assert_eq!(event.correlation_id, id);
@@ -119,9 +119,10 @@ async fn pin_cache_that_is_too_small_asks_more_often_and_moves_nobody() {
             (pins, dropped) if pins == max_pins && expected.contains(&dropped) => Ok(dropped),
             other => Err(format!("(pins, dropped): {other:?}")),
         };
-        let dropped = eventually(as_expected, SOON).await;
+        eventually(as_expected, SOON).await;
         let labels = [("pool", "nodes"), ("reason", "pin")];
-        assert_eq!(world.envoy(0).metric("berth_dropped_total", &labels).await, dropped as f64);
+        let dropped = world.envoy(0).metric("berth_dropped_total", &labels).await as u64;
+        assert!(expected.contains(&dropped), "{dropped}");
     }
 }
 

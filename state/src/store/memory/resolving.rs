@@ -87,9 +87,9 @@ impl Pool {
         };
         pin.expires = now + lives;
         if let Some(known) = known.filter(|known| is_new && moved.is_none() && known.node == node) {
-            // The store lost it, and it stays where it was: nobody who knows it has to learn anything.
+            // The store lost it, and it stays where it was: who knows it has nothing to learn.
             (pin.version, pin.owned) = (known.version, versions::time_of(known.version, now));
-            self.heed(Some(known), now);
+            self.advance(Some(known), now);
         } else if is_new || moved.is_some() {
             let of_former = inherited.map(|former| former.version);
             let of_known = known.map(|known| known.version);
@@ -152,7 +152,7 @@ impl Pool {
     }
 
     /// What is given out from now on is newer than what a proxy knows.
-    pub(super) fn heed(&mut self, known: Option<&KnownPin>, now: Millis) {
+    pub(super) fn advance(&mut self, known: Option<&KnownPin>, now: Millis) {
         if let Some(known) = known.filter(|known| versions::is_plausible(known.version, now)) {
             self.latest_version = self.latest_version.max(known.version);
         }
@@ -178,7 +178,7 @@ impl Pool {
         if is_moved {
             pin.boot_id = None;
         }
-        self.heed(Some(known), now);
+        self.advance(Some(known), now);
         if is_moved {
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Rehomed;

@@ -1,4 +1,4 @@
-//! Which store this is: a random name for each pool, which whoever comes first writes into its first shard.
+//! Which store this is: a random name for each pool, which the first service to come writes into its first shard.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};

@@ -53,7 +53,7 @@ local function next_version(one, two, three)
 end
 
 -- What is given out from now on is newer than what a proxy knows.
-local function heed(version)
+local function advance(version)
   if tonumber(version) > (tonumber(redis.call('GET', KEYS[5])) or 0) then
     redis.call('SET', KEYS[5], version, 'PX', KEPT)
   end
@@ -217,7 +217,7 @@ if pin and told_version and tonumber(told_version) > tonumber(version) then
     owner, known_boot = told_node, ''
   end
   version, owned = told_version, time_of(told_version)
-  heed(version)
+  advance(version)
 end
 
 if not pin then
@@ -261,9 +261,9 @@ if not pin then
   local at = string.format('%.0f', time())
   local since = at
   if told_node == node and outcome ~= 'r' then
-    -- The store lost it, and it stays where it was: nobody who knows it has to learn anything.
+    -- The store lost it, and it stays where it was: who knows it has nothing to learn.
     version, since = told_version, time_of(told_version)
-    heed(version)
+    advance(version)
   else
     version = next_version(ended, former_version, told_version)
   end

@@ -20,7 +20,7 @@ end
 local AHEAD, KEPT = 86400000000, 2678400000
 
 -- The pin as the proxy knows it, unless that is from another clock.
-local function told(text)
+local function believed(text)
   local version, node = string.match(text, '^(%d+)|(.+)$')
   if version then
     time()
@@ -31,7 +31,7 @@ local function told(text)
 end
 
 -- What is given out from now on is newer.
-local function heed(version)
+local function advance(version)
   if tonumber(version) > (tonumber(redis.call('GET', KEYS[2])) or 0) then
     redis.call('SET', KEYS[2], version, 'PX', KEPT)
   end
@@ -54,7 +54,7 @@ for i = 1, #KEYS - 2 do
       lives[i] = life
       local new_version, new_node
       if text ~= '' and text ~= version .. '|' .. node then
-        new_version, new_node = told(text)
+        new_version, new_node = believed(text)
         if not new_version or tonumber(new_version) <= tonumber(version) then
           others[#others + 1] = i - 1
           new_version = nil
@@ -70,7 +70,7 @@ for i = 1, #KEYS - 2 do
         local since = string.format('%.0f', math.min(time(), math.floor(tonumber(new_version) / 1000)))
         redis.call('SET', KEYS[i + 2], table.concat({ new_version, claimed, since, boot, new_node }, '|') .. rest,
           'PX', px)
-        heed(new_version)
+        advance(new_version)
       else
         redis.call('PEXPIRE', KEYS[i + 2], px)
       end
@@ -78,9 +78,9 @@ for i = 1, #KEYS - 2 do
       redis.call('DEL', KEYS[i + 2])
     end
   else
-    local version = told(text)
+    local version = believed(text)
     if version then
-      heed(version)
+      advance(version)
     end
   end
 end
