@@ -265,6 +265,7 @@ impl Affinity {
         if fits {
             self.lookups.succeed(&former.lookups);
             self.stores.clone_from(&former.stores);
+            self.latest = former.latest;
             // Another token, host or timeout is another chance.
             if state == before {
                 self.breaker.succeed(&former.breaker);

@@ -215,7 +215,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
             outcome = pin.outcome.name(), correlation_id = request.correlation_id, "resolved"
         );
     }
-    let store = service.store.id(&request.pool).await;
+    let store = Some(service.store.id(&request.pool));
     json(&ResolveReply { pins, cursor, ttl_ms: service.store.ttl().0, store })
 }
 
@@ -223,7 +223,7 @@ async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer 
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     let reply = service.store.touch(&request).await?;
     service.metrics.unanswered(reply.unanswered.len());
-    json(&TouchReply { store: service.store.id(&request.pool).await, ..reply })
+    json(&TouchReply { store: Some(service.store.id(&request.pool)), ..reply })
 }
 
 async fn poll_changes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Answer {

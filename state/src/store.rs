@@ -132,8 +132,8 @@ pub trait Store: Send + Sync + 'static {
     /// The full time of a pin whose session has no other.
     fn ttl(&self) -> Millis;
 
-    /// Which store has this pool's pins, if it can tell now.
-    async fn id(&self, pool: &PoolName) -> Option<StoreId>;
+    /// Which store has this pool's pins, as far as is known without asking it.
+    fn id(&self, pool: &PoolName) -> StoreId;
 
     /// Gives each pin its full time again, but not beyond its session's end. What the request says of pins is compared.
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError>;

@@ -164,7 +164,7 @@ async fn play(
             Step::Resolve(request, said) => {
                 let mut request = request.clone();
                 for (ask, said) in request.sessions.iter_mut().zip(said) {
-                    ask.known = law.versions.said(ask.key, said);
+                    ask.known = law.says(ask.key, said);
                 }
                 let mut pins = store.resolve(&request).await.unwrap();
                 law.resolved(&request, &pins);
@@ -180,7 +180,7 @@ async fn play(
             Step::Touch(sessions) => {
                 let mut request = TouchRequest { pool: pool.clone(), keys: vec![], pins: vec![] };
                 for (key, said) in sessions {
-                    match law.versions.said(*key, said) {
+                    match law.says(*key, said) {
                         Some(known) => request.pins.push(TouchedPin { key: *key, known }),
                         None => request.keys.push(*key),
                     }
@@ -236,9 +236,10 @@ async fn play(
     (answers, law.versions)
 }
 
-/// The pins of each session that were answered or said, in that order, each once.
+/// The pins of each session that were answered or said, in that order, each once; and those that were answered and not stored,
+/// which no proxy keeps.
 #[derive(Default)]
-struct Versions(BTreeMap<SessionKey, Vec<KnownPin>>);
+struct Versions(BTreeMap<SessionKey, Vec<KnownPin>>, BTreeSet<(SessionKey, u64)>);
 
 impl Versions {
     fn note(&mut self, key: SessionKey, pin: KnownPin) {
@@ -257,7 +258,10 @@ impl Versions {
     fn said(&mut self, key: SessionKey, said: &Said) -> Option<KnownPin> {
         match said {
             Said::Nothing => None,
-            Said::Answered(ago) => self.0.get(&key)?.iter().rev().nth(*ago).cloned(),
+            Said::Answered(ago) => {
+                let kept = |pin: &&KnownPin| !self.1.contains(&(key, pin.version));
+                self.0.get(&key)?.iter().rev().filter(kept).nth(*ago).cloned()
+            }
             Said::Lost(node) => {
                 let highest = Some(self.highest(key)).filter(|highest| *highest > 0)?;
                 let known = KnownPin { version: highest + 7, node: node.clone() };
@@ -278,7 +282,7 @@ impl Versions {
 struct Law {
     versions: Versions,
     pins: BTreeMap<SessionKey, Known>,
-    remembered: BTreeMap<SessionKey, u64>,
+    remembered: BTreeSet<SessionKey>,
     /// In cooldown until the node's record is forgotten.
     cooling: BTreeSet<NodeId>,
     now: u64,
@@ -309,6 +313,12 @@ impl Known {
 }
 
 impl Law {
+    /// What is said of a pin. A write that was lost after its session ended is of no store.
+    fn says(&mut self, key: SessionKey, said: &Said) -> Option<KnownPin> {
+        let is_over = matches!(said, Said::Lost(_)) && self.remembered.contains(&key);
+        if is_over { None } else { self.versions.said(key, said) }
+    }
+
     fn cools(&self, node: &NodeId) -> bool {
         self.cooling.contains(node)
     }
@@ -320,25 +330,20 @@ impl Law {
         for ((ask, pin), former) in request.sessions.iter().zip(pins).zip(&formers) {
             assert_eq!(pin.key, ask.key);
             let highest = self.versions.highest(ask.key);
+            self.remake(ask.key, ask.known.as_ref());
             self.recover(ask.key, ask.known.as_ref());
             let before = self.pins.get(&ask.key).cloned();
-            let ended = self.remembered.get(&ask.key).copied();
+            let ended = self.remembered.contains(&ask.key);
             if let Some(known) = &ask.known
                 && before.is_none()
                 && ask.renew
-                && ended.is_some_and(|ended| known.version <= ended)
+                && ended
             {
                 assert_eq!((&pin.node, pin.version, pin.ttl_ms), (&known.node, known.version, Some(0)));
                 continue;
             }
-            let known = ask.known.as_ref().filter(|known| ended.is_none_or(|ended| ended < known.version));
             // Of a pin that was not there.
-            let is_next = |pin: &Pin| match known {
-                Some(known) if known.node == pin.node && pin.outcome != Outcome::Rehomed => {
-                    pin.version == known.version
-                }
-                _ => pin.version > highest,
-            };
+            let is_next = |pin: &Pin| pin.version > highest;
             let mut alias_of = before.as_ref().and_then(|before| before.alias_of);
             match (&before, pin.outcome) {
                 (None, Outcome::Claimed) => {
@@ -399,6 +404,7 @@ impl Law {
             let claim = ask.claim_ttl_ms.filter(|_| pin.outcome == Outcome::Claimed);
             known.lives_at_most(claim.unwrap_or(u64::MAX), pin.ttl_ms.unwrap_or(KEEPING.ttl.0), self.now);
             if pin.ttl_ms == Some(0) {
+                self.versions.1.insert((ask.key, pin.version));
                 self.pins.remove(&ask.key);
             } else {
                 self.remembered.remove(&ask.key);
@@ -412,6 +418,20 @@ impl Law {
             {
                 known.session_version = known.session_version.max(pin.session_version.unwrap_or(0));
             }
+        }
+    }
+
+    /// Who knows a pin that was lost has it written again, unless it ended.
+    fn remake(&mut self, key: SessionKey, known: Option<&KnownPin>) {
+        if let Some(known) = known.filter(|_| !self.remembered.contains(&key)) {
+            self.pins.entry(key).or_insert_with(|| Known {
+                node: known.node.clone(),
+                version: known.version,
+                session_version: 0,
+                ttl: KEEPING.ttl.0,
+                ends: None,
+                alias_of: None,
+            });
         }
     }
 
@@ -452,7 +472,7 @@ impl Law {
         while let Some(key) = next {
             let before = self.pins.remove(&key);
             next = before.as_ref().and_then(|before| before.alias_of);
-            self.remembered.extend(before.map(|before| (key, before.version)));
+            self.remembered.extend(before.map(|_| key));
         }
     }
 }

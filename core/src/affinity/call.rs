@@ -99,8 +99,8 @@ impl Affinity {
     }
 
     /// Notes which store a good answer came from.
-    pub(super) fn note_store(&mut self, store: Option<&StoreId>) {
-        if let Some((one, other)) = self.stores.answered(store) {
+    pub(super) fn note_store(&mut self, store: Option<&StoreId>, now: Millis) {
+        if let Some((one, other)) = self.stores.answered(store, now) {
             self.events.push_back(Event::TwoStores(one, other));
         }
     }
@@ -108,8 +108,9 @@ impl Affinity {
     fn note_call(&mut self, result: Result<(), &CallFailure>, now: Millis) {
         let counted = result.map_or_else(|failure| failure.result, |()| CallResult::Ok);
         self.count(Counter::StateCalls(counted));
-        if result.is_err_and(|failure| failure.is_refused) {
-            self.stores.refused();
+        // An older service refuses what newer ones compare. That says nothing of its store.
+        if result.is_err_and(|failure| failure.is_refused) && self.stores.refused(now) {
+            return;
         }
         match result {
             Ok(()) => {
@@ -168,7 +169,9 @@ impl Affinity {
         let (mut keys, mut pins) = (Vec::new(), Vec::new());
         for touched in &self.touches.batch {
             let key = SessionKey::from(touched.wire);
-            match self.known_pin(touched.version, touched.node) {
+            // A call that failed is repeated: by then the number may be another node's.
+            let known = self.pins.is_still(*touched).then(|| self.known_pin(touched.version, touched.node));
+            match known.flatten() {
                 Some(known) => pins.push(TouchedPin { key, known }),
                 None => keys.push(key),
             }

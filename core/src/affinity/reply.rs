@@ -32,7 +32,7 @@ impl Affinity {
             self.note_answer(body, is_good, now);
             match reply.as_ref().filter(|_| is_good) {
                 Some(reply) => {
-                    self.note_store(reply.store.as_ref());
+                    self.note_store(reply.store.as_ref(), now);
                     let (answered, failed) = self.lookups.answered_in_part(token, now, answers);
                     self.release_by_reply(answered, reply, now);
                     self.release_without_answer(failed);
@@ -48,7 +48,7 @@ impl Affinity {
             let reply = body.ok().and_then(|json| serde_json::from_slice::<ResolveReply>(json).ok());
             self.note_answer(body, reply.is_some(), now);
             if let (Some(reply), Some(snapshot)) = (reply, self.snapshot.clone()) {
-                self.note_store(reply.store.as_ref());
+                self.note_store(reply.store.as_ref(), now);
                 self.refreshed(&snapshot, &asked, &reply, now);
             }
             return true;
@@ -81,15 +81,16 @@ impl Affinity {
     }
 
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
-        self.note_store(reply.store.as_ref());
+        self.note_store(reply.store.as_ref(), now);
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
-        // Of those whose part of the store is away: neither there nor gone, they have their turn again.
+        // Of those whose part of the store is away: neither there nor gone, they are touched again.
         let (mut changed, mut unanswered) = (reply.changed.clone(), reply.unanswered.clone());
         changed.sort_unstable();
         unanswered.sort_unstable();
         for touched in std::mem::take(&mut self.touches.batch) {
             let key = wire::SessionKey::from(touched.wire);
             if unanswered.binary_search(&key).is_ok() {
+                self.touches.batch.push(touched);
                 continue;
             }
             if changed.binary_search(&key).is_ok() {
@@ -103,6 +104,9 @@ impl Affinity {
         // Lost or expired there: the next request asks again, and says where they were.
         for key in &reply.missing {
             self.pins.prolong(WireKey::from(*key), Millis(0));
+        }
+        if !self.touches.batch.is_empty() {
+            self.maintenance.set(now, PAUSE);
         }
     }
 

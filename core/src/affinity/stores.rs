@@ -2,46 +2,60 @@
 
 use std::collections::VecDeque;
 
+use crate::time::Millis;
 use crate::wire::StoreId;
 
-/// Who asks different services in turn meets a former store again within so many others.
+/// A worker that asks different services in turn meets a former store again within so many others.
 const REMEMBERED: usize = 4;
+/// Services look at their store's name every two seconds. Until all of them have seen that it was emptied, both names come.
+const SETTLED: Millis = Millis(10_000);
+/// Two stores are reported once in this time.
+const AGAIN: Millis = Millis(600_000);
+/// After a service has refused what newer ones compare, nothing is said to be compared for so long.
+const PAUSE: Millis = Millis(60_000);
 
 /// The stores that answered.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Stores {
-    /// The latest at the end, each once.
-    seen: VecDeque<StoreId>,
+    /// With the time when each was first seen; the latest of them at the end.
+    seen: VecDeque<(StoreId, Millis)>,
+    reported: Option<Millis>,
     /// The service compares what is said of pins, and refuses nothing of it.
     compares: bool,
-    has_told: bool,
+    refused: Option<Millis>,
 }
 
 impl Stores {
-    /// A store answered. If an earlier one has come back, that is not one that was emptied: there are two, which is said once.
-    pub(super) fn answered(&mut self, store: Option<&StoreId>) -> Option<(StoreId, StoreId)> {
+    /// A store answered. If an earlier one still answers after a while, it is not one that was emptied: there are two.
+    pub(super) fn answered(&mut self, store: Option<&StoreId>, now: Millis) -> Option<(StoreId, StoreId)> {
         let store = store?;
-        self.compares = true;
-        if self.seen.back() == Some(store) {
+        if self.refused.is_none_or(|since| PAUSE.is_over(since, now)) {
+            (self.compares, self.refused) = (true, None);
+        }
+        if store.is_unknown() || self.seen.back().is_some_and(|(latest, _)| latest == store) {
             return None;
         }
-        let before = self.seen.back().cloned();
-        let is_back = self.seen.contains(store);
-        self.seen.retain(|seen| seen != store);
-        self.seen.push_back(store.clone());
-        if self.seen.len() > REMEMBERED {
-            self.seen.pop_front();
-        }
-        if !is_back || std::mem::replace(&mut self.has_told, true) {
+        if !self.seen.iter().any(|(seen, _)| seen == store) {
+            self.seen.push_back((store.clone(), now));
+            if self.seen.len() > REMEMBERED {
+                self.seen.pop_front();
+            }
             return None;
         }
-        Some((before?, store.clone()))
+        let (latest, since) = self.seen.back().cloned()?;
+        let is_due =
+            SETTLED.is_over(since, now) && self.reported.is_none_or(|reported| AGAIN.is_over(reported, now));
+        is_due.then(|| {
+            self.reported = Some(now);
+            (latest, store.clone())
+        })
     }
 
-    /// A service refused a call: it may be one of before, beside newer ones. From now on nothing is said that it would refuse,
-    /// until a newer one answers.
-    pub(super) fn refused(&mut self) {
-        self.compares = false;
+    /// A service refused a call: perhaps one of before, beside newer ones. For a while nothing is said that it would refuse. True
+    /// if something was.
+    pub(super) fn refused(&mut self, now: Millis) -> bool {
+        self.refused = Some(now);
+        std::mem::take(&mut self.compares)
     }
 
     /// True if what is known of pins may be said.
@@ -54,23 +68,38 @@ impl Stores {
 mod tests {
     use super::*;
 
-    fn reported(answers: &[&str]) -> Vec<usize> {
+    /// The answers that made a report; one comes each second.
+    fn reports(answers: &[&str]) -> Vec<usize> {
         let mut stores = Stores::default();
-        let reported = answers.iter().enumerate().filter_map(|(at, store)| {
-            let store = StoreId::new(store);
-            stores.answered(Some(&store)).map(|_| at)
+        let reports = answers.iter().enumerate().filter_map(|(at, store)| {
+            let now = Millis(1_000_000 + 1_000 * at as u64);
+            stores.answered(Some(&StoreId::new(store)), now).map(|_| at)
         });
-        reported.collect()
+        reports.collect()
     }
 
     #[test]
-    fn a_store_that_was_emptied_is_not_two() {
-        assert_eq!(reported(&["a", "a", "b", "b", "c", "d", "e", "f"]), [0; 0]);
+    fn a_store_that_was_emptied_is_not_two_although_services_learn_of_it_one_after_the_other() {
+        assert_eq!(reports(&["a", "a", "b", "b", "c", "d", "e", "f"]), [0; 0]);
+        let mut answers = vec!["a", "b", "a", "b", "a"];
+        answers.extend(["b"; 40]);
+        assert_eq!(reports(&answers), [0; 0]);
     }
 
     #[test]
     fn two_stores_in_turn_are_reported_once() {
-        assert_eq!(reported(&["a", "b", "a", "b", "a"]), [2]);
-        assert_eq!(reported(&["a", "b", "c", "a", "b", "c"]), [3]);
+        assert_eq!(reports(&["a", "b"].repeat(20)), [12]);
+        assert_eq!(reports(&["a", "b", "c"].repeat(20)), [12]);
+    }
+
+    #[test]
+    fn a_name_that_the_service_does_not_know_says_only_that_it_compares() {
+        let mut stores = Stores::default();
+        assert!(stores.answered(Some(&StoreId::unknown()), Millis(1)).is_none() && stores.compares());
+        assert!(stores.refused(Millis(2)) && !stores.compares());
+        stores.answered(Some(&StoreId::unknown()), Millis(3));
+        assert!(!stores.compares() && !stores.refused(Millis(4)));
+        stores.answered(Some(&StoreId::unknown()), Millis(60_005));
+        assert!(stores.compares());
     }
 }

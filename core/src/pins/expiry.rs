@@ -54,6 +54,13 @@ impl Pins {
         })
     }
 
+    /// Whether what was gathered is still what is known.
+    #[must_use]
+    pub fn is_still(&self, touched: Touched) -> bool {
+        let pin = self.find_wire(touched.wire).and_then(|slot| self.slab.get(slot)?.pin());
+        pin.is_some_and(|pin| (pin.version, pin.node) == (touched.version, touched.node))
+    }
+
     /// The state cluster has another pin than was touched: if that is still what is known here, it is past its time.
     pub fn doubt(&mut self, touched: Touched) -> bool {
         self.change(self.find_wire(touched.wire), |pin| {

@@ -52,6 +52,18 @@ impl StoreId {
         Self(name.into())
     }
 
+    /// The name of a store that the service does not know: its part of the store is away.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self::new("unknown")
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        &*self.0 == "unknown"
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

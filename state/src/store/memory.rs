@@ -55,7 +55,7 @@ struct Pool {
 
 enum Entry {
     Live(Live),
-    /// Only the version, until then.
+    /// When that was, as a version; until then.
     Ended(u64, Millis),
 }
 
@@ -213,10 +213,14 @@ impl Pool {
         life: u64,
     ) -> bool {
         let pin = self.live(key, now).filter(|pin| now.since(pin.owned) >= ago);
-        let Some((node, version)) = pin.map(|pin| (pin.node.clone(), pin.version)) else {
+        let Some((node, version, expires)) = pin.map(|pin| (pin.node.clone(), pin.version, pin.expires))
+        else {
             return false;
         };
-        self.pins.insert(key, Entry::Ended(version, now + keeping.ended));
+        // Versions are times, so the end is later than all that the session had before, also those that were lost here.
+        let latest = if ago == Millis(0) { self.latest_version } else { 0 };
+        let ended = version.max(latest).max(now.since(ago).0.saturating_mul(1000));
+        self.pins.insert(key, Entry::Ended(ended, expires.max(now + keeping.ended)));
         self.log(life, keeping, now, |event| {
             event.kind = ChangeKind::Ended;
             event.key = Some(key);
@@ -272,8 +276,8 @@ impl Store for Memory {
         self.keeping.ttl
     }
 
-    async fn id(&self, _pool: &PoolName) -> Option<StoreId> {
-        Some(StoreId::new(&format!("m{:016x}", self.life)))
+    fn id(&self, _pool: &PoolName) -> StoreId {
+        StoreId::new(&format!("m{:016x}", self.life))
     }
 
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {

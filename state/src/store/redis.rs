@@ -63,7 +63,7 @@ const EVENTS_LOOKED_AT: usize = 1024;
 /// The store on Redis.
 pub struct Redis {
     link: Arc<Link>,
-    identity: Identity,
+    identity: Arc<Identity>,
     prober: Arc<Prober>,
     /// The newest positions of logs, as far as they were seen.
     heads: Heads,
@@ -86,7 +86,7 @@ impl Redis {
         let mending = Arc::new(Mending::default());
         tokio::spawn(Mending::run(Arc::downgrade(&mending), Arc::downgrade(&link), Arc::downgrade(&prober)));
         let (heads, unreadable) = (Heads::default(), Unreadable::default());
-        let identity = Identity::default();
+        let identity = Arc::new(Identity::default());
         Ok(Self { link, identity, prober, heads, unreadable, mending, keeping: options.keeping })
     }
 
@@ -156,8 +156,8 @@ impl Store for Redis {
         self.keeping.ttl
     }
 
-    async fn id(&self, pool: &PoolName) -> Option<StoreId> {
-        self.identity.get(&self.link, pool).await
+    fn id(&self, pool: &PoolName) -> StoreId {
+        self.identity.get(&self.link, pool)
     }
 
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {

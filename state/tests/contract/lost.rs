@@ -65,10 +65,22 @@ pub(crate) async fn a_question_brings_back_what_was_lost(store: &dyn Store) {
     assert_eq!(found, pin("a", Outcome::Found, 4, rehomed.version));
 
     // A pin that is not there stays where it was, and those who know it learn nothing.
-    let here = resolve_one(store, "known", knowing(ask("b", &[1, 2], &[]), claimed, 1)).await;
-    assert_eq!(here, pin("b", Outcome::Claimed, 1, claimed));
-    let there = resolve_one(store, "known", knowing(ask("c", &[2], &[]), claimed, 1)).await;
-    assert!(there.node == node(2) && there.version > claimed, "{there:?}");
+    let here = resolve_one(store, "known", knowing(ask("b", &[2, 1], &[]), claimed, 1)).await;
+    assert_eq!(here, pin("b", Outcome::Found, 1, claimed));
+    // As any pin it is moved only if its node is out, and with a word about it.
+    change(store, "known", 1, to_state(NodeState::Draining)).await;
+    let drained = resolve_one(store, "known", knowing(ask("c", &[2], &[]), claimed, 1)).await;
+    assert_eq!(drained, pin("c", Outcome::Found, 1, claimed));
+    let start = store.head(&pool("known")).await.unwrap();
+    let out = resolve_one(store, "known", knowing(ask("d", &[2], &[1]), claimed, 1)).await;
+    assert!(out.from == Some(node(1)) && out.node == node(2) && out.version > claimed, "{out:?}");
+    assert_eq!(news(store, "known", &start).await.len(), 1);
+    let strict = SessionAsk { strict: true, ..knowing(ask("e", &[2], &[1]), claimed, 1) };
+    assert_eq!(resolve_one(store, "known", strict).await, pin("e", Outcome::Found, 1, claimed));
+    // And before what a former key says.
+    resolve(store, "known", "old", &[3], &[]).await;
+    let heir = knowing(rotated("f", "old", &[2], &[]), claimed, 1);
+    assert_eq!(resolve_one(store, "known", heir).await, pin("f", Outcome::Found, 1, claimed));
 }
 
 pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
@@ -87,7 +99,13 @@ pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
     assert_eq!(renewed, pin("a", Outcome::Found, 1, begun.version));
     // One that was lost, and not ended, is begun again.
     let lost = SessionAsk { renew: true, ..knowing(ask("b", &[1], &[]), claimed, 1) };
-    assert_eq!(resolve_one(store, "over-again", lost).await.outcome, Outcome::Claimed);
+    assert_eq!(resolve_one(store, "over-again", lost).await, pin("b", Outcome::Found, 1, claimed));
+    // An end says that all is over that was before it, also what was lost.
+    let last = resolve(store, "over-again", "c", &[1], &[]).await.version;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    store.end(&pool("over-again"), key("c"), Millis(0), None).await.unwrap();
+    let lost = SessionAsk { renew: true, ..knowing(ask("c", &[1], &[]), last + 1_000, 2) };
+    assert_eq!(resolve_one(store, "over-again", lost).await.ttl_ms, Some(0));
 }
 
 pub(crate) async fn a_shorter_life_is_news(store: &dyn Store) {

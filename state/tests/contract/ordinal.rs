@@ -71,8 +71,8 @@ impl Store for Ordinal {
         self.store.ttl()
     }
 
-    async fn id(&self, pool: &PoolName) -> Option<StoreId> {
-        self.store.id(pool).await
+    fn id(&self, pool: &PoolName) -> StoreId {
+        self.store.id(pool)
     }
 
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {

@@ -47,6 +47,19 @@ impl Pool {
         }
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
+        // The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
+        let is_lost = there.is_none() && known.is_some();
+        let lost = |known: &KnownPin| Live {
+            node: known.node.clone(),
+            version: known.version,
+            claimed: now,
+            owned: versions::time_of(known.version, now),
+            boot_id: None,
+            claims: Claims::default(),
+            expires: now,
+        };
+        let there = there.or_else(|| known.map(lost));
+        self.advance(known, now);
         let owner = there.as_ref().map(|pin| pin.node.clone());
         let former_node = former.map(|former| &former.node);
         let placing =
@@ -86,14 +99,9 @@ impl Pool {
             Outcome::Found | Outcome::Rehomed => pin.claims.life(keeping.ttl, now),
         };
         pin.expires = now + lives;
-        if let Some(known) = known.filter(|known| is_new && moved.is_none() && known.node == node) {
-            // The store lost it, and it stays where it was: who knows it has nothing to learn.
-            (pin.version, pin.owned) = (known.version, versions::time_of(known.version, now));
-            self.advance(Some(known), now);
-        } else if is_new || moved.is_some() {
+        if is_new || moved.is_some() {
             let of_former = inherited.map(|former| former.version);
-            let of_known = known.map(|known| known.version);
-            let known = [Some(pin.version), Some(self.latest_version), ended, of_former, of_known];
+            let known = [Some(pin.version), Some(self.latest_version), ended, of_former];
             pin.version = versions::next(known.into_iter().flatten(), now);
             self.latest_version = pin.version;
         }
@@ -105,13 +113,13 @@ impl Pool {
                 event.from = Some(from.clone());
                 event.reason = *reason;
             });
-        } else if !is_new && pin.claims.session_version > before.session_version {
+        } else if !is_new && !is_lost && pin.claims.session_version > before.session_version {
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Superseded;
                 event.session_version = Some(pin.claims.session_version);
                 event.reason = Reason::Raised;
             });
-        } else if !is_new && lives < before.life(keeping.ttl, now) {
+        } else if !is_new && !is_lost && lives < before.life(keeping.ttl, now) {
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Superseded;
                 event.reason = Reason::Shortened;
@@ -133,7 +141,7 @@ impl Pool {
             owned_ms: Some(now.since(pin.owned).0),
         };
         if lives > Millis(0) {
-            if is_new {
+            if is_new || is_lost {
                 self.sweep(now);
             }
             self.pins.insert(key, Entry::Live(pin));

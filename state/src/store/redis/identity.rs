@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_core::wire::{PoolName, StoreId};
@@ -15,7 +15,7 @@ use super::reading::text;
 use crate::lock::lock;
 
 /// A store that was emptied, or exchanged for another, is seen after this time.
-const BELIEVED: Duration = Duration::from_secs(10);
+const BELIEVED: Duration = Duration::from_secs(2);
 /// Longer than any pin lives, in milliseconds: 31 days.
 const KEPT: u64 = 31 * 24 * 3_600_000;
 /// Beyond so many pools each look is a call.
@@ -28,19 +28,21 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The name; `None` as long as the shard has not said it.
-    pub(super) async fn get(&self, link: &Link, pool: &PoolName) -> Option<StoreId> {
+    /// The name as far as it is known. No request waits for it: it is asked for beside them.
+    pub(super) fn get(self: &Arc<Self>, link: &Arc<Link>, pool: &PoolName) -> StoreId {
         let seen = lock(&self.seen).get(pool).cloned();
-        if let Some((at, name)) = &seen
-            && at.elapsed() < BELIEVED
-        {
-            return name.clone();
+        let is_old = seen.as_ref().is_none_or(|(at, _)| at.elapsed() >= BELIEVED);
+        let name = seen.and_then(|(_, name)| name);
+        if is_old {
+            self.note(pool, name.clone());
+            let (identity, link, pool, before) =
+                (Arc::clone(self), Arc::clone(link), pool.clone(), name.clone());
+            tokio::spawn(async move {
+                let name = read(&link, &pool).await.or(before);
+                identity.note(&pool, name);
+            });
         }
-        let before = seen.and_then(|(_, name)| name);
-        self.note(pool, before.clone());
-        let name = read(link, pool).await.or(before);
-        self.note(pool, name.clone());
-        name
+        name.unwrap_or_else(StoreId::unknown)
     }
 
     /// While one asks, others go by what was seen before.

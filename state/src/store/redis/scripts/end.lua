@@ -1,7 +1,7 @@
--- Ends one session, unless its pin is newer than the end, remembers its version for a while, and logs the change.
+-- Ends one session, unless its pin is newer than the end, remembers the end for a while, and logs the change.
 --
 -- KEYS 1 the session's pin   2 its ended version   3 the shard's changes
--- ARGV 1 how long the version is remembered, in ms   2 changes to keep   3 session key   4 correlation id or ""
+-- ARGV 1 how long the end is remembered at least, in ms; else as long as the pin would have lived   2 changes to keep   3 session key   4 correlation id or ""
 --      5 how long ago the session ended, in ms
 -- Returns 1, or 0 if there was no pin, or its node has had it for less time than that.
 --
@@ -11,15 +11,16 @@ if not pin then
   return 0
 end
 local version, owned, node = string.match(pin, '^(%d+)|%d+|(%d+)|[^|]*|([^|]+)')
-local ago = tonumber(ARGV[5])
-if ago > 0 then
-  local t = redis.call('TIME')
-  if t[1] * 1000 + math.floor(t[2] / 1000) - tonumber(owned) < ago then
-    return 0
-  end
+local ago, t = tonumber(ARGV[5]), redis.call('TIME')
+local micros = t[1] * 1000000 + t[2]
+if ago > 0 and math.floor(micros / 1000) - tonumber(owned) < ago then
+  return 0
 end
+-- Versions are times, so the end is later than all that the session had before, also those that were lost here.
+local ended = string.format('%.0f', math.max(tonumber(version), micros - ago * 1000))
+local kept = math.max(tonumber(ARGV[1]), redis.call('PTTL', KEYS[1]))
 redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[2], version, 'PX', ARGV[1])
+redis.call('SET', KEYS[2], ended, 'PX', string.format('%.0f', kept))
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'node', node,
   'version', version, 'reason', 'deleted', 'correlation_id', ARGV[4])
 return 1

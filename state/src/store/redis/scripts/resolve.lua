@@ -43,10 +43,10 @@ end
 local AHEAD, KEPT = 86400000000, 2678400000
 
 -- The version that follows all that are known, each of which may be nil or false.
-local function next_version(one, two, three)
+local function next_version(one, two)
   time()
   local version = math.max(micros, (tonumber(redis.call('GET', KEYS[5])) or 0) + 1,
-    (tonumber(one) or 0) + 1, (tonumber(two) or 0) + 1, (tonumber(three) or 0) + 1)
+    (tonumber(one) or 0) + 1, (tonumber(two) or 0) + 1)
   local text = string.format('%.0f', version)
   redis.call('SET', KEYS[5], text, 'PX', KEPT)
   return text
@@ -210,8 +210,10 @@ local function log_rehome(from, node, version, reason, correlation)
     'from', from, 'version', version, 'reason', reason, 'correlation_id', correlation)
 end
 
--- The newest version wins: the proxy knows a write that was lost here.
-if pin and told_version and tonumber(told_version) > tonumber(version) then
+-- The newest version wins: the proxy knows a write that was lost here. A service of before counts versions from 1: of its pins the
+-- later one stays.
+if pin and told_version and tonumber(told_version) > tonumber(version)
+  and (tonumber(version) > 1099511627776 or tonumber(owned) < tonumber(told_version) / 1000) then
   if told_node ~= owner then
     log_rehome(owner, told_node, told_version, 'recovered', '')
     owner, known_boot = told_node, ''
@@ -220,9 +222,9 @@ if pin and told_version and tonumber(told_version) > tonumber(version) then
   advance(version)
 end
 
+local ended
 if not pin then
-  local outcome, restore, from, node, boot, reason = 'c', '0', '', nil, nil, nil
-  local ended = redis.call('GET', KEYS[2])
+  ended = redis.call('GET', KEYS[2])
   if ended and told_version and tonumber(told_version) <= tonumber(ended) then
     if ARGV[9] == '1' then
       -- It is over: nothing is begun.
@@ -232,6 +234,23 @@ if not pin then
     -- What is known is of its former life.
     told_version, told_node = nil, nil
   end
+  if told_version then
+    -- The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
+    pin, version, owner, known_boot = '', told_version, told_node, ''
+    claimed, owned = string.format('%.0f', time()), time_of(told_version)
+    known_seen, is_shorter = seen, false
+    advance(version)
+    if ended then
+      redis.call('DEL', KEYS[2])
+    end
+    if redis.call('EXISTS', KEYS[4]) == 0 then
+      redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
+    end
+  end
+end
+
+if not pin then
+  local outcome, restore, from, node, boot, reason = 'c', '0', '', nil, nil, nil
   if former_node then
     -- As if the former key's pin were its own.
     outcome, alias, node = 'f', former_key, former_node
@@ -259,18 +278,11 @@ if not pin then
     end
   end
   local at = string.format('%.0f', time())
-  local since = at
-  if told_node == node and outcome ~= 'r' then
-    -- The store lost it, and it stays where it was: who knows it has nothing to learn.
-    version, since = told_version, time_of(told_version)
-    advance(version)
-  else
-    version = next_version(ended, former_version, told_version)
-  end
+  version = next_version(ended, former_version)
   if ended and life ~= '0' then
     redis.call('DEL', KEYS[2])
   end
-  keep(version, at, since, boot, node)
+  keep(version, at, at, boot, node)
   -- Without this entry, a log that was lost before its first change would look like a log without changes.
   if redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
@@ -278,7 +290,7 @@ if not pin then
   if outcome == 'r' then
     log_rehome(from, node, version, reason, ARGV[5])
   end
-  return answer(outcome, version, restore, from, since, node)
+  return answer(outcome, version, restore, from, at, node)
 end
 
 local reason, boot = out(owner)

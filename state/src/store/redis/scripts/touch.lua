@@ -55,7 +55,9 @@ for i = 1, #KEYS - 2 do
       local new_version, new_node
       if text ~= '' and text ~= version .. '|' .. node then
         new_version, new_node = believed(text)
-        if not new_version or tonumber(new_version) <= tonumber(version) then
+        -- A service of before counts versions from 1: of its pins the later one stays.
+        if not new_version or tonumber(new_version) <= tonumber(version)
+          or tonumber(version) < 1099511627776 and tonumber(owned) >= tonumber(new_version) / 1000 then
           others[#others + 1] = i - 1
           new_version = nil
         end
