@@ -83,7 +83,16 @@ fn state_wiring_adds_its_cluster_and_nothing_else() {
     let mut configuration: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
     let added = configuration.as_object_mut().unwrap().remove("state");
     assert_eq!(added, Some(json!({"cluster": "berth_state"})));
+    // Ends need a state cluster. Where the filter reads them, the route leaves them to it, and without a session another removes them.
+    let reads = configuration["pools"][0].as_object_mut().unwrap().remove("end_header");
+    assert_eq!(reads, Some(json!(true)));
     plugin["configuration"]["value"] = configuration;
+    let routes = &mut manager(&mut state)["route_config"];
+    assert_eq!(routes["response_headers_to_remove"].take(), json!(["x-berth"]));
+    routes["response_headers_to_remove"] = json!(["x-berth", "x-berth-end"]);
+    let sessionless = routes["virtual_hosts"][0]["routes"].as_array_mut().unwrap().last_mut().unwrap();
+    let removed = sessionless.as_object_mut().unwrap().remove("response_headers_to_remove");
+    assert_eq!(removed, Some(json!(["x-berth-end"])));
 
     let mut reference = read(&"envoy/envoy.yaml".into());
     let text = &mut crate::support::plugin(listener(&mut reference))["configuration"]["value"];
@@ -102,7 +111,9 @@ fn weighted_wiring_has_a_canary_and_is_as_state_wiring_otherwise() {
         plugin["configuration"]["value"] = serde_json::from_str(text.as_str().unwrap()).unwrap();
     }
     let mut pools = plugin(listener(&mut weighted))["configuration"]["value"]["pools"].take();
-    let pool = plugin(listener(&mut state))["configuration"]["value"]["pools"].take();
+    let mut pool = plugin(listener(&mut state))["configuration"]["value"]["pools"].take();
+    // Its routes remove what nodes say of ends.
+    pool[0].as_object_mut().unwrap().remove("end_header");
     // Each pool is that of the other file, with a cluster of its own.
     for (pool, cluster) in pools.as_array_mut().unwrap().iter_mut().zip(["nodes", "nodes_canary"]) {
         let matched = pool.as_object_mut().unwrap().remove("match");
@@ -190,6 +201,8 @@ async fn prometheus_shows_metrics_with_their_labels() {
         ("berth_learned_total", BTreeSet::from(["pool", "result"])),
         ("berth_membership_age_seconds", BTreeSet::from(["pool"])),
         ("berth_nodes", BTreeSet::from(["pool", "state"])),
+        ("berth_forged_total", BTreeSet::from(["pool"])),
+        ("berth_bypassed_forged_total", BTreeSet::new()),
         ("berth_panic", BTreeSet::from(["pool"])),
         ("berth_passive_ejections_total", BTreeSet::from(["pool"])),
         ("berth_pins", BTreeSet::from(["pool"])),

@@ -60,8 +60,8 @@ async fn clients_that_leave_while_they_wait_take_nobody_with_them() {
     let answers: Vec<Response> = join_all(staying).await.into_iter().map(|answer| answer.unwrap()).collect();
     let node = answers[0].node();
     assert!(answers.iter().all(|answer| verdict(answer).1 == "pin" && answer.node() == node), "{answers:#?}");
-    // Its call went with the first: another one asked for the rest.
-    assert_eq!(fake.count(Call::Resolve), 2);
+    // Its call did not go with the first.
+    assert_eq!(fake.count(Call::Resolve), 1);
     eventually(async || active(&world).await == 0, SOON).await;
     is_well(&world).await;
 }
@@ -307,7 +307,7 @@ async fn sessions_that_both_envoys_begin_at_once_are_at_one_node() {
     for (key, both) in keys.iter().zip(answers.chunks(2)) {
         assert_eq!(both[0].node(), both[1].node(), "{key}");
         let pin = world.pin_of("nodes", key).await.expect("a pin");
-        assert_eq!((pin.node.to_string().as_str(), pin.version), (both[0].node(), 1), "{key}");
+        assert!(pin.node.to_string() == both[0].node() && pin.events.is_empty(), "{key}: {pin:?}");
     }
 }
 
