@@ -3,7 +3,7 @@
 //! A client may send the request headers that the filter sets, and a backend the response headers. Either the filter
 //! removes them from each request, or Envoy's listener and routes do so before the filter sees them, which costs a hit no
 //! call. A listener can be configured wrongly, so its work is checked where a check is cheap in comparison, and on one hit
-//! in [`HITS_PER_CHECK`]. After the first forged header that is found the filter does the work itself.
+//! in 256. After the first forged header that is found the filter does the work itself.
 
 use std::cell::Cell;
 
