@@ -337,7 +337,8 @@ impl Checks {
         let is_pinned = placement.reason == Reason::Pin && placement.outcome != Outcome::Ring;
         let seen_by = if store.lost.contains(&key) { HEALED_BY } else { SEEN_BY };
         // A request that goes on without an answer carries what is known already.
-        if is_pinned || notice.is_some() {
+        // The store may have lost that a session is new at its node, with the write that brought it there.
+        if (is_pinned || notice.is_some()) && !store.lost.contains(&key) {
             self.check_notice(key, &node, notice.as_ref().map(|_| stream), at);
         }
         let owner = store.session(key, at.time).map(|reply| reply.node.to_string());

@@ -170,7 +170,10 @@ async fn play(
                 law.resolved(&request, &pins);
                 for pin in &mut pins {
                     let owned = pin.owned_ms.take().unwrap();
-                    assert!(owned <= HALF && (owned == 0 || pin.outcome != Outcome::Rehomed));
+                    assert!(
+                        (owned <= HALF || pin.version == 0)
+                            && (owned == 0 || pin.outcome != Outcome::Rehomed)
+                    );
                     pin.ttl_ms = pin.ttl_ms.map(|life| life / HOUR);
                     pin.version = law.versions.rank(pin.key, pin.version);
                 }
@@ -273,6 +276,9 @@ impl Versions {
 
     /// Which of the session's versions it is.
     fn rank(&self, key: SessionKey, version: u64) -> u64 {
+        if version == 0 {
+            return 0;
+        }
         self.0[&key].iter().position(|seen| seen.version == version).unwrap() as u64 + 1
     }
 }
@@ -334,12 +340,10 @@ impl Law {
             self.recover(ask.key, ask.known.as_ref());
             let before = self.pins.get(&ask.key).cloned();
             let ended = self.remembered.contains(&ask.key);
-            if let Some(known) = &ask.known
-                && before.is_none()
-                && ask.renew
-                && ended
-            {
-                assert_eq!((&pin.node, pin.version, pin.ttl_ms), (&known.node, known.version, Some(0)));
+            if before.is_none() && ask.renew && ended {
+                let known =
+                    ask.known.as_ref().map_or((&ask.candidates[0], 0), |known| (&known.node, known.version));
+                assert_eq!(((&pin.node, pin.version), pin.ttl_ms), (known, Some(0)));
                 continue;
             }
             // Of a pin that was not there.

@@ -86,7 +86,7 @@ impl Affinity {
         let node = self.pins.name(pin.node)?.parse().ok()?;
         let known = self.known_pin(pin.version, pin.node);
         Some(SessionAsk {
-            renew: known.is_some(),
+            renew: self.stores.compares(),
             known,
             // If another proxy has reassigned the session, the new node keeps it regardless of its health.
             strict: true,

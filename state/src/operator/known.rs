@@ -35,8 +35,14 @@ pub(super) async fn expect(asked: &Asked, node: &NodeId) -> Result<(), Failure> 
     for part in PARTS {
         let counts = ApiRequest::counts(asked.pool(), after.as_ref(), part);
         let counted: CountReply = match asked.send(&counts).await {
-            // Another count is under way, or this service has no counts: that must not keep a node from leaving.
-            Err(failure @ (Failure::Busy(_) | Failure::Absent(_) | Failure::Refused(_))) => {
+            // Another count is under way, this service has no counts, or a part of the store is away: that must not keep a node from
+            // leaving. A service that is away itself says so at the change.
+            Err(
+                failure @ (Failure::Busy(_)
+                | Failure::Absent(_)
+                | Failure::Refused(_)
+                | Failure::Unreachable(_)),
+            ) => {
                 warn(&format!("not looked whether {node} has sessions: {failure}"));
                 return Ok(());
             }

@@ -42,8 +42,8 @@ impl Pool {
         let there = self.live(key, now).cloned();
         let ended = self.ended(key, now);
         let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
-        if let Some(over) = known.filter(|known| ask.renew && there.is_none() && is_over(known)) {
-            return answer_over(key, over, ask, now);
+        if ask.renew && there.is_none() && ended.is_some() && known.as_ref().is_none_or(is_over) {
+            return answer_over(key, known, ask, now);
         }
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
@@ -242,18 +242,21 @@ impl Pool {
     }
 }
 
-/// Nothing is stored of a session that ended since it was known.
-fn answer_over(key: SessionKey, known: &KnownPin, ask: &SessionAsk, now: Millis) -> Pin {
+/// Nothing is stored of a session that ended since it was known. Where only the ring has put it, no version is.
+fn answer_over(key: SessionKey, known: Option<&KnownPin>, ask: &SessionAsk, now: Millis) -> Pin {
+    let version = known.map_or(0, |known| known.version);
+    let first =
+        || ask.candidates.first().cloned().unwrap_or_else(|| unreachable!("a request has candidates"));
     Pin {
         key,
-        node: known.node.clone(),
-        version: known.version,
+        node: known.map_or_else(first, |known| known.node.clone()),
+        version,
         outcome: Outcome::Found,
         from: None,
         restore: false,
         durable: None,
         ttl_ms: Some(0),
         session_version: ask.session_version.filter(|version| *version > 0),
-        owned_ms: Some(now.since(versions::time_of(known.version, now)).0),
+        owned_ms: Some(now.since(versions::time_of(version, now)).0),
     }
 }

@@ -253,7 +253,10 @@ impl Clustered {
                     return Err(error);
                 }
                 let ranges = answer.and_then(|answer| ranges(answer, &node.address.0));
-                ranges.ok_or_else(|| StoreError::Refused("the cluster's slots cannot be read".to_owned()))
+                // A server that was reset, or lost its disk, knows no slots: it is not asked further.
+                ranges
+                    .filter(|ranges| !ranges.is_empty())
+                    .ok_or_else(|| StoreError::Refused("the server knows no slots of the cluster".to_owned()))
             })
         });
         let (ranges, _) = select_ok(asks).await?;
@@ -265,7 +268,12 @@ impl Clustered {
             }
         }
         let mut map = lock(&self.map);
-        map.slots = slots;
+        // A slot of which this server knows nothing stays where it was: the server there says if it is wrong.
+        for (known, new) in map.slots.iter_mut().zip(slots) {
+            if new.is_some() {
+                *known = new;
+            }
+        }
         let used: Vec<Address> = map.slots.iter().flatten().map(|node| node.address.clone()).collect();
         let used: std::collections::BTreeSet<Address> = used.into_iter().collect();
         map.nodes.retain(|address, _| used.contains(address) || self.seeds.contains(address));

@@ -58,7 +58,7 @@ impl Renewal {
             }
             let named = match &mut sentinels {
                 None => Ok(None),
-                Some(sentinels) => sentinels.primary().await.map(Some),
+                Some(sentinels) => sentinels.primary(primary.as_deref()).await.map(Some),
             };
             match named {
                 Err(why) => self.fail(why),

@@ -137,11 +137,12 @@ impl Sentinels {
         Self { service: url.service.clone(), all: url.sentinels.iter().map(one).collect() }
     }
 
-    /// The address of the primary, as most of those who answer have it.
+    /// The address of the primary, as most of those who answer have it. The primary that is in use, if there is one, is left only
+    /// on the word of most of all Sentinels: those on the side of an old primary may be the only ones that answer.
     ///
     /// # Errors
     /// Why none has one.
-    pub(super) async fn primary(&mut self) -> Result<String, String> {
+    pub(super) async fn primary(&mut self, used: Option<&str>) -> Result<String, String> {
         let service = &self.service;
         let answers = join_all(self.all.iter_mut().map(|sentinel| async move {
             let answer = tokio::time::timeout(ASKED_FOR, sentinel.ask(service)).await;
@@ -158,8 +159,9 @@ impl Sentinels {
         for address in answers.iter().filter_map(|answer| answer.as_ref().ok()?.as_deref()) {
             *votes.entry(address).or_default() += 1;
         }
-        if let Some((address, _)) = votes.into_iter().max_by_key(|(address, count)| (*count, *address)) {
-            return Ok(address.to_owned());
+        if let Some((address, count)) = votes.into_iter().max_by_key(|(address, count)| (*count, *address)) {
+            let is_majority = count * 2 > self.all.len();
+            return Ok(used.filter(|_| !is_majority).unwrap_or(address).to_owned());
         }
         if answers.iter().any(Result::is_ok) {
             return Err(format!(

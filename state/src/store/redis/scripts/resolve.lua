@@ -225,12 +225,13 @@ end
 local ended
 if not pin then
   ended = redis.call('GET', KEYS[2])
+  if ended and ARGV[9] == '1' and (not told_version or tonumber(told_version) <= tonumber(ended)) then
+    -- It is over: nothing is begun. Where only the ring has put it, no version is known.
+    local over = told_version or '0'
+    local owned = string.format('%.0f', math.max(0, time() - tonumber(time_of(over))))
+    return table.concat({ 'f', over, '0', '', '0', said_version, owned, told_node or ARGV[11] }, '|')
+  end
   if ended and told_version and tonumber(told_version) <= tonumber(ended) then
-    if ARGV[9] == '1' then
-      -- It is over: nothing is begun.
-      local owned = string.format('%.0f', math.max(0, time() - tonumber(time_of(told_version))))
-      return table.concat({ 'f', told_version, '0', '', '0', said_version, owned, told_node }, '|')
-    end
     -- What is known is of its former life.
     told_version, told_node = nil, nil
   end
