@@ -138,7 +138,7 @@ impl Sentinels {
     }
 
     /// The address of the primary, as most of those who answer have it. The primary that is in use, if there is one, is left only
-    /// on the word of most of all Sentinels: those on the side of an old primary may be the only ones that answer.
+    /// when most of all Sentinels name another: those on the side of an old primary may be the only ones that answer.
     ///
     /// # Errors
     /// Why none has one.
