@@ -224,7 +224,15 @@ impl Checks {
     }
 
     fn claimed(&mut self, ask: &wire::SessionAsk, pin: &wire::Pin, in_panic: bool, store: &Store, at: Where) {
-        if pin.outcome != wire::Outcome::Claimed || in_panic {
+        if pin.outcome != wire::Outcome::Claimed {
+            return;
+        }
+        // What was on its way when its session ended begins it again, though its client may have left. So does what proxies that
+        // served it without the store make up for, until the store knows of the end.
+        if let Some(over) = self.over.get_mut(&ask.key).filter(|over| !ask.renew || !over.is_said) {
+            over.is_used = true;
+        }
+        if in_panic {
             return;
         }
         let records = store.nodes(at.time);
@@ -254,6 +262,9 @@ impl Checks {
         self.owners.remove(&key);
         self.gone.insert(key, now);
         self.notices.forget(key);
+        if let Some(over) = self.over.get_mut(&key) {
+            over.is_said = true;
+        }
     }
 
     /// Another instance of the store took over.

@@ -241,6 +241,13 @@ impl Run {
         for what in std::mem::take(&mut self.proxies[proxy].host.shared.wrong) {
             self.checks.note(Kind::Owner, self.now, None, format!("proxy {proxy}: {what}"));
         }
+        for (key, node) in std::mem::take(&mut self.proxies[proxy].host.shared.outdated) {
+            // What was learned may be a write that the store lost.
+            if !self.store.lost.contains(&key) {
+                let what = format!("proxy {proxy} sends to {node}, and has learned that another node has it");
+                self.checks.note(Kind::Stale, self.now, Some(key), what);
+            }
+        }
         for stream in std::mem::take(&mut self.proxies[proxy].host.shared.decided) {
             self.decided(proxy, stream);
         }

@@ -289,6 +289,8 @@ struct Law {
     versions: Versions,
     pins: BTreeMap<SessionKey, Known>,
     remembered: BTreeSet<SessionKey>,
+    /// Those of which the end is remembered, though it is older than all that is known of them.
+    remembered_late: BTreeSet<SessionKey>,
     /// In cooldown until the node's record is forgotten.
     cooling: BTreeSet<NodeId>,
     now: u64,
@@ -339,7 +341,7 @@ impl Law {
             self.remake(ask.key, ask.known.as_ref());
             self.recover(ask.key, ask.known.as_ref());
             let before = self.pins.get(&ask.key).cloned();
-            let ended = self.remembered.contains(&ask.key);
+            let ended = self.remembered.contains(&ask.key) || self.remembered_late.contains(&ask.key);
             if before.is_none() && ask.renew && ended {
                 let known =
                     ask.known.as_ref().map_or((&ask.candidates[0], 0), |known| (&known.node, known.version));
@@ -412,6 +414,7 @@ impl Law {
                 self.pins.remove(&ask.key);
             } else {
                 self.remembered.remove(&ask.key);
+                self.remembered_late.remove(&ask.key);
                 self.pins.insert(ask.key, known);
             }
         }
@@ -468,6 +471,14 @@ impl Law {
     fn ended(&mut self, key: SessionKey, ago: Millis, ended: bool) {
         if ago > Millis(0) {
             assert!(!ended, "each pin is newer");
+            let (mut names, mut last) = (vec![key], key);
+            while let Some(former) = self.pins.get(&last).and_then(|pin| pin.alias_of)
+                && !names.contains(&former)
+            {
+                names.push(former);
+                last = former;
+            }
+            self.remembered_late.extend(names.into_iter().filter(|key| !self.pins.contains_key(key)));
             return;
         }
         assert_eq!(ended, self.pins.contains_key(&key));
@@ -476,7 +487,7 @@ impl Law {
         while let Some(key) = next {
             let before = self.pins.remove(&key);
             next = before.as_ref().and_then(|before| before.alias_of);
-            self.remembered.extend(before.map(|_| key));
+            self.remembered.insert(key);
         }
     }
 }

@@ -10,7 +10,7 @@ use berth_core::membership::Observation;
 use berth_core::passive::Ledger;
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
-use berth_core::wire::{ApiRequest, Cursor};
+use berth_core::wire::{ApiRequest, Cursor, SessionKey};
 
 use super::{BLIND_AFTER, Out, POLL_INTERVAL};
 use crate::mutants::Mutant;
@@ -57,6 +57,8 @@ pub struct Shared {
     pub out: Vec<Out>,
     /// Requests that were decided just now.
     pub decided: Vec<u32>,
+    /// Hits that went to a node though it was learned that another has the session.
+    pub outdated: Vec<(SessionKey, String)>,
     /// What must never be, and was.
     pub wrong: Vec<String>,
     /// What looks and requests said of members, by name.
@@ -85,6 +87,7 @@ impl Shared {
             next_token: 1,
             out: Vec::new(),
             decided: Vec::new(),
+            outdated: Vec::new(),
             wrong: Vec::new(),
             bad_looks: BTreeMap::new(),
         }

@@ -1,6 +1,7 @@
 //! One configuration at work in a worker: the real proxy with its engine and feed, driven as `filter/src/worker.rs` and
 //! `filter/src/root.rs` drive them. On a reload the next one stands beside it until its last request has ended.
 
+mod learned;
 mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_core::affinity::{CallFailure, Caller, Release};
 use berth_core::config::Config;
 use berth_core::decision::Decision;
-use berth_core::event::Reason;
+use berth_core::event::{Outcome, Reason};
 use berth_core::health::State;
 use berth_core::membership::Observation;
 use berth_core::passive::Noted;
@@ -23,6 +24,7 @@ use super::{FAST_TICK, TICK};
 use crate::clients::{Answer, Headers};
 use crate::mutants::Mutant;
 use crate::random::Random;
+use learned::Learned;
 
 /// Who made a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Worker {
     calls: BTreeMap<u32, Owner>,
     /// Of these sessions the latest request went where only the ring said, or where the session was last.
     unsure: BTreeSet<Vec<u8>>,
+    /// The newest that it was said of pins.
+    learned: Learned,
     /// What each call asks about, for a mutant.
     asked: BTreeMap<u32, Vec<SessionKey>>,
     next_poll: Millis,
@@ -68,6 +72,7 @@ impl Worker {
             left: BTreeSet::new(),
             calls: BTreeMap::new(),
             unsure: BTreeSet::new(),
+            learned: Learned::default(),
             asked: BTreeMap::new(),
             next_poll: Millis(0),
             ticks_fast: true,
@@ -159,6 +164,9 @@ impl Worker {
                 None => shared.wrong.push(format!("the answer to call {token} of the feed has no owner")),
             }
             return;
+        }
+        if let Ok(body) = body {
+            self.learned.answer(body);
         }
         let engine = self.proxy.pools[0].engine.as_mut();
         let is_its = engine.is_some_and(|engine| engine.handle_reply(token, body, now));
@@ -273,7 +281,7 @@ impl Worker {
                     shared.wrong.push(format!("stream {stream} is released and does not wait"));
                 }
                 let is_delivered = is_there && !self.left.contains(&stream);
-                self.note_place(stream, decision.as_ref());
+                self.note_place(shared, stream, decision.as_ref());
                 if is_delivered
                     && let Some(decision) = decision
                     && let Some(mut request) = self.requests.remove(&stream)
@@ -305,13 +313,24 @@ impl Worker {
 
     fn decided(&mut self, shared: &mut Shared, stream: u32) {
         let decision = self.requests.get(&stream).and_then(|request| request.decision.clone());
-        self.note_place(stream, decision.as_ref());
+        self.note_place(shared, stream, decision.as_ref());
         shared.decided.push(stream);
     }
 
     /// A request of this stream's session was placed, delivered or not.
-    fn note_place(&mut self, stream: u32, decision: Option<&Decision>) {
-        let session = self.requests.get(&stream).and_then(|request| request.session.as_ref());
+    fn note_place(&mut self, shared: &mut Shared, stream: u32, decision: Option<&Decision>) {
+        let Some(request) = self.requests.get(&stream) else { return };
+        let session = request.session.as_ref();
+        if let (Some(session), Some(Decision::Route { placement, .. })) = (session, decision)
+            && (placement.outcome, placement.reason) == (Outcome::Hit, Reason::Pin)
+            && let Some(node) =
+                request.snapshot.as_ref().and_then(|view| placement.nodes(view).next().map(|node| &node.name))
+        {
+            let key = SessionKey::new(self.proxy.pools[0].config.name.as_str(), session.as_bytes());
+            if self.learned.contradicts(key, node) {
+                shared.outdated.push((key, node.clone()));
+            }
+        }
         if let (Some(session), Some(Decision::Route { placement, .. })) = (session, decision) {
             let id = session.as_bytes().to_vec();
             if placement.reason == Reason::StateAway {

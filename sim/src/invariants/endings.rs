@@ -18,15 +18,17 @@ pub(super) struct Over {
     pub(super) life: u32,
     pub(super) worker: u32,
     pub(super) at: u64,
-    /// A request of it was decided later, and may have begun it again.
+    /// A request of it was decided or placed later, and may have begun it again.
     pub(super) is_used: bool,
+    /// The store knows that it ended.
+    pub(super) is_said: bool,
 }
 
 impl Checks {
     /// A node says that a session is over, and a proxy learns it.
     pub fn says_ended(&mut self, key: SessionKey, at: Where, life: u32) {
         let Where { proxy, worker, now, .. } = at;
-        let over = Over { proxy, life, worker, at: now, is_used: false };
+        let over = Over { proxy, life, worker, at: now, is_used: false, is_said: false };
         self.over.insert(key, over);
     }
 

@@ -212,24 +212,35 @@ impl Pool {
         now: Millis,
         life: u64,
     ) -> bool {
-        let pin = self.live(key, now).filter(|pin| now.since(pin.owned) >= ago);
-        let Some((node, version, expires)) = pin.map(|pin| (pin.node.clone(), pin.version, pin.expires))
-        else {
+        let pin = self.live(key, now).map(|pin| (pin.node.clone(), pin.version, pin.expires, pin.owned));
+        if pin.as_ref().is_some_and(|(.., owned)| now.since(*owned) < ago) {
             return false;
-        };
+        }
+        let (version, mut until) =
+            pin.as_ref().map_or((0, now), |(_, version, expires, _)| (*version, *expires));
         // Versions are times, so the end is later than all that the session had before, also those that were lost here.
         let latest = if ago == Millis(0) { self.latest_version } else { 0 };
-        let ended = version.max(latest).max(now.since(ago).0.saturating_mul(1000));
-        self.pins.insert(key, Entry::Ended(ended, expires.max(now + keeping.ended)));
-        self.log(life, keeping, now, |event| {
-            event.kind = ChangeKind::Ended;
-            event.key = Some(key);
-            event.node = Some(node);
-            event.version = Some(version);
-            event.reason = Reason::Deleted;
-            event.correlation_id = correlation_id.map(str::to_owned);
+        let mut ended = version.max(latest).max(now.since(ago).0.saturating_mul(1000));
+        let before = self.pins.get(&key).and_then(|entry| match entry {
+            Entry::Ended(version, until) if *until > now => Some((*version, *until)),
+            _ => None,
         });
-        true
+        if let Some(before) = before {
+            (ended, until) = (ended.max(before.0), until.max(before.1));
+        }
+        self.pins.insert(key, Entry::Ended(ended, until.max(now + keeping.ended)));
+        // Without a pin too: it may have been lost. But one that is said again is no news.
+        if before.is_none() {
+            self.log(life, keeping, now, |event| {
+                event.kind = ChangeKind::Ended;
+                event.key = Some(key);
+                event.node = pin.as_ref().map(|(node, ..)| node.clone());
+                event.version = pin.as_ref().map(|(_, version, ..)| *version);
+                event.reason = Reason::Deleted;
+                event.correlation_id = correlation_id.map(str::to_owned);
+            });
+        }
+        pin.is_some()
     }
 
     fn sweep(&mut self, now: Millis) {
@@ -348,7 +359,7 @@ impl Store for Memory {
     ) -> Result<bool, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
-        let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
+        let pool = pools.entry(pool.clone()).or_insert_with(|| self.new_pool());
         let mut names = vec![key];
         while names.len() <= MAX_FORMERS
             && let Some(former) = names.last().and_then(|key| pool.live(*key, now)?.claims.alias_of)

@@ -106,6 +106,23 @@ pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
     store.end(&pool("over-again"), key("c"), Millis(0), None).await.unwrap();
     let lost = SessionAsk { renew: true, ..knowing(ask("c", &[1], &[]), last + 1_000, 2) };
     assert_eq!(resolve_one(store, "over-again", lost).await.ttl_ms, Some(0));
+    // Also that of a session whose pin was lost, or has never been there. It is said once.
+    let start = store.head(&pool("over-again")).await.unwrap();
+    for _ in 0..2 {
+        assert!(!store.end(&pool("over-again"), key("d"), Millis(2), Some("cid")).await.unwrap());
+    }
+    let events = news(store, "over-again", &start).await;
+    let said: Vec<_> = events.iter().map(|event| (event.kind, event.key, event.node.as_ref())).collect();
+    assert_eq!(said, [(ChangeKind::Ended, Some(key("d")), None)]);
+    let unclaimed = SessionAsk { renew: true, ..ask("d", &[1], &[]) };
+    let lost = knowing(unclaimed.clone(), claimed, 1);
+    for renewed in [unclaimed, lost] {
+        let pins = store.resolve(&request("over-again", vec![renewed])).await.unwrap();
+        assert_eq!(pins[0].ttl_ms, Some(0));
+    }
+    assert_eq!(owner(store, "over-again", "d").await, None);
+    let begun = resolve_one(store, "over-again", ask("d", &[1], &[])).await;
+    assert_eq!(begun.outcome, Outcome::Claimed);
 }
 
 pub(crate) async fn a_shorter_life_is_news(store: &dyn Store) {

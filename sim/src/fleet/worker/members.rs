@@ -145,6 +145,7 @@ impl Worker {
             && feed.is_behind(shared.log.head())
         {
             let mut news = feed.read(&shared.log);
+            self.learned.news(&news);
             if let News::Changes(changes) = &mut news {
                 let asked = self.calls.keys().filter_map(|call| self.asked.get(call));
                 let asked: BTreeSet<SessionKey> = asked.flatten().copied().collect();

@@ -44,12 +44,13 @@ impl Redis {
         correlation_id: Option<&str>,
     ) -> Result<bool, StoreError> {
         let shard = Shard::of(pool, key);
-        let step = Step::script(&scripts::END, &[shard.pin(key), shard.ended(key), shard.changes()])
-            .arg(self.keeping.ended.0.to_string())
-            .arg(self.keeping.changes.to_string())
-            .arg(key.to_string())
-            .arg(correlation_id.unwrap_or_default())
-            .arg(ago.0.to_string());
+        let step =
+            Step::script(&scripts::END, &[shard.pin(key), shard.ended(key), shard.changes(), shard.clock()])
+                .arg(self.keeping.ended.0.to_string())
+                .arg(self.keeping.changes.to_string())
+                .arg(key.to_string())
+                .arg(correlation_id.unwrap_or_default())
+                .arg(ago.0.to_string());
         Ok(integer(&self.link.one(&shard, step).await?)? == 1)
     }
 }

@@ -1,26 +1,40 @@
--- Ends one session, unless its pin is newer than the end, remembers the end for a while, and logs the change.
+-- Ends one session, unless its pin is newer than the end, remembers the end for a while, and logs the change. Without a pin too: it
+-- may have been lost, or not been claimed yet by proxies that served the session while the store was away.
 --
--- KEYS 1 the session's pin   2 its ended version   3 the shard's changes
+-- KEYS 1 the session's pin   2 its ended version   3 the shard's changes   4 the latest version that a session of the shard was given
 -- ARGV 1 how long the end is remembered at least, in ms; else as long as the pin would have lived   2 changes to keep   3 session key   4 correlation id or ""
 --      5 how long ago the session ended, in ms
 -- Returns 1, or 0 if there was no pin, or its node has had it for less time than that.
 --
 -- Not a transaction: what is written depends on the pin that is read.
 local pin = redis.call('GET', KEYS[1])
+local ago, t = tonumber(ARGV[5]), redis.call('TIME')
+local micros = t[1] * 1000000 + t[2]
+
+-- Versions are times, so the end is later than all that the session had before, also those that were lost here.
+local function remember(version, lived)
+  local latest = ago == 0 and tonumber(redis.call('GET', KEYS[4])) or 0
+  local ended = math.max(version, latest, micros - ago * 1000)
+  local kept = math.max(tonumber(ARGV[1]), lived, redis.call('PTTL', KEYS[2]))
+  redis.call('SET', KEYS[2], string.format('%.0f', ended), 'PX', string.format('%.0f', kept))
+end
+
 if not pin then
+  local before = tonumber(redis.call('GET', KEYS[2]))
+  remember(before or 0, 0)
+  -- One that is said again is no news.
+  if not before then
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'reason', 'deleted',
+      'correlation_id', ARGV[4])
+  end
   return 0
 end
 local version, owned, node = string.match(pin, '^(%d+)|%d+|(%d+)|[^|]*|([^|]+)')
-local ago, t = tonumber(ARGV[5]), redis.call('TIME')
-local micros = t[1] * 1000000 + t[2]
 if ago > 0 and math.floor(micros / 1000) - tonumber(owned) < ago then
   return 0
 end
--- Versions are times, so the end is later than all that the session had before, also those that were lost here.
-local ended = string.format('%.0f', math.max(tonumber(version), micros - ago * 1000))
-local kept = math.max(tonumber(ARGV[1]), redis.call('PTTL', KEYS[1]))
+remember(tonumber(version), redis.call('PTTL', KEYS[1]))
 redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[2], ended, 'PX', string.format('%.0f', kept))
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'node', node,
   'version', version, 'reason', 'deleted', 'correlation_id', ARGV[4])
 return 1
