@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 pub use self::call::ApiRequest;
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason, StoreId};
 pub use self::name::{MAX_NODE_NAME, NameError, NodeId, PoolName, SessionKey};
-pub use self::node::{CountReply, ForgetReply, NodeChange, NodeRecord, NodeState, NodesReply, SPENT_KEPT};
+pub use self::node::{
+    CountReply, ForgetReply, NodeChange, NodeRecord, NodeReply, NodeState, NodesReply, SPENT_KEPT,
+};
 pub use crate::config::Fault;
 
 /// The longest request body, in bytes: the largest valid resolve request whose nodes are all IPv6 addresses is 0.9 MB. With
@@ -320,6 +322,9 @@ pub struct SessionReply {
 pub struct EndReply {
     /// True: there was a pin, and it is gone.
     pub ended: bool,
+    /// Whether a replica has confirmed it; absent unless the service runs with quorum durability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
 }
 
 /// Every answer that is not 2xx.

@@ -357,7 +357,7 @@ fn sessions() {
         ..session
     };
     reply("session-rotated-reply.json", &rotated);
-    reply("end-reply.json", &EndReply { ended: true });
+    reply("end-reply.json", &EndReply { ended: true, durable: None });
 }
 
 #[test]

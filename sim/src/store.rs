@@ -173,11 +173,12 @@ impl Store {
                 Err(_) => unreachable!("the memory store does not fail"),
             },
             Write::End(key, ago) => {
-                Written::Ended(ready(self.memory.end(&self.pool, *key, *ago, None)).unwrap_or_default())
+                let ended = ready(self.memory.end(&self.pool, *key, *ago, None));
+                Written::Ended(ended.is_ok_and(|ended| ended.outcome))
             }
             Write::Node(node, change) => {
                 match ready(self.memory.change_node(&self.pool, node.clone(), change)) {
-                    Ok(record) => Written::Record(record),
+                    Ok(changed) => Written::Record(changed.outcome),
                     Err(_) => unreachable!("the memory store does not fail"),
                 }
             }

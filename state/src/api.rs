@@ -23,8 +23,8 @@ use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
     Cursor, EndReply, ForgetReply, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange,
-    NodeId, NodeRecord, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey, TouchReply,
-    TouchRequest,
+    NodeId, NodeRecord, NodeReply, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey,
+    TouchReply, TouchRequest,
 };
 use hyper::body::Body as _;
 use serde::Serialize;
@@ -298,12 +298,13 @@ async fn change_node(
     }
 
     let pool = pool?;
-    let record = service.store.change_node(&pool, node.clone(), &change).await?;
+    let changed = service.store.change_node(&pool, node.clone(), &change).await?;
+    let (record, durable) = (changed.outcome, service.metrics.written(changed.durable));
     tracing::info!(
         pool = pool.as_str(), %node, state = record.state.name(), version = record.version,
-        correlation_id = change.correlation_id, subject = caller.subject, "node changed"
+        correlation_id = change.correlation_id, subject = caller.subject, durable, "node changed"
     );
-    json(&record)
+    json(&NodeReply { record, durable })
 }
 
 async fn forget_node(
@@ -316,12 +317,14 @@ async fn forget_node(
     let pool = Query::new(query.as_deref()).only_pool();
     let node: NodeId = name_in_path("node", &node)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
-    if !service.store.forget_node(&pool, node.clone(), correlation_id.as_deref()).await? {
+    let forgotten = service.store.forget_node(&pool, node.clone(), correlation_id.as_deref()).await?;
+    if !forgotten.outcome {
         return Err(nothing_recorded(&node));
     }
+    let durable = service.metrics.written(forgotten.durable);
     let subject = caller.subject;
-    tracing::info!(pool = pool.as_str(), %node, correlation_id, subject, "node forgotten");
-    json(&ForgetReply { forgotten: true })
+    tracing::info!(pool = pool.as_str(), %node, correlation_id, subject, durable, "node forgotten");
+    json(&ForgetReply { forgotten: true, durable })
 }
 
 async fn session(
@@ -357,12 +360,21 @@ async fn end(
     let pool = query.only_pool();
     let key: SessionKey = name_in_path("key", &key)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
-    if !service.store.end(&pool, key, ago, correlation_id.as_deref()).await? {
+    let ended = service.store.end(&pool, key, ago, correlation_id.as_deref()).await?;
+    let durable = service.metrics.written(ended.durable);
+    if !ended.outcome {
         return Err(if ago == Millis(0) { no_pin(&pool) } else { no_older_pin(&pool) });
     }
     let subject = caller.subject;
-    tracing::info!(pool = pool.as_str(), key = key.short(), correlation_id, subject, "session ended");
-    json(&EndReply { ended: true })
+    tracing::info!(
+        pool = pool.as_str(),
+        key = key.short(),
+        correlation_id,
+        subject,
+        durable,
+        "session ended"
+    );
+    json(&EndReply { ended: true, durable })
 }
 
 /// Whether to send requests here: all instances share one store, so it is enough that a part of it takes writes. Operators ask for

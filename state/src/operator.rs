@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ApiRequest, ChangesReply, CountReply, EndReply, ForgetReply, NodeChange, NodeId, NodeRecord, NodeState,
+    ApiRequest, ChangesReply, CountReply, EndReply, ForgetReply, NodeChange, NodeId, NodeReply, NodeState,
     NodesReply, SessionReply,
 };
 use berth_state::given::{Given, Parser};
@@ -230,6 +230,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let (asked, node) = (Asked::new(server, &mut faults), node.clone().take(&mut faults));
             let (Some(asked), Some(node)) = (asked, node) else { return Err(Failure::Usage(faults)) };
             let reply: ForgetReply = asked.send(&ApiRequest::forget_node(asked.pool(), &node)).await?;
+            say_if_lossy(reply.durable);
             asked.print(&reply, |_| format!("forgot {node}\n"))
         }
         Command::SetState { node, state, note, force, server } => {
@@ -239,6 +240,7 @@ async fn ask(command: &Command) -> Result<(), Failure> {
             let (asked, key) = (Asked::new(server, &mut faults), session.key(server, &mut faults));
             let (Some(asked), Some(key)) = (asked, key) else { return Err(Failure::Usage(faults)) };
             let reply: EndReply = asked.send(&ApiRequest::end(asked.pool(), key, Millis(0))).await?;
+            say_if_lossy(reply.durable);
             asked.print(&reply, |_| format!("ended {key}\n"))
         }
         Command::Leave { itself, patience } => leave::leave(itself, patience).await,
@@ -308,14 +310,26 @@ async fn set_state(
         known::expect(&asked, &node).await?;
     }
     let change = NodeChange { state: Some(state), note: note.clone(), ..NodeChange::default() };
-    let record: NodeRecord = asked.send(&ApiRequest::change_node(asked.pool(), &node, &change)).await?;
+    let NodeReply { record, durable } =
+        asked.send(&ApiRequest::change_node(asked.pool(), &node, &change)).await?;
     // Any pool may be written to: one that no proxy uses takes a drain in silence.
     if record.version == 1 && !server.names_pool() {
         let pool = &asked.pool;
         let _ =
             writeln!(io::stderr(), "berth: in pool {pool}, as neither --pool nor BERTH_POOL names another");
     }
+    say_if_lossy(durable);
     asked.print(&Listed::from(record), |listed| show::nodes(std::slice::from_ref(listed), None))
+}
+
+/// The service waits for replicas, and none has confirmed this change: it is made, and its operator has to know.
+fn say_if_lossy(durable: Option<bool>) {
+    if durable == Some(false) {
+        let _ = writeln!(
+            io::stderr(),
+            "berth: done, but no replica of the store has confirmed it: a failover may undo it"
+        );
+    }
 }
 
 /// Prints changes until the limit. If the service goes away after its first answer, this waits until the service is back:

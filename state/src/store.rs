@@ -103,6 +103,35 @@ impl StoreError {
     }
 }
 
+/// What a write came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written<T> {
+    /// What was written, or whether anything was.
+    pub outcome: T,
+    /// Whether replicas confirmed it, with all that belongs to it; `None` unless the store waits for them.
+    pub durable: Option<bool>,
+}
+
+impl<T> Written<T> {
+    /// Of one store that has no replicas, or is not to wait for them.
+    pub(crate) fn plain(outcome: T) -> Self {
+        Self { outcome, durable: None }
+    }
+
+    /// Together with what was written before it.
+    pub(crate) fn with(self, other: Option<bool>) -> Self {
+        Self { durable: both(self.durable, other), ..self }
+    }
+}
+
+/// Whether both are confirmed, as far as replicas were asked.
+pub(crate) fn both(one: Option<bool>, other: Option<bool>) -> Option<bool> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one && other),
+        (known, None) | (None, known) => known,
+    }
+}
+
 /// Pins, nodes and changes of all pools. Pools are apart: nothing in one shows in another, and none has to be made.
 ///
 /// - **One owner.** Of any number of concurrent resolves of a session, all get the same owner for the same version.
@@ -150,7 +179,7 @@ pub trait Store: Send + Sync + 'static {
         key: SessionKey,
         ago: Millis,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Written<bool>, StoreError>;
 
     /// How many pins each node has, of those that are found by looking at about so many keys of the store, of any pool, or at
     /// fewer if that takes long. There is no index by node: a claim must not pay for what is seldom asked.
@@ -177,7 +206,7 @@ pub trait Store: Send + Sync + 'static {
         pool: &PoolName,
         node: NodeId,
         change: &NodeChange,
-    ) -> Result<NodeRecord, StoreError>;
+    ) -> Result<Written<NodeRecord>, StoreError>;
 
     /// Forgets what is recorded of a node, its cooldown included ([`NodeRecord::without_all`]); false if nothing is. It is a
     /// change of the record like any other.
@@ -186,7 +215,7 @@ pub trait Store: Send + Sync + 'static {
         pool: &PoolName,
         node: NodeId,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Written<bool>, StoreError>;
 
     /// The position before all changes, without a call to the store. A poll from it gets old changes, or a resync.
     fn origin(&self) -> Cursor;

@@ -486,50 +486,6 @@ fn a_service_that_starts_before_its_redis_finds_it() {
 }
 
 #[test]
-fn quorum_says_whether_a_replica_has_it() {
-    let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
-    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
-    eventually("the replica", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
-    let service = Service::on_redis(Options { quorum: true, timeout: Duration::from_secs(2), ..on(&server) });
-
-    eventually("a confirmation", || {
-        resolve(&service, "alice", &[A], &[]).json()["pins"][0]["durable"] == json!(true)
-    });
-    assert_eq!(resolve(&service, "bob", &[A], &[]).json()["pins"][0]["durable"], true);
-
-    replica.kill();
-    let start = Instant::now();
-    assert_eq!(resolve(&service, "carol", &[A], &[]).json()["pins"][0]["durable"], false);
-    assert!(start.elapsed() < Duration::from_secs(2));
-}
-
-#[test]
-fn without_its_replica_quorum_goes_on_and_says_so() {
-    let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
-    let service = Service::on_redis(Options { quorum: true, timeout: Duration::from_secs(1), ..on(&server) });
-    // Many more at once than could each wait for a replica.
-    let answered = std::thread::scope(|scope| {
-        let ask = |thread: usize| {
-            let service = &service;
-            move || {
-                let ask = |turn| resolve(service, &format!("{thread}-{turn}"), &[A], &[]);
-                let replies: Vec<Reply> = (0..50).map(ask).collect();
-                let good = replies.iter().filter(|reply| reply.status == 200);
-                good.inspect(|reply| assert_eq!(reply.json()["pins"][0]["durable"], false)).count()
-            }
-        };
-        let threads: Vec<_> = (0..64).map(|thread| scope.spawn(ask(thread))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
-    });
-    assert!(answered > 64 * 50 * 9 / 10, "{answered} of {}", 64 * 50);
-
-    let _replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
-    eventually("a confirmation", || {
-        resolve(&service, "alice", &[A], &[]).json()["pins"][0]["durable"] == json!(true)
-    });
-}
-
-#[test]
 fn whatever_a_body_holds_is_answered() {
     let service = Service::in_memory();
     for bytes in [&b"\xff\xfe"[..], b"[[[[", b"\"", b"{\"pool\":\"\\ud800\"}", b"1e999"] {

@@ -126,13 +126,6 @@ fn shards_of(cluster: &RedisCluster, server: usize) -> Vec<usize> {
     (0..16).filter(|shard| cluster.primary_of(&format!("{{nodes/{shard:x}}}")) == Some(server)).collect()
 }
 
-fn replica_of(cluster: &RedisCluster, primary: usize) -> usize {
-    let id = cluster.servers[primary].cli(&["CLUSTER", "MYID"]).trim().to_owned();
-    let is_replica =
-        |nodes: String| nodes.lines().any(|line| line.contains("myself,slave") && line.contains(&id));
-    cluster.servers.iter().position(|server| is_replica(server.cli(&["CLUSTER", "NODES"]))).unwrap()
-}
-
 /// Two primaries die while writes go on. The first has its replica until the end, so what was confirmed up to then must
 /// be there. The second loses it a while before: what it took then is lost, which shows that this test would see a loss,
 /// and none of that may have been called durable.
@@ -163,7 +156,7 @@ fn no_acknowledged_quorum_write_is_lost_when_a_primary_dies() {
 
         let other = (0..16).find(|shard| !first_shards.contains(shard)).unwrap();
         let second = cluster.primary_of(&format!("{{nodes/{other:x}}}")).unwrap();
-        let replica = replica_of(&cluster, second);
+        let replica = cluster.replica_of(second);
         // Killing the link as well: what is under way in it would still arrive.
         cluster.servers[replica].pause();
         cluster.servers[second].cli(&["CLIENT", "KILL", "TYPE", "replica"]);
@@ -238,7 +231,7 @@ async fn a_slot_that_moves_is_followed() {
 
     // A planned failover: the roles of a primary and its replica change, all is kept.
     let primary = cluster.primary_of("{nodes/3}").unwrap();
-    let replica = replica_of(&cluster, primary);
+    let replica = cluster.replica_of(primary);
     assert_eq!(cluster.servers[replica].cli(&["CLUSTER", "FAILOVER"]).trim(), "OK");
     eventually_async("the roles to change", || async { cluster.primary_of("{nodes/3}") != Some(primary) })
         .await;
@@ -394,7 +387,7 @@ async fn a_count_does_not_go_on_at_other_servers() {
     assert!(on.complete && on.pins < 5000, "{on:?}");
 
     let primary = cluster.primary_of("{nodes/3}").unwrap();
-    let replica = replica_of(&cluster, primary);
+    let replica = cluster.replica_of(primary);
     assert_eq!(cluster.servers[replica].cli(&["CLUSTER", "FAILOVER"]).trim(), "OK");
     eventually_async("the roles to change", || async { cluster.primary_of("{nodes/3}") != Some(primary) })
         .await;

@@ -201,19 +201,19 @@ async fn play(
                 String::new()
             }
             Step::End(key, ago) => {
-                let ended = store.end(pool, *key, *ago, None).await.unwrap();
+                let ended = store.end(pool, *key, *ago, None).await.unwrap().outcome;
                 law.ended(*key, *ago, ended);
                 ended.to_string()
             }
             Step::Node(node, change) => {
-                let mut record = store.change_node(pool, node.clone(), change).await.unwrap();
+                let mut record = store.change_node(pool, node.clone(), change).await.unwrap().outcome;
                 record.updated_ms = 0;
                 law.cooling.extend((record.cooldown_until_ms == Some(FAR)).then_some(node.clone()));
                 format!("{record:?}")
             }
             Step::Forget(node) => {
                 law.cooling.remove(node);
-                store.forget_node(pool, node.clone(), None).await.unwrap().to_string()
+                store.forget_node(pool, node.clone(), None).await.unwrap().outcome.to_string()
             }
         });
     }

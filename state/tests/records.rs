@@ -38,7 +38,7 @@ fn cooling(until: u64) -> NodeChange {
 }
 
 async fn change(store: &dyn Store, number: usize, change: NodeChange) -> u64 {
-    store.change_node(&pool(), node(number), &change).await.unwrap().version
+    store.change_node(&pool(), node(number), &change).await.unwrap().outcome.version
 }
 
 /// The shards whose new sessions come to this node rather than to the next.

@@ -215,6 +215,20 @@ impl RedisCluster {
         primaries.into_iter().map(|(_, index)| index).collect()
     }
 
+    /// Which server is the replica of this one.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn replica_of(&self, primary: usize) -> usize {
+        let id = self.servers[primary].cli(&["CLUSTER", "MYID"]).trim().to_owned();
+        let is_replica =
+            |nodes: String| nodes.lines().any(|line| line.contains("myself,slave") && line.contains(&id));
+        self.servers
+            .iter()
+            .position(|server| is_replica(server.cli(&["CLUSTER", "NODES"])))
+            .expect("a replica")
+    }
+
     /// Which server is primary for a key's slot now; `None` while the former primary is gone and no replica has taken over.
     pub fn primary_of(&self, key: &str) -> Option<usize> {
         let slot: u16 = self.speaker()?.cli(&["CLUSTER", "KEYSLOT", key]).trim().parse().ok()?;

@@ -264,6 +264,20 @@ pub struct CountReply {
 pub struct ForgetReply {
     /// True: something was recorded, and was deleted.
     pub forgotten: bool,
+    /// Whether replicas have confirmed it; absent unless the service runs with quorum durability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
+}
+
+/// The answer to `PUT /v1/nodes/{node}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReply {
+    /// The record as it is now.
+    #[serde(flatten)]
+    pub record: NodeRecord,
+    /// Whether replicas have confirmed it in each shard; absent unless the service runs with quorum durability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ pub(super) struct Metrics {
     files_current: Family<Of<FileName>, Gauge>,
     certificate_expiry: Family<Of<FileName>, Gauge>,
     shard_ready: Family<Of<Shard>, Gauge>,
+    shard_durable: Family<Of<Shard>, Gauge>,
     shards_away: Family<Of<Cause>, Gauge>,
     unanswered: Counter,
     unreadable: Counter,
@@ -69,7 +70,7 @@ impl Metrics {
             requests: shown(of, "requests", "Requests answered, by call and status", Family::default()),
             resolved: shown(of, "resolved", "Sessions resolved, by outcome", resolved),
             restores: shown(of, "restores", "Sessions found on a restarted node", Counter::default()),
-            durable: shown(of, "durable", "Sessions resolved under quorum, by a replica's word", durable),
+            durable: shown(of, "durable", "Changes acknowledged under quorum, by a replica's word", durable),
             store_failures: shown(
                 of,
                 "store_failures",
@@ -114,6 +115,12 @@ impl Metrics {
                 Family::default(),
             ),
             shard_ready: shown(of, "shard_ready", "1 if the shard takes writes, else 0", Family::default()),
+            shard_durable: shown(
+                of,
+                "shard_durable",
+                "1 if replicas confirm the shard's writes, else 0; under quorum only",
+                Family::default(),
+            ),
             shards_away: shown(of, "shards_away", "Shards that take no writes, by cause", Family::default()),
             unanswered: shown(
                 of,
@@ -145,9 +152,15 @@ impl Metrics {
     pub(super) fn resolved(&self, pin: &Pin) {
         self.resolved.get_or_create(&Of(pin.outcome)).inc();
         self.restores.inc_by(u64::from(pin.restore));
-        if let Some(durable) = pin.durable {
+        self.written(pin.durable);
+    }
+
+    /// A change was acknowledged: with or without a replica's word, if it was asked.
+    pub(super) fn written(&self, durable: Option<bool>) -> Option<bool> {
+        if let Some(durable) = durable {
             self.durable.get_or_create(&Of(Confirmed(durable))).inc();
         }
+        durable
     }
 
     /// A token was verified. The static one is not counted: it comes with every request of a proxy.
@@ -170,6 +183,10 @@ impl Metrics {
         for shard in 0..readiness.shards {
             let is_away = readiness.away.iter().any(|away| away.shard == shard);
             self.shard_ready.get_or_create(&Of(Shard::numbered(shard))).set(i64::from(!is_away));
+            if let Some(unconfirmed) = &readiness.unconfirmed {
+                let is_confirmed = unconfirmed.iter().all(|other| other.shard != shard);
+                self.shard_durable.get_or_create(&Of(Shard::numbered(shard))).set(i64::from(is_confirmed));
+            }
         }
         for cause in Cause::ALL {
             let count = readiness.away.iter().filter(|away| away.cause == cause).count();

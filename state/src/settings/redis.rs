@@ -32,7 +32,7 @@ pub(super) struct RedisFlags {
     /// File whose first line is the password, in place of the URL's; like the other files it is read again when it changes
     #[arg(long, value_name = "FILE", value_parser = file())]
     redis_password_file: Option<Given<PathBuf>>,
-    /// With quorum a replica confirms each resolve, and the answer says whether it did [default: none]
+    /// With quorum a replica confirms each change, and the answer says whether it did [default: none]
     #[arg(long, value_name = "NAME", value_parser = choice::<Durability>())]
     durability: Option<Given<Durability>>,
 }

@@ -18,7 +18,7 @@ use berth_core::wire::{
 
 use super::claims::{Claims, other_than};
 use super::readiness::Readiness;
-use super::{Keeping, MAX_FORMERS, Store, StoreError};
+use super::{Keeping, MAX_FORMERS, Store, StoreError, Written};
 
 /// Tells the time; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
@@ -356,7 +356,7 @@ impl Store for Memory {
         key: SessionKey,
         ago: Millis,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
         let pool = pools.entry(pool.clone()).or_insert_with(|| self.new_pool());
@@ -371,7 +371,7 @@ impl Store for Memory {
         for key in names.into_iter().rev() {
             has_ended = pool.end(key, ago, correlation_id, &self.keeping, now, self.life);
         }
-        Ok(has_ended)
+        Ok(Written::plain(has_ended))
     }
 
     async fn count(
@@ -405,15 +405,15 @@ impl Store for Memory {
         pool: &PoolName,
         node: NodeId,
         change: &NodeChange,
-    ) -> Result<NodeRecord, StoreError> {
+    ) -> Result<Written<NodeRecord>, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
         let pool = pools.entry(pool.clone()).or_insert_with(|| self.new_pool());
         let record = pool.nodes.entry(node.clone()).or_insert_with(|| NodeRecord::unknown(node));
-        let Some(next) = record.with(change, now.0) else { return Ok(record.clone()) };
+        let Some(next) = record.with(change, now.0) else { return Ok(Written::plain(record.clone())) };
         let correlation_id = change.correlation_id.as_deref();
         pool.record(next.clone(), Reason::Updated, correlation_id, &self.keeping, now, self.life);
-        Ok(next)
+        Ok(Written::plain(next))
     }
 
     async fn forget_node(
@@ -421,14 +421,14 @@ impl Store for Memory {
         pool: &PoolName,
         node: NodeId,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         let now = (self.clock)();
         let mut pools = self.pools();
-        let Some(pool) = pools.get_mut(pool) else { return Ok(false) };
+        let Some(pool) = pools.get_mut(pool) else { return Ok(Written::plain(false)) };
         let left = pool.nodes.get(&node).and_then(|record| record.without_all(now.0));
-        let Some(left) = left else { return Ok(false) };
+        let Some(left) = left else { return Ok(Written::plain(false)) };
         pool.record(left, Reason::Deleted, correlation_id, &self.keeping, now, self.life);
-        Ok(true)
+        Ok(Written::plain(true))
     }
 
     fn origin(&self) -> Cursor {

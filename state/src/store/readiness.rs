@@ -1,6 +1,6 @@
 //! Which shards of a store take writes, and why the others do not.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::StoreError;
@@ -113,6 +113,17 @@ pub struct Away {
     pub detail: String,
 }
 
+/// A shard whose writes no replica confirms, though the service waits for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// Its number, as in the keys of the store.
+    pub shard: usize,
+    /// The first time that this was seen.
+    pub since: SystemTime,
+    /// What the server said, or that no replica answered.
+    pub detail: String,
+}
+
 /// Which shards take writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
@@ -122,44 +133,66 @@ pub struct Readiness {
     pub away: Vec<Away>,
     /// Whether at least one does. With several pools it may be one that is away of another pool.
     pub takes: bool,
+    /// Those whose writes no replica confirms, in order; `None` unless the store waits for that.
+    pub unconfirmed: Option<Vec<Unconfirmed>>,
 }
 
 impl Readiness {
     /// All of so many take writes.
     #[must_use]
     pub fn whole(shards: usize) -> Self {
-        Self { shards, away: Vec::new(), takes: true }
+        Self { shards, away: Vec::new(), takes: true, unconfirmed: None }
     }
 
-    /// Whether all shards take writes.
+    /// Whether all shards take writes, and under quorum have them confirmed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.takes && self.away.is_empty()
+        self.takes && self.away.is_empty() && self.unconfirmed.as_ref().is_none_or(Vec::is_empty)
     }
 }
 
 /// What `/readyz` says: one line for each cause and the shards that it concerns.
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said: Vec<(&Away, String)> = Vec::new();
-        for away in &self.away {
-            let alike = |(first, _): &&mut (&Away, String)| {
-                first.cause == away.cause && first.detail == away.detail && near(first.since, away.since)
-            };
-            match said.iter_mut().find(alike) {
-                Some((_, shards)) => write!(shards, " {:x}", away.shard)?,
-                None => said.push((away, format!("{:x}", away.shard))),
-            }
-        }
         let count = self.shards.saturating_sub(self.away.len());
         write!(f, "{count} of {} shards take writes", self.shards)?;
-        for (Away { since, cause, detail, .. }, shards) in said {
-            let unix = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-            let ago = since.elapsed().unwrap_or_default().as_secs();
-            write!(f, "\nnot {shards}: {} since {unix} ({ago} s): {detail}", cause.name())?;
+        let away = self.away.iter().map(|away| (away.shard, away.cause.name(), &*away.detail, away.since));
+        for (shards, cause, detail, since) in grouped(away) {
+            write!(f, "\nnot {shards}: {cause} {}: {detail}", For(since))?;
+        }
+        let unconfirmed =
+            self.unconfirmed.iter().flatten().map(|one| (one.shard, "", &*one.detail, one.since));
+        for (shards, _, detail, since) in grouped(unconfirmed) {
+            write!(f, "\nquorum is not held in {shards} {}: {detail}", For(since))?;
         }
         Ok(())
     }
+}
+
+/// Since when, and for how long.
+struct For(SystemTime);
+
+impl fmt::Display for For {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unix = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        write!(f, "since {unix} ({} s)", self.0.elapsed().unwrap_or_default().as_secs())
+    }
+}
+
+/// Puts shards together that fail alike: number, cause, detail, since when.
+fn grouped<'r>(
+    shards: impl Iterator<Item = (usize, &'r str, &'r str, SystemTime)>,
+) -> Vec<(String, &'r str, &'r str, SystemTime)> {
+    let mut groups: Vec<(String, &str, &str, SystemTime)> = Vec::new();
+    for (shard, cause, detail, since) in shards {
+        let alike =
+            groups.iter_mut().find(|group| (group.1, group.2) == (cause, detail) && near(group.3, since));
+        match alike {
+            Some((shards, ..)) => shards.push_str(&format!(" {shard:x}")),
+            None => groups.push((format!("{shard:x}"), cause, detail, since)),
+        }
+    }
+    groups
 }
 
 fn near(one: SystemTime, other: SystemTime) -> bool {
@@ -195,12 +228,15 @@ mod tests {
         let since = SystemTime::now();
         let away = |shard, cause| Away { shard, since, cause, detail: "X y".to_owned() };
         let shards = vec![away(3, Cause::Full), away(10, Cause::Full), away(4, Cause::Busy)];
-        let readiness = Readiness { shards: 16, away: shards, takes: true };
+        let unconfirmed = [1, 2].map(|shard| Unconfirmed { shard, since, detail: "NOPERM no".to_owned() });
+        let readiness =
+            Readiness { shards: 16, away: shards, takes: true, unconfirmed: Some(unconfirmed.to_vec()) };
 
         let said = readiness.to_string();
 
         assert!(!readiness.is_whole());
-        assert_eq!(said.lines().count(), 3, "{said}");
+        assert_eq!(said.lines().count(), 4, "{said}");
+        assert!(said.contains("\nquorum is not held in 1 2 since "), "{said}");
         assert!(said.starts_with("13 of 16 shards take writes\nnot 3 a: full since "), "{said}");
     }
 }

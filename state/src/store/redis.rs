@@ -23,6 +23,7 @@ mod prober;
 mod reading;
 mod recording;
 mod renewal;
+mod replicas;
 mod resolving;
 mod scripts;
 mod sentinel;
@@ -54,7 +55,7 @@ pub(crate) use self::sentinel::SentinelUrl;
 use super::claims::other_than;
 use super::one_call::as_one_call;
 use super::readiness::Readiness;
-use super::{Keeping, Store, StoreError};
+use super::{Keeping, Store, StoreError, Written};
 use crate::given::Fault;
 
 /// How far back the changes of one session are looked for, in its shard.
@@ -220,14 +221,14 @@ impl Store for Redis {
         key: SessionKey,
         ago: Millis,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         // The oldest name first: as long as the newest is there, a call that failed half way finds them all again.
         as_one_call(async {
-            let mut has_ended = false;
+            let mut ended = Written { outcome: false, durable: None };
             for key in self.names_of(pool, key).await?.into_iter().rev() {
-                has_ended = self.end_one(pool, key, ago, correlation_id).await?;
+                ended = self.end_one(pool, key, ago, correlation_id).await?.with(ended.durable);
             }
-            Ok(has_ended)
+            Ok(ended)
         })
         .await
     }
@@ -255,10 +256,11 @@ impl Store for Redis {
         pool: &PoolName,
         node: NodeId,
         change: &NodeChange,
-    ) -> Result<NodeRecord, StoreError> {
+    ) -> Result<Written<NodeRecord>, StoreError> {
         let about = (Reason::Updated, change.correlation_id.as_deref());
         let changed = self.rewrite(pool, node, about, |record, now| record.with(change, now));
-        Ok(as_one_call(changed).await?.0)
+        let Written { outcome: (record, _), durable } = as_one_call(changed).await?;
+        Ok(Written { outcome: record, durable })
     }
 
     async fn forget_node(
@@ -266,9 +268,10 @@ impl Store for Redis {
         pool: &PoolName,
         node: NodeId,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         let about = (Reason::Deleted, correlation_id);
-        Ok(as_one_call(self.rewrite(pool, node, about, NodeRecord::without_all)).await?.1)
+        let forgotten = as_one_call(self.rewrite(pool, node, about, NodeRecord::without_all)).await?;
+        Ok(Written { outcome: forgotten.outcome.1, durable: forgotten.durable })
     }
 
     fn origin(&self) -> Cursor {
@@ -293,6 +296,6 @@ impl Store for Redis {
     }
 
     async fn readiness(&self) -> Readiness {
-        self.prober.readiness().await
+        Readiness { unconfirmed: self.link.unconfirmed(), ..self.prober.readiness().await }
     }
 }

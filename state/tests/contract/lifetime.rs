@@ -124,14 +124,14 @@ pub(crate) async fn an_end_that_comes_late_leaves_newer_pins_alone(store: &dyn S
     let (name, old) = (pool("late-end"), Duration::from_secs(1));
     let age = async |id: &str| store.session(&name, key(id)).await.unwrap().map(|pin| Millis(pin.age_ms));
     let minute = Millis(60_000);
-    assert!(!store.end(&name, key("old"), minute, None).await.unwrap(), "there is no pin");
+    assert!(!store.end(&name, key("old"), minute, None).await.unwrap().outcome, "there is no pin");
     for id in ["old", "moved"] {
         resolve(store, "late-end", id, &[1, 2], &[]).await;
     }
     let start = store.head(&name).await.unwrap();
 
     // Claimed after it ended: nothing changes, and it can be found where it is.
-    assert!(!store.end(&name, key("old"), minute, Some("late")).await.unwrap());
+    assert!(!store.end(&name, key("old"), minute, Some("late")).await.unwrap().outcome);
     assert_eq!(news(store, "late-end", &start).await, []);
     assert_eq!(resolve(store, "late-end", "old", &[2, 1], &[]).await, pin("old", Outcome::Found, 1, 1));
 
@@ -139,7 +139,7 @@ pub(crate) async fn an_end_that_comes_late_leaves_newer_pins_alone(store: &dyn S
     tokio::time::sleep(old).await;
     let age_of_moved = age("moved").await.unwrap();
     resolve(store, "late-end", "moved", &[2], &[1]).await;
-    assert!(!store.end(&name, key("moved"), age_of_moved, None).await.unwrap());
+    assert!(!store.end(&name, key("moved"), age_of_moved, None).await.unwrap().outcome);
     assert_eq!(resolve(store, "late-end", "moved", &[3], &[]).await, pin("moved", Outcome::Found, 2, 2));
 
     // Neither a resolve nor a touch makes a pin newer than the end; and just as old is old enough.
@@ -148,15 +148,15 @@ pub(crate) async fn an_end_that_comes_late_leaves_newer_pins_alone(store: &dyn S
     let age_of_old = age("old").await.unwrap();
     assert!(age_of_old >= Millis(old.as_millis() as u64));
     let before = store.head(&name).await.unwrap();
-    assert!(store.end(&name, key("old"), age_of_old, Some("late")).await.unwrap());
+    assert!(store.end(&name, key("old"), age_of_old, Some("late")).await.unwrap().outcome);
     assert_eq!(age("old").await, None);
     let events = news(store, "late-end", &before).await;
     assert_eq!((events.len(), events[0].kind, events[0].version), (1, ChangeKind::Ended, Some(1)));
 
     // The session that begins then is a newer one, also for an end that is said again.
     assert_eq!(resolve(store, "late-end", "old", &[3], &[]).await, pin("old", Outcome::Claimed, 3, 2));
-    assert!(!store.end(&name, key("old"), age_of_old, None).await.unwrap());
-    assert!(store.end(&name, key("old"), Millis(0), None).await.unwrap());
+    assert!(!store.end(&name, key("old"), age_of_old, None).await.unwrap().outcome);
+    assert!(store.end(&name, key("old"), Millis(0), None).await.unwrap().outcome);
 }
 
 pub(crate) async fn pins_expire(store: &dyn Store) {

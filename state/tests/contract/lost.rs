@@ -109,7 +109,7 @@ pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
     // Also that of a session whose pin was lost, or has never been there. It is said once.
     let start = store.head(&pool("over-again")).await.unwrap();
     for _ in 0..2 {
-        assert!(!store.end(&pool("over-again"), key("d"), Millis(2), Some("cid")).await.unwrap());
+        assert!(!store.end(&pool("over-again"), key("d"), Millis(2), Some("cid")).await.unwrap().outcome);
     }
     let events = news(store, "over-again", &start).await;
     let said: Vec<_> = events.iter().map(|event| (event.kind, event.key, event.node.as_ref())).collect();

@@ -187,7 +187,7 @@ fn pin(id: &str, outcome: Outcome, owner: u16, version: u64) -> Pin {
 }
 
 async fn change(store: &dyn Store, name: &str, number: u16, change: NodeChange) -> u64 {
-    store.change_node(&pool(name), node(number), &change).await.unwrap().version
+    store.change_node(&pool(name), node(number), &change).await.unwrap().outcome.version
 }
 
 fn to_state(state: NodeState) -> NodeChange {

@@ -35,14 +35,14 @@ pub(crate) async fn node_records_change_in_part_and_cooldown_only_grows(store: &
     // By the store's clock, whatever the caller's shows.
     let cooling = NodeChange { cooldown_ms: Some(60_000), ..NodeChange::default() };
     let before = store.time(&name).await.unwrap().0;
-    let until = store.change_node(&name, node(2), &cooling).await.unwrap().cooldown_until_ms.unwrap();
+    let until = store.change_node(&name, node(2), &cooling).await.unwrap().outcome.cooldown_until_ms.unwrap();
     let after = store.time(&name).await.unwrap().0;
     assert!((before + 60_000..=after + 60_000).contains(&until), "{before} {until} {after}");
 
     // Many at once: every change takes effect.
     let weights = join_all((1..=4).map(|weight| {
         let change = NodeChange { weight: Some(weight * 10), ..NodeChange::default() };
-        async move { store.change_node(&pool("records"), node(9), &change).await.unwrap().version }
+        async move { store.change_node(&pool("records"), node(9), &change).await.unwrap().outcome.version }
     }));
     let mut versions = weights.await;
     versions.sort_unstable();
@@ -89,7 +89,7 @@ pub(crate) async fn neither_the_operator_nor_the_node_undoes_the_others_word(sto
 
 pub(crate) async fn what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store: &dyn Store) {
     let name = pool("forget");
-    assert!(!store.forget_node(&name, node(1), None).await.unwrap());
+    assert!(!store.forget_node(&name, node(1), None).await.unwrap().outcome);
     assert_eq!(store.nodes(&name).await.unwrap(), []);
     let all = NodeChange {
         weight: Some(3),
@@ -103,8 +103,8 @@ pub(crate) async fn what_is_forgotten_of_a_node_is_forgotten_in_all_shards(store
     assert_eq!(owners_of_new(store, "forget", "before", &[1, 2]).await, nodes(&[2]).into_iter().collect());
     let start = store.head(&name).await.unwrap();
 
-    assert!(store.forget_node(&name, node(1), Some("cid-4")).await.unwrap());
-    assert!(!store.forget_node(&name, node(1), None).await.unwrap(), "there is nothing left");
+    assert!(store.forget_node(&name, node(1), Some("cid-4")).await.unwrap().outcome);
+    assert!(!store.forget_node(&name, node(1), None).await.unwrap().outcome, "there is nothing left");
 
     // The next one at this address begins with nothing, for the store as for proxies.
     assert_eq!(owners_of_new(store, "forget", "after", &[1, 2]).await, nodes(&[1]).into_iter().collect());

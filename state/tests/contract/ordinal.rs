@@ -10,7 +10,7 @@ use berth_core::wire::{
     ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 use berth_state::store::readiness::Readiness;
-use berth_state::store::{Store, StoreError};
+use berth_state::store::{Store, StoreError, Written};
 
 /// A store whose pins have the versions 1, 2, 3.
 pub(crate) struct Ordinal {
@@ -85,7 +85,7 @@ impl Store for Ordinal {
         key: SessionKey,
         ago: Millis,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         self.store.end(pool, key, ago, correlation_id).await
     }
 
@@ -111,7 +111,7 @@ impl Store for Ordinal {
         pool: &PoolName,
         node: NodeId,
         change: &NodeChange,
-    ) -> Result<NodeRecord, StoreError> {
+    ) -> Result<Written<NodeRecord>, StoreError> {
         self.store.change_node(pool, node, change).await
     }
 
@@ -120,7 +120,7 @@ impl Store for Ordinal {
         pool: &PoolName,
         node: NodeId,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         self.store.forget_node(pool, node, correlation_id).await
     }
 

@@ -203,14 +203,15 @@ pub(crate) async fn nodes_of_any_name_are_nodes_like_others(store: &dyn Store) {
         let rehomed = asked(vec![node.clone()]).await;
         assert_eq!((&rehomed.node, &rehomed.from, rehomed.version), (next, &Some(node.clone()), 2));
 
-        let record = store.change_node(&pool(name), next.clone(), &cooling(now_ms() + 60_000)).await.unwrap();
+        let record =
+            store.change_node(&pool(name), next.clone(), &cooling(now_ms() + 60_000)).await.unwrap().outcome;
         assert_eq!(&record.node, next);
         let session = store.session(&pool(name), key(&id)).await.unwrap().unwrap();
         assert_eq!((&session.node, &session.owner), (next, &record));
         assert_eq!(session.events.last().unwrap().from.as_ref(), Some(node));
         assert_eq!(&asked(vec![]).await.node, node);
-        assert!(store.forget_node(&pool(name), next.clone(), None).await.unwrap());
-        assert!(store.end(&pool(name), key(&id), Millis(0), None).await.unwrap());
+        assert!(store.forget_node(&pool(name), next.clone(), None).await.unwrap().outcome);
+        assert!(store.end(&pool(name), key(&id), Millis(0), None).await.unwrap().outcome);
 
         let events = store.changes(&pool(name), &start, 100).await.unwrap().events;
         let ended = events.iter().find(|event| event.kind == ChangeKind::Ended).unwrap();
@@ -231,8 +232,8 @@ pub(crate) async fn ends_and_continues_versions(store: &dyn Store) {
     resolve(store, "end", "a", &[2], &[1]).await;
     let before = store.head(&pool("end")).await.unwrap();
 
-    assert!(store.end(&pool("end"), key("a"), Millis(0), Some("cid-2")).await.unwrap());
-    assert!(!store.end(&pool("end"), key("a"), Millis(0), None).await.unwrap());
+    assert!(store.end(&pool("end"), key("a"), Millis(0), Some("cid-2")).await.unwrap().outcome);
+    assert!(!store.end(&pool("end"), key("a"), Millis(0), None).await.unwrap().outcome);
     assert_eq!(store.session(&pool("end"), key("a")).await.unwrap(), None);
     let touched = TouchRequest { pool: pool("end"), keys: vec![key("a")], pins: vec![] };
     assert_eq!(store.touch(&touched).await.unwrap().missing, [key("a")]);

@@ -15,7 +15,7 @@ pub(crate) async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
     assert_eq!(resolve(store, "heirs", "old", &[3], &[]).await, pin("old", Outcome::Found, 2, 2));
     let again = resolve_one(store, "heirs", rotated("new", "old", &[3], &[])).await;
     assert_eq!(again, pin("new", Outcome::Found, 2, 1));
-    assert!(store.end(&pool("heirs"), key("old"), Millis(0), None).await.unwrap());
+    assert!(store.end(&pool("heirs"), key("old"), Millis(0), None).await.unwrap().outcome);
     assert_eq!(resolve(store, "heirs", "new", &[3], &[]).await, pin("new", Outcome::Found, 2, 1));
 
     let session = store.session(&pool("heirs"), key("new")).await.unwrap().unwrap();
@@ -42,7 +42,7 @@ pub(crate) async fn all_names_of_a_session_end_with_it(store: &dyn Store) {
     resolve_one(store, "names", rotated("c", "b", &[2], &[])).await;
     let start = store.head(&pool("names")).await.unwrap();
 
-    assert!(store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap());
+    assert!(store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap().outcome);
 
     let events = news(store, "names", &start).await;
     let mut ended: Vec<_> = events.iter().filter_map(|event| event.key).collect();
@@ -53,7 +53,7 @@ pub(crate) async fn all_names_of_a_session_end_with_it(store: &dyn Store) {
     // A token from before begins a new session, wherever that may be.
     let begun = resolve_one(store, "names", rotated("d", "b", &[3], &[])).await;
     assert_eq!(begun, pin("d", Outcome::Claimed, 3, 1));
-    assert!(!store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap());
+    assert!(!store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap().outcome);
 }
 
 pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn Store) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerError, ServerErrorKind, Value};
 
 use super::layout::Shard;
+use super::replicas::Replicated;
 use super::scripts::Named;
 use crate::store::StoreError;
 
@@ -118,9 +119,13 @@ impl Call {
     }
 
     pub(super) fn answers(&self, mut values: Vec<Value>) -> Answers {
-        let confirmed = |value| matches!(value, Some(Value::Int(replicas)) if replicas > 0);
-        let durable = self.wait.map(|_| confirmed(values.pop()));
-        Answers { values, durable }
+        let said = |value| match value {
+            Some(Value::Int(replicas)) if replicas > 0 => Replicated::Confirmed,
+            Some(Value::ServerError(error)) => Replicated::Refused(text_of(&error)),
+            _ => Replicated::Silent,
+        };
+        let replicated = self.wait.map(|_| said(values.pop()));
+        Answers { values, replicated }
     }
 }
 
@@ -134,8 +139,8 @@ pub(super) struct Group {
 pub(super) struct Answers {
     /// One for each step.
     pub(super) values: Vec<Value>,
-    /// Whether a replica confirmed; `None` if it was not asked.
-    pub(super) durable: Option<bool>,
+    /// What replicas said; `None` if they were not asked.
+    pub(super) replicated: Option<Replicated>,
 }
 
 impl Answers {
@@ -147,7 +152,12 @@ impl Answers {
             }
         }
         // Said last, on the same connection: it speaks of all of them.
-        Self { durable: again.durable, ..self }
+        Self { replicated: again.replicated, ..self }
+    }
+
+    /// Whether a replica confirmed; `None` if none was asked.
+    pub(super) fn durable(&self) -> Option<bool> {
+        self.replicated.as_ref().map(|replicated| *replicated == Replicated::Confirmed)
     }
 }
 
@@ -158,6 +168,10 @@ fn is_no_script(value: &Value) -> bool {
 pub(super) fn server_error(value: &Value) -> Option<StoreError> {
     let Value::ServerError(error) = value else { return None };
     Some(said(error.code(), error.details()))
+}
+
+fn text_of(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
 }
 
 fn said(code: &str, details: Option<&str>) -> StoreError {

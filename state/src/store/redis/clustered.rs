@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::call::{Answers, Call, Step, is_servers_state, server_error, slot_error};
 use super::layout::{SLOTS, Shard, slot};
 use super::options::Options;
+use super::replicas::Replicated;
 use super::single::{Single, client};
 use crate::lock::lock;
 use crate::store::StoreError;
@@ -158,8 +159,8 @@ impl Clustered {
                 _ => break,
             };
             // A replica may have been asked on the wrong connection, so its word does not count.
-            let durable = answers.durable.map(|_| false);
-            answers = answers.with(&places, Answers { values, durable });
+            let replicated = answers.replicated.clone().map(|_| Replicated::Silent);
+            answers = answers.with(&places, Answers { values, replicated });
         }
         Ok(answers)
     }

@@ -8,7 +8,7 @@ use super::call::Step;
 use super::layout::Shard;
 use super::reading::{Stored, integer, text};
 use super::{Redis, scripts};
-use crate::store::{MAX_FORMERS, StoreError};
+use crate::store::{MAX_FORMERS, StoreError, Written};
 
 impl Redis {
     /// The key and those that the session had before, the latest first. They may be in any shards.
@@ -42,7 +42,7 @@ impl Redis {
         key: SessionKey,
         ago: Millis,
         correlation_id: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Written<bool>, StoreError> {
         let shard = Shard::of(pool, key);
         let step =
             Step::script(&scripts::END, &[shard.pin(key), shard.ended(key), shard.changes(), shard.clock()])
@@ -51,6 +51,7 @@ impl Redis {
                 .arg(key.to_string())
                 .arg(correlation_id.unwrap_or_default())
                 .arg(ago.0.to_string());
-        Ok(integer(&self.link.one(&shard, step).await?)? == 1)
+        let (value, durable) = self.link.one_durably(&shard, step).await?;
+        Ok(Written { outcome: integer(&value)? == 1, durable })
     }
 }

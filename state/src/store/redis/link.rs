@@ -13,15 +13,16 @@ use redis::{RedisError, Value};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::breaker::CircuitBreaker;
 use super::call::{Answers, Call, Group, Step, accepted};
 use super::connection::{Connection, Connections};
-use super::layout::{SHARDS, Shard};
+use super::layout::Shard;
 use super::options::{Options, Secrets};
+use super::replicas::{GivenUp, Replicas, Replicated};
 use super::sentinel::explained;
-use super::waiting::{GivenUp, Waiting};
+use super::waiting::{Place, Waiting};
 use crate::store::StoreError;
 use crate::store::one_call::so_far;
+use crate::store::readiness::Unconfirmed;
 
 /// `WAIT` holds up its connection until a replica has confirmed, half a millisecond on a good day: so many calls may be in
 /// that state at once, each on a connection of its own, and the next ones queue for a place.
@@ -38,8 +39,7 @@ pub(super) struct Link {
     /// For what waits for a replica.
     waiting: Option<Waiting>,
     timeout: Duration,
-    /// Whether replicas confirm, by shard; one server has the same for all, the first.
-    replicas: [CircuitBreaker; SHARDS],
+    replicas: Replicas,
 }
 
 /// How a call is made.
@@ -66,7 +66,7 @@ impl Link {
             feed,
             waiting: options.quorum.then(|| Waiting::new(waiting)),
             timeout: options.timeout,
-            replicas: std::array::from_fn(|_| CircuitBreaker::new()),
+            replicas: Replicas::new(),
         })
     }
 
@@ -83,7 +83,20 @@ impl Link {
     pub(super) async fn one(&self, shard: &Shard, step: Step) -> Result<Value, StoreError> {
         let answers = self.run(vec![Group { shard: shard.clone(), steps: vec![step] }]).await?;
         let value = answers.into_iter().next().and_then(|answers| answers.values.into_iter().next());
-        value.ok_or_else(|| StoreError::Refused("there was no answer".to_owned()))
+        value.ok_or_else(no_answer)
+    }
+
+    /// One step, and whether a replica confirmed it; `None` if the store is not configured to ask.
+    pub(super) async fn one_durably(
+        &self,
+        shard: &Shard,
+        step: Step,
+    ) -> Result<(Value, Option<bool>), StoreError> {
+        let groups = vec![Group { shard: shard.clone(), steps: vec![step] }];
+        let answers = self.each_durably(groups).await.into_iter().next();
+        let answers = answers.ok_or_else(no_answer)??;
+        let durable = answers.durable();
+        Ok((answers.values.into_iter().next().ok_or_else(no_answer)?, durable))
     }
 
     /// Runs all steps of all groups. The first failure is that of the whole.
@@ -138,13 +151,13 @@ impl Link {
         };
         let mut values = answers.values.into_iter();
         let of_group = |length| {
-            accepted(Answers { values: values.by_ref().take(length).collect(), durable: answers.durable })
+            let values = values.by_ref().take(length).collect();
+            accepted(Answers { values, replicated: answers.replicated.clone() })
         };
         lengths.into_iter().map(of_group).collect()
     }
 
-    /// Lets a replica confirm if asked to, unless it lately did not: each call would wait for it until its time is over, and hold
-    /// up the others until the store itself seems to be away.
+    /// Lets a replica confirm if asked to. A probe finds out whether one does, unless all places are taken: then that is known.
     async fn send(
         &self,
         kind: Kind,
@@ -152,30 +165,54 @@ impl Link {
         shard: Shard,
         steps: Vec<Step>,
     ) -> Result<Answers, StoreError> {
-        let call = |steps, wait| Call::new(steps, wait, self.timeout / 2);
-        let (Some(waiting), Some(replicas), Kind::Durable) =
-            (&self.waiting, self.replicas.get(replica), kind)
-        else {
-            return match kind {
-                Kind::Feed => self.feed.send(&shard, &call(steps, None)).await,
-                Kind::Probe => self.plain.send(&shard, &call(steps, None).into_probe()).await,
-                Kind::Plain | Kind::Durable => self.plain.send(&shard, &call(steps, None)).await,
-            };
+        let (late, is_probe) = (self.timeout / 2, kind == Kind::Probe);
+        let call = |wait| {
+            let call = Call::new(steps, wait, late);
+            if is_probe { call.into_probe() } else { call }
         };
-        let permit = replicas.allow();
-        if permit != Permit::Deny {
-            let place = waiting.place().await?;
-            if permit == Permit::Probe || !replicas.is_open() {
-                let call = call(steps, Some(self.timeout / REPLICA_SHARE));
-                let mut given_up = GivenUp(Some(replicas));
-                let answers = place.connection.send(&shard, &call).await;
-                given_up.0 = None;
-                let answers = answers?;
-                replicas.report(answers.durable == Some(true));
-                return Ok(answers);
-            }
+        let place = match (&self.waiting, kind) {
+            (Some(waiting), Kind::Durable) => self.place(waiting, replica).await?,
+            (Some(waiting), Kind::Probe) => waiting.free_place(),
+            _ => None,
+        };
+        let Some(place) = place else {
+            let connection = if kind == Kind::Feed { &self.feed } else { &self.plain };
+            let answers = connection.send(&shard, &call(None)).await?;
+            let is_asked = self.waiting.is_some() && kind == Kind::Durable;
+            return Ok(Answers { replicated: is_asked.then_some(Replicated::Silent), ..answers });
+        };
+        let mut given_up = GivenUp(Some((&self.replicas, replica)));
+        let answers = place.connection.send(&shard, &call(Some(self.timeout / REPLICA_SHARE))).await;
+        given_up.0 = None;
+        let answers = answers?;
+        if let Some(replicated) = &answers.replicated {
+            self.replicas.report(replica, replicated);
         }
-        let answers = self.plain.send(&shard, &call(steps, None)).await?;
-        Ok(Answers { durable: Some(false), ..answers })
+        Ok(answers)
     }
+
+    /// A place to wait for a replica, unless it lately did not confirm.
+    async fn place<'w>(&self, waiting: &'w Waiting, replica: usize) -> Result<Option<Place<'w>>, StoreError> {
+        let permit = self.replicas.allow(replica);
+        if permit == Permit::Deny {
+            return Ok(None);
+        }
+        let place = waiting.place().await?;
+        let may_wait = permit == Permit::Probe || !self.replicas.is_open(replica);
+        Ok(may_wait.then_some(place))
+    }
+
+    /// Whether it waits for replicas to confirm.
+    pub(super) fn asks_replicas(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// The shards whose replicas do not confirm; `None` if they are not asked.
+    pub(super) fn unconfirmed(&self) -> Option<Vec<Unconfirmed>> {
+        self.asks_replicas().then(|| self.replicas.unconfirmed(!self.is_cluster()))
+    }
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Refused("there was no answer".to_owned())
 }

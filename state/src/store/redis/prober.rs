@@ -159,7 +159,7 @@ impl Prober {
             .iter()
             .flat_map(|followed| &followed.places)
             .any(|place| matches!(place.state, State::Takes));
-        Readiness { shards: SHARDS, away, takes }
+        Readiness { shards: SHARDS, away, takes, unconfirmed: None }
     }
 
     async fn round(&self, link: &Link, turn: usize) {
@@ -225,16 +225,20 @@ impl Target {
     }
 }
 
+/// A write that says nothing.
+pub(super) fn probe_step(shard: &Shard) -> Step {
+    Step::script(&scripts::PROBE, &[shard.probe()]).arg(LIFE_MS)
+}
+
 /// Looks at the shards of one server.
 async fn probe(link: &Link, targets: &[Target], turn: usize) -> Vec<Found> {
     let written = chosen(targets, turn);
     let writes = |at: usize, target: &Target| Some(at) == written || target.is_refused();
     let groups = targets.iter().enumerate().map(|(at, target)| {
-        let key = target.shard.probe();
         let step = if writes(at, target) {
-            Step::script(&scripts::PROBE, &[key]).arg(LIFE_MS)
+            probe_step(&target.shard)
         } else {
-            Step::command("EXISTS").arg(key)
+            Step::command("EXISTS").arg(target.shard.probe())
         };
         Group { shard: target.shard.clone(), steps: vec![step] }
     });

@@ -7,12 +7,12 @@
 use berth_core::wire::{NodeId, NodeRecord, PoolName, Reason};
 use redis::Value;
 
-use super::call::{Group, Step};
+use super::call::{Answers, Group, Step};
 use super::layout::{Shard, node_text};
-use super::prober::digits;
+use super::prober::{digits, probe_step};
 use super::reading::{self, integer, misread, text};
 use super::{Redis, scripts};
-use crate::store::StoreError;
+use crate::store::{StoreError, Written, both};
 
 /// A record that changes this often between reading and writing it is not changed by people.
 const ATTEMPTS: usize = 8;
@@ -65,7 +65,7 @@ impl Redis {
         node: NodeId,
         (reason, correlation_id): (Reason, Option<&str>),
         change: impl Fn(&NodeRecord, u64) -> Option<NodeRecord>,
-    ) -> Result<(NodeRecord, bool), StoreError> {
+    ) -> Result<Written<(NodeRecord, bool)>, StoreError> {
         let home = Shard::home(pool);
         for _ in 0..ATTEMPTS {
             let now = reading::time(&self.link.one(&home, Step::command("TIME")).await?)?;
@@ -73,11 +73,9 @@ impl Redis {
             let (before, record) =
                 there.unwrap_or_else(|| (String::new(), NodeRecord::unknown(node.clone())));
             let Some(next) = change(&record, now) else {
-                if record.version > 0 {
-                    // Perhaps an earlier attempt reached the first shard only.
-                    self.copy_to_shards(pool, &record).await;
-                }
-                return Ok((record, false));
+                // Perhaps an earlier attempt reached the first shard only, or no replica.
+                let durable = if record.version > 0 { self.copy_again(pool, &record).await } else { None };
+                return Ok(Written { outcome: (record, false), durable });
             };
             let after = serde_json::to_string(&next).map_err(|_| misread("a node's record"))?;
             let step = Step::script(&scripts::CHANGE_NODE, &[home.records(), home.nodes(), home.changes()])
@@ -89,20 +87,41 @@ impl Redis {
                 .arg(reason.name())
                 .arg(correlation_id.unwrap_or_default())
                 .arg(self.keeping.changes.to_string());
-            if integer(&self.link.one(&home, step).await?)? == 1 {
-                self.copy_to_shards(pool, &next).await;
-                return Ok((next, true));
+            let (value, durable) = self.link.one_durably(&home, step).await?;
+            if integer(&value)? == 1 {
+                let copied = self.copy_to_shards(pool, &next).await;
+                return Ok(Written { outcome: (next, true), durable }.with(copied));
             }
         }
         Err(StoreError::Refused(format!("{node} is being changed by too many at once")))
     }
 
-    /// A shard that is away gets its copy later: the record counts, and it is recorded.
-    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) {
+    /// A shard that is away gets its copy later: the record counts, and it is recorded. Returns whether replicas confirmed all
+    /// copies, if they were asked.
+    async fn copy_to_shards(&self, pool: &PoolName, record: &NodeRecord) -> Option<bool> {
         let copy = |shard: Shard| Group { steps: vec![copy_step(&shard, record)], shard };
-        let outcomes = self.link.each(Shard::all(pool).skip(1).map(copy).collect()).await;
-        let shards = Shard::all(pool).skip(1).zip(outcomes);
-        let failed = shards.filter_map(|(shard, outcome)| Some((shard.index(), outcome.err()?)));
+        self.copy(pool, record, Shard::all(pool).skip(1).map(copy).collect()).await
+    }
+
+    /// The same of a record that is there already. Replicas speak of what was written before a write that they are asked about,
+    /// so each shard gets one.
+    async fn copy_again(&self, pool: &PoolName, record: &NodeRecord) -> Option<bool> {
+        let groups = Shard::all(pool).enumerate().map(|(at, shard)| {
+            let copy = (at > 0).then(|| copy_step(&shard, record));
+            let write = self.link.asks_replicas().then(|| probe_step(&shard));
+            Group { steps: copy.into_iter().chain(write).collect(), shard }
+        });
+        let groups = groups.filter(|group| !group.steps.is_empty()).collect();
+        self.copy(pool, record, groups).await
+    }
+
+    async fn copy(&self, pool: &PoolName, record: &NodeRecord, groups: Vec<Group>) -> Option<bool> {
+        let shards: Vec<usize> = groups.iter().map(|group| group.shard.index()).collect();
+        let outcomes = self.link.each_durably(groups).await;
+        let durable = outcomes.iter().map(|outcome| outcome.as_ref().map_or(Some(false), Answers::durable));
+        let durable = durable.fold(None, both).filter(|_| self.link.asks_replicas());
+        let failed =
+            shards.into_iter().zip(outcomes).filter_map(|(shard, outcome)| Some((shard, outcome.err()?)));
         let failed: Vec<(usize, StoreError)> = failed.collect();
         if let Some((_, error)) = failed.first() {
             self.mending.note(pool);
@@ -112,6 +131,7 @@ impl Redis {
                 "a node's record is written, but these shards do not have it yet; they get it once they answer"
             );
         }
+        durable
     }
 
     /// A copy without its record, or the other way round, says nothing either: so no order is needed.

@@ -50,15 +50,18 @@ impl Redis {
 
         let mut pins = vec![None; request.sessions.len()];
         for ((shard, asks), outcome) in shards.iter().zip(outcomes) {
-            let Answers { values, durable } = match outcome {
+            let answers = match outcome {
                 Ok(answers) => answers,
                 Err(error) => {
                     failure.get_or_insert(error);
                     continue;
                 }
             };
-            for ((at, ask, _), value) in asks.iter().zip(&values) {
-                let pin = Pin { durable, ..reading::pin(ask.key, self.keeping.ttl, text(value)?)? };
+            for ((at, ask, _), value) in asks.iter().zip(&answers.values) {
+                let pin = Pin {
+                    durable: answers.durable(),
+                    ..reading::pin(ask.key, self.keeping.ttl, text(value)?)?
+                };
                 if pin.outcome != Outcome::Found {
                     self.prober.wrote(&request.pool, shard.index());
                 }
@@ -67,7 +70,7 @@ impl Redis {
                 }
             }
         }
-        self.raise(request, &formers, &pins).await;
+        self.raise(request, &formers, &mut pins).await;
         let pins: Vec<Pin> = pins.into_iter().flatten().collect();
         match failure {
             Some(error) if pins.is_empty() => Err(error),
@@ -136,14 +139,15 @@ impl Redis {
     }
 
     /// Lets the pins of former keys learn what the sessions' own know. They have their pins: a failure here costs proxies that
-    /// remember the former key a while, until they ask for it or the session is resolved again.
-    async fn raise(&self, request: &ResolveRequest, formers: &[Known], pins: &[Option<Pin>]) {
-        let answered = request.sessions.iter().zip(pins);
-        let raised = formers.iter().zip(answered).filter_map(|(former, (ask, pin))| {
+    /// remember the former key a while, until they ask for it or the session is resolved again. But a pin is only as durable as
+    /// what its former key learned.
+    async fn raise(&self, request: &ResolveRequest, formers: &[Known], pins: &mut [Option<Pin>]) {
+        let answered = request.sessions.iter().zip(&*pins).enumerate();
+        let raised = formers.iter().zip(answered).filter_map(|(former, (at, (ask, pin)))| {
             let (former, to) = (former.as_ref().ok()?.as_ref()?, pin.as_ref()?.session_version?);
             // A request without a session version does not say that others are old.
             ask.session_version?;
-            (former.session_version < to).then_some((former.key, (former.key, to)))
+            (former.session_version < to).then_some((former.key, (at, former.key, to)))
         });
         let shards = by_shard(&request.pool, raised);
         if shards.is_empty() {
@@ -158,9 +162,17 @@ impl Redis {
         };
         let groups = shards.iter().map(|(shard, keys)| Group {
             shard: shard.clone(),
-            steps: keys.iter().map(|(key, to)| step(shard, *key, *to)).collect(),
+            steps: keys.iter().map(|(_, key, to)| step(shard, *key, *to)).collect(),
         });
-        let outcomes = self.link.each(groups.collect()).await;
+        let outcomes = self.link.each_durably(groups.collect()).await;
+        for ((_, keys), outcome) in shards.iter().zip(&outcomes) {
+            let durable = outcome.as_ref().map_or(Some(false), Answers::durable);
+            for (at, ..) in keys {
+                if let Some(Some(pin)) = pins.get_mut(*at) {
+                    pin.durable = pin.durable.map(|held| held && durable == Some(true));
+                }
+            }
+        }
         if let Some(error) = outcomes.into_iter().find_map(Result::err) {
             tracing::warn!(pool = request.pool.as_str(), %error, "former keys did not learn a session version");
         }

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::breaker::CircuitBreaker;
 use super::connection::Connection;
 use crate::lock::lock;
 use crate::store::StoreError;
@@ -29,8 +28,17 @@ impl Waiting {
     pub(super) async fn place(&self) -> Result<Place<'_>, StoreError> {
         let none = |_| StoreError::Unreachable("no connection".to_owned());
         let permit = self.places.acquire().await.map_err(none)?;
-        let connection = lock(&self.free).pop().ok_or(()).map_err(|()| StoreError::Suspended)?;
-        Ok(Place { waiting: self, connection, _permit: permit })
+        self.with(permit).ok_or(StoreError::Suspended)
+    }
+
+    /// A place, if one is free now.
+    pub(super) fn free_place(&self) -> Option<Place<'_>> {
+        self.with(self.places.try_acquire().ok()?)
+    }
+
+    fn with<'w>(&'w self, permit: SemaphorePermit<'w>) -> Option<Place<'w>> {
+        let connection = lock(&self.free).pop()?;
+        Some(Place { waiting: self, connection, _permit: permit })
     }
 }
 
@@ -38,16 +46,5 @@ impl Drop for Place<'_> {
     // Before the permit: who gets that finds a connection.
     fn drop(&mut self) {
         lock(&self.waiting.free).push(Arc::clone(&self.connection));
-    }
-}
-
-/// A call that is given up while it waits counts as not confirmed.
-pub(super) struct GivenUp<'g>(pub(super) Option<&'g CircuitBreaker>);
-
-impl Drop for GivenUp<'_> {
-    fn drop(&mut self) {
-        if let Some(breaker) = self.0 {
-            breaker.report(false);
-        }
     }
 }

@@ -1,0 +1,207 @@
+//! `--durability quorum`: each acknowledged change says whether a replica has it, and the service says where none does.
+#[path = "support/http.rs"]
+mod http;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use berth_core::time::Millis;
+use berth_core::wire::{NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SessionAsk, SessionKey};
+use berth_state::store::redis::{Options, Tls};
+use berth_state::store::{Keeping, Redis, Store};
+use serde_json::json;
+
+use http::{Reply, Service};
+use support::{RedisCluster, RedisServer, eventually, eventually_async};
+
+const A: &str = "10.0.0.1:80";
+
+fn with_quorum(server: &RedisServer, timeout: Duration) -> Service {
+    let (urls, keeping) = (vec![server.url()], Keeping::default());
+    Service::on_redis(Options { urls, cluster: false, quorum: true, tls: Tls::default(), timeout, keeping })
+}
+
+fn with_replica() -> (RedisServer, RedisServer) {
+    let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    eventually("the replica", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
+    (server, replica)
+}
+
+fn resolve(service: &Service, id: &str) -> Reply {
+    let session = json!({"key": SessionKey::new("nodes", id.as_bytes()), "candidates": [A], "unusable": []});
+    service.ask("POST", "/v1/resolve", &json!({"pool": "nodes", "sessions": [session]}).to_string())
+}
+
+fn shows(service: &Service, line: &str) -> bool {
+    service.ask("GET", "/metrics", "").body.lines().any(|shown| shown == line)
+}
+
+#[test]
+fn quorum_says_whether_a_replica_has_it() {
+    let (server, replica) = with_replica();
+    let service = with_quorum(&server, Duration::from_secs(2));
+
+    eventually("a confirmation", || resolve(&service, "alice").json()["pins"][0]["durable"] == json!(true));
+    assert_eq!(resolve(&service, "bob").json()["pins"][0]["durable"], true);
+
+    // So does the answer to each other change.
+    let change = || {
+        let draining = service.ask("PUT", &format!("/v1/nodes/{A}?pool=nodes"), r#"{"state":"draining"}"#);
+        let again = service.ask("PUT", &format!("/v1/nodes/{A}?pool=nodes"), r#"{"state":"draining"}"#);
+        let forgotten = service.ask("DELETE", &format!("/v1/nodes/{A}?pool=nodes"), "");
+        [draining, again, forgotten].map(|reply| reply.json()["durable"].clone())
+    };
+    let end = |id: &str| {
+        let key = SessionKey::new("nodes", id.as_bytes());
+        service.ask("DELETE", &format!("/v1/sessions/{key}?pool=nodes"), "").json()["durable"].clone()
+    };
+    let ready = |query: &str| service.ask("GET", &format!("/readyz{query}"), "");
+    assert_eq!(change(), [true, true, true]);
+    assert_eq!(end("alice"), true);
+    eventually("the shards' quorum", || ready("?require=all").status == 200);
+    assert!(shows(&service, "berth_state_shard_durable{shard=\"0\"} 1"));
+
+    replica.kill();
+    let start = Instant::now();
+    assert_eq!(resolve(&service, "carol").json()["pins"][0]["durable"], false);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(change(), [false, false, false]);
+    assert_eq!(end("bob"), false);
+    let said = ready("").body;
+    assert!(said.starts_with("ready\n16 of 16 shards take writes\nquorum is not held in 0 1 2 3 "), "{said}");
+    assert_eq!(ready("?require=all").status, 503);
+    assert!(shows(&service, "berth_state_shard_durable{shard=\"0\"} 0"));
+}
+
+/// Without a request, and whatever keeps a replica from confirming.
+#[test]
+fn who_may_not_wait_for_replicas_is_said_at_once() {
+    let (server, _replica) = with_replica();
+    server.cli(&["ACL", "SETUSER", "default", "-wait"]);
+    let service = with_quorum(&server, Duration::from_secs(2));
+
+    eventually("the refusal", || service.ask("GET", "/readyz", "").body.contains("NOPERM"));
+    let said = service.ask("GET", "/readyz", "").body;
+    assert!(said.contains("16 of 16 shards take writes\nquorum is not held in 0 "), "{said}");
+    assert_eq!(resolve(&service, "alice").json()["pins"][0]["durable"], false);
+
+    server.cli(&["ACL", "SETUSER", "default", "+wait"]);
+    eventually("quorum", || service.ask("GET", "/readyz?require=all", "").status == 200);
+    assert_eq!(resolve(&service, "bob").json()["pins"][0]["durable"], true);
+}
+
+#[test]
+fn without_its_replica_quorum_goes_on_and_says_so() {
+    let server = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let service = with_quorum(&server, Duration::from_secs(1));
+    // Many more at once than could each wait for a replica.
+    let answered = std::thread::scope(|scope| {
+        let ask = |thread: usize| {
+            let service = &service;
+            move || {
+                let ask = |turn| resolve(service, &format!("{thread}-{turn}"));
+                let replies: Vec<Reply> = (0..50).map(ask).collect();
+                let good = replies.iter().filter(|reply| reply.status == 200);
+                good.inspect(|reply| assert_eq!(reply.json()["pins"][0]["durable"], false)).count()
+            }
+        };
+        let threads: Vec<_> = (0..64).map(|thread| scope.spawn(ask(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    });
+    assert!(answered > 64 * 50 * 9 / 10, "{answered} of {}", 64 * 50);
+
+    let _replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    eventually("a confirmation", || resolve(&service, "alice").json()["pins"][0]["durable"] == json!(true));
+}
+
+fn on_cluster(cluster: &RedisCluster, quorum: bool) -> Redis {
+    let (urls, keeping, timeout) = (cluster.urls(), Keeping::default(), Duration::from_millis(300));
+    Redis::open(&Options { urls, cluster: true, quorum, tls: Tls::default(), timeout, keeping }).unwrap()
+}
+
+fn pool() -> PoolName {
+    "nodes".parse().unwrap()
+}
+
+fn node(number: usize) -> NodeId {
+    format!("10.0.0.1:{}", 8000 + number).parse().unwrap()
+}
+
+fn session(number: usize) -> SessionKey {
+    SessionKey::new("nodes", &number.to_le_bytes())
+}
+
+async fn claim(store: &Redis, number: usize, candidates: &[usize]) -> Option<NodeId> {
+    let candidates = candidates.iter().map(|number| node(*number)).collect();
+    let sessions = vec![SessionAsk::new(session(number), candidates, vec![])];
+    let request = ResolveRequest { pool: pool(), region: None, panic: false, correlation_id: None, sessions };
+    Some(store.resolve(&request).await.ok()?.pop()?.node)
+}
+
+/// Ends sessions and drains nodes while a primary dies, once with its replica at hand and once after it has lost it. What a replica
+/// confirmed is so afterwards; that the rest is lost in the second round shows that this test would see a loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_and_drains_that_were_confirmed_outlive_their_primary() {
+    const ALL: usize = 300;
+    for has_replica in [true, false] {
+        let cluster = RedisCluster::start();
+        let store = on_cluster(&cluster, true);
+        eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+        for number in 0..ALL {
+            eventually_async("a claim", || async { claim(&store, number, &[0]).await.is_some() }).await;
+        }
+        let primary = cluster.primary_of("{nodes/0}").unwrap();
+        let replica = cluster.replica_of(primary);
+        // Until each of them is on the replica, which is then away, or not.
+        assert_eq!(cluster.servers[primary].cli(&["WAIT", "1", "2000"]).trim(), "1");
+        if !has_replica {
+            cluster.servers[replica].pause();
+            cluster.servers[primary].cli(&["CLIENT", "KILL", "TYPE", "replica"]);
+        }
+
+        let (mut ended, mut drained) = (Vec::new(), Vec::new());
+        for number in 0..ALL {
+            if number == ALL / 2 {
+                cluster.servers[primary].kill();
+                cluster.servers[replica].resume();
+            }
+            if let Ok(end) = store.end(&pool(), session(number), Millis(0), None).await {
+                ended.push((number, end.durable));
+            }
+            let drain = NodeChange { state: Some(NodeState::Draining), ..NodeChange::default() };
+            if number.is_multiple_of(5)
+                && let Ok(change) = store.change_node(&pool(), node(1000 + number), &drain).await
+            {
+                drained.push((number, change.durable));
+            }
+        }
+
+        // Without asking for a replica's word, which the new primary cannot have.
+        let store = on_cluster(&cluster, false);
+        eventually_async("the failover", || async {
+            cluster.primary_of("{nodes/0}").is_some_and(|now| now != primary)
+        })
+        .await;
+        let (mut kept, mut lost) = (0, 0);
+        let mut note = |what: &str, number: usize, durable: Option<bool>, holds: bool| {
+            assert!(holds || durable == Some(false), "{what} {number}: {durable:?}");
+            kept += usize::from(holds && durable == Some(true));
+            lost += usize::from(!holds);
+        };
+        for (number, durable) in ended {
+            let has_answer = || async { store.session(&pool(), session(number)).await.is_ok() };
+            eventually_async("the session", has_answer).await;
+            let is_over = store.session(&pool(), session(number)).await.unwrap().is_none();
+            note("end", number, durable, is_over);
+        }
+        let records = store.nodes(&pool()).await.unwrap();
+        for (number, durable) in drained {
+            let record = records.iter().find(|record| record.node == node(1000 + number));
+            note("drain", number, durable, record.is_some_and(|record| record.state == NodeState::Draining));
+        }
+        println!("with a replica: {has_replica}; {kept} confirmed and kept, {lost} unconfirmed and lost");
+        assert!(kept > 50, "{kept}");
+        assert!(has_replica || lost > 0, "nothing was lost: this test would not see a loss");
+    }
+}
