@@ -1,6 +1,6 @@
 //! The pins one VM remembers of one pool: a bounded cache, so that a session's second request needs no call.
 //!
-//! It keeps what the state cluster said, or the ring in its absence, and orders it by last use. It decides neither who
+//! It keeps what the state cluster said, or the ring in its absence, and orders it by use. It decides neither who
 //! owns a session nor whether a node may serve: the caller looks at the node's state. Three things ask for a pin: a
 //! request (by a quick keyed hash of the session id), the changes feed (by the key that leaves the proxy), and the
 //! touch that keeps sessions alive in the store (in passing). So an entry is in two indexes and bears both keys.
@@ -159,12 +159,12 @@ impl Pins {
         let Some(entry) = self.slab.get_mut(slot) else { return Lookup::Absent };
         entry.mark_used();
         let Some(pin) = entry.pin() else { return Lookup::Absent };
-        self.slab.renew(slot);
+        self.slab.keep(slot);
         if now < pin.expires { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
     }
 
-    /// Remembers a pin, in place of whatever was known of the session, as the latest used; a full cache gives up the
-    /// one longest unused. `None`, and the session is unknown, if it cannot be kept: no capacity, or no room for one
+    /// Remembers a pin, in place of whatever was known of the session; a full cache gives up one that was never asked for
+    /// again, else the one longest unused. `None`, and the session is unknown, if it cannot be kept: no capacity, or no room for one
     /// more node's name.
     pub fn insert(&mut self, key: PinKey, wire: WireKey, pin: Pin<&str>) -> Option<NodeRef> {
         let Some(node) = self.nodes.intern(pin.node) else {

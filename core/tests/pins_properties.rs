@@ -1,4 +1,4 @@
-//! The pin cache against a plain model of it: a list in the order of use.
+//! The pin cache against a plain model of it: a list in the order of use, and which of them were asked for again.
 use berth_core::changelog::digest;
 use berth_core::pins::{Kind, Limits, Lookup, Pin, PinKey, Pins, WireKey};
 use berth_core::time::Millis;
@@ -55,6 +55,7 @@ struct Known {
     expires: Millis,
     kind: Kind,
     used: bool,
+    kept: bool,
 }
 
 /// What the cache should know, the latest used last.
@@ -67,6 +68,19 @@ struct Model {
 impl Model {
     fn position(&self, session: u8) -> Option<usize> {
         self.known.iter().position(|known| known.session == session)
+    }
+
+    fn evict(&mut self) {
+        self.known.remove(self.known.iter().position(|known| !known.kept).unwrap_or(0));
+    }
+
+    /// An eighth is for those that were not asked for again.
+    fn demote(&mut self) {
+        if self.known.iter().filter(|known| known.kept).count() > CAPACITY - CAPACITY / 8 {
+            let oldest = self.known.iter().position(|known| known.kept).unwrap();
+            let known = self.known.remove(oldest);
+            self.known.push(Known { kept: false, ..known });
+        }
     }
 
     fn take(&mut self, session: u8) -> Option<Known> {
@@ -97,7 +111,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     prop_assert_eq!(got, Lookup::Absent);
                     continue;
                 };
-                known.used = true;
+                (known.used, known.kept) = (true, true);
                 let (pin, fresh) = match got {
                     Lookup::Fresh(pin) => (pin, true),
                     Lookup::Stale(pin) => (pin, false),
@@ -110,6 +124,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 let expected = (known.version, known.expires, known.kind);
                 prop_assert_eq!((pin.version, pin.expires, pin.kind), expected);
                 model.known.push(known);
+                model.demote();
             }
             Step::Insert(session, node, version, life, kind) => {
                 let expires = now + Millis(life * 1_000);
@@ -117,13 +132,21 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     Pin { node: NODES[*node], version: *version, expires, kind: *kind, session_version: 0 };
                 let kept = pins.insert(key(&pins, *session), wire(*session), pin);
                 prop_assert_eq!(kept.is_some(), !NODES[*node].is_empty());
-                model.take(*session);
+                let before = model.take(*session);
                 if kept.is_some() {
                     if model.known.len() == CAPACITY {
-                        model.known.remove(0);
+                        model.evict();
                     }
                     let (session, node, version, kind) = (*session, *node, *version, *kind);
-                    model.known.push(Known { session, node, version, expires, kind, used: false });
+                    model.known.push(Known {
+                        session,
+                        node,
+                        version,
+                        expires,
+                        kind,
+                        used: false,
+                        kept: before.is_some_and(|before| before.kept),
+                    });
                 }
             }
             Step::Remove(session) => {

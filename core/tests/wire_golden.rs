@@ -324,7 +324,7 @@ fn nodes() {
             now_ms: Some(1_767_225_610_000),
         },
     );
-    reply("forget-reply.json", &ForgetReply { forgotten: true });
+    reply("forget-reply.json", &ForgetReply { forgotten: true, durable: None });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SPENT_KEPT, SessionAsk, SessionKey,
+    KnownPin, NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SPENT_KEPT, SessionAsk, SessionKey,
 };
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
@@ -177,4 +177,78 @@ async fn records_that_say_nothing_any_more_are_dropped_after_a_day_in_redis() {
     }
     assert_eq!(change(&store, 1, state(NodeState::Draining)).await, 1);
     assert_eq!(shards_that_use(&store, "again", 1).await, BTreeSet::new());
+}
+
+/// All keys of the server, and how long each lives in ms; -1 if without an end.
+fn lives(server: &RedisServer) -> Vec<(String, i64)> {
+    let each = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+        all[#all + 1] = key .. ' ' .. redis.call('PTTL', key) end return all";
+    let said = server.cli(&["EVAL", each, "0"]);
+    let life = |line: &str| line.rsplit_once(' ').map(|(key, life)| (key.to_owned(), life.parse().unwrap()));
+    said.lines().filter_map(life).collect()
+}
+
+/// Any name makes a pool, so what is there for it has to end.
+#[tokio::test]
+async fn all_that_a_pool_leaves_in_redis_ends_by_itself() {
+    let server = RedisServer::start(&[]);
+    let store = redis(vec![server.url()], false);
+    for number in 0..20 {
+        let pool: PoolName = format!("invented-{number}").parse().unwrap();
+        let ask =
+            |id: u8| SessionAsk::new(SessionKey::new("invented", &[id]), vec![node(1), node(2)], vec![]);
+        let mut sessions: Vec<_> = (0..40).map(ask).collect();
+        // A lost pin that a proxy knows, one that is moved, and one that ends.
+        sessions[0].known = Some(KnownPin { version: 1_700_000_000_000_000, node: node(2) });
+        let mut request =
+            ResolveRequest { pool: pool.clone(), region: None, panic: false, correlation_id: None, sessions };
+        store.resolve(&request).await.unwrap();
+        request.sessions.iter_mut().for_each(|ask| ask.unusable = vec![node(1)]);
+        store.resolve(&request).await.unwrap();
+        for id in [1, 200, 201] {
+            store.end(&pool, SessionKey::new("invented", &[id]), Millis(0), None).await.unwrap();
+        }
+        store.change_node(&pool, node(1), &state(NodeState::Draining)).await.unwrap();
+        store.id(&pool);
+        let head = store.head(&pool).await.unwrap();
+        store.changes(&pool, &head, 10).await.unwrap();
+    }
+
+    let lives = lives(&server);
+    assert!(lives.len() > 20 * 60, "{}", lives.len());
+    // A key may have ended meanwhile.
+    let endless: Vec<_> = lives.iter().filter(|(_, life)| *life == -1 || *life > 31 * 86_400_000).collect();
+    assert!(endless.is_empty(), "{endless:?}");
+    // Of a session there is nothing left after its time, but a log of a day.
+    let day = lives.iter().filter(|(key, life)| !key.contains(":changes") && *life > 7_300_000);
+    let long: Vec<_> =
+        day.filter(|(key, _)| !key.ends_with(":nodes") && !key.ends_with(":records")).collect();
+    assert!(long.iter().all(|(key, _)| key.ends_with(":store")), "{long:?}");
+}
+
+/// A pool whose proxies ask for changes keeps its log and its records, though nothing changes.
+#[tokio::test]
+async fn what_proxies_ask_for_does_not_end() {
+    let server = RedisServer::start(&[]);
+    let store = redis(vec![server.url()], false);
+    change(&store, 1, state(NodeState::Draining)).await;
+    for turn in ["before", "moved"] {
+        shards_that_use(&store, turn, 2).await;
+    }
+    let head = store.head(&pool()).await.unwrap();
+    let kept =
+        |(key, _): &(String, i64)| [":changes", ":nodes", ":records"].iter().any(|end| key.ends_with(end));
+    let soon: Vec<(String, i64)> = lives(&server).into_iter().filter(kept).collect();
+    let shorten = "for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, 1500) end";
+    let count = soon.len().to_string();
+    let keys = soon.iter().map(|(key, _)| key.as_str());
+    server.cli(&["EVAL", shorten, &count].into_iter().chain(keys).collect::<Vec<_>>());
+
+    assert!(!store.changes(&pool(), &head, 100).await.unwrap().resync);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    assert!(!store.changes(&pool(), &head, 100).await.unwrap().resync);
+    assert_eq!(lives(&server).into_iter().filter(kept).count(), soon.len());
+    assert_eq!(shards_that_use(&store, "after", 1).await, BTreeSet::new());
+    assert_eq!(store.nodes(&pool()).await.unwrap()[0].state, NodeState::Draining);
 }

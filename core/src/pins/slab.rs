@@ -1,4 +1,8 @@
-//! The entries of a cache: slots in chunks, threaded on one list from the latest used to the longest unused.
+//! The entries of a cache: slots in chunks, threaded on two lists, each from the latest used to the longest unused.
+//!
+//! Ids are free for clients to invent, so what was never asked for again must not push out what is in use (segmented LRU:
+//! Karedla, Love, Wherry, "Caching strategies to improve disk system performance", 1994). A new entry is on trial; its second use
+//! keeps it; the kept ones that are longest unused are on trial again if there are too many. What is on trial goes first.
 //!
 //! Chunks never move, so growing costs one allocation and no copy, and a slot's number is its name for good. Slots
 //! that were given up are used again before new ones are made.
@@ -28,13 +32,14 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 56);
 
-/// Node (16 bits), used since the last touch (1), kind (3, none of them 0), expiry (44: until the year 2527).
+/// Node (16 bits), used since the last touch (1), kept (1), kind (2, none of them 0), expiry (44: until the year 2527).
 #[derive(Debug, Clone, Copy)]
 struct Word(u64);
 
 impl Word {
     const EXPIRES: u64 = (1 << 44) - 1;
     const KIND_SHIFT: u32 = 44;
+    const KEPT: u64 = 1 << 46;
     const USED: u64 = 1 << 47;
     const NODE_SHIFT: u32 = 48;
     const FREE: Self = Self(0);
@@ -49,7 +54,7 @@ impl Word {
     }
 
     fn kind(self) -> Option<Kind> {
-        match self.0 >> Self::KIND_SHIFT & 7 {
+        match self.0 >> Self::KIND_SHIFT & 3 {
             0 => None,
             1 => Some(Kind::Settled),
             2 => Some(Kind::Provisional),
@@ -98,7 +103,12 @@ impl Entry {
     pub(super) fn set_pin(&mut self, pin: Pin) {
         self.version = pin.version;
         self.session_version = pin.session_version;
-        self.word = Word::new(pin.node, pin.kind, pin.expires);
+        let kept = self.word.0 & Word::KEPT;
+        self.word = Word(Word::new(pin.node, pin.kind, pin.expires).0 | kept);
+    }
+
+    fn is_kept(&self) -> bool {
+        self.word.0 & Word::KEPT != 0
     }
 
     pub(super) fn mark_used(&mut self) {
@@ -125,14 +135,34 @@ pub(super) struct Slab {
     made: u32,
     used: u32,
     capacity: u32,
+    on_trial: List,
+    kept: List,
+    free: u32,
+}
+
+/// The ends of a list, and how long it is.
+#[derive(Debug, Clone, Copy)]
+struct List {
     newest: u32,
     oldest: u32,
-    free: u32,
+    length: u32,
+}
+
+impl List {
+    const EMPTY: Self = Self { newest: NONE, oldest: NONE, length: 0 };
 }
 
 impl Slab {
     pub(super) fn new(capacity: u32) -> Self {
-        Self { chunks: Vec::new(), made: 0, used: 0, capacity, newest: NONE, oldest: NONE, free: NONE }
+        Self {
+            chunks: Vec::new(),
+            made: 0,
+            used: 0,
+            capacity,
+            on_trial: List::EMPTY,
+            kept: List::EMPTY,
+            free: NONE,
+        }
     }
 
     pub(super) fn capacity(&self) -> u32 {
@@ -147,9 +177,14 @@ impl Slab {
         self.used
     }
 
-    /// The slot longest unused.
+    /// The slot to give up first.
     pub(super) fn oldest(&self) -> Option<u32> {
-        (self.oldest != NONE).then_some(self.oldest)
+        [self.on_trial.oldest, self.kept.oldest].into_iter().find(|slot| *slot != NONE)
+    }
+
+    /// Room that those on trial always have: enough for a session's second request to find it, whatever comes between.
+    fn kept_at_most(&self) -> u32 {
+        self.capacity - self.capacity / 8
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Entry> {
@@ -165,7 +200,7 @@ impl Slab {
         (0..).zip(self.chunks.iter().flatten()).filter(|(_, entry)| entry.word.kind().is_some())
     }
 
-    /// Puts an entry into a slot, as the latest used; `None` if all are taken.
+    /// Puts an entry into a slot, on trial, as the latest used; `None` if all are taken.
     pub(super) fn add(&mut self, entry: Entry) -> Option<u32> {
         let slot = if self.free != NONE {
             let slot = self.free;
@@ -186,7 +221,7 @@ impl Slab {
             self.made - 1
         };
         self.used += 1;
-        self.link_newest(slot);
+        self.link(slot, false);
         Some(slot)
     }
 
@@ -202,11 +237,26 @@ impl Slab {
         }
     }
 
-    /// Makes a slot the latest used.
+    /// Makes a slot the latest of its list.
     pub(super) fn renew(&mut self, slot: u32) {
-        if slot != self.newest {
+        let Some(is_kept) = self.get(slot).map(Entry::is_kept) else { return };
+        if slot != self.list(is_kept).newest {
             self.unlink(slot);
-            self.link_newest(slot);
+            self.link(slot, is_kept);
+        }
+    }
+
+    /// It is used once more: from now on it is kept, and the latest of those.
+    pub(super) fn keep(&mut self, slot: u32) {
+        if slot == self.kept.newest {
+            return;
+        }
+        self.unlink(slot);
+        self.link(slot, true);
+        if self.kept.length > self.kept_at_most() {
+            let oldest = self.kept.oldest;
+            self.unlink(oldest);
+            self.link(oldest, false);
         }
     }
 
@@ -217,29 +267,38 @@ impl Slab {
         self.chunks.capacity() * size_of::<Vec<Entry>>() + (others + last) * size_of::<Entry>()
     }
 
-    fn link_newest(&mut self, slot: u32) {
-        let second = self.newest;
+    fn list(&mut self, is_kept: bool) -> &mut List {
+        if is_kept { &mut self.kept } else { &mut self.on_trial }
+    }
+
+    fn link(&mut self, slot: u32, is_kept: bool) {
+        let second = self.list(is_kept).newest;
         if let Some(entry) = self.get_mut(slot) {
             entry.newer = NONE;
             entry.older = second;
+            entry.word.0 = entry.word.0 & !Word::KEPT | if is_kept { Word::KEPT } else { 0 };
         }
         match self.get_mut(second) {
             Some(entry) => entry.newer = slot,
-            None => self.oldest = slot,
+            None => self.list(is_kept).oldest = slot,
         }
-        self.newest = slot;
+        let list = self.list(is_kept);
+        list.newest = slot;
+        list.length += 1;
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Some(&Entry { newer, older, .. }) = self.get(slot) else { return };
+        let Some(&Entry { newer, older, word, .. }) = self.get(slot) else { return };
+        let is_kept = word.0 & Word::KEPT != 0;
         match self.get_mut(newer) {
             Some(entry) => entry.older = older,
-            None => self.newest = older,
+            None => self.list(is_kept).newest = older,
         }
         match self.get_mut(older) {
             Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
+            None => self.list(is_kept).oldest = newer,
         }
+        self.list(is_kept).length -= 1;
     }
 }
 
@@ -255,7 +314,7 @@ mod tests {
 
     fn order(slab: &Slab) -> Vec<u128> {
         let mut slots = Vec::new();
-        let mut slot = slab.newest;
+        let mut slot = slab.on_trial.newest;
         while let Some(entry) = slab.get(slot) {
             slots.push(entry.key().0);
             slot = entry.older;
@@ -281,6 +340,37 @@ mod tests {
         assert_eq!(slab.add(entry(7)), Some(2));
         assert_eq!(order(&slab), [7, 3, 1, 0]);
         assert_eq!((slab.oldest(), slab.used()), (Some(0), 4));
+    }
+
+    #[test]
+    fn what_was_never_used_again_goes_first() {
+        let mut slab = Slab::new(16);
+        for number in 0..16 {
+            slab.add(entry(number));
+        }
+        for slot in [3, 5, 3] {
+            slab.keep(slot);
+        }
+        let mut gone = Vec::new();
+        for number in 100..200 {
+            let oldest = slab.oldest().unwrap();
+            gone.push(slab.get(oldest).unwrap().key().0);
+            slab.release(oldest);
+            slab.add(entry(number));
+        }
+        assert!(!gone.contains(&3) && !gone.contains(&5));
+        assert!(gone.contains(&0) && gone.contains(&150));
+        assert_eq!((slab.kept.length, slab.on_trial.length), (2, 14));
+
+        // All in use: an eighth stays for those that come.
+        for slot in 0..16 {
+            slab.keep(slot);
+        }
+        assert_eq!((slab.kept.length, slab.on_trial.length), (14, 2));
+        for slot in 0..16 {
+            slab.release(slot);
+        }
+        assert_eq!((slab.kept.length, slab.on_trial.length, slab.oldest()), (0, 0, None));
     }
 
     #[test]

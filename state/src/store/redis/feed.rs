@@ -66,6 +66,11 @@ impl Unreadable {
     }
 }
 
+/// The life of a log that no proxy reads, in ms. A reader that comes later is sent to the present.
+const LOG_KEPT: u64 = 86_400_000;
+/// That of what is recorded of nodes, in ms: as long as any proxy of the pool may be switched off.
+const RECORDS_KEPT: u64 = 31 * 86_400_000;
+
 impl Redis {
     /// The newest position, of shards that are away the newest that was seen.
     pub(super) async fn newest(&self, pool: &PoolName) -> Result<Cursor, StoreError> {
@@ -109,9 +114,15 @@ impl Redis {
         // The entry at the position, or the beginning of the log, is read as well.
         let read_count = count.saturating_add(1).to_string();
         let read = |(shard, position): (Shard, &Position)| {
-            let step = Step::script(&scripts::CHANGES, &[shard.changes()])
+            let mut keys = vec![shard.changes(), shard.nodes()];
+            if shard.index() == 0 {
+                keys.push(shard.records());
+            }
+            let step = Step::script(&scripts::CHANGES, &keys)
                 .arg(position.to_string())
-                .arg(read_count.as_str());
+                .arg(read_count.as_str())
+                .arg(LOG_KEPT)
+                .arg(RECORDS_KEPT);
             Group { shard, steps: vec![step] }
         };
         let outcomes = self.link.feed(Shard::all(pool).zip(&positions).map(read).collect()).await;

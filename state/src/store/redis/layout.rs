@@ -10,6 +10,9 @@
 //! | `berth:{pool/0}:records` | hash | the nodes' whole records |
 //! | `berth:{pool/0}:store` | string | which store this is: a random name that is there until the store is emptied |
 //! | `berth:{pool/s}:probe` | string | nothing: it is written to see whether the shard takes writes |
+//!
+//! All of it ends by itself. Pins, ends and clocks have their time; logs and what is recorded of nodes live as long as proxies
+//! ask for changes, a day and a month longer.
 
 use std::fmt;
 

@@ -26,6 +26,10 @@ if not pin then
   if not before then
     redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'reason', 'deleted',
       'correlation_id', ARGV[4])
+    if redis.call('PTTL', KEYS[3]) == -1 then
+      -- As in resolve.lua.
+      redis.call('PEXPIRE', KEYS[3], 86400000)
+    end
   end
   return 0
 end

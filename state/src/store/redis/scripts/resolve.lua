@@ -39,8 +39,13 @@ local function time()
   return now
 end
 
--- Versions, as versions.rs has them. Each is a time in microseconds; all are exact up to 2^53.
-local AHEAD, KEPT = 86400000000, 2678400000
+-- Versions, as versions.rs has them. Each is a time in microseconds; all are exact up to 2^53. What the clock says is kept until the
+-- time has passed it, and for two hours more, by which servers may differ.
+local AHEAD, KEPT, LOG_KEPT = 86400000000, 7200000, 86400000
+local function keep_clock(version)
+  local ahead = math.max(0, math.floor((tonumber(version) - micros) / 1000))
+  redis.call('SET', KEYS[5], version, 'PX', string.format('%.0f', KEPT + ahead))
+end
 
 -- The version that follows all that are known, each of which may be nil or false.
 local function next_version(one, two)
@@ -48,14 +53,24 @@ local function next_version(one, two)
   local version = math.max(micros, (tonumber(redis.call('GET', KEYS[5])) or 0) + 1,
     (tonumber(one) or 0) + 1, (tonumber(two) or 0) + 1)
   local text = string.format('%.0f', version)
-  redis.call('SET', KEYS[5], text, 'PX', KEPT)
+  keep_clock(text)
   return text
 end
 
 -- What is given out from now on is newer than what a proxy knows.
 local function advance(version)
+  time()
   if tonumber(version) > (tonumber(redis.call('GET', KEYS[5])) or 0) then
-    redis.call('SET', KEYS[5], version, 'PX', KEPT)
+    keep_clock(version)
+  end
+end
+
+-- Without this entry, a log that was lost before its first change would look like a log without changes. One that no proxy reads
+-- ends by itself.
+local function begin_log()
+  if redis.call('EXISTS', KEYS[4]) == 0 then
+    redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
+    redis.call('PEXPIRE', KEYS[4], LOG_KEPT)
   end
 end
 
@@ -244,9 +259,7 @@ if not pin then
     if ended then
       redis.call('DEL', KEYS[2])
     end
-    if redis.call('EXISTS', KEYS[4]) == 0 then
-      redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
-    end
+    begin_log()
   end
 end
 
@@ -284,10 +297,7 @@ if not pin then
     redis.call('DEL', KEYS[2])
   end
   keep(version, at, at, boot, node)
-  -- Without this entry, a log that was lost before its first change would look like a log without changes.
-  if redis.call('EXISTS', KEYS[4]) == 0 then
-    redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
-  end
+  begin_log()
   if outcome == 'r' then
     log_rehome(from, node, version, reason, ARGV[5])
   end

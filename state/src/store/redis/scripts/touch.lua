@@ -17,7 +17,7 @@ local function time()
 end
 
 -- As in resolve.lua.
-local AHEAD, KEPT = 86400000000, 2678400000
+local AHEAD, KEPT = 86400000000, 7200000
 
 -- The pin as the proxy knows it, unless that is from another clock.
 local function believed(text)
@@ -33,7 +33,8 @@ end
 -- What is given out from now on is newer.
 local function advance(version)
   if tonumber(version) > (tonumber(redis.call('GET', KEYS[2])) or 0) then
-    redis.call('SET', KEYS[2], version, 'PX', KEPT)
+    local ahead = math.max(0, math.floor((tonumber(version) - micros) / 1000))
+    redis.call('SET', KEYS[2], version, 'PX', string.format('%.0f', KEPT + ahead))
   end
 end
 
