@@ -291,3 +291,34 @@ proptest! {
         prop_assert_eq!(&left[..], &newest[..left.len()]);
     }
 }
+
+/// Ids are free for clients to invent; each costs a place, and none of a session in use.
+#[test]
+fn a_flood_of_new_ids_pushes_out_no_session_in_use() {
+    let mut pins = Pins::new(Limits { entries: 1_000, ..Limits::default() }, 7);
+    let put = |pins: &mut Pins, id: u32| {
+        let (key, mut wire) = (pins.key(&id.to_le_bytes()), [0; 16]);
+        wire[..4].copy_from_slice(&id.to_le_bytes());
+        let expires = Millis(1_800_000);
+        let pin = Pin { node: NODES[0], version: 1, expires, kind: Kind::Settled, session_version: 0 };
+        pins.insert(key, WireKey(wire), pin);
+    };
+    let known = |pins: &mut Pins, id: u32| pins.get(pins.key(&id.to_le_bytes()), Millis(1)) != Lookup::Absent;
+    for id in 0..800 {
+        put(&mut pins, id);
+        assert!(known(&mut pins, id));
+    }
+
+    for id in 10_000..30_000 {
+        put(&mut pins, id);
+        // One that has just begun is found at its second request.
+        if id % 1_000 == 0 {
+            put(&mut pins, id / 1_000 + 790);
+        }
+        if id % 1_000 == 100 {
+            assert!(known(&mut pins, id / 1_000 + 790));
+        }
+    }
+
+    assert_eq!((0..830).filter(|id| known(&mut pins, *id)).count(), 800 + 20);
+}
