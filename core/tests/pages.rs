@@ -45,6 +45,25 @@ fn every_configuration_of_the_page_is_one() {
     }
 }
 
+/// They are for envoy-state.yaml, whose route of sessions leaves `x-berth-end` to the filter: where that does not remove it, a client would
+/// see a backend's.
+#[test]
+fn recipes_leave_no_header_of_a_backend_that_neither_filter_nor_route_removes() {
+    let mut pools = 0;
+    for page in recipes() {
+        for json in configurations(&page) {
+            let plugin: serde_json::Value = serde_json::from_str(json).unwrap();
+            if plugin["guard"] == "listener" && !plugin["state"].is_null() {
+                for pool in plugin["pools"].as_array().unwrap() {
+                    assert_eq!(pool["end_header"], true, "{json}");
+                    pools += 1;
+                }
+            }
+        }
+    }
+    assert!(pools >= 11, "{pools}");
+}
+
 #[test]
 fn every_refusal_has_a_row_that_says_what_to_do() {
     let page = page("tokens.md");
