@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-matrix test-all e2e demo bench simulate fmt clean
+.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-failovers test-matrix test-all e2e demo bench simulate fmt clean
 CARGO_FLAGS := --locked
 # Compose is a command of its own where Docker has no plugin for it.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -64,6 +64,9 @@ test-browser: wasm ## a page in a real browser: Chromium, which it installs, or 
 test-compose: setup wasm static ## envoy/compose through pauses, kills and partings; needs Docker and docker-compose
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test shipped --run-ignored only -E 'test(/^compose::/)'
 
+test-failovers: setup ## what services answer of the same sessions through ten deaths of primaries, a minute
+	BERTH_FAILOVERS=10 cargo nextest run $(CARGO_FLAGS) -p berth-state --no-capture -E 'binary(histories)'
+
 # PyPI's binary was built without TLS.
 VALKEY_CAN := -E 'not test(redis_is_reached_over_tls_as_an_acl_user)'
 test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, with Valkey in the place of Redis
@@ -75,7 +78,7 @@ test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, wi
 test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
-test-all: test test-browser test-compose test-valkey ## test, browser, compose, Valkey, both demos, the CRDs, and the end-to-end tests again without Docker
+test-all: test test-browser test-compose test-valkey test-failovers ## test, browser, compose, Valkey, failovers, both demos, the CRDs, and the end-to-end tests again without Docker
 	scripts/check-crds
 	$(MAKE) demo ARGS=--once
 	$(MAKE) demo ARGS='--once --jwt'
