@@ -117,6 +117,9 @@ pub struct SessionAsk {
     /// answer is a pin that lives for 0 ms.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renew: bool,
+    /// It may not begin now: without a pin it has none in the answer. The service decides that; it is not on the wire.
+    #[serde(skip)]
+    pub find_only: bool,
 }
 
 /// What a proxy believes of a session.
@@ -145,6 +148,7 @@ impl SessionAsk {
             alias_of: None,
             known: None,
             renew: false,
+            find_only: false,
         }
     }
 }
@@ -152,7 +156,8 @@ impl SessionAsk {
 /// The answer to [`ResolveRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolveReply {
-    /// In the order of the request. A session whose part of the store does not answer has none; at least one has.
+    /// In the order of the request. A session whose part of the store does not answer has none, nor has one that may not begin
+    /// now as its pool's limit of new sessions is reached.
     pub pins: Vec<Pin>,
     /// No change after this position is missing from a poll that starts at it.
     pub cursor: Cursor,

@@ -4,12 +4,14 @@
 //! Nothing here logs or counts by session: keys appear in logs with their first eight digits, and in metrics not at all.
 
 mod access;
+mod admission;
 mod call;
 mod failure;
 mod metrics;
 mod problem;
 mod reading;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 pub use self::access::Access;
 use self::access::{Action, Caller, Role};
+use self::admission::Admission;
 use self::call::Call;
 use self::failure::Failure;
 use self::metrics::Metrics;
@@ -52,6 +55,8 @@ pub struct Limits {
     pub in_flight: usize,
     /// Change polls waiting; more get 429.
     pub polls: usize,
+    /// New sessions of a pool a second; none if there is no limit.
+    pub new_sessions: Option<u32>,
     /// How it knows who asks below `/v1`.
     pub access: Access,
     /// The connections that requests come on, for `/metrics`.
@@ -69,6 +74,7 @@ impl Default for Limits {
         Self {
             in_flight: 1024,
             polls: 1024,
+            new_sessions: None,
             access: Access::default(),
             connections: Connections::new(Bounds::default()),
             leaving: never.clone(),
@@ -85,6 +91,7 @@ struct Service {
     polls: Semaphore,
     /// A count walks through the store: one at a time.
     counts: Semaphore,
+    admission: Option<Admission>,
     access: Access,
     connections: Arc<Connections>,
     leaving: watch::Receiver<bool>,
@@ -99,6 +106,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
         counts: Semaphore::new(1),
+        admission: limits.new_sessions.map(Admission::new),
         access: limits.access,
         connections: limits.connections,
         leaving: limits.leaving,
@@ -200,6 +208,10 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     let mut request = ResolveRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     request.correlation_id = request.correlation_id.or(from_header);
 
+    if let Some(admission) = &service.admission {
+        admission.mark(&mut request, Instant::now());
+    }
+
     // The position first: what changes while the store answers must not be missing after it.
     let (cursor, pins) = as_one_call(async {
         let cursor = service.changes.recent(&request.pool).await;
@@ -207,7 +219,16 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     })
     .await;
     let pins = pins?;
-    service.metrics.unanswered(request.sessions.len().saturating_sub(pins.len()));
+    if let Some(admission) = &service.admission {
+        admission.note(&request.pool, &pins, Instant::now());
+    }
+    if pins.len() < request.sessions.len() {
+        let has_pin: HashSet<SessionKey> = pins.iter().map(|pin| pin.key).collect();
+        let without = request.sessions.iter().filter(|ask| !has_pin.contains(&ask.key));
+        let (limited, unanswered): (Vec<_>, Vec<_>) = without.partition(|ask| ask.find_only);
+        service.metrics.unanswered(unanswered.len());
+        service.metrics.limited(limited.len());
+    }
     for pin in &pins {
         service.metrics.resolved(pin);
         tracing::debug!(

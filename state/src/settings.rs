@@ -47,6 +47,8 @@ pub struct Settings {
     pub in_flight: usize,
     /// Polls at once.
     pub polls: usize,
+    /// New sessions of a pool a second.
+    pub new_sessions: Option<u32>,
     /// Connections at once.
     pub connections: usize,
     /// What requests must carry.
@@ -93,6 +95,7 @@ impl Settings {
             keeping,
             in_flight: checks.take(arguments.in_flight).unwrap_or(AT_ONCE),
             polls: checks.take(arguments.polls).unwrap_or(AT_ONCE),
+            new_sessions: checks.take(arguments.new_sessions),
             connections: checks.take(arguments.connections).unwrap_or(CONNECTIONS),
             token,
             token_file,

@@ -486,6 +486,27 @@ fn a_service_that_starts_before_its_redis_finds_it() {
 }
 
 #[test]
+fn a_flood_of_new_sessions_begins_as_many_as_it_may_and_hides_none_that_is_there() {
+    let service = with(Limits { new_sessions: Some(5), ..Limits::default() });
+    assert_eq!(resolve(&service, "mine", &[A], &[]).json()["pins"][0]["outcome"], "claimed");
+
+    let begun = |id: usize| {
+        let reply = resolve(&service, &format!("made-up-{id}"), &[A], &[]);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()["pins"].as_array().unwrap().len()
+    };
+    let start = Instant::now();
+    let all: usize = (0..200).map(begun).sum();
+    let most = 5 + start.elapsed().as_secs_f64().ceil() as usize * 5;
+    assert!((4..=most).contains(&all) && all < 100, "{all}, {most}");
+
+    assert_eq!(resolve(&service, "mine", &[B], &[]).json()["pins"][0]["node"], A);
+    let limited = format!("berth_state_limited_sessions_total {}", 200 - all);
+    let metrics = service.ask("GET", "/metrics", "").body;
+    assert!(metrics.lines().any(|line| line == limited), "{limited}");
+}
+
+#[test]
 fn whatever_a_body_holds_is_answered() {
     let service = Service::in_memory();
     for bytes in [&b"\xff\xfe"[..], b"[[[[", b"\"", b"{\"pool\":\"\\ud800\"}", b"1e999"] {

@@ -51,6 +51,7 @@ pub(super) struct Metrics {
     shard_durable: Family<Of<Shard>, Gauge>,
     shards_away: Family<Of<Cause>, Gauge>,
     unanswered: Counter,
+    limited: Counter,
     unreadable: Counter,
 }
 
@@ -128,6 +129,12 @@ impl Metrics {
                 "Sessions whose shard was away while others of their request were answered",
                 Counter::default(),
             ),
+            limited: shown(
+                of,
+                "limited_sessions",
+                "Sessions that did not begin as their pool had begun as many as it may",
+                Counter::default(),
+            ),
             unreadable: shown(
                 of,
                 "unreadable_changes",
@@ -176,6 +183,11 @@ impl Metrics {
     /// Sessions whose part of the store did not answer, while others' did.
     pub(super) fn unanswered(&self, sessions: usize) {
         self.unanswered.inc_by(sessions as u64);
+    }
+
+    /// Sessions that may not begin now.
+    pub(super) fn limited(&self, sessions: usize) {
+        self.limited.inc_by(sessions as u64);
     }
 
     /// What is known of the store.

@@ -59,6 +59,10 @@ pub(super) struct Arguments {
     /// Change polls waiting at once; more get 429 [default: 1024]
     #[arg(long, value_name = "N", value_parser = number(1..=65_536_usize))]
     pub(super) polls: Option<Given<usize>>,
+    /// New sessions of each pool a second, for this instance; more are not pinned until it is less, and go by the ring
+    /// [default: no limit]
+    #[arg(long, value_name = "N", value_parser = number(1..=1_000_000_u32))]
+    pub(super) new_sessions: Option<Given<u32>>,
     /// Connections at once; a quarter of them for those on which no request was authorised yet [default: 8192]
     #[arg(long, value_name = "N", value_parser = number(16..=1_000_000_usize))]
     pub(super) connections: Option<Given<usize>>,

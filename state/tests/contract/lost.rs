@@ -8,7 +8,7 @@ fn known(version: u64, number: u16) -> KnownPin {
     KnownPin { version, node: node(number) }
 }
 
-fn knowing(ask: SessionAsk, version: u64, number: u16) -> SessionAsk {
+pub(crate) fn knowing(ask: SessionAsk, version: u64, number: u16) -> SessionAsk {
     SessionAsk { known: Some(known(version, number)), ..ask }
 }
 
@@ -17,7 +17,7 @@ async fn touch(store: &dyn Store, name: &str, id: &str, known: KnownPin) -> Touc
     store.touch(&TouchRequest { pool: pool(name), keys: vec![], pins }).await.unwrap()
 }
 
-async fn owner(store: &dyn Store, name: &str, id: &str) -> Option<KnownPin> {
+pub(crate) async fn owner(store: &dyn Store, name: &str, id: &str) -> Option<KnownPin> {
     let session = store.session(&pool(name), key(id)).await.unwrap()?;
     Some(KnownPin { version: session.version, node: session.node })
 }

@@ -94,6 +94,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     placing::nodes_of_any_name_are_nodes_like_others(store).await;
     placing::a_pin_says_since_when_its_owner_has_it(store).await;
     placing::ends_and_continues_versions(store).await;
+    placing::what_may_not_begin_is_only_found(store).await;
     placing::restores_once_after_a_restart(store).await;
     nodes::node_records_change_in_part_and_cooldown_only_grows(store).await;
     nodes::neither_the_operator_nor_the_node_undoes_the_others_word(store).await;

@@ -1,6 +1,7 @@
 //! Who gets a session, who keeps it, and when it moves.
 
 use super::*;
+use crate::lost::{knowing, owner};
 
 pub(crate) async fn claims_and_finds(store: &dyn Store) {
     assert_eq!(resolve(store, "claims", "a", &[1, 2], &[]).await, pin("a", Outcome::Claimed, 1, 1));
@@ -225,6 +226,23 @@ pub(crate) async fn nodes_of_any_name_are_nodes_like_others(store: &dyn Store) {
         records.is_sorted_by_key(|record| record.node.clone())
             && records.iter().all(|record| record.forgotten)
     );
+}
+
+pub(crate) async fn what_may_not_begin_is_only_found(store: &dyn Store) {
+    let there = resolve(store, "limited", "there", &[1], &[]).await;
+    let only = |id: &str| SessionAsk { find_only: true, ..ask(id, &[2], &[]) };
+    let heir = SessionAsk { find_only: true, ..rotated("heir", "there", &[2], &[]) };
+    let lost = SessionAsk { find_only: true, ..knowing(ask("lost", &[2], &[]), there.version + 1, 3) };
+
+    let asks = vec![only("new"), only("there"), heir, lost, ask("begins", &[2], &[])];
+    let pins = store.resolve(&request("limited", asks)).await.unwrap();
+
+    let found: Vec<_> = pins.iter().map(|pin| (pin.key, pin.node.clone())).collect();
+    let expected = [("there", 1), ("heir", 1), ("lost", 3), ("begins", 2)];
+    assert_eq!(found, expected.map(|(id, place)| (key(id), node(place))));
+    assert_eq!(owner(store, "limited", "new").await, None);
+    // Alone too: that is an answer, and no failure.
+    assert_eq!(store.resolve(&request("limited", vec![only("new")])).await.unwrap(), []);
 }
 
 pub(crate) async fn ends_and_continues_versions(store: &dyn Store) {

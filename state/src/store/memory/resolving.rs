@@ -33,7 +33,7 @@ impl Pool {
         keeping: &Keeping,
         now: Millis,
         life: u64,
-    ) -> Pin {
+    ) -> Option<Pin> {
         let key = ask.key;
         let known = ask.known.as_ref().filter(|known| versions::is_plausible(known.version, now));
         if let Some(known) = known {
@@ -43,7 +43,7 @@ impl Pool {
         let ended = self.ended(key, now);
         let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
         if ask.renew && there.is_none() && ended.is_some() && known.as_ref().is_none_or(is_over) {
-            return answer_over(key, known, ask, now);
+            return Some(answer_over(key, known, ask, now));
         }
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
@@ -60,6 +60,9 @@ impl Pool {
         };
         let there = there.or_else(|| known.map(lost));
         self.advance(known, now);
+        if ask.find_only && there.is_none() && former.is_none() {
+            return None;
+        }
         let owner = there.as_ref().map(|pin| pin.node.clone());
         let former_node = former.map(|former| &former.node);
         let placing =
@@ -148,7 +151,7 @@ impl Pool {
         } else if !is_new {
             self.pins.remove(&key);
         }
-        answer
+        Some(answer)
     }
 
     /// The version that a session had when it was ended, if that is remembered.

@@ -58,6 +58,9 @@ impl Redis {
                 }
             };
             for ((at, ask, _), value) in asks.iter().zip(&answers.values) {
+                if *value == Value::Nil {
+                    continue;
+                }
                 let pin = Pin {
                     durable: answers.durable(),
                     ..reading::pin(ask.key, self.keeping.ttl, text(value)?)?
@@ -127,7 +130,7 @@ impl Redis {
             .arg(said(ask))
             .arg(former.map(former_text).unwrap_or_default())
             .arg(known_text(ask.known.as_ref()))
-            .arg(if ask.renew { "1" } else { "" })
+            .arg(format!("{}{}", if ask.renew { "r" } else { "" }, if ask.find_only { "f" } else { "" }))
             .arg(ask.candidates.len().to_string());
         let mut text = String::new();
         for node in ask.candidates.iter().chain(&ask.unusable) {

@@ -11,11 +11,11 @@
 --      4 session key for the event     5 correlation id or ""
 --      6 what is said: "idle time|end|creation|session version|life of a claim", each of which may be empty
 --      7 the pin of the former key: "key|version|session version|boot id|node", or ""
---      8 the pin as the asking proxy knows it: "version|node", or ""     9 "1" if the question only renews it, or ""
+--      8 the pin as the asking proxy knows it: "version|node", or ""     9 of "r" if the question only renews it, "f" if nothing may begin
 --      10 number of candidates n       11 .. 10+n candidates     then the unusable nodes
 -- Returns "outcome|version|restore|from|life|session version|owned for|node": outcome f, c or r; restore 0 or 1; life in ms,
 -- 0 if nothing was stored as the session has ended; how long the node has had the session, in ms; from and session version
--- may be empty.
+-- may be empty. Or nil, if it has no pin and may not begin.
 --
 -- Not a transaction: MULTI cannot look at the pin before it decides. WATCH could, at two more round trips and a retry
 -- for each race, and races are what a death brings.
@@ -240,7 +240,7 @@ end
 local ended
 if not pin then
   ended = redis.call('GET', KEYS[2])
-  if ended and ARGV[9] == '1' and (not told_version or tonumber(told_version) <= tonumber(ended)) then
+  if ended and string.find(ARGV[9], 'r') and (not told_version or tonumber(told_version) <= tonumber(ended)) then
     -- It is over: nothing is begun. Where only the ring has put it, no version is known.
     local over = told_version or '0'
     local owned = string.format('%.0f', math.max(0, time() - tonumber(time_of(over))))
@@ -261,6 +261,10 @@ if not pin then
     end
     begin_log()
   end
+end
+
+if not pin and not former_node and string.find(ARGV[9], 'f') then
+  return false
 end
 
 if not pin then
