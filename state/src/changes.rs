@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const OFTEN: u32 = 32;
 /// A position for resolves is renewed after this time. An older one only means that a poll gets some changes twice.
 const RECENT: Duration = Duration::from_secs(1);
+/// A poll that is not where the log is asks again after this time. Ten looks: a shard that is away keeps all polls there.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Events of one reply: some 250 KB.
 const AT_ONCE: usize = 1024;
 /// Pools whose position is kept. More than the plugin has; a stranger's made-up names cost a look each.
@@ -70,7 +72,7 @@ impl Changes {
         };
         loop {
             let reply = self.store.changes(pool, &after, AT_ONCE).await?;
-            let Some(moved) = moved.as_mut() else { return Ok(reply) };
+            let Some((watched, moved)) = moved.as_mut() else { return Ok(reply) };
             // Also when only the position moved: a reader that has none in a log would not learn that it was lost.
             if reply.resync || !reply.events.is_empty() || reply.cursor != after || *stopping.borrow() {
                 return Ok(reply);
@@ -81,8 +83,12 @@ impl Changes {
                     _ = stopping.changed() => false,
                 }
             };
-            match timeout_at(deadline, woken).await {
+            // The log is further, but its shard did not answer this poll: the position that it has now wakes it no further.
+            let is_behind = lock(&watched.recent).as_ref().is_some_and(|(head, _)| *head != reply.cursor);
+            let end = if is_behind { deadline.min(Instant::now() + AGAIN) } else { deadline };
+            match timeout_at(end, woken).await {
                 Ok(true) => {}
+                Err(_) if end < deadline => {}
                 Ok(false) | Err(_) => return Ok(reply),
             }
         }
@@ -137,16 +143,17 @@ impl Changes {
     }
 
     /// The first to wait starts the task, which ends when no poll waits any longer.
-    fn subscribe(self: &Arc<Self>, pool: &PoolName) -> watch::Receiver<u64> {
+    fn subscribe(self: &Arc<Self>, pool: &PoolName) -> (Arc<Watched>, watch::Receiver<u64>) {
         let watched = self.watched(pool);
         // Under the lock that the task ends under: a receiver is seen by it, or the next task is started.
-        let _pools = lock(&self.pools);
+        let pools = lock(&self.pools);
         let receiver = watched.moved.subscribe();
         if !watched.looking.swap(true, Ordering::Relaxed) {
             self.looking.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(Arc::clone(self).look(pool.clone(), watched));
+            tokio::spawn(Arc::clone(self).look(pool.clone(), Arc::clone(&watched)));
         }
-        receiver
+        drop(pools);
+        (watched, receiver)
     }
 
     async fn look(self: Arc<Self>, pool: PoolName, watched: Arc<Watched>) {

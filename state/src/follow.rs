@@ -127,14 +127,19 @@ impl<T, E: Display, L: Fn() -> Result<T, E>> Followed<T, L> {
 
     /// If a file has changed, whether what is in them now is used, or why what was there before still is.
     ///
-    /// Compares what is in them, not their times: those of a file system may be too coarse to tell two writes apart.
+    /// Compares what is in them, not their times: those of a file system may be too coarse to tell two writes apart. What could not
+    /// be used is tried at each look, because the fault may not have been in the files; only its success is worth a word.
     pub(crate) fn look(&mut self) -> Option<Result<(), E>> {
         let now = read(&self.files.paths);
-        if now == self.seen {
+        let has_changed = now != self.seen;
+        if !has_changed && self.status.is_current() {
             return None;
         }
         self.seen = now;
         let loaded = (self.load)();
+        if !has_changed && loaded.is_err() {
+            return None;
+        }
         self.status.is_current.store(loaded.is_ok(), Ordering::Relaxed);
         Some(loaded.map(|value| {
             *lock(&self.status.expiries) = expiries(&self.files);
@@ -167,6 +172,32 @@ fn expiries(files: &Files) -> Vec<(&'static str, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Such as a limit of open files that was reached.
+    #[test]
+    fn files_that_could_not_be_used_are_tried_again_though_they_do_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one");
+        std::fs::write(&path, "1").unwrap();
+        let (is_well, files) = (Arc::new(AtomicBool::new(true)), path.clone());
+        let is_well_now = Arc::clone(&is_well);
+        let load = move || -> Result<String, String> {
+            let text = std::fs::read_to_string(&files).map_err(|error| error.to_string())?;
+            if is_well_now.load(Ordering::Relaxed) { Ok(text) } else { Err("no memory".to_owned()) }
+        };
+        let files = Files { name: "t", what: "texts", paths: vec![path.clone()], certificates: Vec::new() };
+        let (known, mut followed) = Followed::begin(files, load).unwrap();
+        is_well.store(false, Ordering::Relaxed);
+        std::fs::write(&path, "2").unwrap();
+        assert_eq!(followed.look(), Some(Err("no memory".to_owned())));
+        assert_eq!((followed.look(), followed.status.is_current()), (None, false));
+
+        is_well.store(true, Ordering::Relaxed);
+
+        assert_eq!((followed.look(), followed.status.is_current()), (Some(Ok(())), true));
+        assert_eq!(**known.borrow(), "2");
+        assert_eq!(followed.look(), None);
+    }
 
     #[test]
     fn files_that_belong_together_are_used_once_they_fit_and_kept_while_they_do_not() {

@@ -260,6 +260,12 @@ fn redis_is_reached_with_new_certificates_and_a_new_password() {
     eventually("it is well", || is_current() == Some(1.0));
 
     // In the file before it is in Redis: the old connection serves until the new one is accepted.
+    let are_left = |before: &[String]| {
+        let now = connections();
+        !now.is_empty() && now.iter().all(|id| !before.contains(id))
+    };
+    eventually("a connection with the new certificate", || resolves(port) && are_left(&before));
+    let before = connections();
     files.write("password", "new\n");
     for _ in 0..20 {
         assert!(resolves(port));
@@ -267,27 +273,33 @@ fn redis_is_reached_with_new_certificates_and_a_new_password() {
     assert_eq!(server.cli(&["ACL", "SETUSER", "berth", ">new", "<old"]).trim(), "OK");
     eventually("another connection", || {
         assert!(resolves(port));
-        let now = connections();
-        !now.is_empty() && now.iter().all(|id| !before.contains(id))
+        are_left(&before)
     });
-    let before = connections();
 
-    // Another authority on both sides.
+    // Another authority, first at the service: the server is reached as before, also by connections that are new.
+    files.write("ca.pem", &second.pem());
+    files.certificate("client", &second, 2105);
+    let is_replaced = || {
+        let page = curl(port, "/metrics", None, &[]);
+        let expiry = r#"berth_state_certificate_expiry_timestamp_seconds{file="redis-cert"}"#;
+        metric(&page, expiry).is_some_and(|over| over > 4_230_000_000.0)
+    };
+    eventually("the files", is_replaced);
+    let kill = || server.cli(&["CLIENT", "KILL", "USER", "berth"]);
+    kill();
+    assert!(resolves(port));
     server_files.write("ca.pem", &second.pem());
     server_files.certificate("server", &second, 2104);
     let set = ["CONFIG", "SET", "tls-ca-cert-file"];
     let more =
         [server_files.text("ca.pem"), server_files.text("server.pem"), server_files.text("server.key")];
     let all = [&set[..], &[&more[0], "tls-cert-file", &more[1], "tls-key-file", &more[2]]].concat();
+    let before = connections();
     assert_eq!(server.cli(&all).trim(), "OK");
-    files.write("ca.pem", &second.pem());
-    files.certificate("client", &second, 2105);
+    kill();
+    assert!(resolves(port));
     eventually("another connection", || {
         assert!(resolves(port));
-        let now = connections();
-        !now.is_empty() && now.iter().all(|id| !before.contains(id))
+        are_left(&before)
     });
-    let page = curl(port, "/metrics", None, &[]);
-    let expiry = r#"berth_state_certificate_expiry_timestamp_seconds{file="redis-cert"}"#;
-    assert!(metric(&page, expiry).is_some_and(|over| over > 4_230_000_000.0), "{page}");
 }

@@ -4,7 +4,7 @@ mod http;
 mod support;
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_core::wire::SessionKey;
 use berth_state::store::redis::{Options, Tls};
@@ -22,7 +22,7 @@ const SENTINELS_PASSWORD: &str = "s3ntinel";
 
 struct Sentinel {
     port: u16,
-    _server: Server,
+    server: Server,
     _folder: TempDir,
 }
 
@@ -42,7 +42,7 @@ impl Sentinel {
         let mut command = Command::new("redis-server");
         command.arg(&config).arg("--sentinel").current_dir(folder.path());
         server.start(&mut command, &folder.path().join("log")).unwrap();
-        Self { port, _server: server, _folder: folder }
+        Self { port, server, _folder: folder }
     }
 
     fn cli(&self, arguments: &[&str]) -> String {
@@ -110,6 +110,35 @@ fn the_next_primary_is_found_when_the_first_is_killed() {
     eventually("the next primary", || resolve(&service).status == 200);
     assert_eq!(resolve(&service).json()["pins"][0]["outcome"], "found");
     eventually("readiness", || service.ask("GET", "/readyz", "").status == 200);
+}
+
+/// It did not see the failover, and the others are gone.
+#[test]
+fn a_lone_sentinel_that_is_behind_moves_nobody_to_an_old_primary() {
+    let [old, new] = [0, 1].map(|_| RedisServer::start(&[]));
+    for server in [&old, &new] {
+        server.cli(&["CONFIG", "SET", "masterauth", PASSWORD, "requirepass", PASSWORD]);
+    }
+    let sentinels = [&old, &new, &new].map(Sentinel::start);
+    let master = ["SENTINEL", "get-master-addr-by-name", "mymaster"];
+    let knows =
+        |sentinel: &Sentinel, server: &RedisServer| sentinel.cli(&master).contains(&server.port.to_string());
+    eventually("the Sentinels", || sentinels.iter().zip([&old, &new, &new]).all(|(one, of)| knows(one, of)));
+    let hosts = sentinels.each_ref().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).join(",");
+    let password = PASSWORD.replace(' ', "%20").replace('@', "%40");
+    let url = format!("redis+sentinel://:{password}@{hosts}/mymaster?sentinel_password={SENTINELS_PASSWORD}");
+    let service = Service::on_redis(options(url));
+    eventually("the primary", || resolve(&service).status == 200);
+
+    sentinels[1..].iter().for_each(|sentinel| sentinel.server.kill());
+
+    // Several looks at the Sentinels, one a second.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        assert_eq!(resolve(&service).json()["pins"][0]["outcome"], "found");
+    }
+    let with_password = ["--no-auth-warning", "-a", PASSWORD, "DBSIZE"];
+    assert_eq!(old.cli(&with_password).trim(), "0");
 }
 
 #[tokio::test]

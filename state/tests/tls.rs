@@ -16,6 +16,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use http::Service;
+use support::process::Server;
 use support::{RedisServer, eventually, free_ports};
 
 /// An authority, and certificates that it signed.
@@ -258,10 +259,10 @@ fn redis_is_reached_over_tls_as_an_acl_user() {
 }
 
 /// A cluster of one server, whose certificate has its name and not its address.
-#[test]
-fn a_cluster_that_announces_what_its_certificates_lack_is_named_as_the_cause() {
+/// The files of an authority, and of a server whose certificate has a name and no address.
+fn named_localhost() -> TempDir {
     let folder = TempDir::new().unwrap();
-    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let file = |name: &str| folder.path().join(name);
     let mut authority = CertificateParams::new(vec![]).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
@@ -270,6 +271,13 @@ fn a_cluster_that_announces_what_its_certificates_lack_is_named_as_the_cause() {
     std::fs::write(file("ca.pem"), authority.pem()).unwrap();
     std::fs::write(file("server.pem"), named.signed_by(&key, &authority).unwrap().pem()).unwrap();
     std::fs::write(file("server.key"), key.serialize_pem()).unwrap();
+    folder
+}
+
+#[test]
+fn a_cluster_that_announces_what_its_certificates_lack_is_named_as_the_cause() {
+    let folder = named_localhost();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let tls_port = free_ports(1)[0];
     let server = RedisServer::start(&[
         "--tls-port",
@@ -319,4 +327,63 @@ fn a_cluster_that_announces_what_its_certificates_lack_is_named_as_the_cause() {
     }
     let service = Service::on_redis(options);
     eventually("the cluster by its names", || resolved(&service) == 200);
+}
+
+#[test]
+fn a_primary_that_sentinels_name_as_its_certificate_does_not_is_named_as_the_cause() {
+    let folder = named_localhost();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let tls = |port: u16| {
+        format!(
+            "tls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\ntls-replication yes\n",
+            file("server.pem"),
+            file("server.key"),
+            file("ca.pem")
+        )
+    };
+    let tls_port = free_ports(1)[0];
+    std::fs::write(file("redis.conf"), tls(tls_port)).unwrap();
+    let _server = RedisServer::start(&["--include", &file("redis.conf")]);
+    let sentinel = |name: &str, more: &str| {
+        let port = free_ports(1)[0];
+        let config = folder.path().join(format!("{name}.conf"));
+        let text = format!(
+            "port 0\nbind 127.0.0.1\n{}{more}sentinel monitor mymaster {name} {tls_port} 1\n",
+            tls(port)
+        );
+        std::fs::write(&config, text).unwrap();
+        let server = Server::default();
+        let mut command = Command::new("redis-server");
+        command.arg(&config).arg("--sentinel").current_dir(folder.path());
+        server.start(&mut command, &folder.path().join("log")).unwrap();
+        (port, server)
+    };
+    let options = |port: u16, ca: &str| Options {
+        urls: vec![format!("rediss+sentinel://localhost:{port}/mymaster")],
+        cluster: false,
+        quorum: false,
+        tls: Tls { ca: Some(ca.into()), ..Tls::default() },
+        timeout: Duration::from_secs(1),
+        keeping: Keeping::default(),
+    };
+    let says = |service: &Service, text: &str| {
+        let mut said = String::new();
+        eventually(text, || {
+            said = service.ask("GET", "/readyz", "").body;
+            said.contains(text)
+        });
+        said
+    };
+
+    let (port, _by_address) = sentinel("127.0.0.1", "");
+    let said = says(&Service::on_redis(options(port, &file("ca.pem"))), "announce-hostnames");
+    assert!(said.contains(&format!("the Sentinels name 127.0.0.1:{tls_port} as primary")), "{said}");
+    let others = Certificates::new();
+    says(&Service::on_redis(options(port, &others.text("ca.pem"))), "invalid peer certificate");
+
+    // As the message says.
+    let names = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n";
+    let (port, _by_name) = sentinel("localhost", names);
+    let service = Service::on_redis(options(port, &file("ca.pem")));
+    eventually("the primary by its name", || resolved(&service) == 200);
 }

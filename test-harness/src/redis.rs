@@ -294,7 +294,8 @@ fn members(report: &str) -> impl Iterator<Item = Member> {
         Some(Member {
             port: fields.get(1)?.split(['@', ':']).nth(1)?.parse().ok()?,
             is_primary: fields.get(2)?.contains("master"),
-            failed: fields.get(2)?.contains("fail"),
+            // `nofailover` is another flag.
+            failed: fields.get(2)?.split(',').any(|flag| flag.starts_with("fail")),
             of: (*fields.get(3)?).to_owned(),
             slots: slots.collect(),
         })

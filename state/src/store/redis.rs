@@ -5,6 +5,7 @@
 //! step (`scripts`). `link` sends many of them (`call`) at once over a `connection` and bounds each in time;
 //! `breaker` stops asking a store that does not answer.
 
+mod access;
 mod bounds;
 mod breaker;
 mod call;
@@ -28,6 +29,7 @@ mod resolving;
 mod scripts;
 mod sentinel;
 mod single;
+mod slots;
 mod waiting;
 
 use std::collections::BTreeMap;

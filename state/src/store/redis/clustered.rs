@@ -2,45 +2,50 @@
 //!
 //! The library's own cluster connection is one task with one map: while it learns the map again, because a server is away,
 //! or connects to that server, the calls to all others wait. Here only the calls that need the server wait. The map is learned in the
-//! background, from whichever server answers first: at the first call, after a redirection, and while a server does not answer
+//! background, from the servers that answer first: at the first call, after a redirection, and while a server does not answer
 //! or turns calls away, since its replica may have taken over without a sign to us.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::select_ok;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError, TlsCertificates, Value};
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisError};
 use tokio::sync::watch;
+use tokio::time::timeout_at;
 
+use super::access::{Access, Entry};
 use super::call::{Answers, Call, Step, is_servers_state, server_error, slot_error};
 use super::layout::{SLOTS, Shard, slot};
-use super::options::Options;
+use super::options::{Options, Secrets};
 use super::replicas::Replicated;
-use super::single::{Single, client};
+use super::single::Single;
+use super::slots::{Address, View, redirection};
 use crate::lock::lock;
 use crate::store::StoreError;
 
+/// A map that served well is looked at again after this time: new replicas are known before they are needed.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Between two looks at the map, so that a cluster that is away is not flooded with them.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// So many servers are asked for the map at once, the next ones if none has answered after a while.
-const ASKED_AT_ONCE: usize = 4;
+const ASKED_AT_ONCE: u32 = 4;
 const NEXT_AFTER: Duration = Duration::from_millis(200);
 /// A look at the map ends after this time: connecting to a server takes a second.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Others may answer so much later than the first, and know something newer.
+const OTHERS_AFTER: Duration = Duration::from_millis(50);
 /// A call follows so many redirections. Each is news: more of them are a cluster that is being changed right now.
 const REDIRECTIONS: usize = 4;
 /// A slot of which some keys have moved and others have not is asked again after this time.
 const MOVING: Duration = Duration::from_millis(10);
 
-type Address = (String, u16);
-
 pub(super) struct Clustered {
     seeds: Vec<Address>,
-    /// How to connect to any server: the first one's user, password and TLS.
-    template: ConnectionInfo,
-    certificates: Option<TlsCertificates>,
+    /// How to connect to any server: now, and before that.
+    entries: Mutex<(Entry, Option<Entry>)>,
     places: usize,
     timeout: Duration,
     map: Mutex<Map>,
@@ -53,13 +58,19 @@ struct Map {
     /// The primary of each slot, as far as it is known.
     slots: Vec<Option<Arc<Node>>>,
     nodes: BTreeMap<Address, Arc<Node>>,
-    /// Why the last look failed.
+    /// They know the map as well, and may have taken over when all primaries are gone.
+    replicas: BTreeSet<Address>,
+    /// Of the view that the map is from.
+    epoch: u64,
+    /// When the last look ended, and why it failed.
+    looked: Instant,
     failure: Option<StoreError>,
 }
 
 /// One server.
 struct Node {
     address: Address,
+    access: Arc<Access>,
     /// One for each place.
     connections: Vec<Single>,
 }
@@ -68,20 +79,26 @@ impl Clustered {
     /// So many connections to each server. They connect when they are first used.
     pub(super) fn new(
         options: &Options,
-        certificates: Option<TlsCertificates>,
+        secrets: &Secrets,
+        former: Option<&Secrets>,
         places: usize,
     ) -> Result<Self, RedisError> {
-        let infos = options.urls.iter().map(|url| url.as_str().into_connection_info());
-        let infos: Vec<ConnectionInfo> = infos.collect::<Result<_, _>>()?;
-        let seeds = infos.iter().filter_map(|info| address(info.addr())).collect();
-        let Some(template) = infos.into_iter().next() else {
-            return Err((redis::ErrorKind::InvalidClientConfig, "no server is named").into());
+        let mut seeds = Vec::new();
+        for url in &options.urls {
+            seeds.extend(address(url.as_str().into_connection_info()?.addr()));
+        }
+        let former = former.map(|former| Entry::new(options, former)).transpose()?;
+        let map = Map {
+            slots: vec![None; SLOTS],
+            nodes: BTreeMap::new(),
+            replicas: BTreeSet::new(),
+            epoch: 0,
+            looked: Instant::now(),
+            failure: None,
         };
-        let map = Map { slots: vec![None; SLOTS], nodes: BTreeMap::new(), failure: None };
         let clustered = Self {
             seeds,
-            template,
-            certificates,
+            entries: Mutex::new((Entry::new(options, secrets)?, former)),
             places,
             timeout: options.timeout,
             map: Mutex::new(map),
@@ -93,11 +110,44 @@ impl Clustered {
         Ok(clustered)
     }
 
+    /// From now on servers are tried with these credentials, and those that are known are reached as before until they accept
+    /// them.
+    pub(super) fn renew(&self, options: &Options, secrets: &Secrets) -> Result<(), RedisError> {
+        let nodes: Vec<Arc<Node>> = lock(&self.map).nodes.values().cloned().collect();
+        let entry = Entry::new(options, secrets)?;
+        let clients = nodes.iter().map(|node| entry.client_at(&node.address.0, node.address.1));
+        let clients = clients.collect::<Result<Vec<_>, _>>()?;
+        let was_accepted = nodes.iter().any(|node| !node.access.is_behind());
+        {
+            let mut entries = lock(&self.entries);
+            let replaced = std::mem::replace(&mut entries.0, entry);
+            if was_accepted || entries.1.is_none() {
+                entries.1 = Some(replaced);
+            }
+        }
+        for (node, client) in nodes.iter().zip(clients) {
+            node.access.renew(client);
+        }
+        Ok(())
+    }
+
+    /// Each server that is known, by its name, with its connections.
+    pub(super) fn servers(&self) -> Vec<(String, Arc<Access>)> {
+        let map = lock(&self.map);
+        map.nodes.values().map(|node| (node.name(), Arc::clone(&node.access))).collect()
+    }
+
+    /// Leaves connections of this place with credentials that are no longer used.
+    pub(super) async fn refresh(&self, place: usize) {
+        let nodes: Vec<Arc<Node>> = lock(&self.map).nodes.values().cloned().collect();
+        join_all(nodes.iter().filter_map(|node| node.connections.get(place)).map(Single::refresh)).await;
+    }
+
     /// The server that has this shard now, if it is known.
     pub(super) fn server_of(&self, shard: &Shard) -> Option<String> {
         let map = lock(&self.map);
         let node = map.slots.get(usize::from(slot(shard.slot_key())))?.as_ref()?;
-        Some(format!("{}:{}", node.address.0, node.address.1))
+        Some(node.name())
     }
 
     /// One pipeline for one shard. What the server refused is among the answers.
@@ -119,7 +169,7 @@ impl Clustered {
             }
             Err(_) => true,
         };
-        if is_news {
+        if is_news || lock(&self.map).looked.elapsed() > LOOK_EVERY {
             self.look();
         }
         result
@@ -206,15 +256,12 @@ impl Clustered {
     }
 
     fn connect(&self, address: Address) -> Result<Node, RedisError> {
-        let (host, port) = address.clone();
-        let to = match self.template.addr() {
-            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
-            }
-            _ => ConnectionAddr::Tcp(host, port),
-        };
-        let client = client(self.template.clone().set_addr(to), self.certificates.as_ref())?;
-        Ok(Node { address, connections: Single::several(&client, self.places)? })
+        let entries = lock(&self.entries);
+        let client = |entry: &Entry| entry.client_at(&address.0, address.1);
+        let access = Access::new(client(&entries.0)?, entries.1.as_ref().map(client).transpose()?);
+        let access = Arc::new(access);
+        let connections = Single::several(&access, self.places)?;
+        Ok(Node { address, access, connections })
     }
 
     /// Looks at the map in the background, unless that is under way.
@@ -223,9 +270,11 @@ impl Clustered {
         if !self.looking.swap(true, Ordering::Relaxed) {
             let clustered = Arc::clone(self);
             runtime.spawn(async move {
-                let looked = tokio::time::timeout(LOOK_TIMEOUT, clustered.learn()).await;
-                let failure = looked.unwrap_or(Err(StoreError::Timeout)).err();
-                lock(&clustered.map).failure = failure;
+                let failure = clustered.learn().await.err();
+                {
+                    let mut map = lock(&clustered.map);
+                    (map.looked, map.failure) = (Instant::now(), failure);
+                }
                 clustered.looks.send_modify(|count| *count += 1);
                 tokio::time::sleep(LOOK_AGAIN).await;
                 clustered.looking.store(false, Ordering::Relaxed);
@@ -233,36 +282,67 @@ impl Clustered {
         }
     }
 
-    /// Asks the servers that are known, and takes the first answer.
+    /// Asks the servers that are known, and takes the newest of the first answers. One that is older than the map counts only if
+    /// no other comes: from an old primary that is cut off, or from a cluster that was built again.
     async fn learn(&self) -> Result<(), StoreError> {
-        let mut known: Vec<Address> = lock(&self.map).nodes.keys().cloned().collect();
-        known.extend(self.seeds.iter().filter(|seed| !known.contains(seed)).cloned().collect::<Vec<_>>());
-        // Not always the same ones first: they may be those that are away.
-        let count = known.len().max(1);
-        let shift = usize::try_from(*self.looks.borrow()).unwrap_or(0) % count;
-        known.rotate_left(shift);
-        let asks = known.into_iter().enumerate().map(|(turn, address)| {
-            Box::pin(async move {
-                let wait = u32::try_from(turn / ASKED_AT_ONCE).unwrap_or(u32::MAX);
-                tokio::time::sleep(NEXT_AFTER.saturating_mul(wait)).await;
-                let node = self.node_at(address)?;
-                let step = Step::command("CLUSTER").arg("SLOTS");
-                let call = Call::new([step], None, self.timeout).into_probe();
-                let answers = node.connection(super::connection::FEED)?.send(&call).await?;
-                let answer = answers.values.first();
-                if let Some(error) = answer.and_then(server_error) {
-                    return Err(error);
-                }
-                let ranges = answer.and_then(|answer| ranges(answer, &node.address.0));
-                // A server that was reset, or lost its disk, knows no slots: it is not asked further.
-                ranges
-                    .filter(|ranges| !ranges.is_empty())
-                    .ok_or_else(|| StoreError::Refused("the server knows no slots of the cluster".to_owned()))
+        let (known, epoch) = self.known();
+        let mut asks: FuturesUnordered<_> = (0..)
+            .zip(known)
+            .map(|(turn, address)| async move {
+                tokio::time::sleep(NEXT_AFTER.saturating_mul(turn / ASKED_AT_ONCE)).await;
+                self.view_of(address).await
             })
-        });
-        let (ranges, _) = select_ok(asks).await?;
+            .collect();
+        let mut end = tokio::time::Instant::now() + LOOK_TIMEOUT;
+        let (mut best, mut failure) = (None::<View>, None);
+        let rank = |view: &View| (view.epoch >= epoch, view.is_ok, view.epoch);
+        while let Ok(Some(answer)) = timeout_at(end, asks.next()).await {
+            match answer {
+                Ok(view) => {
+                    if view.epoch >= epoch {
+                        end = end.min(tokio::time::Instant::now() + OTHERS_AFTER);
+                    }
+                    if best.as_ref().is_none_or(|best| rank(best) < rank(&view)) {
+                        best = Some(view);
+                    }
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let best = best.filter(|view| view.is_ok || view.epoch >= epoch);
+        self.take(best.ok_or(failure.unwrap_or(StoreError::Timeout))?)
+    }
+
+    /// The servers to ask for the map, and the epoch of that which there is.
+    fn known(&self) -> (Vec<Address>, u64) {
+        let map = lock(&self.map);
+        let all: BTreeSet<&Address> = map.nodes.keys().chain(&self.seeds).chain(&map.replicas).collect();
+        let is_first = |address: &&Address| !map.replicas.contains(*address);
+        let (mut known, replicas): (Vec<_>, Vec<_>) = all.into_iter().partition(is_first);
+        // Not always the same ones first: they may be those that are away.
+        let shift = usize::try_from(*self.looks.borrow()).unwrap_or(0) % known.len().max(1);
+        known.rotate_left(shift);
+        (known.into_iter().chain(replicas).cloned().collect(), map.epoch)
+    }
+
+    async fn view_of(&self, address: Address) -> Result<View, StoreError> {
+        let node = self.node_at(address)?;
+        let steps = ["SLOTS", "INFO"].map(|what| Step::command("CLUSTER").arg(what));
+        let call = Call::new(steps, None, self.timeout).into_probe();
+        let answers = node.connection(super::connection::FEED)?.send(&call).await?;
+        let [slots, info] = &answers.values[..] else { return Err(StoreError::Timeout) };
+        if let Some(error) = server_error(slots) {
+            return Err(error);
+        }
+        let view = View::read(slots, info, &node.address.0);
+        // A server that was reset, or lost its disk, knows no slots: it is not asked further.
+        view.filter(|view| !view.ranges.is_empty())
+            .ok_or_else(|| StoreError::Refused("the server knows no slots of the cluster".to_owned()))
+    }
+
+    fn take(&self, view: View) -> Result<(), StoreError> {
         let mut slots = vec![None; SLOTS];
-        for (from, to, address) in ranges {
+        for (from, to, address) in view.ranges {
             let node = self.node_at(address)?;
             for place in slots.iter_mut().take(usize::from(to) + 1).skip(usize::from(from)) {
                 *place = Some(Arc::clone(&node));
@@ -275,14 +355,20 @@ impl Clustered {
                 *known = new;
             }
         }
-        let used: Vec<Address> = map.slots.iter().flatten().map(|node| node.address.clone()).collect();
-        let used: std::collections::BTreeSet<Address> = used.into_iter().collect();
-        map.nodes.retain(|address, _| used.contains(address) || self.seeds.contains(address));
+        let mut used: BTreeSet<Address> =
+            map.slots.iter().flatten().map(|node| node.address.clone()).collect();
+        used.extend(self.seeds.iter().chain(&view.replicas).cloned());
+        map.nodes.retain(|address, _| used.contains(address));
+        (map.replicas, map.epoch) = (view.replicas, view.epoch);
         Ok(())
     }
 }
 
 impl Node {
+    fn name(&self) -> String {
+        format!("{}:{}", self.address.0, self.address.1)
+    }
+
     fn connection(&self, place: usize) -> Result<&Single, StoreError> {
         self.connections.get(place).ok_or_else(|| StoreError::Unreachable("no connection".to_owned()))
     }
@@ -311,75 +397,5 @@ fn address(address: &ConnectionAddr) -> Option<Address> {
             Some((host.clone(), *port))
         }
         _ => None,
-    }
-}
-
-/// Where `3999 127.0.0.1:6381` leads. A server that does not know its own host leaves that out.
-fn redirection(details: &str, own_host: &str) -> Option<Address> {
-    let (host, port) = details.split(' ').nth(1)?.rsplit_once(':')?;
-    let host = if host.is_empty() { own_host } else { host };
-    Some((host.to_owned(), port.parse().ok()?))
-}
-
-/// What `CLUSTER SLOTS` says: ranges of slots, each with its primary.
-fn ranges(answer: &Value, own_host: &str) -> Option<Vec<(u16, u16, Address)>> {
-    let Value::Array(ranges) = answer else { return None };
-    let integer = |value: Option<&Value>| match value {
-        Some(Value::Int(number)) => u16::try_from(*number).ok(),
-        _ => None,
-    };
-    let mut found = Vec::new();
-    for range in ranges {
-        let Value::Array(parts) = range else { return None };
-        let (from, to) = (integer(parts.first())?, integer(parts.get(1))?);
-        let Some(Value::Array(primary)) = parts.get(2) else { continue };
-        let host = match primary.first() {
-            Some(Value::BulkString(host)) => String::from_utf8(host.clone()).ok()?,
-            Some(Value::SimpleString(host)) => host.clone(),
-            _ => String::new(),
-        };
-        // It does not know its own; "?" is a name that is missing.
-        let host = if host.is_empty() { own_host.to_owned() } else { host };
-        if host != "?" {
-            found.push((from, to, (host, integer(primary.get(1))?)));
-        }
-    }
-    Some(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirections_are_read() {
-        let to = |details| redirection(details, "own");
-        assert_eq!(to("3999 127.0.0.1:6381"), Some(("127.0.0.1".to_owned(), 6381)));
-        assert_eq!(to("3999 :6381"), Some(("own".to_owned(), 6381)));
-        assert_eq!(to("3999 ::1:6381"), Some(("::1".to_owned(), 6381)));
-        for text in ["", "3999", "3999 x", "3999 x:y", "3999 x:70000"] {
-            assert_eq!(to(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn slots_without_a_name_are_left_out() {
-        let range = |from, host: Option<&str>| {
-            let host = host.map_or(Value::Nil, |host| Value::BulkString(host.as_bytes().to_vec()));
-            let primary = Value::Array(vec![host, Value::Int(7), Value::BulkString(b"id".to_vec())]);
-            Value::Array(vec![Value::Int(from), Value::Int(from + 9), primary])
-        };
-        let answer = Value::Array(vec![
-            range(0, Some("a")),
-            range(10, Some("")),
-            range(20, None),
-            range(30, Some("?")),
-        ]);
-
-        let found = ranges(&answer, "own").unwrap();
-
-        let at = |host: &str| (host.to_owned(), 7);
-        assert_eq!(found, [(0, 9, at("a")), (10, 19, at("own")), (20, 29, at("own"))]);
-        assert_eq!(ranges(&Value::Okay, "own"), None);
     }
 }

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_core::wire::PoolName;
-use redis::{IntoConnectionInfo as _, RedisError};
+use redis::RedisError;
 use tokio::sync::watch;
 
+use super::access::{Access, Entry};
 use super::breaker::CircuitBreaker;
 use super::call::{Answers, Call, Step, accepted};
 use super::clustered::Clustered;
@@ -14,7 +15,7 @@ use super::diagnosis::Diagnosis;
 use super::layout::Shard;
 use super::options::{Options, Secrets};
 use super::sentinel::{SentinelUrl, explained};
-use super::single::{Single, client};
+use super::single::Single;
 use super::{renewal, scripts};
 use crate::lock::lock;
 use crate::store::StoreError;
@@ -60,7 +61,7 @@ impl Connections {
     ) -> Result<Self, RedisError> {
         let (count, used) = (OTHERS + others, Arc::clone(&secrets.borrow()));
         let routes = match SentinelUrl::of(options) {
-            None => Route::all(options, &used, count)?,
+            None => Route::all(options, &used, None, count)?,
             Some(_) => vec![Route::Unknown("was not asked yet".to_owned()); count],
         };
         let diagnosis = Diagnosis::of(options, &secrets);
@@ -80,10 +81,10 @@ impl Connections {
 
 impl Single {
     /// So many connections to one server. A feed that is slow says nothing of the others, and they nothing of it.
-    pub(super) fn several(client: &redis::Client, places: usize) -> Result<Vec<Self>, RedisError> {
+    pub(super) fn several(access: &Arc<Access>, places: usize) -> Result<Vec<Self>, RedisError> {
         let (common, feed) = (Arc::new(CircuitBreaker::new()), Arc::new(CircuitBreaker::new()));
         let breaker = |place| Arc::clone(if place == FEED { &feed } else { &common });
-        (0..places).map(|place| Self::new(client.clone(), breaker(place))).collect()
+        (0..places).map(|place| Self::new(Arc::clone(access), breaker(place))).collect()
     }
 }
 
@@ -119,18 +120,49 @@ impl Connection {
 }
 
 impl Route {
-    /// So many, to the same servers.
-    pub(super) fn all(options: &Options, secrets: &Secrets, count: usize) -> Result<Vec<Self>, RedisError> {
-        let with_password = secrets.password.as_deref().map(|password| options.with_password(password));
-        let (options, certificates) = (with_password.as_ref().unwrap_or(options), &secrets.certificates);
+    /// So many, to the same servers. Where these refuse the secrets, they are reached with the former ones.
+    pub(super) fn all(
+        options: &Options,
+        secrets: &Secrets,
+        former: Option<&Secrets>,
+        count: usize,
+    ) -> Result<Vec<Self>, RedisError> {
         if options.cluster {
-            let all = Arc::new(Clustered::new(options, certificates.clone(), count)?);
+            let all = Arc::new(Clustered::new(options, secrets, former, count)?);
             return Ok((0..count).map(|place| Self::Cluster(Arc::clone(&all), place)).collect());
         }
-        let url = options.urls.first().map_or("", String::as_str);
-        let client = client(url.into_connection_info()?, certificates.as_ref())?;
-        let all = Single::several(&client, count)?.into_iter();
+        let client = |secrets: &Secrets| Entry::new(options, secrets)?.client();
+        let access = Arc::new(Access::new(client(secrets)?, former.map(client).transpose()?));
+        let all = Single::several(&access, count)?.into_iter();
         Ok(all.map(|one| Self::Single(Arc::new(one))).collect())
+    }
+
+    /// Has these secrets used once a server accepts them ([`Access::advance`]); those options are of this server.
+    pub(super) fn renew(&self, options: &Options, secrets: &Secrets) -> Result<(), RedisError> {
+        match self {
+            Self::Single(single) => single.access().renew(Entry::new(options, secrets)?.client()?),
+            Self::Cluster(clustered, _) => clustered.renew(options, secrets)?,
+            Self::Unknown(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The servers that it leads to, by name.
+    pub(super) fn servers(&self) -> Vec<(String, Arc<Access>)> {
+        match self {
+            Self::Single(single) => vec![("the server".to_owned(), Arc::clone(single.access()))],
+            Self::Cluster(clustered, _) => clustered.servers(),
+            Self::Unknown(_) => Vec::new(),
+        }
+    }
+
+    /// Leaves connections with secrets that are no longer used.
+    pub(super) async fn refresh(&self) {
+        match self {
+            Self::Single(single) => single.refresh().await,
+            Self::Cluster(clustered, place) => clustered.refresh(*place).await,
+            Self::Unknown(_) => {}
+        }
     }
 
     async fn send(&self, shard: &Shard, call: &Call) -> Result<Answers, StoreError> {
@@ -153,6 +185,8 @@ impl Route {
             let call = Call::new([step], None, limit).into_probe();
             match self.send(&shard, &call).await.and_then(accepted) {
                 Ok(_) => return Ok(()),
+                // Memory says nothing of the server's role: what is in it can be read, and pins end by themselves.
+                Err(StoreError::Refused(message)) if message.starts_with("OOM") => return Ok(()),
                 Err(error) => failure = explained(error),
             }
             if !matches!(self, Self::Cluster(..)) {

@@ -2,7 +2,7 @@
 //! like a server that does not answer.
 //!
 //! Nodes of a cluster are connected to as they announce themselves. If that is by their addresses and their certificates have
-//! only names, the first server is reached and no other one.
+//! only names, the first server is reached and no other one. The same goes for a primary as Sentinels name it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use redis::{AsyncConnectionConfig, Client, RedisError, Value};
 use tokio::sync::watch;
 
 use super::options::{Options, Secrets};
+use super::sentinel::{SentinelUrl, Sentinels};
 use crate::lock::lock;
 use crate::store::StoreError;
 
@@ -40,7 +41,7 @@ struct Found {
 impl Diagnosis {
     /// `None` without TLS.
     pub(super) fn of(options: &Options, secrets: &watch::Receiver<Arc<Secrets>>) -> Option<Arc<Self>> {
-        let is_tls = options.urls.iter().any(|url| url.starts_with("rediss:"));
+        let is_tls = options.urls.iter().any(|url| url.starts_with("rediss:") || url.starts_with("rediss+"));
         is_tls.then(|| {
             let (options, secrets) = (options.clone(), secrets.clone());
             Arc::new(Self { options, secrets, found: Mutex::default() })
@@ -78,6 +79,9 @@ impl Diagnosis {
     /// The first certificate that is refused: of the servers that are configured, then of those that they announce.
     async fn cause(&self) -> Option<String> {
         let secrets = Arc::clone(&self.secrets.borrow());
+        if let Some(url) = SentinelUrl::of(&self.options) {
+            return cause_at(&url, &self.options, &secrets).await;
+        }
         let mut announced = BTreeSet::new();
         for (position, url) in (1..).zip(&self.options.urls) {
             match ask(url, &secrets, self.options.cluster).await {
@@ -96,9 +100,7 @@ impl Diagnosis {
                 false => format!("rediss://{host}:{port}"),
             };
             // Without user and password: certificates come first.
-            let Err(error) = ask(&url, &secrets, false).await else { continue };
-            let error = error.to_string();
-            if error.contains(REFUSED) {
+            if let Some(error) = refusal(&url, &secrets).await {
                 let advice = match error.contains(OTHER_NAME) {
                     true => {
                         ". Have each node announce a name that its certificate has: cluster-announce-hostname, and \
@@ -113,6 +115,31 @@ impl Diagnosis {
         }
         None
     }
+}
+
+/// The same of Sentinels, then of the primary that they name.
+async fn cause_at(url: &SentinelUrl, options: &Options, secrets: &Secrets) -> Option<String> {
+    for (address, url) in url.each_sentinel() {
+        if let Some(error) = refusal(&url, secrets).await {
+            return Some(format!("Sentinel {address}: {error}"));
+        }
+    }
+    let primary = Sentinels::new(url, secrets, None).primary(None).await.ok()?;
+    let error = refusal(url.at(options, &primary).urls.first()?, secrets).await?;
+    let advice = match error.contains(OTHER_NAME) {
+        true => {
+            ". Have them name a host that its certificate has: sentinel resolve-hostnames and announce-hostnames, with that name in \
+                 sentinel monitor, and in replica-announce-ip of each server"
+        }
+        false => "",
+    };
+    Some(format!("the Sentinels name {primary} as primary, and that is refused: {error}{advice}"))
+}
+
+/// What is wrong with a server's certificate, or with ours, if anything is.
+async fn refusal(url: &str, secrets: &Secrets) -> Option<String> {
+    let error = ask(url, secrets, false).await.err()?.to_string();
+    error.contains(REFUSED).then_some(error)
 }
 
 /// Connects to a server, and asks for the nodes of its cluster.

@@ -17,7 +17,7 @@ use super::layout::{Shard, node_text};
 use super::link::Link;
 use super::prober::Prober;
 use super::reading::{self, misread};
-use super::recording::{copy_step, read};
+use super::recording::{copy_step, read_all};
 use crate::lock::lock;
 use crate::store::StoreError;
 
@@ -70,21 +70,21 @@ impl Mending {
 /// Compares the copies in all shards with the records. Returns how many were written; an error if a shard did not answer.
 async fn mend(link: &Link, pool: &PoolName) -> Result<usize, StoreError> {
     let home = Shard::home(pool);
-    let steps = vec![Step::command("HVALS").arg(home.records()), Step::command("TIME")];
+    let steps = vec![Step::command("HGETALL").arg(home.records()), Step::command("TIME")];
     let answers = link.feed(vec![Group { shard: home, steps }]).await.pop();
     let answers = answers.ok_or_else(|| misread("nodes"))??;
     let [records, time] = &answers.values[..] else { return Err(misread("nodes")) };
     let now = reading::time(time)?;
-    let records: Vec<String> = redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
-    let records: Vec<NodeRecord> = records.iter().map(|text| read(text)).collect::<Result<_, _>>()?;
-    let records: Vec<&NodeRecord> = records.iter().filter(|record| !record.is_spent(now)).collect();
+    let records = read_all(pool, records)?;
+    let records: Vec<&NodeRecord> =
+        records.iter().map(|(_, record)| record).filter(|record| !record.is_spent(now)).collect();
     if records.is_empty() {
         return Ok(0);
     }
     let copies = |shard: Shard| Group { steps: vec![Step::command("HGETALL").arg(shard.nodes())], shard };
-    let outcomes = link.feed(Shard::all(pool).skip(1).map(copies).collect()).await;
+    let outcomes = link.feed(Shard::all(pool).map(copies).collect()).await;
     let (mut lacking, mut failure) = (Vec::new(), None);
-    for (shard, outcome) in Shard::all(pool).skip(1).zip(outcomes) {
+    for (shard, outcome) in Shard::all(pool).zip(outcomes) {
         match outcome {
             Ok(answers) => {
                 let there = answers.values.first().cloned().unwrap_or(Value::Nil);

@@ -4,6 +4,9 @@
 //! What a record becomes is decided in core, not in Lua. A shard that is away gets its copy later (`mending`), or when the
 //! request is repeated: also one that changes nothing copies again.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
 use berth_core::wire::{NodeId, NodeRecord, PoolName, Reason};
 use redis::Value;
 
@@ -12,10 +15,13 @@ use super::layout::{Shard, node_text};
 use super::prober::{digits, probe_step};
 use super::reading::{self, integer, misread, text};
 use super::{Redis, scripts};
+use crate::lock::lock;
 use crate::store::{StoreError, Written, both};
 
 /// A record that changes this often between reading and writing it is not changed by people.
 const ATTEMPTS: usize = 8;
+/// Records that cannot be read are a handful, and more of them are no news.
+const MAX_NAMED: usize = 64;
 
 impl Redis {
     /// A node's record, and the text that it is stored as.
@@ -38,16 +44,15 @@ impl Redis {
     /// All records, by name. Those that say nothing any more are dropped when they are come across.
     pub(super) async fn records(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
         let home = Shard::home(pool);
-        let steps = vec![Step::command("HVALS").arg(home.records()), Step::command("TIME")];
+        let steps = vec![Step::command("HGETALL").arg(home.records()), Step::command("TIME")];
         let answers = self.link.run(vec![Group { shard: home, steps }]).await?;
         let [records, time] = answers.first().map_or(&[][..], |answers| &answers.values) else {
             return Err(misread("nodes"));
         };
         let now = reading::time(time)?;
-        let records: Vec<String> = redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
+        let records = read_all(pool, records)?;
         let (mut nodes, mut spent) = (Vec::with_capacity(records.len()), Vec::new());
-        for text in records {
-            let record = read(&text)?;
+        for (text, record) in records {
             if record.is_spent(now) { spent.push((text, record)) } else { nodes.push(record) }
         }
         if !spent.is_empty() {
@@ -159,6 +164,32 @@ pub(super) fn copy_step(shard: &Shard, record: &NodeRecord) -> Step {
         .arg(record.updated_ms.to_string())
 }
 
-pub(super) fn read(text: &str) -> Result<NodeRecord, StoreError> {
+/// What `HGETALL` says of a pool's records. One that cannot be read is left out, and named in the log once: those of other nodes
+/// count all the same.
+pub(super) fn read_all(pool: &PoolName, records: &Value) -> Result<Vec<(String, NodeRecord)>, StoreError> {
+    static NAMED: Mutex<BTreeSet<(PoolName, Vec<u8>)>> = Mutex::new(BTreeSet::new());
+    let records: BTreeMap<Vec<u8>, Vec<u8>> =
+        redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
+    let mut all = Vec::with_capacity(records.len());
+    for (node, text) in records {
+        let text = String::from_utf8(text).map_err(|_| misread("a node's record"));
+        match text.and_then(|text| read(&text).map(|record| (text, record))) {
+            Ok(found) => all.push(found),
+            Err(error) => {
+                let name = String::from_utf8_lossy(&node).into_owned();
+                let mut named = lock(&NAMED);
+                if named.len() < MAX_NAMED && named.insert((pool.clone(), node)) {
+                    tracing::warn!(
+                        pool = pool.as_str(), node = name, %error,
+                        "a node's record is left out: is another program using the keys berth:*?"
+                    );
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn read(text: &str) -> Result<NodeRecord, StoreError> {
     serde_json::from_str(text).map_err(|_| misread("a node's record"))
 }

@@ -101,6 +101,11 @@ impl SentinelUrl {
         Options { urls: vec![self.of_server(address)], ..options.clone() }
     }
 
+    /// The address of each Sentinel, and its URL.
+    pub(super) fn each_sentinel(&self) -> impl Iterator<Item = (&str, String)> {
+        self.sentinels.iter().map(|sentinel| (sentinel.as_str(), self.of_sentinel(sentinel)))
+    }
+
     fn of_server(&self, address: &str) -> String {
         format!("{}://{}{address}/{}", self.scheme, self.user, self.database)
     }
@@ -121,17 +126,21 @@ pub(super) struct Sentinels {
 struct Sentinel {
     address: String,
     url: String,
-    certificates: Option<TlsCertificates>,
+    /// The newest first, then those that it may still want.
+    certificates: Vec<Option<TlsCertificates>>,
     connection: Option<MultiplexedConnection>,
 }
 
 impl Sentinels {
     /// They connect when they are first asked.
-    pub(super) fn new(url: &SentinelUrl, secrets: &Secrets) -> Self {
+    pub(super) fn new(url: &SentinelUrl, secrets: &Secrets, former: Option<&Secrets>) -> Self {
         let one = |address: &String| Sentinel {
             address: address.clone(),
             url: url.of_sentinel(address),
-            certificates: secrets.certificates.clone(),
+            certificates: std::iter::once(secrets)
+                .chain(former)
+                .map(|secrets| secrets.certificates.clone())
+                .collect(),
             connection: None,
         };
         Self { service: url.service.clone(), all: url.sentinels.iter().map(one).collect() }
@@ -177,16 +186,7 @@ impl Sentinel {
     async fn ask(&mut self, service: &str) -> Result<Option<String>, RedisError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => {
-                let client = match &self.certificates {
-                    Some(certificates) => Client::build_with_tls(self.url.as_str(), certificates.clone())?,
-                    None => Client::open(self.url.as_str())?,
-                };
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(ASKED_FOR))
-                    .set_response_timeout(Some(ASKED_FOR));
-                none.insert(client.get_multiplexed_async_connection_with_config(&config).await?)
-            }
+            none => none.insert(connect(&self.url, &self.certificates).await?),
         };
         let mut ask = redis::cmd("SENTINEL");
         ask.arg("get-master-addr-by-name").arg(service);
@@ -196,6 +196,28 @@ impl Sentinel {
             false => format!("{host}:{port}"),
         }))
     }
+}
+
+/// With the first of these certificates that the server accepts.
+async fn connect(url: &str, all: &[Option<TlsCertificates>]) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ASKED_FOR))
+        .set_response_timeout(Some(ASKED_FOR));
+    let connect = async |certificates: &Option<TlsCertificates>| {
+        let client = match certificates {
+            Some(certificates) => Client::build_with_tls(url, certificates.clone())?,
+            None => Client::open(url)?,
+        };
+        client.get_multiplexed_async_connection_with_config(&config).await
+    };
+    let (first, former) = all.split_first().map_or((&None, &[][..]), |(first, former)| (first, former));
+    let mut connected = connect(first).await;
+    for certificates in former {
+        if connected.is_err() {
+            connected = connect(certificates).await;
+        }
+    }
+    connected
 }
 
 /// A Sentinel knows none of a server's commands, and does not say what it is.

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_core::breaker::Permit;
+use redis::RedisError;
 use redis::aio::{ConnectionLike as _, ConnectionManager, ConnectionManagerConfig};
-use redis::{ConnectionInfo, RedisError, TlsCertificates};
+use tokio::time::timeout;
 
-use super::bounds::{CONNECT_TIMEOUT, UNACKNOWLEDGED};
+use super::access::Access;
+use super::bounds::CONNECT_TIMEOUT;
 use super::breaker::CircuitBreaker;
 use super::call::{Answers, Call, failure, is_servers_state};
 use crate::lock::lock;
@@ -21,35 +23,84 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::fr
 /// A server that turns calls away is worth a line in the log after this time without any.
 const TOLD_AGAIN: Duration = Duration::from_secs(5);
 
-/// A client for this server.
-pub(super) fn client(
-    info: ConnectionInfo,
-    certificates: Option<&TlsCertificates>,
-) -> Result<redis::Client, RedisError> {
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    let info = info.set_tcp_settings(tcp);
-    match certificates {
-        Some(certificates) => redis::Client::build_with_tls(info, certificates.clone()),
-        None => redis::Client::open(info),
-    }
-}
-
 /// The connection to one server. The manager makes a new one when it breaks; this one also when it leads to the wrong
 /// server.
 pub(super) struct Single {
-    client: redis::Client,
-    current: Mutex<(ConnectionManager, Instant)>,
+    access: Arc<Access>,
+    current: Mutex<Current>,
     /// Shared by the connections of one kind to this server.
     breaker: Arc<CircuitBreaker>,
 }
 
+#[derive(Clone)]
+struct Current {
+    manager: ConnectionManager,
+    since: Instant,
+    /// Of the access.
+    turn: u64,
+    /// It has connected, or tried to.
+    is_used: bool,
+}
+
+impl Current {
+    /// Connects when it is first used.
+    fn new(access: &Access) -> Result<Self, RedisError> {
+        let (client, turn) = access.client();
+        Ok(Self { manager: manager(&client)?, since: Instant::now(), turn, is_used: false })
+    }
+}
+
 impl Single {
     /// A connection that is made when it is first used.
-    pub(super) fn new(client: redis::Client, breaker: Arc<CircuitBreaker>) -> Result<Self, RedisError> {
-        let current = Mutex::new((manager(&client)?, Instant::now()));
-        Ok(Self { client, current, breaker })
+    pub(super) fn new(access: Arc<Access>, breaker: Arc<CircuitBreaker>) -> Result<Self, RedisError> {
+        let current = Mutex::new(Current::new(&access)?);
+        Ok(Self { access, current, breaker })
+    }
+
+    pub(super) fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
+    fn current(&self) -> Current {
+        let mut current = lock(&self.current);
+        current.is_used = true;
+        current.clone()
+    }
+
+    /// The server refused the connection of this turn: one with other credentials, if there are any.
+    fn other(&self, turn: u64) -> Option<Current> {
+        if !self.access.refused(turn) {
+            return None;
+        }
+        {
+            let mut current = lock(&self.current);
+            // Of many calls that fail together, the first acts.
+            if current.turn == turn {
+                *current = Current::new(&self.access).ok()?;
+            }
+        }
+        Some(self.current())
+    }
+
+    /// Leaves a connection with credentials that are no longer used for one with those that are, once that is there.
+    pub(super) async fn refresh(&self) {
+        let before = lock(&self.current).clone();
+        if before.turn == self.access.turn() {
+            return;
+        }
+        let Ok(mut new) = Current::new(&self.access) else { return };
+        if before.is_used {
+            let ping = redis::cmd("PING");
+            let answer = timeout(CONNECT_TIMEOUT, new.manager.send_packed_command(&ping)).await;
+            if !matches!(answer, Ok(Ok(_))) {
+                return;
+            }
+            new.is_used = true;
+        }
+        let mut current = lock(&self.current);
+        if current.turn == before.turn {
+            *current = new;
+        }
     }
 
     /// One pipeline. What the server refused is among the answers.
@@ -58,13 +109,19 @@ impl Single {
             return Err(StoreError::Suspended);
         }
         let mut asked = Asked { breaker: Some(&self.breaker), since: Instant::now(), late: call.late };
-        let mut connection = lock(&self.current).0.clone();
-        let mut send = async |call: &Call| {
+        let send = async |call: &Call| {
             let pipeline = &call.pipeline;
+            let Current { manager: mut connection, turn, .. } = self.current();
             let mut values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
             // The server was started again, or closed what was idle. That shows at the next call only, and a step may be repeated.
             if values.as_ref().is_err_and(RedisError::is_connection_dropped) {
                 values = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
+            }
+            // It may want other credentials since.
+            if values.as_ref().is_err_and(|error| !error.is_timeout())
+                && let Some(mut other) = self.other(turn)
+            {
+                values = other.manager.req_packed_commands(pipeline, 0, pipeline.len()).await;
             }
             let values = values.map_err(|error| {
                 // The manager itself reconnects only when the network fails, not when a server turned it away.
@@ -101,15 +158,15 @@ impl Single {
     /// calls that fail together, the first acts.
     fn renew(&self) {
         let mut current = lock(&self.current);
-        if current.1.elapsed() < RECONNECT.1 {
+        if current.since.elapsed() < RECONNECT.1 {
             return;
         }
-        if let Ok(manager) = manager(&self.client) {
+        if let Ok(new) = Current::new(&self.access) {
             // Once, however long it lasts: each attempt renews the time.
-            if current.1.elapsed() > TOLD_AGAIN {
+            if current.since.elapsed() > TOLD_AGAIN {
                 tracing::warn!("the store's server turned a call away: reconnecting");
             }
-            *current = (manager, Instant::now());
+            *current = new;
         }
     }
 }
@@ -131,7 +188,6 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// Connects when it is first used.
 fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_response_timeout(None)
