@@ -62,5 +62,5 @@ pub fn json(reply: &impl serde::Serialize) -> Vec<u8> {
 /// The body of the reply to an end.
 #[must_use]
 pub fn ended() -> Vec<u8> {
-    json(&EndReply { ended: true })
+    json(&EndReply { ended: true, durable: None })
 }
