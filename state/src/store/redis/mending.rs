@@ -12,7 +12,7 @@ use std::time::Duration;
 use berth_core::wire::{NodeRecord, PoolName};
 use redis::Value;
 
-use super::call::{Group, Step};
+use super::call::{Group, Step, all_read};
 use super::layout::{Shard, node_text};
 use super::link::Link;
 use super::prober::Prober;
@@ -71,12 +71,13 @@ impl Mending {
 async fn mend(link: &Link, pool: &PoolName) -> Result<usize, StoreError> {
     let home = Shard::home(pool);
     let steps = vec![Step::command("HVALS").arg(home.records()), Step::command("TIME")];
-    let answers = link.feed(vec![Group { shard: home, steps }]).await.pop();
+    let answers = link.feed(vec![Group { shard: home.clone(), steps }]).await.pop();
     let answers = answers.ok_or_else(|| misread("nodes"))??;
     let [records, time] = &answers.values[..] else { return Err(misread("nodes")) };
     let now = reading::time(time)?;
     let records: Vec<String> = redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
-    let records: Vec<NodeRecord> = records.iter().map(|text| read(text)).collect::<Result<_, _>>()?;
+    let records: Vec<NodeRecord> =
+        records.iter().map(|text| read(&home.records(), text)).collect::<Result<_, _>>()?;
     let records: Vec<&NodeRecord> = records.iter().filter(|record| !record.is_spent(now)).collect();
     if records.is_empty() {
         return Ok(0);
@@ -103,7 +104,7 @@ async fn mend(link: &Link, pool: &PoolName) -> Result<usize, StoreError> {
     }
     let mut written = 0;
     for outcome in link.feed(lacking).await {
-        match outcome {
+        match outcome.and_then(all_read) {
             Ok(answers) => written += answers.values.iter().filter(|value| **value == Value::Int(1)).count(),
             Err(error) => failure = Some(error),
         }

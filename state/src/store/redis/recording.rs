@@ -7,7 +7,8 @@
 use berth_core::wire::{NodeId, NodeRecord, PoolName, Reason};
 use redis::Value;
 
-use super::call::{Answers, Group, Step};
+use super::call::{Answers, Group, Step, all_read};
+use super::format::{self, FORMAT, Mark, Marked};
 use super::layout::{Shard, node_text};
 use super::prober::{digits, probe_step};
 use super::reading::{self, integer, misread, text};
@@ -30,7 +31,7 @@ impl Redis {
             Value::Nil => Ok(None),
             value => {
                 let text = text(&value)?;
-                Ok(Some((text.to_owned(), read(text)?)))
+                Ok(Some((text.to_owned(), read(&home.records(), text)?)))
             }
         }
     }
@@ -39,7 +40,7 @@ impl Redis {
     pub(super) async fn records(&self, pool: &PoolName) -> Result<Vec<NodeRecord>, StoreError> {
         let home = Shard::home(pool);
         let steps = vec![Step::command("HVALS").arg(home.records()), Step::command("TIME")];
-        let answers = self.link.run(vec![Group { shard: home, steps }]).await?;
+        let answers = self.link.run(vec![Group { shard: home.clone(), steps }]).await?;
         let [records, time] = answers.first().map_or(&[][..], |answers| &answers.values) else {
             return Err(misread("nodes"));
         };
@@ -47,7 +48,7 @@ impl Redis {
         let records: Vec<String> = redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
         let (mut nodes, mut spent) = (Vec::with_capacity(records.len()), Vec::new());
         for text in records {
-            let record = read(&text)?;
+            let record = read(&home.records(), &text)?;
             if record.is_spent(now) { spent.push((text, record)) } else { nodes.push(record) }
         }
         if !spent.is_empty() {
@@ -77,7 +78,7 @@ impl Redis {
                 let durable = if record.version > 0 { self.copy_again(pool, &record).await } else { None };
                 return Ok(Written { outcome: (record, false), durable });
             };
-            let after = serde_json::to_string(&next).map_err(|_| misread("a node's record"))?;
+            let after = written(&next)?;
             let step = Step::script(&scripts::CHANGE_NODE, &[home.records(), home.nodes(), home.changes()])
                 .arg(node.to_string())
                 .arg(before)
@@ -117,7 +118,8 @@ impl Redis {
 
     async fn copy(&self, pool: &PoolName, record: &NodeRecord, groups: Vec<Group>) -> Option<bool> {
         let shards: Vec<usize> = groups.iter().map(|group| group.shard.index()).collect();
-        let outcomes = self.link.each_durably(groups).await;
+        let outcomes = self.link.each_durably(groups).await.into_iter();
+        let outcomes: Vec<_> = outcomes.map(|outcome| outcome.and_then(all_read)).collect();
         let durable = outcomes.iter().map(|outcome| outcome.as_ref().map_or(Some(false), Answers::durable));
         let durable = durable.fold(None, both).filter(|_| self.link.asks_replicas());
         let failed =
@@ -159,6 +161,15 @@ pub(super) fn copy_step(shard: &Shard, record: &NodeRecord) -> Step {
         .arg(record.updated_ms.to_string())
 }
 
-pub(super) fn read(text: &str) -> Result<NodeRecord, StoreError> {
-    serde_json::from_str(text).map_err(|_| misread("a node's record"))
+fn written(record: &NodeRecord) -> Result<String, StoreError> {
+    serde_json::to_string(&Marked { format: FORMAT, of: record }).map_err(|_| misread("a node's record"))
+}
+
+/// The record that a key has in this text.
+pub(super) fn read(key: &str, text: &str) -> Result<NodeRecord, StoreError> {
+    let misread = |_| misread("a node's record");
+    match serde_json::from_str::<Mark>(text).map_err(misread)?.format {
+        format if format > FORMAT => Err(format::newer(&format.to_string(), key)),
+        _ => serde_json::from_str(text).map_err(misread),
+    }
 }
