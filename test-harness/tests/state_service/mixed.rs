@@ -242,6 +242,11 @@ async fn services_change(world: &World, keys: &[String], homes: &[String]) {
         service.change_version().await;
         let after = agreed_nodes_of(world, keys).await;
         assert_eq!(moved(keys, homes, &after), Vec::<&String>::new(), "a service has the other version");
+        // It reads what the other one wrote, whatever proxies remember.
+        for (key, home) in keys.iter().zip(homes).step_by(10) {
+            let pin = service.pin_of(POOL, key).await.expect("it is pinned");
+            assert_eq!(pin.node.as_str(), home, "{key}");
+        }
         let new = new_sessions("after", service.address().port().into());
         let placed = agreed_nodes_of(world, &new).await;
         for (key, home) in new.iter().zip(&placed) {
