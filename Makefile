@@ -54,6 +54,7 @@ check: wasm ## formatting, lints, docs, and all tests that need no Envoy
 
 e2e: setup wasm static ## the promises in real Envoy; BERTH_HARNESS=process or docker, T=name for one of them
 	cargo build $(CARGO_FLAGS) --release -p berth-state
+	scripts/build-previous
 	cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) $(T)
 
 test-browser: wasm ## a page in a real browser: Chromium, which it installs, or CHROMIUM=path
@@ -71,6 +72,7 @@ test-failovers: setup ## what services answer of the same sessions through ten d
 VALKEY_CAN := -E 'not test(redis_is_reached_over_tls_as_an_acl_user)'
 test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, with Valkey in the place of Redis
 	cargo build $(CARGO_FLAGS) --release -p berth-state
+	scripts/build-previous
 	BERTH_REDIS_SERVER=$$(scripts/get-valkey) cargo nextest run $(CARGO_FLAGS) -p berth-state $(VALKEY_CAN)
 	BERTH_REDIS_SERVER=$$(scripts/get-valkey) cargo nextest run $(CARGO_FLAGS) -p berth-harness --test-threads $(E2E_JOBS) \
 	  -E 'binary(state_service)'

@@ -17,6 +17,8 @@ const WASM_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.
 const LOAD_ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 /// The filter, as shipped bootstraps name it.
 const MODULE: &str = "target/berth.wasm";
+/// What the previous filter does not know of the plugin's configuration and its pools.
+const NEW_FIELDS: [&str; 2] = ["guard", "end_header"];
 /// Where discovered filters are, in the world's directory.
 const EXTENSIONS_FILE: &str = "ecds.json";
 /// Where the endpoints of a state cluster that is discovered are.
@@ -146,6 +148,26 @@ impl Bootstrap {
             options["@type"] = format!("type.googleapis.com/{HTTP_OPTIONS}").into();
             options["explicit_http_config"] = json!({"http2_protocol_options": {}});
         }
+    }
+
+    /// The same with the previous filter in the place of `module`, and without what that would refuse.
+    pub(crate) fn with_previous_filter(&self, module: &Path, previous: &Path) -> Self {
+        let mut other = self.clone();
+        assert!(relocate(&mut other.json, path_text(module), previous), "no filter is {}", module.display());
+        other.configure(&|plugin| {
+            let pools = plugin["pools"].as_array().cloned().unwrap_or_default();
+            let without = |value: &Value| {
+                let mut value = value.clone();
+                value
+                    .as_object_mut()
+                    .expect("an object")
+                    .retain(|name, _| !NEW_FIELDS.contains(&name.as_str()));
+                value
+            };
+            *plugin = without(plugin);
+            plugin["pools"] = pools.iter().map(without).collect();
+        });
+        other
     }
 
     /// Anything else that a test needs.

@@ -45,6 +45,7 @@ pub struct Builder {
     extensions: Vec<Value>,
     version: Option<String>,
     filter: bool,
+    previous_filters: Vec<usize>,
     http2_nodes: bool,
     health_interval: Option<Duration>,
     state: Option<State>,
@@ -66,6 +67,7 @@ impl Builder {
             extensions: Vec::new(),
             version: None,
             filter: true,
+            previous_filters: Vec::new(),
             http2_nodes: false,
             health_interval: None,
             state: None,
@@ -127,6 +129,13 @@ impl Builder {
     /// With `false` the wasm filter is left out: for comparing with plain Envoy.
     pub fn filter(mut self, present: bool) -> Self {
         self.filter = present;
+        self
+    }
+
+    /// Gives an Envoy, counted from 0, the previous filter, the one that `scripts/build-previous` has built. Fields of the plugin
+    /// that it does not know yet are left out.
+    pub fn previous_filter(mut self, envoy: usize) -> Self {
+        self.previous_filters.push(envoy);
         self
     }
 
@@ -262,7 +271,12 @@ impl Builder {
         for index in 0..self.envoys {
             let own = directory.path().join(format!("envoy{index}"));
             let launcher = Arc::clone(&launcher);
-            envoys.push(Envoy::start(launcher, &own, &bootstrap, self.concurrency, &self.log).await?);
+            let bootstrap = if self.previous_filters.contains(&index) {
+                &bootstrap.with_previous_filter(&module, &previous("berth.wasm")?)
+            } else {
+                &bootstrap
+            };
+            envoys.push(Envoy::start(launcher, &own, bootstrap, self.concurrency, &self.log).await?);
         }
         Ok(World::new(World {
             envoys,
@@ -281,6 +295,15 @@ impl Builder {
 /// The filter to load: the built one, or the one that `BERTH_WASM` names.
 fn module(root: &Path) -> PathBuf {
     root.join(std::env::var_os("BERTH_WASM").unwrap_or_else(|| "target/berth.wasm".into()))
+}
+
+/// What `scripts/build-previous` has built: `berth` or `berth.wasm`.
+pub(crate) fn previous(file: &str) -> Result<PathBuf, String> {
+    let path = root().join("target/previous").join(file);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(format!("{} is missing: run `scripts/build-previous`", path.display()))
 }
 
 impl fmt::Debug for Builder {

@@ -9,6 +9,7 @@ use berth_core::wire::{NodeChange, NodeState, SessionKey, SessionReply};
 
 pub use self::service::{StateService, berth};
 use crate::World;
+use crate::builder::previous;
 use crate::redis::{RedisCluster, RedisServer};
 
 /// The pool of the shipped configurations.
@@ -31,6 +32,7 @@ const POOL: &str = "nodes";
 pub struct State {
     kind: Kind,
     services: usize,
+    previous: Vec<usize>,
     flags: Vec<String>,
     token: Option<String>,
 }
@@ -64,6 +66,12 @@ impl State {
         self
     }
 
+    /// Makes one of the services, counted from 0, the previous version: the one that `scripts/build-previous` has built.
+    pub fn previous(mut self, service: usize) -> Self {
+        self.previous.push(service);
+        self
+    }
+
     /// One more flag of `berth serve` for each service, such as `("--durability", "quorum")`. What is not said is as
     /// shipped.
     pub fn flag(mut self, name: &str, value: &str) -> Self {
@@ -78,7 +86,7 @@ impl State {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { kind, services: 1, flags: Vec::new(), token: None }
+        Self { kind, services: 1, previous: Vec::new(), flags: Vec::new(), token: None }
     }
 
     /// Starts the store, then the services; the first one on this port, if it must be one.
@@ -96,8 +104,10 @@ impl State {
         for index in 0..self.services {
             let port = port.filter(|_| index == 0).unwrap_or(0);
             let log = directory.join(format!("state{index}.log"));
+            let program = if self.previous.contains(&index) { previous("berth")? } else { berth()? };
             let (arguments, token) = (arguments.clone(), self.token.clone());
-            services.push(StateService::start(port, log, arguments, token, Arc::clone(&store)).await?);
+            services
+                .push(StateService::start(program, port, log, arguments, token, Arc::clone(&store)).await?);
         }
         Ok(StateCluster { services, store })
     }

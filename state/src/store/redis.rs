@@ -15,6 +15,7 @@ mod counting;
 mod diagnosis;
 mod ending;
 mod feed;
+mod format;
 mod identity;
 mod layout;
 mod link;
@@ -124,7 +125,7 @@ impl Redis {
         if *pin == Value::Nil {
             return Ok(None);
         }
-        let pin = Stored::read(text(pin)?)?;
+        let pin = Stored::read(&shard.pin(key), text(pin)?)?;
         let mut session = pin.session(pool, key, self.keeping.ttl, integer(ttl)?, reading::time(time)?);
         session.events = reading::events(&shard, events)?.events;
         session.events.retain(|event| event.key == Some(key));
@@ -180,7 +181,8 @@ impl Store for Redis {
         let outcomes = self.link.each(groups.collect()).await;
         let (mut missing, mut changed, mut unanswered, mut touched) = (vec![], vec![], vec![], 0);
         let mut ttls_ms = BTreeMap::new();
-        for ((_, sessions), outcome) in shards.iter().zip(outcomes) {
+        let mut failure = None;
+        for ((shard, sessions), outcome) in shards.iter().zip(outcomes) {
             let answers = match outcome {
                 Ok(answers) => answers,
                 Err(error) if shards.len() == 1 => return Err(error),
@@ -194,12 +196,18 @@ impl Store for Redis {
                 return Err(misread("touched pins"));
             };
             for ((key, _), life) in sessions.iter().zip(list(lives)?) {
-                match u64::try_from(integer(life)?) {
-                    Ok(life) => {
-                        touched += 1;
-                        ttls_ms.extend(other_than(ttl, Millis(life)).map(|life| (*key, life)));
+                match integer(life)? {
+                    -1 => missing.push(*key),
+                    life if life < 0 => {
+                        let format = life.unsigned_abs().to_string();
+                        failure = Some(format::newer(&format, &shard.pin(*key)));
+                        unanswered.push(*key);
                     }
-                    Err(_) => missing.push(*key),
+                    life => {
+                        touched += 1;
+                        let life = Millis(life.unsigned_abs());
+                        ttls_ms.extend(other_than(ttl, life).map(|life| (*key, life)));
+                    }
                 }
             }
             for place in list(others)? {
@@ -208,7 +216,8 @@ impl Store for Redis {
             }
         }
         if touched == 0 && missing.is_empty() && !unanswered.is_empty() {
-            return Err(StoreError::Unreachable("no shard of these sessions answered".to_owned()));
+            let away = || StoreError::Unreachable("no shard of these sessions answered".to_owned());
+            return Err(failure.unwrap_or_else(away));
         }
         Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None, unanswered })
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_core::wire::{EndReply, NodeChange, NodeId, NodeRecord, SessionKey, SessionReply};
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpSocket;
 
 use super::Store;
+use crate::builder::previous;
 use crate::client::{Client, Request, Response};
 use crate::eventually::{patience, poll};
 use crate::metrics;
@@ -23,6 +24,7 @@ const START: Duration = Duration::from_secs(15);
 /// A state service. Its port stays its own for as long as it lives, also while it is killed.
 #[derive(Debug)]
 pub struct StateService {
+    program: Mutex<PathBuf>,
     address: SocketAddr,
     arguments: Vec<String>,
     token: Option<String>,
@@ -34,8 +36,9 @@ pub struct StateService {
 }
 
 impl StateService {
-    /// Starts on this port of 127.0.0.1, 0 being any that is free, and returns when its store has answered it.
+    /// Starts this `berth` on this port of 127.0.0.1, 0 being any that is free, and returns when its store has answered it.
     pub(super) async fn start(
+        program: PathBuf,
         port: u16,
         log: PathBuf,
         arguments: Vec<String>,
@@ -45,6 +48,7 @@ impl StateService {
         let reservation = reserve(port).map_err(|error| format!("state service, port {port}: {error}"))?;
         let address = reservation.local_addr().map_err(|error| error.to_string())?;
         let service = Self {
+            program: Mutex::new(program),
             address,
             arguments,
             token,
@@ -79,6 +83,20 @@ impl StateService {
     /// If it does not start, with its last words.
     pub async fn restart(&self) {
         self.launch().await.unwrap_or_else(|failure| panic!("restart: {failure}"));
+    }
+
+    /// Restarts it as the other version: the previous one as what is built here, and the reverse.
+    ///
+    /// # Panics
+    /// As [`StateService::restart`], or if the other one was not built.
+    pub async fn change_version(&self) {
+        let [previous, current] =
+            [previous("berth"), berth()].map(|path| path.unwrap_or_else(|lacks| panic!("{lacks}")));
+        {
+            let mut program = self.program.lock().unwrap();
+            *program = if *program == previous { current } else { previous };
+        }
+        self.restart().await;
     }
 
     /// Makes it hang (SIGSTOP): connections are still accepted, by the kernel, and nothing is answered.
@@ -153,7 +171,7 @@ impl StateService {
     }
 
     async fn launch(&self) -> Result<(), String> {
-        let mut command = Command::new(berth()?);
+        let mut command = Command::new(&*self.program.lock().unwrap());
         command.args(["serve", "--listen", &self.address.to_string()]).args(&self.arguments);
         clear_settings(&mut command);
         if let Some(token) = &self.token {

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod mixed;
 mod start;
 mod state_access;
 mod state_authority;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerError, ServerErrorKind, Value};
 
+use super::format;
 use super::layout::Shard;
 use super::replicas::Replicated;
 use super::scripts::Named;
@@ -175,17 +176,32 @@ fn text_of(error: &ServerError) -> String {
 }
 
 fn said(code: &str, details: Option<&str>) -> StoreError {
+    if code == format::CODE {
+        return format::newer_by_script(details.unwrap_or_default());
+    }
     let message = format!("{code} {}", details.unwrap_or_default());
     let is_away = STATES.contains(&code) || OF_A_SLOT.contains(&code);
     if is_away { StoreError::Unreachable(message) } else { StoreError::Refused(message) }
 }
 
-/// The answers, or the first refusal among them.
+/// The answers, or the first refusal among them. What is of a newer format is that step's matter: the others stand.
 pub(super) fn accepted(answers: Answers) -> Result<Answers, StoreError> {
+    match answers.values.iter().filter(|value| !is_newer(value)).find_map(server_error) {
+        Some(refusal) => Err(refusal),
+        None => Ok(answers),
+    }
+}
+
+/// The answers, if none of their steps met a newer format.
+pub(super) fn all_read(answers: Answers) -> Result<Answers, StoreError> {
     match answers.values.iter().find_map(server_error) {
         Some(refusal) => Err(refusal),
         None => Ok(answers),
     }
+}
+
+fn is_newer(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if error.code() == format::CODE)
 }
 
 pub(super) fn failure(error: &RedisError) -> StoreError {

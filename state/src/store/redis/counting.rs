@@ -84,16 +84,17 @@ impl Redis {
         let pins = pins.filter(|(key, _)| !servers.are_unnamed() || server.holds(*key));
         let pins: Vec<_> = pins.filter(|(key, _)| !seen.contains(key)).collect();
         let known: Vec<SessionKey> = pins.iter().map(|(key, _)| *key).collect();
-        let groups = super::by_shard(pool, pins.into_iter()).into_iter().map(|(shard, pins)| {
-            let step = Step::command("MGET").arg(pins);
-            Group { shard, steps: vec![step] }
+        let shards = super::by_shard(pool, pins.into_iter());
+        let groups = shards.iter().map(|(shard, names)| {
+            let step = Step::command("MGET").arg(names);
+            Group { shard: shard.clone(), steps: vec![step] }
         });
-        for answers in self.link.run(groups.collect()).await? {
+        for (answers, (_, names)) in self.link.run(groups.collect()).await?.into_iter().zip(&shards) {
             let pins = answers.values.first().ok_or_else(|| misread("pins"))?;
             // One may have expired since.
-            for pin in list(pins)?.iter().filter(|pin| **pin != Value::Nil) {
+            for (pin, name) in list(pins)?.iter().zip(names).filter(|(pin, _)| **pin != Value::Nil) {
                 reply.pins += 1;
-                *reply.nodes.entry(Stored::read(text(pin)?)?.node).or_default() += 1;
+                *reply.nodes.entry(Stored::read(name, text(pin)?)?.node).or_default() += 1;
             }
         }
         seen.extend(known);

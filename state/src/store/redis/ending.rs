@@ -25,7 +25,7 @@ impl Redis {
             if pin == Value::Nil {
                 break;
             }
-            match Stored::read(text(&pin)?)?.claims.alias_of {
+            match Stored::read(&shard.pin(last), text(&pin)?)?.claims.alias_of {
                 Some(former) if !names.contains(&former) => {
                     names.push(former);
                     last = former;

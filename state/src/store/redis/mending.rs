@@ -12,7 +12,7 @@ use std::time::Duration;
 use berth_core::wire::{NodeRecord, PoolName};
 use redis::Value;
 
-use super::call::{Group, Step};
+use super::call::{Group, Step, all_read};
 use super::layout::{Shard, node_text};
 use super::link::Link;
 use super::prober::Prober;
@@ -103,7 +103,7 @@ async fn mend(link: &Link, pool: &PoolName) -> Result<usize, StoreError> {
     }
     let mut written = 0;
     for outcome in link.feed(lacking).await {
-        match outcome {
+        match outcome.and_then(all_read) {
             Ok(answers) => written += answers.values.iter().filter(|value| **value == Value::Int(1)).count(),
             Err(error) => failure = Some(error),
         }

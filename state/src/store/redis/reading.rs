@@ -9,7 +9,10 @@ use berth_core::wire::{
 };
 use redis::Value;
 
+use super::call::server_error;
+use super::format;
 use super::layout::{Position, Shard};
+use super::recording::read as read_record;
 use crate::store::StoreError;
 use crate::store::claims::{Claims, other_than};
 
@@ -17,25 +20,30 @@ pub(super) fn misread(what: &str) -> StoreError {
     StoreError::Refused(format!("{what} cannot be read: is another program using the keys berth:*?"))
 }
 
+/// The error that it is, or what it should have been.
+fn refused(value: &Value, what: &str) -> StoreError {
+    server_error(value).unwrap_or_else(|| misread(what))
+}
+
 pub(super) fn text(value: &Value) -> Result<&str, StoreError> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).map_err(|_| misread("a text")),
         Value::SimpleString(text) => Ok(text),
-        _ => Err(misread("a text")),
+        _ => Err(refused(value, "a text")),
     }
 }
 
 pub(super) fn integer(value: &Value) -> Result<i64, StoreError> {
     match value {
         Value::Int(number) => Ok(*number),
-        _ => Err(misread("a number")),
+        _ => Err(refused(value, "a number")),
     }
 }
 
 pub(super) fn list(value: &Value) -> Result<&[Value], StoreError> {
     match value {
         Value::Array(values) => Ok(values),
-        _ => Err(misread("a list")),
+        _ => Err(refused(value, "a list")),
     }
 }
 
@@ -98,8 +106,9 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn read(text: &str) -> Result<Self, StoreError> {
-        let parts: Vec<&str> = text.split('|').collect();
+    /// The text of this key.
+    pub(super) fn read(key: &str, text: &str) -> Result<Self, StoreError> {
+        let parts: Vec<&str> = format::plain(key, text)?.split('|').collect();
         let read = || {
             let (pin, claims) = parts.split_at_checked(5)?;
             let &[version, claimed, owned, boot_id, node] = pin else { return None };
@@ -232,7 +241,7 @@ fn event(shard: &Shard, entry: &Value) -> Result<Option<Event>, StoreError> {
         time_ms: at.time_ms,
         correlation_id: fields.get("correlation_id").filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
         session_version: fields.get("session_version").and_then(|text| text.parse().ok()),
-        record: fields.get("record").and_then(|text| serde_json::from_str(text).ok()),
+        record: fields.get("record").and_then(|text| read_record(&shard.changes(), text).ok()),
     }))
 }
 
@@ -242,7 +251,7 @@ mod tests {
 
     #[test]
     fn pins_of_services_that_knew_no_claims_are_read() {
-        let plain = Stored::read("3|1767225600000|1767225600001|b7|10.0.0.1:80").unwrap();
+        let plain = Stored::read("k", "3|1767225600000|1767225600001|b7|10.0.0.1:80").unwrap();
         assert_eq!((plain.version, plain.boot_id.as_deref()), (3, Some("b7")));
         assert_eq!((plain.node, plain.claims), ("10.0.0.1:80".parse().unwrap(), Claims::default()));
 
@@ -255,8 +264,8 @@ mod tests {
             session_version: 4,
             alias_of: Some(key),
         };
-        assert_eq!(Stored::read(&whole).unwrap().claims, expected);
-        assert_eq!(Stored::read("3|1|2||10.0.0.1:80|||||").unwrap().claims, Claims::default());
+        assert_eq!(Stored::read("k", &whole).unwrap().claims, expected);
+        assert_eq!(Stored::read("k", "3|1|2||10.0.0.1:80|||||").unwrap().claims, Claims::default());
     }
 
     #[test]
@@ -270,7 +279,7 @@ mod tests {
             "x|1|2||10.0.0.1:80",
             "3|1|2||10.0.0.1:80|||-1||",
         ] {
-            assert!(Stored::read(text).is_err(), "{text}");
+            assert!(Stored::read("k", text).is_err(), "{text}");
         }
     }
 }

@@ -10,7 +10,8 @@ use std::sync::Mutex;
 use berth_core::wire::{NodeId, NodeRecord, PoolName, Reason};
 use redis::Value;
 
-use super::call::{Answers, Group, Step};
+use super::call::{Answers, Group, Step, all_read};
+use super::format::{self, FORMAT, Mark, Marked};
 use super::layout::{Shard, node_text};
 use super::prober::{digits, probe_step};
 use super::reading::{self, integer, misread, text};
@@ -36,7 +37,7 @@ impl Redis {
             Value::Nil => Ok(None),
             value => {
                 let text = text(&value)?;
-                Ok(Some((text.to_owned(), read(text)?)))
+                Ok(Some((text.to_owned(), read(&home.records(), text)?)))
             }
         }
     }
@@ -82,7 +83,7 @@ impl Redis {
                 let durable = if record.version > 0 { self.copy_again(pool, &record).await } else { None };
                 return Ok(Written { outcome: (record, false), durable });
             };
-            let after = serde_json::to_string(&next).map_err(|_| misread("a node's record"))?;
+            let after = written(&next)?;
             let step = Step::script(&scripts::CHANGE_NODE, &[home.records(), home.nodes(), home.changes()])
                 .arg(node.to_string())
                 .arg(before)
@@ -122,7 +123,8 @@ impl Redis {
 
     async fn copy(&self, pool: &PoolName, record: &NodeRecord, groups: Vec<Group>) -> Option<bool> {
         let shards: Vec<usize> = groups.iter().map(|group| group.shard.index()).collect();
-        let outcomes = self.link.each_durably(groups).await;
+        let outcomes = self.link.each_durably(groups).await.into_iter();
+        let outcomes: Vec<_> = outcomes.map(|outcome| outcome.and_then(all_read)).collect();
         let durable = outcomes.iter().map(|outcome| outcome.as_ref().map_or(Some(false), Answers::durable));
         let durable = durable.fold(None, both).filter(|_| self.link.asks_replicas());
         let failed =
@@ -170,10 +172,11 @@ pub(super) fn read_all(pool: &PoolName, records: &Value) -> Result<Vec<(String, 
     static NAMED: Mutex<BTreeSet<(PoolName, Vec<u8>)>> = Mutex::new(BTreeSet::new());
     let records: BTreeMap<Vec<u8>, Vec<u8>> =
         redis::from_redis_value(records.clone()).map_err(|_| misread("nodes"))?;
+    let key = Shard::home(pool).records();
     let mut all = Vec::with_capacity(records.len());
     for (node, text) in records {
         let text = String::from_utf8(text).map_err(|_| misread("a node's record"));
-        match text.and_then(|text| read(&text).map(|record| (text, record))) {
+        match text.and_then(|text| read(&key, &text).map(|record| (text, record))) {
             Ok(found) => all.push(found),
             Err(error) => {
                 let name = String::from_utf8_lossy(&node).into_owned();
@@ -190,6 +193,15 @@ pub(super) fn read_all(pool: &PoolName, records: &Value) -> Result<Vec<(String, 
     Ok(all)
 }
 
-fn read(text: &str) -> Result<NodeRecord, StoreError> {
-    serde_json::from_str(text).map_err(|_| misread("a node's record"))
+fn written(record: &NodeRecord) -> Result<String, StoreError> {
+    serde_json::to_string(&Marked { format: FORMAT, of: record }).map_err(|_| misread("a node's record"))
+}
+
+/// The record that a key has in this text.
+pub(super) fn read(key: &str, text: &str) -> Result<NodeRecord, StoreError> {
+    let misread = |_| misread("a node's record");
+    match serde_json::from_str::<Mark>(text).map_err(misread)?.format {
+        format if format > FORMAT => Err(format::newer(&format.to_string(), key)),
+        _ => serde_json::from_str(text).map_err(misread),
+    }
 }

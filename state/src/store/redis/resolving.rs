@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use berth_core::wire::{KnownPin, Outcome, Pin, ResolveRequest, SessionAsk, SessionKey};
 use redis::Value;
 
-use super::call::{Answers, Group, Step};
+use super::call::{Answers, Group, Step, all_read};
 use super::layout::Shard;
 use super::reading::{self, Stored, text};
 use super::{Redis, by_shard, scripts};
@@ -61,9 +61,13 @@ impl Redis {
                 if *value == Value::Nil {
                     continue;
                 }
-                let pin = Pin {
-                    durable: answers.durable(),
-                    ..reading::pin(ask.key, self.keeping.ttl, text(value)?)?
+                let pin = text(value).and_then(|text| reading::pin(ask.key, self.keeping.ttl, text));
+                let pin = match pin {
+                    Ok(pin) => Pin { durable: answers.durable(), ..pin },
+                    Err(error) => {
+                        failure.get_or_insert(error);
+                        continue;
+                    }
                 };
                 if pin.outcome != Outcome::Found {
                     self.prober.wrote(&request.pool, shard.index());
@@ -95,10 +99,12 @@ impl Redis {
             steps: keys.iter().map(|(_, key)| Step::command("GET").arg(shard.pin(*key))).collect(),
         });
         let outcomes = self.link.each(groups.collect()).await;
-        for ((_, keys), outcome) in shards.iter().zip(outcomes) {
+        for ((shard, keys), outcome) in shards.iter().zip(outcomes) {
             for (place, (at, key)) in keys.iter().enumerate() {
                 let former = match &outcome {
-                    Ok(answers) => answers.values.get(place).map_or(Ok(None), |value| former(*key, value)),
+                    Ok(answers) => {
+                        answers.values.get(place).map_or(Ok(None), |value| former(shard, *key, value))
+                    }
                     Err(error) => Err(error.clone()),
                 };
                 if let Some(known) = formers.get_mut(*at) {
@@ -167,7 +173,8 @@ impl Redis {
             shard: shard.clone(),
             steps: keys.iter().map(|(_, key, to)| step(shard, *key, *to)).collect(),
         });
-        let outcomes = self.link.each_durably(groups.collect()).await;
+        let outcomes = self.link.each_durably(groups.collect()).await.into_iter();
+        let outcomes: Vec<_> = outcomes.map(|outcome| outcome.and_then(all_read)).collect();
         for ((_, keys), outcome) in shards.iter().zip(&outcomes) {
             let durable = outcome.as_ref().map_or(Some(false), Answers::durable);
             for (at, ..) in keys {
@@ -182,11 +189,11 @@ impl Redis {
     }
 }
 
-fn former(key: SessionKey, pin: &Value) -> Known {
+fn former(shard: &Shard, key: SessionKey, pin: &Value) -> Known {
     if *pin == Value::Nil {
         return Ok(None);
     }
-    let pin = Stored::read(text(pin)?)?;
+    let pin = Stored::read(&shard.pin(key), text(pin)?)?;
     Ok(Some(Former {
         key,
         node: pin.node,

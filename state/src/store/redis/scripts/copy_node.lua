@@ -9,7 +9,7 @@
 -- proxies say it: a shard 0 that lost its records counts from 1 again, so what was changed later counts whatever its version.
 local there = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[1] .. '|written')
 if there[1] then
-  local version, written = tonumber(string.match(there[1], '^%d+')), tonumber(there[2] or 0)
+  local version, written = tonumber(string.match(readable(there[1], KEYS[1]), '^%d+')), tonumber(there[2] or 0)
   if tonumber(ARGV[2]) <= version and tonumber(ARGV[4]) <= written then
     return 0
   end

@@ -33,7 +33,7 @@ if not pin then
   end
   return 0
 end
-local version, owned, node = string.match(pin, '^(%d+)|%d+|(%d+)|[^|]*|([^|]+)')
+local version, owned, node = string.match(readable(pin, KEYS[1]), '^(%d+)|%d+|(%d+)|[^|]*|([^|]+)')
 if ago > 0 and math.floor(micros / 1000) - tonumber(owned) < ago then
   return 0
 end

@@ -9,7 +9,7 @@ local pin = redis.call('GET', KEYS[1])
 if not pin then
   return 0
 end
-local head, version, node, rest = string.match(pin, '^((%d+)|%d+|%d+|[^|]*|([^|]+))(.*)$')
+local head, version, node, rest = string.match(readable(pin, KEYS[1]), '^((%d+)|%d+|%d+|[^|]*|([^|]+))(.*)$')
 local before, seen, after = string.match(rest, '^(|%d*|%d*|%d*|)(%d*)(|%x*)$')
 if not before then
   before, seen, after = '||||', '', '|'

@@ -91,7 +91,7 @@ local function record(node)
   if not text then
     return 'active', false, ''
   end
-  local state, cooldown, boot = string.match(text, '^%d+|(%a+)|(%d+)|(.*)$')
+  local state, cooldown, boot = string.match(readable(text, KEYS[3]), '^%d+|(%a+)|(%d+)|(.*)$')
   cooldown = tonumber(cooldown)
   return state, cooldown > 0 and cooldown > time(), boot
 end
@@ -162,6 +162,7 @@ local pin = redis.call('GET', KEYS[1])
 local version, claimed, owned, known_boot, owner, rest
 local ttl, ends, created, known_seen, alias
 if pin then
+  pin = readable(pin, KEYS[1])
   version, claimed, owned, known_boot, owner, rest =
     string.match(pin, '^(%d+)|(%d+)|(%d+)|([^|]*)|([^|]+)(.*)$')
   ttl, ends, created, known_seen, alias = string.match(rest, '^|(%d*)|(%d*)|(%d*)|(%d*)|(%x*)$')

@@ -3,7 +3,8 @@
 -- KEYS 1 the shard's changes   2 the latest version that a session of the shard was given   3 .. the pins, as in resolve.lua
 -- ARGV 1 the life in ms of a pin that has none of its own   2 changes to keep
 --      then for each pin: its session key, and the pin as the proxy knows it: "version|node", or ""
--- Returns for each how long it lives from now on in ms, or -1 if it is not there; and the places, from 0 on, of those that are
+-- Returns for each how long it lives from now on in ms, -1 if it is not there, or minus its
+-- format if that is newer; and the places, from 0 on, of those that are
 -- others than was said.
 --
 -- Not a transaction: how long a pin lives is read from it, and of two versions the newer one stays.
@@ -41,8 +42,14 @@ end
 local lives, others = {}, {}
 for i = 1, #KEYS - 2 do
   local pin, text = redis.call('GET', KEYS[i + 2]), ARGV[2 * i + 2]
+  local format
   lives[i] = -1
   if pin then
+    pin, format = plain(pin)
+  end
+  if format then
+    lives[i] = -tonumber(format)
+  elseif pin then
     local version, claimed, owned, boot, node, rest =
       string.match(pin, '^(%d+)|(%d+)|(%d+)|([^|]*)|([^|]+)(.*)$')
     local ttl, ends = string.match(rest, '^|(%d*)|(%d*)|%d*|%d*|%x*$')
