@@ -154,18 +154,12 @@ impl Bootstrap {
     pub(crate) fn with_previous_filter(&self, module: &Path, previous: &Path) -> Self {
         let mut other = self.clone();
         assert!(relocate(&mut other.json, path_text(module), previous), "no filter is {}", module.display());
+        let strip = |value: &mut Value| {
+            value.as_object_mut().expect("an object").retain(|name, _| !NEW_FIELDS.contains(&name.as_str()));
+        };
         other.configure(&|plugin| {
-            let pools = plugin["pools"].as_array().cloned().unwrap_or_default();
-            let without = |value: &Value| {
-                let mut value = value.clone();
-                value
-                    .as_object_mut()
-                    .expect("an object")
-                    .retain(|name, _| !NEW_FIELDS.contains(&name.as_str()));
-                value
-            };
-            *plugin = without(plugin);
-            plugin["pools"] = pools.iter().map(without).collect();
+            strip(plugin);
+            plugin["pools"].as_array_mut().into_iter().flatten().for_each(strip);
         });
         other
     }

@@ -79,7 +79,7 @@ async fn store_that_was_emptied_under_mixed_services_leaves_no_session_with_two_
         let loss = async {
             world.redis().cli(&["flushall"]);
             let pinned = async || {
-                let Some(nodes) = nodes_if_agreed(&world, &keys).await else { return None };
+                let nodes = nodes_if_agreed(&world, &keys).await?;
                 for (key, node) in keys.iter().zip(&nodes) {
                     let pin = world.pin_of(POOL, key).await?;
                     if pin.node.as_str() != node {
