@@ -117,7 +117,8 @@ pub struct SessionAsk {
     /// answer is a pin that lives for 0 ms.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub renew: bool,
-    /// It may not begin now: without a pin it has none in the answer. The service decides that; it is not on the wire.
+    /// It may not begin now: without a pin it is answered with where it would begin, version 0 and a life of 0 ms, and nothing is
+    /// stored. The service decides that; it is not on the wire.
     #[serde(skip)]
     pub find_only: bool,
 }
@@ -156,8 +157,7 @@ impl SessionAsk {
 /// The answer to [`ResolveRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolveReply {
-    /// In the order of the request. A session whose part of the store does not answer has none, nor has one that may not begin
-    /// now as its pool's limit of new sessions is reached.
+    /// In the order of the request. A session whose part of the store does not answer has none; at least one has.
     pub pins: Vec<Pin>,
     /// No change after this position is missing from a poll that starts at it.
     pub cursor: Cursor,

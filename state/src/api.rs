@@ -11,7 +11,6 @@ mod metrics;
 mod problem;
 mod reading;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ use axum::{Extension, Router};
 use berth_core::time::Millis;
 use berth_core::wire::{
     Cursor, EndReply, ForgetReply, MAX_COOLDOWN, MAX_CORRELATION_ID, MAX_ENDED_AGO, MAX_WAIT, NodeChange,
-    NodeId, NodeRecord, NodeReply, NodesReply, PoolName, ResolveReply, ResolveRequest, SessionKey,
+    NodeId, NodeRecord, NodeReply, NodesReply, Pin, PoolName, ResolveReply, ResolveRequest, SessionKey,
     TouchReply, TouchRequest,
 };
 use hyper::body::Body as _;
@@ -209,7 +208,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     request.correlation_id = request.correlation_id.or(from_header);
 
     if let Some(admission) = &service.admission {
-        admission.mark(&mut request, Instant::now());
+        admission.take(&mut request, Instant::now());
     }
 
     // The position first: what changes while the store answers must not be missing after it.
@@ -218,18 +217,14 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
         (cursor, service.store.resolve(&request).await)
     })
     .await;
-    let pins = pins?;
     if let Some(admission) = &service.admission {
-        admission.note(&request.pool, &pins, Instant::now());
+        admission.give_back(&request, pins.as_deref().unwrap_or_default());
     }
-    if pins.len() < request.sessions.len() {
-        let has_pin: HashSet<SessionKey> = pins.iter().map(|pin| pin.key).collect();
-        let without = request.sessions.iter().filter(|ask| !has_pin.contains(&ask.key));
-        let (limited, unanswered): (Vec<_>, Vec<_>) = without.partition(|ask| ask.find_only);
-        service.metrics.unanswered(unanswered.len());
-        service.metrics.limited(limited.len());
-    }
-    for pin in &pins {
+    let pins = pins?;
+    service.metrics.unanswered(request.sessions.len().saturating_sub(pins.len()));
+    let is_limited = |pin: &&Pin| service.admission.is_some() && (pin.version, pin.ttl_ms) == (0, Some(0));
+    service.metrics.limited(pins.iter().filter(is_limited).count());
+    for pin in pins.iter().filter(|pin| !is_limited(pin)) {
         service.metrics.resolved(pin);
         tracing::debug!(
             pool = request.pool.as_str(), key = pin.key.short(), node = %pin.node, version = pin.version,

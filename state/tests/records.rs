@@ -212,6 +212,11 @@ async fn all_that_a_pool_leaves_in_redis_ends_by_itself() {
         store.id(&pool);
         let head = store.head(&pool).await.unwrap();
         store.changes(&pool, &head, 10).await.unwrap();
+        // Logs that ended before their pins, and begin again with a change.
+        let drop_logs = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+        server.cli(&["EVAL", drop_logs, "0", &format!("berth:{{{pool}/*}}:changes")]);
+        request.sessions.iter_mut().for_each(|ask| ask.unusable = vec![node(2)]);
+        store.resolve(&request).await.unwrap();
     }
 
     let lives = lives(&server);
@@ -251,4 +256,24 @@ async fn what_proxies_ask_for_does_not_end() {
     assert_eq!(lives(&server).into_iter().filter(kept).count(), soon.len());
     assert_eq!(shards_that_use(&store, "after", 1).await, BTreeSet::new());
     assert_eq!(store.nodes(&pool()).await.unwrap()[0].state, NodeState::Draining);
+}
+
+/// What another program wrote among the copies costs no session and no drain.
+#[tokio::test]
+async fn copies_that_are_not_ours_are_passed_over_and_replaced() {
+    let server = RedisServer::start(&[]);
+    let store = redis(vec![server.url()], false);
+    change(&store, 1, state(NodeState::Draining)).await;
+    assert_eq!(shards_that_use(&store, "before", 1).await, BTreeSet::new());
+
+    let one = node(1).to_string();
+    server.cli(&["HSET", "berth:{nodes/4}:nodes", &one, "garbage"]);
+    // A text that is no UTF-8, beside a copy that is gone.
+    let spoil =
+        "redis.call('HSET', KEYS[1], string.char(255, 254), 'x') redis.call('HDEL', KEYS[2], ARGV[1])";
+    server.cli(&["EVAL", spoil, "2", "berth:{nodes/5}:nodes", "berth:{nodes/6}:nodes", &one]);
+
+    assert_eq!(shards_that_use(&store, "spoiled", 1).await, BTreeSet::from([4, 6]));
+    change(&store, 1, state(NodeState::Draining)).await;
+    assert_eq!(shards_that_use(&store, "after", 1).await, BTreeSet::new());
 }

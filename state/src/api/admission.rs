@@ -37,20 +37,30 @@ impl Admission {
         Self { per_second: f64::from(per_second), buckets: Mutex::default() }
     }
 
-    /// Marks the sessions of a request that may not begin. One that a proxy knows lives already.
-    pub(super) fn mark(&self, request: &mut ResolveRequest, now: Instant) {
-        let mut left = self.with(&request.pool, now, |bucket| bucket.tokens);
-        for ask in request.sessions.iter_mut().filter(|ask| ask.known.is_none()) {
-            ask.find_only = left < 1.0;
-            left -= 1.0;
+    /// Takes a token for each session of a request, and marks those that may not begin. All are asked about alike: whether one is new
+    /// is known once the store has answered.
+    pub(super) fn take(&self, request: &mut ResolveRequest, now: Instant) {
+        let wanted = request.sessions.len() as f64;
+        let taken = self.with(&request.pool, now, |bucket| {
+            let taken = bucket.tokens.floor().min(wanted);
+            bucket.tokens -= taken;
+            taken
+        });
+        for ask in request.sessions.iter_mut().skip(taken as usize) {
+            ask.find_only = true;
         }
     }
 
-    /// What came of it.
-    pub(super) fn note(&self, pool: &PoolName, pins: &[Pin], now: Instant) {
+    /// What came of it: only those that have begun keep their tokens.
+    pub(super) fn give_back(&self, request: &ResolveRequest, pins: &[Pin]) {
+        let taken = request.sessions.iter().filter(|ask| !ask.find_only).count();
         let begun = pins.iter().filter(|pin| pin.outcome == Outcome::Claimed).count();
-        if begun > 0 {
-            self.with(pool, now, |bucket| bucket.tokens -= begun as f64);
+        let left = taken.saturating_sub(begun);
+        if left > 0 {
+            let mut buckets = lock(&self.buckets);
+            if let Some(bucket) = buckets.get_mut(&request.pool) {
+                bucket.tokens = (bucket.tokens + left as f64).min(self.per_second);
+            }
         }
     }
 
@@ -73,7 +83,7 @@ impl Admission {
 mod tests {
     use std::time::Duration;
 
-    use berth_core::wire::{KnownPin, SessionAsk, SessionKey};
+    use berth_core::wire::{SessionAsk, SessionKey};
 
     use super::*;
 
@@ -96,15 +106,19 @@ mod tests {
         vec![serde_json::from_str(json).unwrap(); count]
     }
 
+    fn may_begin(request: &ResolveRequest) -> usize {
+        request.sessions.iter().filter(|ask| !ask.find_only).count()
+    }
+
     #[test]
-    fn each_pool_begins_so_many_a_second_and_finds_all() {
+    fn each_pool_begins_so_many_a_second() {
         let (admission, start) = (Admission::new(10), Instant::now());
         let ask = |pool: &str, count, at: u64| {
             let mut request = request(pool, count);
-            admission.mark(&mut request, start + Duration::from_millis(at));
-            let admitted = request.sessions.iter().filter(|ask| !ask.find_only).count();
-            admission.note(&request.pool, &claimed(admitted), start + Duration::from_millis(at));
-            admitted
+            admission.take(&mut request, start + Duration::from_millis(at));
+            let begun = may_begin(&request);
+            admission.give_back(&request, &claimed(begun));
+            begun
         };
 
         assert_eq!(ask("a", 8, 0), 8);
@@ -115,27 +129,38 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_costs_nothing_and_what_is_known_passes() {
+    fn calls_at_once_share_what_there_is_and_leave_no_debt() {
+        let (admission, now) = (Admission::new(10), Instant::now());
+        let mut requests: Vec<_> = (0..50).map(|_| request("a", 9)).collect();
+        for request in &mut requests {
+            admission.take(request, now);
+        }
+        assert_eq!(requests.iter().map(may_begin).sum::<usize>(), 10);
+        for request in &requests {
+            admission.give_back(request, &claimed(may_begin(request)));
+        }
+
+        let mut next = request("a", 9);
+        admission.take(&mut next, now + Duration::from_millis(500));
+        assert_eq!(may_begin(&next), 5);
+    }
+
+    #[test]
+    fn what_is_found_costs_nothing() {
         let (admission, now) = (Admission::new(1), Instant::now());
         for _ in 0..50 {
             let mut request = request("a", 1);
-            admission.mark(&mut request, now);
-            assert!(!request.sessions[0].find_only);
-            admission.note(&request.pool, &[], now);
+            admission.take(&mut request, now);
+            assert_eq!(may_begin(&request), 1);
+            admission.give_back(&request, &[]);
         }
-        admission.note(&"a".parse().unwrap(), &claimed(1), now);
-        let mut request = request("a", 2);
-        request.sessions[1].known = Some(KnownPin { version: 5, node: "b".parse().unwrap() });
-        admission.mark(&mut request, now);
-        assert_eq!(request.sessions.iter().map(|ask| ask.find_only).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]
     fn made_up_pools_are_not_kept() {
         let (admission, start) = (Admission::new(5), Instant::now());
         for pool in 0..10_000_u64 {
-            let now = start + Duration::from_millis(pool);
-            admission.note(&format!("p{pool}").parse().unwrap(), &claimed(1), now);
+            admission.take(&mut request(&format!("p{pool}"), 1), start + Duration::from_millis(pool));
         }
         assert!(admission.buckets.lock().unwrap().len() <= POOLS + 1);
     }

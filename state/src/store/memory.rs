@@ -271,17 +271,16 @@ impl Store for Memory {
         let pool = pools.entry(request.pool.clone()).or_insert_with(|| self.new_pool());
         let formers: Vec<_> = request.sessions.iter().map(|ask| pool.former(ask, now)).collect();
         let asks = request.sessions.iter().zip(&formers);
-        let pins: Vec<Option<Pin>> = asks
+        let pins: Vec<Pin> = asks
             .map(|(ask, former)| pool.resolve(ask, former.as_ref(), request, &self.keeping, now, self.life))
             .collect();
         for (former, (ask, pin)) in formers.iter().zip(request.sessions.iter().zip(&pins)) {
             // A request without a session version does not say that others are old.
-            let to = pin.as_ref().and_then(|pin| pin.session_version);
-            if let (Some(former), Some(to), Some(_)) = (former, to, ask.session_version) {
+            if let (Some(former), Some(to), Some(_)) = (former, pin.session_version, ask.session_version) {
                 pool.raise(former, to, request, &self.keeping, now, self.life);
             }
         }
-        Ok(pins.into_iter().flatten().collect())
+        Ok(pins)
     }
 
     fn ttl(&self) -> Millis {

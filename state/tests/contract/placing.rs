@@ -238,11 +238,12 @@ pub(crate) async fn what_may_not_begin_is_only_found(store: &dyn Store) {
     let pins = store.resolve(&request("limited", asks)).await.unwrap();
 
     let found: Vec<_> = pins.iter().map(|pin| (pin.key, pin.node.clone())).collect();
-    let expected = [("there", 1), ("heir", 1), ("lost", 3), ("begins", 2)];
+    let expected = [("new", 2), ("there", 1), ("heir", 1), ("lost", 3), ("begins", 2)];
     assert_eq!(found, expected.map(|(id, place)| (key(id), node(place))));
     assert_eq!(owner(store, "limited", "new").await, None);
-    // Alone too: that is an answer, and no failure.
-    assert_eq!(store.resolve(&request("limited", vec![only("new")])).await.unwrap(), []);
+    // Where it would begin, with nothing that could make it begin.
+    assert_eq!((pins[0].outcome, pins[0].ttl_ms), (Outcome::Found, Some(0)));
+    assert!(pins[1..].iter().all(|pin| pin.ttl_ms != Some(0)));
 }
 
 pub(crate) async fn ends_and_continues_versions(store: &dyn Store) {

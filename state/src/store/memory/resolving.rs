@@ -2,7 +2,7 @@
 
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, Event, KnownPin, Outcome, Pin, Reason, ResolveRequest, SessionAsk, SessionKey,
+    ChangeKind, Event, KnownPin, NodeId, Outcome, Pin, Reason, ResolveRequest, SessionAsk, SessionKey,
 };
 
 use super::{Entry, Live, Pool};
@@ -33,7 +33,7 @@ impl Pool {
         keeping: &Keeping,
         now: Millis,
         life: u64,
-    ) -> Option<Pin> {
+    ) -> Pin {
         let key = ask.key;
         let known = ask.known.as_ref().filter(|known| versions::is_plausible(known.version, now));
         if let Some(known) = known {
@@ -43,7 +43,7 @@ impl Pool {
         let ended = self.ended(key, now);
         let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
         if ask.renew && there.is_none() && ended.is_some() && known.as_ref().is_none_or(is_over) {
-            return Some(answer_over(key, known, ask, now));
+            return answer_over(key, known, ask, now);
         }
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
@@ -60,15 +60,13 @@ impl Pool {
         };
         let there = there.or_else(|| known.map(lost));
         self.advance(known, now);
-        if ask.find_only && there.is_none() && former.is_none() {
-            return None;
-        }
         let owner = there.as_ref().map(|pin| pin.node.clone());
         let former_node = former.map(|former| &former.node);
         let placing =
             place(owner.as_ref(), former_node, ask, request.panic, now.0, |node| self.nodes.get(node));
         let mut moved = None;
         let (node, outcome, inherited) = match placing {
+            Placing::Claim(node) if ask.find_only => return answer_limited(key, node, ask),
             Placing::Claim(node) => (node, Outcome::Claimed, None),
             Placing::Inherit(node) => (node, Outcome::Found, former),
             Placing::Rehome(node, reason) => {
@@ -151,7 +149,7 @@ impl Pool {
         } else if !is_new {
             self.pins.remove(&key);
         }
-        Some(answer)
+        answer
     }
 
     /// The version that a session had when it was ended, if that is remembered.
@@ -242,6 +240,22 @@ impl Pool {
             event.correlation_id.clone_from(&request.correlation_id);
             fill(event);
         });
+    }
+}
+
+/// Where a session would begin that may not. Without a version: who knows one could begin it.
+fn answer_limited(key: SessionKey, node: NodeId, ask: &SessionAsk) -> Pin {
+    Pin {
+        key,
+        node,
+        version: 0,
+        outcome: Outcome::Found,
+        from: None,
+        restore: false,
+        durable: None,
+        ttl_ms: Some(0),
+        session_version: ask.session_version.filter(|version| *version > 0),
+        owned_ms: Some(0),
     }
 }
 

@@ -27,6 +27,10 @@ impl Step {
         Self { command, script: Some(script) }
     }
 
+    pub(super) fn is_script(&self) -> bool {
+        self.script.is_some()
+    }
+
     pub(super) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
         self.command.arg(argument);
         self

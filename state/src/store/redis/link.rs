@@ -10,7 +10,7 @@ use std::time::Duration;
 use berth_core::breaker::Permit;
 use futures_util::future::join_all;
 use redis::{RedisError, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::call::{Answers, Call, Group, Step, accepted};
@@ -40,6 +40,8 @@ pub(super) struct Link {
     waiting: Option<Waiting>,
     timeout: Duration,
     replicas: Replicas,
+    /// Of probes that wait for a replica.
+    probing: Semaphore,
 }
 
 /// How a call is made.
@@ -67,6 +69,7 @@ impl Link {
             waiting: options.quorum.then(|| Waiting::new(waiting)),
             timeout: options.timeout,
             replicas: Replicas::new(),
+            probing: Semaphore::new(1),
         })
     }
 
@@ -166,13 +169,16 @@ impl Link {
         steps: Vec<Step>,
     ) -> Result<Answers, StoreError> {
         let (late, is_probe) = (self.timeout / 2, kind == Kind::Probe);
+        // One at a time: that of a server that hangs must not keep places from the others' calls.
+        let is_written = is_probe && steps.iter().any(Step::is_script);
+        let turn = if is_written { self.probing.try_acquire().ok() } else { None };
         let call = |wait| {
             let call = Call::new(steps, wait, late);
             if is_probe { call.into_probe() } else { call }
         };
         let place = match (&self.waiting, kind) {
             (Some(waiting), Kind::Durable) => self.place(waiting, replica).await?,
-            (Some(waiting), Kind::Probe) => waiting.free_place(),
+            (Some(waiting), Kind::Probe) if turn.is_some() => waiting.free_place(),
             _ => None,
         };
         let Some(place) = place else {

@@ -88,10 +88,12 @@ async fn mend(link: &Link, pool: &PoolName) -> Result<usize, StoreError> {
         match outcome {
             Ok(answers) => {
                 let there = answers.values.first().cloned().unwrap_or(Value::Nil);
-                let there: BTreeMap<String, String> =
+                // As bytes: another program may have written among them.
+                let there: BTreeMap<Vec<u8>, Vec<u8>> =
                     redis::from_redis_value(there).map_err(|_| misread("copies of nodes"))?;
-                let lacks =
-                    |record: &&&NodeRecord| there.get(record.node.as_str()) != Some(&node_text(record));
+                let lacks = |record: &&&NodeRecord| {
+                    there.get(record.node.as_str().as_bytes()) != Some(&node_text(record).into_bytes())
+                };
                 let steps: Vec<Step> =
                     records.iter().filter(lacks).map(|record| copy_step(&shard, record)).collect();
                 if !steps.is_empty() {

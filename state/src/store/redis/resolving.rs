@@ -58,9 +58,6 @@ impl Redis {
                 }
             };
             for ((at, ask, _), value) in asks.iter().zip(&answers.values) {
-                if *value == Value::Nil {
-                    continue;
-                }
                 let pin = text(value).and_then(|text| reading::pin(ask.key, self.keeping.ttl, text));
                 let pin = match pin {
                     Ok(pin) => Pin { durable: answers.durable(), ..pin },

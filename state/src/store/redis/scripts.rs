@@ -21,19 +21,33 @@ macro_rules! reads {
     };
 }
 
+/// A script that logs changes.
+macro_rules! logs {
+    ($file:literal) => {
+        concat!(include_str!("scripts/log.lua"), include_str!($file))
+    };
+}
+
+/// A script that does both.
+macro_rules! reads_and_logs {
+    ($file:literal) => {
+        concat!(include_str!("scripts/format.lua"), include_str!("scripts/log.lua"), include_str!($file))
+    };
+}
+
 /// A script that is hashed once.
 pub(super) type Named = LazyLock<Script>;
 
 /// Finds, claims, inherits or rehomes one session.
-pub(super) static RESOLVE: Named = Named::new(|| Script::new(reads!("scripts/resolve.lua")));
+pub(super) static RESOLVE: Named = Named::new(|| Script::new(reads_and_logs!("scripts/resolve.lua")));
 /// Lets a former key's pin learn a higher session version.
-pub(super) static RAISE: Named = Named::new(|| Script::new(reads!("scripts/raise.lua")));
+pub(super) static RAISE: Named = Named::new(|| Script::new(reads_and_logs!("scripts/raise.lua")));
 /// Gives pins their time again.
-pub(super) static TOUCH: Named = Named::new(|| Script::new(reads!("scripts/touch.lua")));
+pub(super) static TOUCH: Named = Named::new(|| Script::new(reads_and_logs!("scripts/touch.lua")));
 /// Ends one session.
-pub(super) static END: Named = Named::new(|| Script::new(reads!("scripts/end.lua")));
+pub(super) static END: Named = Named::new(|| Script::new(reads_and_logs!("scripts/end.lua")));
 /// Writes a node's record.
-pub(super) static CHANGE_NODE: Named = Named::new(|| Script::new(include_str!("scripts/change_node.lua")));
+pub(super) static CHANGE_NODE: Named = Named::new(|| Script::new(logs!("scripts/change_node.lua")));
 /// Copies a node's record into one more shard.
 pub(super) static COPY_NODE: Named = Named::new(|| Script::new(reads!("scripts/copy_node.lua")));
 /// Drops a node's record, or a copy of it.

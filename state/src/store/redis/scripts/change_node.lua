@@ -17,9 +17,6 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
 -- As long as no proxy asks: changes.lua prolongs it.
 redis.call('PEXPIRE', KEYS[1], 2678400000)
 redis.call('PEXPIRE', KEYS[2], 2678400000)
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'kind', 'node', 'node', ARGV[1], 'version', ARGV[5],
+log_change(KEYS[3], ARGV[8], 'kind', 'node', 'node', ARGV[1], 'version', ARGV[5],
   'reason', ARGV[6], 'correlation_id', ARGV[7], 'record', ARGV[3])
-if redis.call('PTTL', KEYS[3]) == -1 then
-  redis.call('PEXPIRE', KEYS[3], 86400000)
-end
 return 1

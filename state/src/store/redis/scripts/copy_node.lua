@@ -10,7 +10,7 @@
 local there = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[1] .. '|written')
 if there[1] then
   local version, written = tonumber(string.match(readable(there[1], KEYS[1]), '^%d+')), tonumber(there[2] or 0)
-  if tonumber(ARGV[2]) <= version and tonumber(ARGV[4]) <= written then
+  if version and tonumber(ARGV[2]) <= version and tonumber(ARGV[4]) <= written then
     return 0
   end
 end

@@ -24,12 +24,8 @@ if not pin then
   remember(before or 0, 0)
   -- One that is said again is no news.
   if not before then
-    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'reason', 'deleted',
+    log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'reason', 'deleted',
       'correlation_id', ARGV[4])
-    if redis.call('PTTL', KEYS[3]) == -1 then
-      -- As in resolve.lua.
-      redis.call('PEXPIRE', KEYS[3], 86400000)
-    end
   end
   return 0
 end
@@ -39,6 +35,6 @@ if ago > 0 and math.floor(micros / 1000) - tonumber(owned) < ago then
 end
 remember(tonumber(version), redis.call('PTTL', KEYS[1]))
 redis.call('DEL', KEYS[1])
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'ended', 'key', ARGV[3], 'node', node,
+log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'node', node,
   'version', version, 'reason', 'deleted', 'correlation_id', ARGV[4])
 return 1

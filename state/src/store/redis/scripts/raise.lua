@@ -18,6 +18,6 @@ if (tonumber(seen) or 0) >= tonumber(ARGV[1]) then
   return 0
 end
 redis.call('SET', KEYS[1], head .. before .. ARGV[1] .. after, 'KEEPTTL')
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'superseded', 'key', ARGV[3], 'node', node,
+log_change(KEYS[2], ARGV[2], 'kind', 'superseded', 'key', ARGV[3], 'node', node,
   'version', version, 'reason', 'rotated', 'session_version', ARGV[1], 'correlation_id', ARGV[4])
 return 1

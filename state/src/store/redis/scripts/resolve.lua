@@ -15,7 +15,7 @@
 --      10 number of candidates n       11 .. 10+n candidates     then the unusable nodes
 -- Returns "outcome|version|restore|from|life|session version|owned for|node": outcome f, c or r; restore 0 or 1; life in ms,
 -- 0 if nothing was stored as the session has ended; how long the node has had the session, in ms; from and session version
--- may be empty. Or nil, if it has no pin and may not begin.
+-- may be empty. A session that may not begin has version and life 0.
 --
 -- Not a transaction: MULTI cannot look at the pin before it decides. WATCH could, at two more round trips and a retry
 -- for each race, and races are what a death brings.
@@ -41,7 +41,7 @@ end
 
 -- Versions, as versions.rs has them. Each is a time in microseconds; all are exact up to 2^53. What the clock says is kept until the
 -- time has passed it, and for two hours more, by which servers may differ.
-local AHEAD, KEPT, LOG_KEPT = 86400000000, 7200000, 86400000
+local AHEAD, KEPT = 86400000000, 7200000
 local function keep_clock(version)
   local ahead = math.max(0, math.floor((tonumber(version) - micros) / 1000))
   redis.call('SET', KEYS[5], version, 'PX', string.format('%.0f', KEPT + ahead))
@@ -65,15 +65,6 @@ local function advance(version)
   end
 end
 
--- Without this entry, a log that was lost before its first change would look like a log without changes. One that no proxy reads
--- ends by itself.
-local function begin_log()
-  if redis.call('EXISTS', KEYS[4]) == 0 then
-    redis.call('XADD', KEYS[4], '*', 'kind', 'begin')
-    redis.call('PEXPIRE', KEYS[4], LOG_KEPT)
-  end
-end
-
 -- When the node got the session, by the version.
 local function time_of(version)
   return string.format('%.0f', math.min(time(), math.floor(tonumber(version) / 1000)))
@@ -92,6 +83,10 @@ local function record(node)
     return 'active', false, ''
   end
   local state, cooldown, boot = string.match(readable(text, KEYS[3]), '^%d+|(%a+)|(%d+)|(.*)$')
+  if not state then
+    -- Not ours; the next copy of the node's record replaces it.
+    return 'active', false, ''
+  end
   cooldown = tonumber(cooldown)
   return state, cooldown > 0 and cooldown > time(), boot
 end
@@ -222,7 +217,7 @@ local function met(known, boot)
 end
 
 local function log_rehome(from, node, version, reason, correlation)
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'rehomed', 'key', ARGV[4], 'node', node,
+  log_change(KEYS[4], ARGV[3], 'kind', 'rehomed', 'key', ARGV[4], 'node', node,
     'from', from, 'version', version, 'reason', reason, 'correlation_id', correlation)
 end
 
@@ -260,12 +255,14 @@ if not pin then
     if ended then
       redis.call('DEL', KEYS[2])
     end
-    begin_log()
+    begin_log(KEYS[4])
   end
 end
 
 if not pin and not former_node and string.find(ARGV[9], 'f') then
-  return false
+  -- It goes where it would begin, and nothing is stored. Without a version: who knows one could begin it.
+  local node = not panic and fit(nil) or ARGV[11]
+  return table.concat({ 'f', '0', '0', '', '0', said_version, '0', node }, '|')
 end
 
 if not pin then
@@ -302,7 +299,7 @@ if not pin then
     redis.call('DEL', KEYS[2])
   end
   keep(version, at, at, boot, node)
-  begin_log()
+  begin_log(KEYS[4])
   if outcome == 'r' then
     log_rehome(from, node, version, reason, ARGV[5])
   end
@@ -328,10 +325,10 @@ local restore
 restore, known_boot = met(known_boot, boot)
 keep(version, claimed, owned, known_boot, owner)
 if seen ~= known_seen then
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
+  log_change(KEYS[4], ARGV[3], 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
     'version', version, 'reason', 'raised', 'session_version', seen, 'correlation_id', ARGV[5])
 elseif is_shorter then
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
+  log_change(KEYS[4], ARGV[3], 'kind', 'superseded', 'key', ARGV[4], 'node', owner,
     'version', version, 'reason', 'shortened', 'correlation_id', ARGV[5])
 end
 return answer('f', version, restore, '', owned, owner)

@@ -74,7 +74,7 @@ for i = 1, #KEYS - 2 do
         -- The proxy knows a write that was lost here.
         if new_node ~= node then
           boot = ''
-          redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'kind', 'rehomed', 'key', ARGV[2 * i + 1],
+          log_change(KEYS[1], ARGV[2], 'kind', 'rehomed', 'key', ARGV[2 * i + 1],
             'node', new_node, 'from', node, 'version', new_version, 'reason', 'recovered', 'correlation_id', '')
         end
         local since = string.format('%.0f', math.min(time(), math.floor(tonumber(new_version) / 1000)))
