@@ -5,44 +5,17 @@ mod commands;
 mod http;
 mod support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_core::wire::SessionKey;
-use berth_state::store::Keeping;
-use berth_state::store::redis::{Options, Tls};
 use serde_json::{Value, json};
 
 use commands::berth;
 use http::{Reply, Service};
-use support::{RedisCluster, RedisServer, eventually};
+use support::{RedisCluster, RedisServer, eventually, session_in};
 
 const A: &str = "10.0.0.1:80";
 const B: &str = "10.0.0.2:80";
-
-fn service(urls: Vec<String>, cluster: bool) -> Service {
-    let service = Service::on_redis(Options {
-        urls,
-        cluster,
-        quorum: false,
-        tls: Tls::default(),
-        timeout: Duration::from_secs(1),
-        keeping: Keeping::default(),
-    });
-    eventually("readiness", || service.ask("GET", "/readyz?require=all", "").status == 200);
-    service
-}
-
-/// A session of this shard that no other call has.
-fn key_in(shard: usize) -> SessionKey {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    loop {
-        let key = SessionKey::new("nodes", &NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-        if usize::from(key.as_bytes()[0] >> 4) == shard {
-            return key;
-        }
-    }
-}
 
 fn resolve(service: &Service, key: SessionKey) -> Reply {
     let session = json!({"key": key, "candidates": [A, B]});
@@ -63,10 +36,10 @@ fn a_node_is_drained_while_a_primary_is_gone() {
             assert_eq!(server.cli(&["CONFIG", "SET", name, value]).trim(), "OK");
         }
     }
-    let service = service(cluster.urls(), true);
+    let service = Service::ready_on(cluster.urls(), true);
     cluster.servers[primary].kill();
-    eventually("its sessions' failure", || resolve(&service, key_in(lost)).status == 503);
-    assert_eq!(resolve(&service, key_in(0)).status, 200);
+    eventually("its sessions' failure", || resolve(&service, session_in(lost)).status == 503);
+    assert_eq!(resolve(&service, session_in(0)).status, 200);
 
     let drained = berth(&["drain", B]).env("BERTH_SERVER", service.url()).output().unwrap();
 
@@ -85,9 +58,9 @@ fn a_poll_gets_the_news_of_a_shard_that_could_not_be_read_soon_after_it_can_be()
         assert_eq!(said.trim(), "OK");
     };
     user(&["~berth:*", "+@all"]);
-    let writer = service(vec![server.url()], false);
-    let reader = service(vec![format!("redis://reader:r@127.0.0.1:{}", server.port)], false);
-    let key = key_in(15);
+    let writer = Service::ready_on(vec![server.url()], false);
+    let reader = Service::ready_on(vec![format!("redis://reader:r@127.0.0.1:{}", server.port)], false);
+    let key = session_in(15);
     assert_eq!(resolve(&writer, key).status, 200);
     let cursor = reader.ask("GET", "/v1/changes?pool=nodes", "").json()["cursor"].clone();
     user(&["resetkeys", "~berth:{*/[0-9a-e]}:*", "(~berth:{*/f}:* +@all -xrange)"]);
@@ -113,7 +86,7 @@ fn a_poll_gets_the_news_of_a_shard_that_could_not_be_read_soon_after_it_can_be()
 #[test]
 fn a_record_that_cannot_be_read_hides_no_other() {
     let server = RedisServer::start(&[]);
-    let service = service(vec![server.url()], false);
+    let service = Service::ready_on(vec![server.url()], false);
     for (node, text) in [("10.0.0.8:80", "'nonsense'"), ("10.0.0.9:80", r"'\255'")] {
         let script = format!("return redis.call('HSET', KEYS[1], ARGV[1], {text})");
         server.cli(&["EVAL", &script, "1", "berth:{nodes/0}:records", node]);

@@ -11,39 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_core::wire::SessionKey;
-use berth_state::store::Keeping;
-use berth_state::store::redis::{Options, Tls};
 use serde_json::{Value, json};
 
 use http::Service;
-use support::{RedisCluster, RedisServer, eventually};
+use support::{RedisCluster, RedisServer, eventually, session_in};
 
 const A: &str = "10.0.0.1:80";
 const B: &str = "10.0.0.2:80";
-
-fn service(urls: Vec<String>, cluster: bool) -> Service {
-    let service = Service::on_redis(Options {
-        urls,
-        cluster,
-        quorum: false,
-        tls: Tls::default(),
-        timeout: Duration::from_secs(1),
-        keeping: Keeping::default(),
-    });
-    eventually("readiness", || service.ask("GET", "/readyz?require=all", "").status == 200);
-    service
-}
-
-/// A session of this shard that no other call has.
-fn key_in(shard: usize) -> SessionKey {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    loop {
-        let key = SessionKey::new("nodes", &NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-        if usize::from(key.as_bytes()[0] >> 4) == shard {
-            return key;
-        }
-    }
-}
 
 fn resolve(service: &Service, keys: &[SessionKey], candidates: &[&str]) -> (u16, Value) {
     let sessions: Vec<Value> = keys.iter().map(|key| json!({"key": key, "candidates": candidates})).collect();
@@ -63,8 +37,8 @@ fn allow(server: &RedisServer, shards: usize) {
 #[test]
 fn sessions_of_the_shards_that_are_there_are_answered() {
     let server = RedisServer::start(&[]);
-    let service = service(vec![server.url()], false);
-    let keys: Vec<SessionKey> = (0..16).map(key_in).collect();
+    let service = Service::ready_on(vec![server.url()], false);
+    let keys: Vec<SessionKey> = (0..16).map(session_in).collect();
     assert_eq!(resolve(&service, &keys, &[A]).0, 200);
     allow(&server, 5);
 
@@ -80,13 +54,13 @@ fn sessions_of_the_shards_that_are_there_are_answered() {
     let touch = |keys: &[SessionKey]| {
         service.ask("POST", "/v1/touch", &json!({"pool": "nodes", "keys": keys}).to_string())
     };
-    let reply = touch(&[&keys[..], &[key_in(2)]].concat()).json();
+    let reply = touch(&[&keys[..], &[session_in(2)]].concat()).json();
     assert_eq!(reply["touched"], 5, "{reply}");
     assert_eq!(reply["missing"].as_array().unwrap().len(), 1, "{reply}");
     assert_eq!(reply["unanswered"], json!(keys[5..]), "{reply}");
 
     // A session that is to inherit from a pin that cannot be read does not begin again.
-    let heir = key_in(0);
+    let heir = session_in(0);
     let session = json!({"key": heir, "candidates": [B], "alias_of": keys[9]});
     let body = json!({"pool": "nodes", "sessions": [session]}).to_string();
     assert_eq!(service.ask("POST", "/v1/resolve", &body).status, 503);
@@ -101,8 +75,8 @@ fn sessions_of_the_shards_that_are_there_are_answered() {
 #[test]
 fn changes_of_other_shards_are_told_and_those_of_one_that_was_away_when_it_is_back() {
     let server = RedisServer::start(&[]);
-    let service = service(vec![server.url()], false);
-    let (here, away) = (key_in(0), key_in(15));
+    let service = Service::ready_on(vec![server.url()], false);
+    let (here, away) = (session_in(0), session_in(15));
     assert_eq!(resolve(&service, &[here, away], &[A]).0, 200);
     let poll = |after: &Value| {
         let after = after.as_str().map_or(String::new(), |after| format!("&after={after}"));
@@ -141,9 +115,9 @@ fn changes_of_other_shards_are_told_and_those_of_one_that_was_away_when_it_is_ba
 #[test]
 fn a_drain_reaches_shards_that_were_away_once_they_are_back() {
     let server = RedisServer::start(&[]);
-    let service = service(vec![server.url()], false);
+    let service = Service::ready_on(vec![server.url()], false);
     let everywhere = |node: &str, others: &str| {
-        let keys: Vec<SessionKey> = (0..16).map(key_in).collect();
+        let keys: Vec<SessionKey> = (0..16).map(session_in).collect();
         let (status, reply) = resolve(&service, &keys, &[node, others]);
         status == 200 && reply["pins"].as_array().unwrap().iter().all(|pin| pin["node"] == others)
     };
@@ -160,16 +134,16 @@ fn a_drain_reaches_shards_that_were_away_once_they_are_back() {
     server.cli(&["DEL", "berth:{nodes/9}:nodes"]);
     server.cli(&["DEL", "berth:{nodes/0}:nodes"]);
     assert!(!everywhere(A, B));
-    let other = self::service(vec![server.url()], false);
-    assert_eq!(resolve(&other, &[key_in(0)], &[A]).0, 200);
+    let other = Service::ready_on(vec![server.url()], false);
+    assert_eq!(resolve(&other, &[session_in(0)], &[A]).0, 200);
     eventually("the copies", || everywhere(A, B));
 }
 
 #[test]
 fn a_change_that_cannot_be_read_is_left_out() {
     let server = RedisServer::start(&[]);
-    let service = service(vec![server.url()], false);
-    let (one, other) = (key_in(3), key_in(3));
+    let service = Service::ready_on(vec![server.url()], false);
+    let (one, other) = (session_in(3), session_in(3));
     assert_eq!(resolve(&service, &[one, other], &[A]).0, 200);
     let before = service.ask("GET", "/v1/changes?pool=nodes", "").json()["cursor"].clone();
     let end = |key: SessionKey| {
@@ -228,8 +202,8 @@ fn the_stores_timeout_bounds_a_whole_call() {
     static SLOW: AtomicBool = AtomicBool::new(false);
     let server = RedisServer::start(&[]);
     let port = slowed(server.port, Duration::from_millis(650), &SLOW);
-    let service = service(vec![format!("redis://127.0.0.1:{port}")], false);
-    let key = key_in(4);
+    let service = Service::ready_on(vec![format!("redis://127.0.0.1:{port}")], false);
+    let key = session_in(4);
     assert_eq!(resolve(&service, &[key], &[A]).0, 200);
     let session = format!("/v1/sessions/{key}?pool=nodes");
     assert_eq!(service.ask("GET", &session, "").status, 200);
@@ -266,7 +240,7 @@ fn claims(service: &Service, shards: &[usize], count: usize) -> (usize, Times) {
                 let (failed, times) = (&failed, &times);
                 scope.spawn(move || {
                     for turn in (claimer..count).step_by(4) {
-                        let key = key_in(shards[turn % shards.len()]);
+                        let key = session_in(shards[turn % shards.len()]);
                         let start = Instant::now();
                         let (status, _) = resolve(service, &[key], &[A]);
                         times.lock().unwrap().push(start.elapsed());
@@ -294,7 +268,11 @@ fn lose_nothing(what: &str, service: &Service, others: &[usize], count: usize, t
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 for shard in &away {
-                    assert_eq!(resolve(service, &[key_in(*shard)], &[A]).0, 503, "{what}: shard {shard:x}");
+                    assert_eq!(
+                        resolve(service, &[session_in(*shard)], &[A]).0,
+                        503,
+                        "{what}: shard {shard:x}"
+                    );
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -324,7 +302,7 @@ fn count() -> usize {
 #[test]
 fn other_shards_lose_nothing_while_some_are_refused() {
     let server = RedisServer::start(&[]);
-    let service = service(vec![server.url()], false);
+    let service = Service::ready_on(vec![server.url()], false);
     for there in [15, 8, 1] {
         let others: Vec<usize> = (0..there).collect();
         lose_nothing("one server", &service, &others, count(), || allow(&server, there));
@@ -336,7 +314,7 @@ fn other_shards_lose_nothing_while_some_are_refused() {
 fn other_shards_lose_nothing_while_a_primary_is_gone_or_hangs() {
     for hangs in [false, true] {
         let cluster = RedisCluster::start();
-        let service = service(cluster.urls(), true);
+        let service = Service::ready_on(cluster.urls(), true);
         let lost = cluster.primary_of("{nodes/3}").unwrap();
         let is_there = |shard: &usize| cluster.primary_of(&format!("{{nodes/{shard:x}}}")) != Some(lost);
         let others: Vec<usize> = (0..16).filter(is_there).collect();

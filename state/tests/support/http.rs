@@ -4,10 +4,10 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use berth_core::time::Millis;
-use berth_state::store::redis::Options;
+use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Memory, Redis, Store};
 use berth_state::{Limits, router, server};
 use serde_json::Value;
@@ -27,6 +27,19 @@ impl Service {
 
     pub fn on_redis(options: Options) -> Self {
         Self::start(Limits::default(), move || Arc::new(Redis::open(&options).unwrap()))
+    }
+
+    /// Over these servers, once all shards take writes. A call may take a second.
+    pub fn ready_on(urls: Vec<String>, cluster: bool) -> Self {
+        let (timeout, keeping) = (Duration::from_secs(1), Keeping::default());
+        let options = Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping };
+        let service = Self::on_redis(options);
+        let start = Instant::now();
+        while service.ask("GET", "/readyz?require=all", "").status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(30), "the store is not ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        service
     }
 
     pub fn start(limits: Limits, store: impl FnOnce() -> Arc<dyn Store> + Send + 'static) -> Self {

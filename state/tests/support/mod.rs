@@ -11,7 +11,10 @@ pub(crate) mod redis;
 #[path = "../../../test-harness/src/tokens.rs"]
 pub(crate) mod tokens;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use berth_core::wire::SessionKey;
 
 pub(crate) use redis::{RedisCluster, RedisServer, free_ports};
 
@@ -33,5 +36,16 @@ pub async fn eventually_async<F: Future<Output = bool>>(what: &str, mut ask: imp
     while !ask().await {
         assert!(start.elapsed() < PATIENCE, "gave up waiting for: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A session of this shard of the pool `nodes` that no other call has.
+pub(crate) fn session_in(shard: usize) -> SessionKey {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let key = SessionKey::new("nodes", &NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        if usize::from(key.as_bytes()[0] >> 4) == shard {
+            return key;
+        }
     }
 }

@@ -43,7 +43,10 @@ impl Pool {
         let ended = self.ended(key, now);
         let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
         if ask.renew && there.is_none() && ended.is_some() && known.as_ref().is_none_or(is_over) {
-            return answer_over(key, known, ask, now);
+            let version = known.map_or(0, |known| known.version);
+            let node = known.map(|known| &known.node).or(ask.candidates.first());
+            let node = node.unwrap_or_else(|| unreachable!("a request has candidates")).clone();
+            return answer_only(ask, node, version, now.since(versions::time_of(version, now)));
         }
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
@@ -66,7 +69,7 @@ impl Pool {
             place(owner.as_ref(), former_node, ask, request.panic, now.0, |node| self.nodes.get(node));
         let mut moved = None;
         let (node, outcome, inherited) = match placing {
-            Placing::Claim(node) if ask.find_only => return answer_limited(key, node, ask),
+            Placing::Claim(node) if ask.find_only => return answer_only(ask, node, 0, Millis(0)),
             Placing::Claim(node) => (node, Outcome::Claimed, None),
             Placing::Inherit(node) => (node, Outcome::Found, former),
             Placing::Rehome(node, reason) => {
@@ -243,30 +246,12 @@ impl Pool {
     }
 }
 
-/// Where a session would begin that may not. Without a version: who knows one could begin it.
-fn answer_limited(key: SessionKey, node: NodeId, ask: &SessionAsk) -> Pin {
+/// Nothing is stored of a session that may not begin now, or ended since it was known: its node, and the version that is known of it.
+/// Without one, who receives it cannot begin it.
+fn answer_only(ask: &SessionAsk, node: NodeId, version: u64, owned: Millis) -> Pin {
     Pin {
-        key,
+        key: ask.key,
         node,
-        version: 0,
-        outcome: Outcome::Found,
-        from: None,
-        restore: false,
-        durable: None,
-        ttl_ms: Some(0),
-        session_version: ask.session_version.filter(|version| *version > 0),
-        owned_ms: Some(0),
-    }
-}
-
-/// Nothing is stored of a session that ended since it was known. Where only the ring has put it, no version is.
-fn answer_over(key: SessionKey, known: Option<&KnownPin>, ask: &SessionAsk, now: Millis) -> Pin {
-    let version = known.map_or(0, |known| known.version);
-    let first =
-        || ask.candidates.first().cloned().unwrap_or_else(|| unreachable!("a request has candidates"));
-    Pin {
-        key,
-        node: known.map_or_else(first, |known| known.node.clone()),
         version,
         outcome: Outcome::Found,
         from: None,
@@ -274,6 +259,6 @@ fn answer_over(key: SessionKey, known: Option<&KnownPin>, ask: &SessionAsk, now:
         durable: None,
         ttl_ms: Some(0),
         session_version: ask.session_version.filter(|version| *version > 0),
-        owned_ms: Some(now.since(versions::time_of(version, now)).0),
+        owned_ms: Some(owned.0),
     }
 }
