@@ -205,3 +205,38 @@ async fn ends_and_drains_that_were_confirmed_outlive_their_primary() {
         assert!(has_replica || lost > 0, "nothing was lost: this test would not see a loss");
     }
 }
+
+fn first_of(pool: &str, shard: usize) -> ResolveRequest {
+    let key: SessionKey = format!("{shard:x}{:031}", 0).parse().unwrap();
+    let (pool, sessions) = (pool.parse().unwrap(), vec![SessionAsk::new(key, vec![node(1)], vec![])]);
+    ResolveRequest { pool, region: None, panic: false, correlation_id: None, sessions }
+}
+
+/// Shards of the same number are on different servers in different pools.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_gone_is_missed_by_the_shards_of_its_primary_alone() {
+    let cluster = RedisCluster::start();
+    let store = on_cluster(&cluster, true);
+    eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+    let home = |pool: &str, shard: usize| cluster.primary_of(&format!("{{{pool}/{shard:x}}}")).unwrap();
+    let (shard, lone) = (3, home("one", 3));
+    let mut names = (0..).map(|number| format!("other-{number}"));
+    let other = names.find(|name| home(name, shard) != lone).unwrap();
+    let confirmed =
+        async |pool: &str| store.resolve(&first_of(pool, shard)).await.unwrap()[0].durable == Some(true);
+    for pool in ["one", &other] {
+        eventually_async("a confirmation", || confirmed(pool)).await;
+    }
+
+    cluster.servers[cluster.replica_of(lone)].kill();
+    let (mut without, mut with) = (0, 0);
+    for _ in 0..100 {
+        without += usize::from(!confirmed("one").await);
+        with += usize::from(confirmed(&other).await);
+    }
+
+    // A busy machine may be late now and then.
+    assert!(without == 100 && with > 90, "{without} of the one not confirmed, {with} of the other confirmed");
+    let unconfirmed = store.readiness().await.unconfirmed.unwrap();
+    assert!(unconfirmed.iter().any(|one| one.shard == shard), "{unconfirmed:?}");
+}

@@ -307,6 +307,7 @@ impl Store for Redis {
     }
 
     async fn readiness(&self) -> Readiness {
-        Readiness { unconfirmed: self.link.unconfirmed(), ..self.prober.readiness().await }
+        let readiness = self.prober.readiness().await;
+        Readiness { unconfirmed: self.link.unconfirmed(&self.prober.followed()), ..readiness }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_core::breaker::Permit;
+use berth_core::wire::PoolName;
 use futures_util::future::join_all;
 use redis::{RedisError, Value};
 use tokio::sync::{Semaphore, watch};
@@ -17,7 +18,7 @@ use super::call::{Answers, Call, Group, Step, accepted};
 use super::connection::{Connection, Connections};
 use super::layout::Shard;
 use super::options::{Options, Secrets};
-use super::replicas::{GivenUp, Replicas, Replicated};
+use super::replicas::{GivenUp, Replicas, Replicated, Server};
 use super::sentinel::explained;
 use super::waiting::{Place, Waiting};
 use crate::store::StoreError;
@@ -135,20 +136,19 @@ impl Link {
     async fn send_all(&self, kind: Kind, limit: Duration, groups: Vec<Group>) -> Outcomes {
         // A verb of several calls takes no longer than one.
         let limit = limit.min(self.timeout.max(limit).saturating_sub(so_far()));
-        let bounded = async |replica: usize, shard: Shard, steps: Vec<Step>| {
-            let sent = timeout(limit, self.send(kind, replica, shard, steps)).await;
+        let bounded = async |shard: Shard, steps: Vec<Step>| {
+            let sent = timeout(limit, self.send(kind, shard, steps)).await;
             sent.unwrap_or(Err(StoreError::Timeout)).map_err(|error| self.plain.explain(error))
         };
         let accepted = |answers| accepted(answers).map_err(explained);
         if self.is_cluster() {
-            let send =
-                |Group { shard, steps }| async { accepted(bounded(shard.index(), shard, steps).await?) };
+            let send = |Group { shard, steps }| async { accepted(bounded(shard, steps).await?) };
             return join_all(groups.into_iter().map(send)).await;
         }
         let Some(shard) = groups.first().map(|group| group.shard.clone()) else { return Vec::new() };
         let lengths: Vec<usize> = groups.iter().map(|group| group.steps.len()).collect();
         let steps = groups.into_iter().flat_map(|group| group.steps).collect();
-        let answers = match bounded(0, shard, steps).await {
+        let answers = match bounded(shard, steps).await {
             Ok(answers) => answers,
             Err(error) => return lengths.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -161,13 +161,7 @@ impl Link {
     }
 
     /// Lets a replica confirm if asked to. A probe finds out whether one does, unless all places are taken: then that is known.
-    async fn send(
-        &self,
-        kind: Kind,
-        replica: usize,
-        shard: Shard,
-        steps: Vec<Step>,
-    ) -> Result<Answers, StoreError> {
+    async fn send(&self, kind: Kind, shard: Shard, steps: Vec<Step>) -> Result<Answers, StoreError> {
         let (late, is_probe) = (self.timeout / 2, kind == Kind::Probe);
         // One at a time: that of a server that hangs must not keep places from the others' calls.
         let is_written = is_probe && steps.iter().any(Step::is_script);
@@ -176,8 +170,9 @@ impl Link {
             let call = Call::new(steps, wait, late);
             if is_probe { call.into_probe() } else { call }
         };
+        let replicas = || self.replicas.of(&self.replicated_by(&shard));
         let place = match (&self.waiting, kind) {
-            (Some(waiting), Kind::Durable) => self.place(waiting, replica).await?,
+            (Some(waiting), Kind::Durable) => place(waiting, &replicas()).await?,
             (Some(waiting), Kind::Probe) if turn.is_some() => waiting.free_place(),
             _ => None,
         };
@@ -187,25 +182,20 @@ impl Link {
             let is_asked = self.waiting.is_some() && kind == Kind::Durable;
             return Ok(Answers { replicated: is_asked.then_some(Replicated::Silent), ..answers });
         };
-        let mut given_up = GivenUp(Some((&self.replicas, replica)));
+        let server = replicas();
+        let mut given_up = GivenUp(Some((&self.replicas, &server)));
         let answers = place.connection.send(&shard, &call(Some(self.timeout / REPLICA_SHARE))).await;
         given_up.0 = None;
         let answers = answers?;
         if let Some(replicated) = &answers.replicated {
-            self.replicas.report(replica, replicated);
+            self.replicas.report(&server, replicated);
         }
         Ok(answers)
     }
 
-    /// A place to wait for a replica, unless it lately did not confirm.
-    async fn place<'w>(&self, waiting: &'w Waiting, replica: usize) -> Result<Option<Place<'w>>, StoreError> {
-        let permit = self.replicas.allow(replica);
-        if permit == Permit::Deny {
-            return Ok(None);
-        }
-        let place = waiting.place().await?;
-        let may_wait = permit == Permit::Probe || !self.replicas.is_open(replica);
-        Ok(may_wait.then_some(place))
+    /// Whose replicas have what is written in this shard.
+    fn replicated_by(&self, shard: &Shard) -> String {
+        self.server_of(shard).filter(|_| self.is_cluster()).unwrap_or_default()
     }
 
     /// Whether it waits for replicas to confirm.
@@ -213,10 +203,23 @@ impl Link {
         self.waiting.is_some()
     }
 
-    /// The shards whose replicas do not confirm; `None` if they are not asked.
-    pub(super) fn unconfirmed(&self) -> Option<Vec<Unconfirmed>> {
-        self.asks_replicas().then(|| self.replicas.unconfirmed(!self.is_cluster()))
+    /// The shards of these pools whose replicas do not confirm; `None` if they are not asked.
+    pub(super) fn unconfirmed(&self, pools: &[PoolName]) -> Option<Vec<Unconfirmed>> {
+        let named = |shard: Shard| (shard.index(), self.replicated_by(&shard));
+        let shards = || pools.iter().flat_map(Shard::all).map(named).collect::<Vec<_>>();
+        self.asks_replicas().then(|| self.replicas.unconfirmed(&shards()))
     }
+}
+
+/// A place to wait for the server's replicas, unless they lately did not confirm.
+async fn place<'w>(waiting: &'w Waiting, replicas: &Server) -> Result<Option<Place<'w>>, StoreError> {
+    let permit = replicas.allow();
+    if permit == Permit::Deny {
+        return Ok(None);
+    }
+    let place = waiting.place().await?;
+    let may_wait = permit == Permit::Probe || !replicas.is_open();
+    Ok(may_wait.then_some(place))
 }
 
 fn no_answer() -> StoreError {

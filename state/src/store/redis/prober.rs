@@ -122,8 +122,12 @@ impl Prober {
 
     /// The pools that were asked about lately.
     pub(super) fn pools(&self) -> Vec<PoolName> {
-        let known = lock(&self.known);
-        known.iter().map(|followed| followed.pool.clone()).filter(|pool| pool.as_str() != NO_POOL).collect()
+        self.followed().into_iter().filter(|pool| pool.as_str() != NO_POOL).collect()
+    }
+
+    /// The same, or before the first the one that no proxy has.
+    pub(super) fn followed(&self) -> Vec<PoolName> {
+        lock(&self.known).iter().map(|followed| followed.pool.clone()).collect()
     }
 
     /// An ordinary call wrote in this shard.
