@@ -9,6 +9,7 @@ mod state_access;
 mod state_authority;
 mod state_coalescing;
 mod state_failures;
+mod state_limited;
 mod state_redis;
 mod state_shards;
 mod state_silent;
