@@ -1,4 +1,4 @@
-//! A pool begins no more sessions than it may: a flood of invented ids does not keep a proxy from those that are there.
+//! A pool has begun as many sessions as it may: a flood of invented ids does not keep a proxy from those that are there.
 
 use std::time::Duration;
 
