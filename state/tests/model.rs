@@ -242,11 +242,18 @@ async fn play(
 /// The pins of each session that were answered or said, in that order, each once; and those that were answered and not stored,
 /// which no proxy keeps.
 #[derive(Default)]
-struct Versions(BTreeMap<SessionKey, Vec<KnownPin>>, BTreeSet<(SessionKey, u64)>);
+struct Versions {
+    seen: BTreeMap<SessionKey, Vec<KnownPin>>,
+    not_stored: BTreeSet<(SessionKey, u64)>,
+    /// After how many ends each version was given out.
+    given: BTreeMap<(SessionKey, u64), usize>,
+    ends: usize,
+}
 
 impl Versions {
     fn note(&mut self, key: SessionKey, pin: KnownPin) {
-        let seen = self.0.entry(key).or_default();
+        self.given.entry((key, pin.version)).or_insert(self.ends);
+        let seen = self.seen.entry(key).or_default();
         if let Some(same) = seen.iter().find(|seen| seen.version == pin.version) {
             assert_eq!(same.node, pin.node, "a version is given to two nodes");
         } else {
@@ -255,18 +262,22 @@ impl Versions {
     }
 
     fn highest(&self, key: SessionKey) -> u64 {
-        self.0.get(&key).into_iter().flatten().map(|pin| pin.version).max().unwrap_or(0)
+        self.seen.get(&key).into_iter().flatten().map(|pin| pin.version).max().unwrap_or(0)
     }
 
     fn said(&mut self, key: SessionKey, said: &Said) -> Option<KnownPin> {
         match said {
             Said::Nothing => None,
             Said::Answered(ago) => {
-                let kept = |pin: &&KnownPin| !self.1.contains(&(key, pin.version));
-                self.0.get(&key)?.iter().rev().filter(kept).nth(*ago).cloned()
+                let kept = |pin: &&KnownPin| !self.not_stored.contains(&(key, pin.version));
+                self.seen.get(&key)?.iter().rev().filter(kept).nth(*ago).cloned()
             }
             Said::Lost(node) => {
                 let highest = Some(self.highest(key)).filter(|highest| *highest > 0)?;
+                // An end that came since is later than it, whichever session's it was.
+                if self.given[&(key, highest)] < self.ends {
+                    return None;
+                }
                 let known = KnownPin { version: highest + 7, node: node.clone() };
                 self.note(key, known.clone());
                 Some(known)
@@ -279,7 +290,7 @@ impl Versions {
         if version == 0 {
             return 0;
         }
-        self.0[&key].iter().position(|seen| seen.version == version).unwrap() as u64 + 1
+        self.seen[&key].iter().position(|seen| seen.version == version).unwrap() as u64 + 1
     }
 }
 
@@ -288,7 +299,8 @@ impl Versions {
 struct Law {
     versions: Versions,
     pins: BTreeMap<SessionKey, Known>,
-    remembered: BTreeSet<SessionKey>,
+    /// Those that ended, with the number of that end.
+    remembered: BTreeMap<SessionKey, usize>,
     /// Those of which the end is remembered, though it is older than all that is known of them.
     remembered_late: BTreeSet<SessionKey>,
     /// In cooldown until the node's record is forgotten.
@@ -323,7 +335,7 @@ impl Known {
 impl Law {
     /// What is said of a pin. A write that was lost after its session ended is of no store.
     fn says(&mut self, key: SessionKey, said: &Said) -> Option<KnownPin> {
-        let is_over = matches!(said, Said::Lost(_)) && self.remembered.contains(&key);
+        let is_over = matches!(said, Said::Lost(_)) && self.remembered.contains_key(&key);
         if is_over { None } else { self.versions.said(key, said) }
     }
 
@@ -341,13 +353,20 @@ impl Law {
             self.remake(ask.key, ask.known.as_ref());
             self.recover(ask.key, ask.known.as_ref());
             let before = self.pins.get(&ask.key).cloned();
-            let ended = self.remembered.contains(&ask.key) || self.remembered_late.contains(&ask.key);
+            let ended = self.remembered.contains_key(&ask.key) || self.remembered_late.contains(&ask.key);
             if before.is_none() && ask.renew && ended {
                 let known =
                     ask.known.as_ref().map_or((&ask.candidates[0], 0), |known| (&known.node, known.version));
                 assert_eq!(((&pin.node, pin.version), pin.ttl_ms), (known, Some(0)));
                 continue;
             }
+            // What its former key has is over too, if it is older than the end.
+            let end = before.is_none().then(|| self.remembered.get(&ask.key)).flatten();
+            let is_over = |former: &Known| {
+                let former_key = ask.alias_of.unwrap();
+                end.is_some_and(|end| self.versions.given[&(former_key, former.version)] < *end)
+            };
+            let former = former.as_ref().filter(|former| !is_over(former));
             // Of a pin that was not there.
             let is_next = |pin: &Pin| pin.version > highest;
             let mut alias_of = before.as_ref().and_then(|before| before.alias_of);
@@ -358,7 +377,7 @@ impl Law {
                     assert!(former.is_none(), "a session with a former pin is not a new one");
                 }
                 (None, Outcome::Found) => {
-                    let former = former.as_ref().expect("found, but neither was there");
+                    let former = former.expect("found, but neither was there");
                     assert_eq!(pin.node, former.node);
                     assert!(is_next(pin), "{pin:?}");
                     let fit = |node: &NodeId| *node != pin.node && !ask.unusable.contains(node);
@@ -372,7 +391,7 @@ impl Law {
                     assert_eq!((pin.node.clone(), pin.version), (before.node.clone(), before.version));
                 }
                 (None, Outcome::Rehomed) => {
-                    let former = former.as_ref().expect("rehomed, but neither was there");
+                    let former = former.expect("rehomed, but neither was there");
                     assert!(!request.panic && !ask.strict);
                     assert_eq!(pin.from, Some(former.node.clone()));
                     assert!(is_next(pin), "{pin:?}");
@@ -385,7 +404,7 @@ impl Law {
                     assert!(!request.panic && !ask.strict, "a pin was rewritten");
                     assert_eq!(pin.from, Some(before.node.clone()));
                     assert!(pin.version > highest, "{pin:?}");
-                    let inherits = former.as_ref().is_some_and(|former| former.node == pin.node);
+                    let inherits = former.is_some_and(|former| former.node == pin.node);
                     assert!(pin.node != before.node && (inherits || ask.candidates.contains(&pin.node)));
                     assert!(!ask.unusable.contains(&pin.node));
                     alias_of = if inherits { ask.alias_of } else { alias_of };
@@ -397,7 +416,7 @@ impl Law {
 
             // Versions of sessions only grow, ends only come nearer, and what was said last of the idle time holds.
             let seen =
-                [before.as_ref(), former.as_ref()].into_iter().flatten().map(|pin| pin.session_version);
+                [before.as_ref(), former].into_iter().flatten().map(|pin| pin.session_version);
             let known = Known {
                 node: pin.node.clone(),
                 version: pin.version,
@@ -410,7 +429,7 @@ impl Law {
             let claim = ask.claim_ttl_ms.filter(|_| pin.outcome == Outcome::Claimed);
             known.lives_at_most(claim.unwrap_or(u64::MAX), pin.ttl_ms.unwrap_or(KEEPING.ttl.0), self.now);
             if pin.ttl_ms == Some(0) {
-                self.versions.1.insert((ask.key, pin.version));
+                self.versions.not_stored.insert((ask.key, pin.version));
                 self.pins.remove(&ask.key);
             } else {
                 self.remembered.remove(&ask.key);
@@ -430,7 +449,7 @@ impl Law {
 
     /// Who knows a pin that was lost has it written again, unless it ended.
     fn remake(&mut self, key: SessionKey, known: Option<&KnownPin>) {
-        if let Some(known) = known.filter(|_| !self.remembered.contains(&key)) {
+        if let Some(known) = known.filter(|_| !self.remembered.contains_key(&key)) {
             self.pins.entry(key).or_insert_with(|| Known {
                 node: known.node.clone(),
                 version: known.version,
@@ -483,11 +502,12 @@ impl Law {
         }
         assert_eq!(ended, self.pins.contains_key(&key));
         // With all the names that it had. One that leads back to a later one is gone by then.
+        self.versions.ends += 1;
         let mut next = Some(key);
         while let Some(key) = next {
             let before = self.pins.remove(&key);
             next = before.as_ref().and_then(|before| before.alias_of);
-            self.remembered.insert(key);
+            self.remembered.insert(key, self.versions.ends);
         }
     }
 }
@@ -513,6 +533,10 @@ async fn log(
                 .record
                 .map(|record| (record.state, record.boot_id, record.cooldown_until_ms, record.forgotten));
             let version = match event.key {
+                // Of an end without a pin it is the end's own.
+                Some(_) if event.kind == ChangeKind::Ended && event.node.is_none() => {
+                    event.version.map(|version| u64::from(version > 0))
+                }
                 Some(key) => event.version.map(|version| versions.rank(key, version)),
                 None => event.version,
             };

@@ -102,7 +102,7 @@ pub struct Event {
     /// The owner before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<NodeId>,
-    /// Of the pin or of the node's record.
+    /// Of the pin or of the node's record; of a session that ended without a pin, the time of its end as a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// Why.

@@ -228,6 +228,9 @@ impl Pool {
         if let Some(before) = before {
             (ended, until) = (ended.max(before.0), until.max(before.1));
         }
+        if pin.is_none() {
+            self.sweep(now);
+        }
         self.pins.insert(key, Entry::Ended(ended, until.max(now + keeping.ended)));
         // Without a pin too: it may have been lost. But one that is said again is no news.
         if before.is_none() {
@@ -235,7 +238,7 @@ impl Pool {
                 event.kind = ChangeKind::Ended;
                 event.key = Some(key);
                 event.node = pin.as_ref().map(|(node, ..)| node.clone());
-                event.version = pin.as_ref().map(|(_, version, ..)| *version);
+                event.version = Some(pin.as_ref().map_or(ended, |(_, version, ..)| *version));
                 event.reason = Reason::Deleted;
                 event.correlation_id = correlation_id.map(str::to_owned);
             });

@@ -107,6 +107,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     changes::foreign_cursors_get_resync(store).await;
     rotation::new_keys_inherit_from_former_ones(store).await;
     rotation::all_names_of_a_session_end_with_it(store).await;
+    rotation::an_end_without_a_pin_is_also_that_of_the_former_key(store).await;
     rotation::heirs_of_a_node_that_is_out_are_rehomed_from_it(store).await;
     rotation::strict_heirs_inherit_whatever_becomes_of_the_node(store).await;
     rotation::rehomes_to_the_former_keys_node_first(store).await;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName,
+    ChangeKind, ChangesReply, CountReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Pin, PoolName,
     ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 use berth_state::store::readiness::Readiness;
@@ -21,6 +21,14 @@ pub(crate) struct Ordinal {
 impl Ordinal {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         Self { store, seen: Mutex::default() }
+    }
+
+    /// What an event bears, but for an end without a pin: that is a time, and no pin's.
+    fn place_of_event(&self, pool: &PoolName, event: &mut Event) {
+        let is_pins = event.kind != ChangeKind::Ended || event.node.is_some();
+        if let (Some(key), Some(version)) = (event.key, event.version) {
+            event.version = is_pins.then(|| self.place(pool, key, version));
+        }
     }
 
     fn place(&self, pool: &PoolName, key: SessionKey, version: u64) -> u64 {
@@ -46,7 +54,7 @@ impl Store for Ordinal {
         if let Some(session) = &mut session {
             session.version = self.place(pool, key, session.version);
             for event in &mut session.events {
-                event.version = event.version.map(|version| self.place(pool, key, version));
+                self.place_of_event(pool, event);
             }
         }
         Ok(session)
@@ -60,9 +68,7 @@ impl Store for Ordinal {
     ) -> Result<ChangesReply, StoreError> {
         let mut reply = self.store.changes(pool, after, limit).await?;
         for event in reply.events.iter_mut().filter(|event| event.kind != ChangeKind::Node) {
-            if let (Some(key), Some(version)) = (event.key, event.version) {
-                event.version = Some(self.place(pool, key, version));
-            }
+            self.place_of_event(pool, event);
         }
         Ok(reply)
     }

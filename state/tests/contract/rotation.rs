@@ -56,6 +56,22 @@ pub(crate) async fn all_names_of_a_session_end_with_it(store: &dyn Store) {
     assert!(!store.end(&pool("names"), key("c"), Millis(0), None).await.unwrap().outcome);
 }
 
+pub(crate) async fn an_end_without_a_pin_is_also_that_of_the_former_key(store: &dyn Store) {
+    resolve(store, "lost-heir", "old", &[1], &[]).await;
+    // Its own pin was lost, and with it that it had a former key.
+    assert!(!store.end(&pool("lost-heir"), key("new"), Millis(0), None).await.unwrap().outcome);
+
+    let begun = resolve_one(store, "lost-heir", rotated("new", "old", &[2], &[])).await;
+    assert_eq!(begun, pin("new", Outcome::Claimed, 2, 1));
+
+    // What the former key got since is newer.
+    assert!(store.end(&pool("lost-heir"), key("new"), Millis(0), None).await.unwrap().outcome);
+    assert!(store.end(&pool("lost-heir"), key("old"), Millis(0), None).await.unwrap().outcome);
+    resolve(store, "lost-heir", "old", &[3], &[]).await;
+    let inherited = resolve_one(store, "lost-heir", rotated("new", "old", &[4], &[])).await;
+    assert_eq!(inherited, pin("new", Outcome::Found, 3, 2));
+}
+
 pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn Store) {
     resolve(store, "out", "old", &[1, 2], &[]).await;
     let start = store.head(&pool("out")).await.unwrap();

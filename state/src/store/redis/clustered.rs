@@ -299,7 +299,7 @@ impl Clustered {
         while let Ok(Some(answer)) = timeout_at(end, asks.next()).await {
             match answer {
                 Ok(view) => {
-                    if view.epoch >= epoch {
+                    if view.is_ok && view.epoch >= epoch {
                         end = end.min(tokio::time::Instant::now() + OTHERS_AFTER);
                     }
                     if best.as_ref().is_none_or(|best| rank(best) < rank(&view)) {
@@ -359,7 +359,11 @@ impl Clustered {
             map.slots.iter().flatten().map(|node| node.address.clone()).collect();
         used.extend(self.seeds.iter().chain(&view.replicas).cloned());
         map.nodes.retain(|address, _| used.contains(address));
-        (map.replicas, map.epoch) = (view.replicas, view.epoch);
+        map.replicas = view.replicas;
+        // One that is cut off may count epochs alone, which those of the others would not reach for long.
+        if view.is_ok {
+            map.epoch = view.epoch;
+        }
         Ok(())
     }
 }

@@ -16,15 +16,17 @@ local function remember(version, lived)
   local latest = ago == 0 and tonumber(redis.call('GET', KEYS[4])) or 0
   local ended = math.max(version, latest, micros - ago * 1000)
   local kept = math.max(tonumber(ARGV[1]), lived, redis.call('PTTL', KEYS[2]))
-  redis.call('SET', KEYS[2], string.format('%.0f', ended), 'PX', string.format('%.0f', kept))
+  local text = string.format('%.0f', ended)
+  redis.call('SET', KEYS[2], text, 'PX', string.format('%.0f', kept))
+  return text
 end
 
 if not pin then
   local before = tonumber(redis.call('GET', KEYS[2]))
-  remember(before or 0, 0)
+  local ended = remember(before or 0, 0)
   -- One that is said again is no news.
   if not before then
-    log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'reason', 'deleted',
+    log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'version', ended, 'reason', 'deleted',
       'correlation_id', ARGV[4])
   end
   return 0

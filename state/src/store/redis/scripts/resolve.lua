@@ -246,6 +246,11 @@ if not pin then
     -- What is known is of its former life.
     told_version, told_node = nil, nil
   end
+  if ended and former_version and tonumber(former_version) <= tonumber(ended) then
+    -- So is the pin of its former key: that it had one was lost with its own pin, or it would have ended too.
+    former_key, former_version, former_seen, former_boot, former_node = nil, nil, nil, nil, nil
+    seen = higher(known_seen, said_version)
+  end
   if told_version then
     -- The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
     pin, version, owner, known_boot = '', told_version, told_node, ''
