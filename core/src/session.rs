@@ -15,6 +15,7 @@ mod error;
 mod expiry;
 mod extract;
 mod learn;
+mod signer;
 mod source;
 mod template;
 
@@ -28,6 +29,7 @@ pub use claims::{Awaited, ClaimSource, History, Token};
 pub use cookie::{CookieFault, CookieSettings, CookieTemplate, SameSite};
 pub use error::SourceError;
 pub use learn::{LearnSource, learn};
+pub use signer::{LEAST_SIGNING_KEY, Signer};
 pub use source::{Reading, Source};
 
 pub(crate) use source::is_header_name;
@@ -61,8 +63,7 @@ impl SessionId {
 
     /// Makes an id for a client that has none: 32 hex digits of the caller's randomness.
     pub fn from_random(random: [u8; 16]) -> Self {
-        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-        Self(random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0x0f)]).collect())
+        Self(hex(&random).collect())
     }
 
     /// True if it looks like one of [`Self::from_random`].
@@ -84,6 +85,11 @@ impl SessionId {
     fn from_slice(bytes: &[u8]) -> Option<Self> {
         usable(bytes).map(|bytes| Self(bytes.to_vec()))
     }
+}
+
+fn hex(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    bytes.iter().flat_map(move |byte| [digit(byte >> 4), digit(byte & 0x0f)])
 }
 
 /// Half of the hash is enough to follow one session through a log, and does not give the id away.
@@ -176,7 +182,7 @@ pub fn find<'s>(
                 }
             },
         };
-        if let Some(id) = id {
+        if let Some(id) = id.filter(|id| source.accepts(id)) {
             return Found::Session(id, source, None);
         }
         rest = later;

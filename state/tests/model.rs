@@ -415,8 +415,7 @@ impl Law {
             self.versions.note(ask.key, KnownPin { version: pin.version, node: pin.node.clone() });
 
             // Versions of sessions only grow, ends only come nearer, and what was said last of the idle time holds.
-            let seen =
-                [before.as_ref(), former].into_iter().flatten().map(|pin| pin.session_version);
+            let seen = [before.as_ref(), former].into_iter().flatten().map(|pin| pin.session_version);
             let known = Known {
                 node: pin.node.clone(),
                 version: pin.version,

@@ -3,6 +3,9 @@
 //! Serde stops at the first fault. Here each reader notes what is wrong, hands back nothing or the default and goes on;
 //! a configuration counts only if no fault was noted.
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -11,6 +14,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::time::Millis;
+
+/// What `openssl rand -base64` writes; the padding may be missing.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text).ok()
+}
 
 /// What a fault repeats of a value: enough to find it by.
 const SHOWN: usize = 64;

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::claims::ClaimBook;
-use super::fields::{Faults, Fields, path_of, quoted, shown};
+use super::fields::{Faults, Fields, from_base64, path_of, quoted, shown};
 use super::source::read_source;
 use crate::session::{
-    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LearnSource, RANDOM_DIGITS, SameSite, Source,
-    is_header_name,
+    ClaimSource, CookieFault, CookieSettings, CookieTemplate, LEAST_SIGNING_KEY, LearnSource, RANDOM_DIGITS,
+    SameSite, Signer, Source, is_header_name,
 };
 use crate::time::Millis;
 use crate::wire::{MAX_TTL, MIN_TTL};
@@ -16,6 +16,8 @@ use crate::wire::{MAX_TTL, MIN_TTL};
 const MAX_SOURCES: usize = 16;
 /// A test uses a minute; no session lasts longer than a year.
 const MAX_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(366 * 24 * 3_600_000);
+/// The key that signs, and those that are being replaced.
+const MAX_SIGNING_KEYS: usize = 4;
 /// Browsers cut a cookie's life at 400 days.
 const COOKIE_AGE: std::ops::RangeInclusive<Millis> = Millis(1000)..=Millis(400 * 24 * 3_600_000);
 
@@ -89,7 +91,7 @@ pub(super) fn read_session(
         }
         source
     };
-    let sources: Vec<Source> = elements.iter().filter_map(&mut read).collect();
+    let mut sources: Vec<Source> = elements.iter().filter_map(&mut read).collect();
     // A source that cannot be read may be the one that is looked for.
     let all_read = !elements.is_empty() && sources.len() == elements.len();
     let names = elements.iter().filter_map(|(_, source)| source.get("cookie").and_then(Value::as_str));
@@ -113,6 +115,19 @@ pub(super) fn read_session(
         }) {
             let message = "would cut the ids that Berth issues, which are of 0 to 9 and a to f: leave it out";
             faults.add(&path_of(path, "until"), message);
+        }
+    }
+    if let Missing::IssueCookie(template) = &missing
+        && let Some(signer) = template.signer()
+    {
+        sources = sources.into_iter().map(|source| source.signed_by(template.name(), signer)).collect();
+        for (path, source) in &elements {
+            let is_it = |part: &Value| part.get("cookie").and_then(Value::as_str) == Some(template.name());
+            if source.get("all").and_then(Value::as_array).is_some_and(|parts| parts.iter().any(is_it)) {
+                let message = "reads a cookie whose ids are signed together with others, where no signature is looked at: \
+                               give it another cookie";
+                faults.add(path, message);
+            }
         }
     }
     let ttl = fields.duration("ttl", Millis(MIN_TTL)..=Millis(MAX_TTL), faults);
@@ -205,6 +220,7 @@ fn read_cookie(
     settings.http_only = fields.flag("http_only", settings.http_only, faults);
     let choices = [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
     settings.same_site = fields.choice("same_site", &choices, faults).unwrap_or(settings.same_site);
+    let signer = read_signer(&mut fields, &settings.name, faults);
     let template = CookieTemplate::new(&settings).map_err(|found| {
         for fault in found {
             let place = fields.path_of(place_of(fault));
@@ -220,7 +236,36 @@ fn read_cookie(
         faults.add(&path, format!("{problem}: add {{\"cookie\": {name:?}}} to sources"));
     }
     fields.finish(faults);
-    name.and(template.ok())
+    let template = name.and(template.ok())?;
+    Some(match signer {
+        Some(signer) => template.signed_by(signer),
+        None => template,
+    })
+}
+
+/// Keys are secrets, so whatever stands where one belongs is not shown.
+fn read_signer(fields: &mut Fields<'_>, cookie: &str, faults: &mut Faults) -> Option<Signer> {
+    let value = fields.value("signing_keys")?;
+    let path = fields.path_of("signing_keys");
+    let elements = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    if !(1..=MAX_SIGNING_KEYS).contains(&elements.len()) {
+        faults.add(
+            &path,
+            format!("must be an array of 1 to {MAX_SIGNING_KEYS} keys, of which the first one signs"),
+        );
+        return None;
+    }
+    let keys = elements.iter().enumerate().filter_map(|(index, value)| {
+        let key = value.as_str().and_then(from_base64).filter(|key| key.len() >= LEAST_SIGNING_KEY);
+        if key.is_none() {
+            let message =
+                "must be at least 32 random bytes in base64, as openssl rand -base64 32 writes them";
+            faults.add(&format!("{path}[{index}]"), message);
+        }
+        key
+    });
+    let keys: Vec<Vec<u8>> = keys.collect();
+    Signer::new(cookie, &keys)
 }
 
 /// The field to change.

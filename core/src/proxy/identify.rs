@@ -33,7 +33,7 @@ impl Proxy {
         Err(Some(match (found, &session.missing) {
             (Found::Session(id, source, history), missing) => {
                 request.has_issued_cookie = matches!(missing, Missing::IssueCookie(template)
-                    if source.is_whole_cookie(template.name()) && id.looks_random());
+                    if source.is_whole_cookie(template.name()) && template.may_have_made(&id));
                 return Ok((id, history));
             }
             // Observe mode begins no sessions and rejects nothing.
@@ -54,7 +54,7 @@ impl Proxy {
             (_, Missing::IssueCookie(template)) => {
                 let issue = |pool: &mut Pool| {
                     let snapshot = pool.snapshot();
-                    pool.connections.issue(snapshot.as_deref(), waiter.attributes)
+                    pool.connections.issue(template, snapshot.as_deref(), waiter.attributes)
                 };
                 if let Some(id) = self.pools.get_mut(rule.pool).and_then(issue) {
                     request.cookie = template.set_cookie(&id);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::attributes::Attributes;
 use crate::placement::{Placement, takes_new};
-use crate::session::SessionId;
+use crate::session::{CookieTemplate, SessionId};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
 
@@ -61,13 +61,16 @@ impl Connections {
     /// An id for a new session; `None` without a source of randomness. Without members any id will do.
     pub(super) fn issue(
         &mut self,
+        cookie: &CookieTemplate,
         snapshot: Option<&Snapshot>,
         attributes: &dyn Attributes,
     ) -> Option<SessionId> {
         let Some(snapshot) = snapshot.filter(|snapshot| !snapshot.nodes.is_empty()) else {
-            return Some(SessionId::from_random(attributes.random()?));
+            return Some(cookie.new_id(attributes.random()?));
         };
-        let Some(connection) = connection(attributes) else { return id_for_any(snapshot, attributes) };
+        let Some(connection) = connection(attributes) else {
+            return id_for_any(cookie, snapshot, attributes);
+        };
         let now = attributes.now();
         while self.latest.front().is_some_and(|place| SHARED_FOR.is_over(place.since, now)) {
             self.latest.pop_front();
@@ -78,12 +81,12 @@ impl Connections {
             && takes_new(snapshot, node)
         {
             place.ids += 1;
-            let id = self.kept_for(snapshot, node);
-            if let Some(id) = id.or_else(|| self.search(snapshot, node, attributes)) {
+            let id = self.kept_for(cookie, snapshot, node);
+            if let Some(id) = id.or_else(|| self.search(cookie, snapshot, node, attributes)) {
                 return Some(id);
             }
         }
-        let id = id_for_any(snapshot, attributes)?;
+        let id = id_for_any(cookie, snapshot, attributes)?;
         if let Some(node) = owner(snapshot, id.hash()).and_then(|owner| snapshot.nodes.get(owner)) {
             if self.latest.len() == CONNECTIONS {
                 self.latest.pop_front();
@@ -94,22 +97,28 @@ impl Connections {
     }
 
     /// An id that was kept for the node at this place.
-    fn kept_for(&mut self, snapshot: &Snapshot, node: usize) -> Option<SessionId> {
+    fn kept_for(&mut self, cookie: &CookieTemplate, snapshot: &Snapshot, node: usize) -> Option<SessionId> {
         let kept = self.kept.get_mut(&snapshot.nodes.get(node)?.key_hash)?;
         // Others have another node by now.
         std::iter::from_fn(|| kept.pop())
-            .map(SessionId::from_random)
+            .map(|random| cookie.new_id(random))
             .find(|id| belongs_to(snapshot, node, id))
     }
 
     /// A new id for the node at this place. What belongs to others is kept for them.
-    fn search(&mut self, snapshot: &Snapshot, node: usize, attributes: &dyn Attributes) -> Option<SessionId> {
+    fn search(
+        &mut self,
+        cookie: &CookieTemplate,
+        snapshot: &Snapshot,
+        node: usize,
+        attributes: &dyn Attributes,
+    ) -> Option<SessionId> {
         let nodes = snapshot.nodes.len();
         let affordable = LOOKS.checked_div(snapshot.looks()).unwrap_or(LOOKS);
         let trials = LEAST_TRIALS_FOR_NODE.max(nodes * TRIALS_PER_NODE).min(affordable);
         for _ in 0..trials {
             let random = attributes.random()?;
-            let id = SessionId::from_random(random);
+            let id = cookie.new_id(random);
             let place = first_place(snapshot, id.hash())?;
             if place != node {
                 self.keep(snapshot, place, random);
@@ -133,14 +142,18 @@ impl Connections {
 }
 
 /// An id whose owner takes new sessions, if there is one soon.
-fn id_for_any(snapshot: &Snapshot, attributes: &dyn Attributes) -> Option<SessionId> {
-    let mut id = SessionId::from_random(attributes.random()?);
+fn id_for_any(
+    cookie: &CookieTemplate,
+    snapshot: &Snapshot,
+    attributes: &dyn Attributes,
+) -> Option<SessionId> {
+    let mut id = cookie.new_id(attributes.random()?);
     for _ in 1..TRIALS {
         let placement = Placement::of(snapshot, id.hash());
         if placement.is_ok_and(|placement| placement.takes_new(snapshot)) {
             break;
         }
-        id = SessionId::from_random(attributes.random()?);
+        id = cookie.new_id(attributes.random()?);
     }
     Some(id)
 }

@@ -10,6 +10,7 @@
 use std::{error, fmt};
 
 use super::SessionId;
+use super::signer::Signer;
 use super::source::is_token;
 use crate::time::Millis;
 
@@ -113,6 +114,7 @@ pub struct CookieTemplate {
     max_age: Option<Millis>,
     /// All that follows the value: it is the same for every session.
     attributes: String,
+    signer: Option<Signer>,
 }
 
 impl CookieTemplate {
@@ -128,7 +130,35 @@ impl CookieTemplate {
         let attributes = settings.attributes(settings.max_age_seconds);
         let max_age = settings.max_age_seconds.map(|seconds| Millis(u64::from(seconds) * 1000));
         let domain = settings.domain.as_deref().map(|domain| without_dot(domain).to_ascii_lowercase());
-        Ok(Self { name: settings.name.clone(), path: settings.path.clone(), domain, max_age, attributes })
+        let (name, path) = (settings.name.clone(), settings.path.clone());
+        Ok(Self { name, path, domain, max_age, attributes, signer: None })
+    }
+
+    /// The same for ids that are signed.
+    #[must_use]
+    pub fn signed_by(self, signer: Signer) -> Self {
+        Self { signer: Some(signer), ..self }
+    }
+
+    /// What signs its ids.
+    #[must_use]
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signer.as_ref()
+    }
+
+    /// Makes an id for a client that has none, of the caller's randomness.
+    #[must_use]
+    pub fn new_id(&self, random: [u8; 16]) -> SessionId {
+        match &self.signer {
+            Some(signer) => signer.sign(random),
+            None => SessionId::from_random(random),
+        }
+    }
+
+    /// Whether an id that came with the cookie may be one of [`Self::new_id`]: signatures were looked at when it was found.
+    #[must_use]
+    pub fn may_have_made(&self, id: &SessionId) -> bool {
+        self.signer.is_some() || id.looks_random()
     }
 
     /// The cookie's name.

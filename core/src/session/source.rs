@@ -6,9 +6,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::SessionId;
 use super::claims::ClaimSource;
 use super::error::{COMPOSITE_PARTS, SourceError};
 use super::extract::{self, is_token_byte};
+use super::signer::Signer;
 use super::template::PathTemplate;
 
 /// A place in a request that may name its session.
@@ -25,7 +27,17 @@ use super::template::PathTemplate;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source(Kind);
+pub struct Source {
+    kind: Kind,
+    /// Only ids that it signed are ids.
+    signer: Option<Signer>,
+}
+
+impl From<Kind> for Source {
+    fn from(kind: Kind) -> Self {
+        Self { kind, signer: None }
+    }
+}
 
 /// Two levels, so that a composite within a composite cannot be written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,36 +138,36 @@ impl Source {
         if !COMPOSITE_PARTS.contains(&sources.len()) {
             return Err(SourceError::CompositeSize(sources.len()));
         }
-        let parts = sources.into_iter().map(|source| match source.0 {
+        let parts = sources.into_iter().map(|source| match source.kind {
             Kind::Single(part) => Ok(part),
             Kind::Composite(_) => Err(SourceError::CompositeInComposite),
             Kind::Claims(_) => Err(SourceError::ClaimsInComposite),
         });
-        Ok(Self(Kind::Composite(parts.collect::<Result<_, _>>()?)))
+        Ok(Kind::Composite(parts.collect::<Result<_, _>>()?).into())
     }
 
     /// The same place, of whose value the id is read like this. Composites and tokens stay as they are.
     #[must_use]
     pub fn read_as(self, reading: Reading) -> Self {
-        match self.0 {
-            Kind::Single(part) => Self(Kind::Single(Part { reading, ..part })),
-            kind => Self(kind),
+        match self.kind {
+            Kind::Single(part) => Self { kind: Kind::Single(Part { reading, ..part }), ..self },
+            kind => Self { kind, ..self },
         }
     }
 
     fn at(place: Place) -> Self {
-        Self(Kind::Single(Part { place, reading: Reading::default() }))
+        Kind::Single(Part { place, reading: Reading::default() }).into()
     }
 
     /// The claims of a verified token.
     #[must_use]
     pub fn claims(source: ClaimSource) -> Self {
-        Self(Kind::Claims(source))
+        Kind::Claims(source).into()
     }
 
     /// The claims, if it is a token's.
     pub(crate) fn as_claims(&self) -> Option<&ClaimSource> {
-        match &self.0 {
+        match &self.kind {
             Kind::Claims(source) => Some(source),
             _ => None,
         }
@@ -164,12 +176,12 @@ impl Source {
     /// Whether it is a token's.
     #[must_use]
     pub fn is_token(&self) -> bool {
-        matches!(self.0, Kind::Claims(_))
+        matches!(self.kind, Kind::Claims(_))
     }
 
     /// The one place that it reads.
     pub(super) fn single(&self) -> Option<&Part> {
-        match &self.0 {
+        match &self.kind {
             Kind::Single(part) => Some(part),
             Kind::Composite(_) | Kind::Claims(_) => None,
         }
@@ -194,12 +206,12 @@ impl Source {
     /// True if it reads the whole value of this cookie, and nothing else.
     #[must_use]
     pub fn is_whole_cookie(&self, name: &str) -> bool {
-        matches!(&self.0, Kind::Single(Part { place: Place::Cookie(read), reading })
+        matches!(&self.kind, Kind::Single(Part { place: Place::Cookie(read), reading })
             if read == name && reading.until.is_none())
     }
 
     fn first(&self) -> Option<&Part> {
-        match &self.0 {
+        match &self.kind {
             Kind::Single(part) => Some(part),
             Kind::Composite(parts) => parts.first(),
             Kind::Claims(_) => None,
@@ -207,12 +219,25 @@ impl Source {
     }
 
     pub(super) fn kind(&self) -> &Kind {
-        &self.0
+        &self.kind
+    }
+
+    /// The same place; if it is this cookie, only ids count that were signed so.
+    #[must_use]
+    pub fn signed_by(self, cookie: &str, signer: &Signer) -> Self {
+        let is_it =
+            matches!(&self.kind, Kind::Single(Part { place: Place::Cookie(read), .. }) if read == cookie);
+        if is_it { Self { signer: Some(signer.clone()), ..self } } else { self }
+    }
+
+    /// Whether what was found there may be an id.
+    pub(super) fn accepts(&self, id: &SessionId) -> bool {
+        self.signer.as_ref().is_none_or(|signer| signer.has_signed(id))
     }
 
     /// Whether it looks at this header.
     pub(super) fn reads(&self, header: &str) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Single(part) => part.header() == header,
             Kind::Composite(parts) => parts.iter().any(|part| part.header() == header),
             // Tokens are somebody else's to fetch.
@@ -286,7 +311,7 @@ impl Reading {
 
 impl fmt::Display for Source {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Single(part) => part.fmt(formatter),
             Kind::Composite(parts) => {
                 for (position, part) in parts.iter().enumerate() {

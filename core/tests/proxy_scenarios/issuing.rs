@@ -391,3 +391,46 @@ fn only_its_own_cookies_are_renewed() {
     let mut without_age = ring_only();
     assert_eq!(set_by(&mut without_age, &Fake::new(&[("cookie", &cookie)])), None);
 }
+
+#[test]
+fn ids_that_were_not_signed_name_no_session() {
+    let key = |byte: &str| byte.repeat(43);
+    let signing = |keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(|byte| key(byte)).collect();
+        let mut proxy = issuing(&Value::Null, &Value::Null, &json!({"signing_keys": keys}));
+        see_members(&mut proxy);
+        proxy
+    };
+    let with_cookie = |proxy: &mut Proxy, value: &str| {
+        let mut fake = first(9, 900, 0);
+        fake.headers.insert("cookie".to_owned(), format!("{COOKIE}={value}"));
+        let (request, _) = proxy.handle_request(1, None, &fake);
+        (id(&request), node(&request), request.is_issued)
+    };
+    let mut proxy = signing(&["A"]);
+    let (session, home) = begin(&mut proxy, &first(1, 7, 0));
+
+    assert_eq!(with_cookie(&mut proxy, &session), (session.clone(), home.clone(), false));
+    for invented in [&session[..32], "alice", &"0".repeat(64), &session.to_uppercase()] {
+        let (other, _, is_issued) = with_cookie(&mut proxy, invented);
+        assert!(is_issued && other != invented, "{invented}");
+    }
+    // Keys are replaced: the new one signs, and what the old one signed counts as long as it is there.
+    assert_eq!(with_cookie(&mut signing(&["I", "A"]), &session), (session.clone(), home, false));
+    assert!(with_cookie(&mut signing(&["I"]), &session).2);
+    // Where nothing is signed it is an id like any other.
+    let mut proxy = ring_only();
+    assert_eq!(with_cookie(&mut proxy, &session).0, session);
+}
+
+#[test]
+fn ids_that_are_signed_have_one_place_for_each_connection_too() {
+    let keys = json!({"signing_keys": ["A".repeat(43)]});
+    let mut proxy = issuing(&Value::Null, &Value::Null, &keys);
+    see_members(&mut proxy);
+    for connection in 0..40 {
+        let of_it: BTreeSet<String> =
+            (0..6).map(|turn| begin(&mut proxy, &first(connection, connection * 10 + turn, 0)).1).collect();
+        assert_eq!(of_it.len(), 1);
+    }
+}

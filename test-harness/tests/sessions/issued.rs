@@ -111,3 +111,26 @@ async fn each_worker_renews_a_cookie_that_it_has_not_set_once() {
     let theirs = browser(&world).get("/").header("cookie", "sid=alice").send().await;
     assert_eq!(theirs.header("set-cookie"), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_cookies_name_no_session_where_ids_are_signed() {
+    let keys = ["A".repeat(43), "I".repeat(43)];
+    let builder = issuing(World::builder().nodes(4), json!({"name": "sid", "signing_keys": keys}));
+    let world = placing(builder).await;
+    let first = browser(&world).get("/").send().await;
+    let cookie = cookie_of(&first);
+    assert_eq!(cookie.len(), "sid=".len() + 64);
+
+    // Through either worker.
+    for _ in 0..8 {
+        let next = browser(&world).get("/").header("cookie", &cookie).send().await;
+        assert_eq!((next.node(), next.header("set-cookie")), (first.node(), None));
+    }
+    let mut changed = cookie.clone().into_bytes();
+    changed[10] = if changed[10] == b'0' { b'1' } else { b'0' };
+    for invented in ["sid=alice", &cookie[..36], std::str::from_utf8(&changed).unwrap()] {
+        let next = browser(&world).get("/").header("cookie", invented).send().await;
+        assert_ne!(cookie_of(&next), cookie, "another session begins");
+        assert_ne!(cookie_of(&next), invented);
+    }
+}

@@ -4,21 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
-use crate::config::fields::{Faults, Fields, quoted};
+use crate::config::fields::{Faults, Fields, from_base64, quoted};
 use crate::token::{Algorithm, Key, Keys, MAX_KEY_ID};
 
 /// Old and new, for a few issuers; more would be a set of keys.
 const MAX_KEYS: usize = 16;
-/// What `openssl rand -base64` writes; the padding may be missing.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 pub(super) fn read_static_keys(
     fields: &mut Fields<'_>,
@@ -78,7 +70,7 @@ fn read_static_key(value: &Value, path: &str, algorithms: &[Algorithm], faults: 
                 None
             }
         },
-        [name @ "secret_base64"] => match text(&mut fields, name).and_then(|text| BASE64.decode(text).ok()) {
+        [name @ "secret_base64"] => match text(&mut fields, name).and_then(|text| from_base64(&text)) {
             Some(secret) => Some((name, Key::secret(id, &secret))),
             None => {
                 let message = "must be a string in base64, as openssl rand -base64 64 writes it";

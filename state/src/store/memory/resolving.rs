@@ -51,9 +51,8 @@ impl Pool {
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
         // So is the pin of its former key: that it had one was lost with its own pin, or it would have ended too.
-        let former = former.filter(|former| {
-            there.is_some() || ended.is_none_or(|ended| former.version > ended)
-        });
+        let former =
+            former.filter(|former| there.is_some() || ended.is_none_or(|ended| former.version > ended));
         // The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
         let is_lost = there.is_none() && known.is_some();
         let lost = |known: &KnownPin| Live {
