@@ -42,7 +42,7 @@ pub fn check(input: &[u8]) {
 pub fn check_placements(roster: &Roster, policy: &HealthPolicy, now: Millis) {
     // Each priority has a ring of its own.
     let points = |nodes: &[Node]| {
-        let weights = || nodes.iter().map(|node| u64::from(node.weight));
+        let weights = || nodes.iter().map(|node| u64::from(node.weight.saturating_mul(node.health.weight())));
         u64::from(VIRTUAL_NODES) * weights().sum::<u64>() / weights().min().unwrap_or(1)
     };
     let virtual_nodes = roster.nodes.chunk_by(|a, b| a.priority == b.priority).map(points).max().unwrap_or(0);
