@@ -9,11 +9,12 @@ use berth_core::changelog::{Change, ChangeLog, Head, News, digest};
 use berth_core::feed::{Feed, FeedCall, FeedCallKind, FeedReply, Publication};
 use berth_core::health::HealthPolicy;
 use berth_core::membership::Observation;
+use berth_core::ring::Algorithm;
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
 use berth_core::wire::{ChangeKind, ChangesReply, Cursor, NodeRecord};
 
-use super::roster::check_placements;
+use super::roster::check_view;
 use super::sections;
 
 const NODES: [&str; 2] = ["10.0.0.1:8080", "10.0.0.3:8080"];
@@ -25,7 +26,7 @@ pub fn check(input: &[u8]) {
     for body in sections(input) {
         world.poll(Some(&*body).filter(|body| !body.is_empty()));
     }
-    check_placements(&world.roster, &POLICY, world.now);
+    check_view(&world.roster, Algorithm::Rendezvous, &POLICY, world.now);
 }
 
 struct World {

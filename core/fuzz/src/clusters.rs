@@ -6,10 +6,11 @@
 use berth_core::cluster::Clusters;
 use berth_core::health::HealthPolicy;
 use berth_core::membership::parse_clusters;
+use berth_core::ring::Algorithm;
 use berth_core::roster::Roster;
 use berth_core::time::Millis;
 
-use super::roster::check_placements;
+use super::roster::check_view;
 use super::sections;
 
 /// One of them begins with the other's name; the third is asked for and may be absent.
@@ -57,10 +58,9 @@ pub fn check(input: &[u8]) {
                 assert_eq!(Roster::decode(&roster.encode()).as_ref(), Some(&*roster), "published as it is");
             }
         }
-        // Rings cost more than all the rest.
-        rosters
-            .iter()
-            .filter(|roster| !roster.nodes.is_empty())
-            .for_each(|roster| check_placements(roster, policy, now));
+        // Rings cost more than all the rest, and are the roster's target to try.
+        for roster in rosters.iter().filter(|roster| !roster.nodes.is_empty()) {
+            check_view(roster, Algorithm::Rendezvous, policy, now);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, Event, NodeId, NodeRecord, Outcome, Pin, PoolName, Reason, SessionKey, SessionReply,
+    TouchReply,
 };
 use redis::Value;
 
@@ -149,6 +150,61 @@ impl Stored {
             events: Vec::new(),
         }
     }
+}
+
+/// What `GET` says of a session's pin, `PTTL` of its life, `TIME`, and `XREVRANGE` of the changes of its shard. `None` without a
+/// pin.
+pub(super) fn session(
+    pool: &PoolName,
+    key: SessionKey,
+    ttl: Millis,
+    values: &[Value],
+) -> Result<Option<SessionReply>, StoreError> {
+    let [pin, left, time_now, changes] = values else { return Err(misread("the parts of a session")) };
+    if *pin == Value::Nil {
+        return Ok(None);
+    }
+    let shard = Shard::of(pool, key);
+    let pin = Stored::read(&shard.pin(key), text(pin)?)?;
+    let mut session = pin.session(pool, key, ttl, integer(left)?, time(time_now)?);
+    session.events = events(&shard, changes)?.events;
+    session.events.retain(|event| event.key == Some(key));
+    session.events.reverse();
+    Ok(Some(session))
+}
+
+/// What `touch.lua` returns of these sessions, added to a reply. Returns what is wrong with a pin that was left as it is.
+pub(super) fn touched(
+    shard: &Shard,
+    keys: &[SessionKey],
+    value: &Value,
+    reply: &mut TouchReply,
+) -> Result<Option<StoreError>, StoreError> {
+    let [lives, others] = list(value)? else { return Err(misread("touched pins")) };
+    let lives = list(lives)?;
+    if lives.len() != keys.len() {
+        return Err(misread("touched pins"));
+    }
+    let mut failure = None;
+    for (key, life) in keys.iter().zip(lives) {
+        match integer(life)? {
+            -1 => reply.missing.push(*key),
+            life if life < 0 => {
+                failure = Some(format::newer(&life.unsigned_abs().to_string(), &shard.pin(*key)));
+                reply.unanswered.push(*key);
+            }
+            life => {
+                reply.touched += 1;
+                let life = other_than(Millis(reply.ttl_ms), Millis(life.unsigned_abs()));
+                reply.ttls_ms.extend(life.map(|life| (*key, life)));
+            }
+        }
+    }
+    for place in list(others)? {
+        let place = usize::try_from(integer(place)?).ok();
+        reply.changed.extend(place.and_then(|place| keys.get(place)));
+    }
+    Ok(failure)
 }
 
 /// The last parts of a stored pin: either all of them are present, or no part is.
