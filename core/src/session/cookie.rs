@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_path_cannot_end_its_attribute() {
-        for path in ["", "play", "/a;b", "/a\r\nb", "/a\u{7f}"] {
+        for path in ["", "play", "/a;b", "/a\r\nb", "/a\u{7f}", "/a "] {
             let settings = CookieSettings { path: path.into(), ..settings() };
             assert_eq!(CookieTemplate::new(&settings).unwrap_err(), [CookieFault::Path], "{path:?}");
         }

@@ -35,7 +35,9 @@ pub fn check(input: &[u8]) {
         let mut world = World::new();
         for asked in requests(input).into_iter().take(MAX_REQUESTS) {
             world.now.fetch_add(asked.after, Ordering::Relaxed);
-            let (Ok(method), Ok(uri)) = (asked.method.parse::<Method>(), asked.path.parse::<Uri>()) else { continue };
+            let (Ok(method), Ok(uri)) = (asked.method.parse::<Method>(), asked.path.parse::<Uri>()) else {
+                continue;
+            };
             let answer = world.send(method.clone(), uri.clone(), asked.body.clone()).await;
             world.check(&method, &uri, &asked.body, &answer).await;
         }
@@ -114,7 +116,12 @@ impl World {
     }
 
     async fn check(&mut self, method: &Method, uri: &Uri, body: &[u8], answer: &Answer) {
-        assert!(!answer.status.is_server_error(), "{}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+        assert!(
+            !answer.status.is_server_error(),
+            "{}: {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
         if !answer.status.is_success() {
             if !answer.body.is_empty() {
                 let reply: ErrorReply = answer.read();
@@ -165,7 +172,11 @@ impl World {
                 let session = self.ask(ApiRequest::session(request.pool.as_str(), pin.key)).await;
                 assert_eq!(session.status, StatusCode::OK, "a session that was answered has a pin: {pin:?}");
                 let session: SessionReply = session.read();
-                assert_eq!((session.node, session.version), (pin.node.clone(), pin.version), "an answer is kept");
+                assert_eq!(
+                    (session.node, session.version),
+                    (pin.node.clone(), pin.version),
+                    "an answer is kept"
+                );
             }
         }
     }

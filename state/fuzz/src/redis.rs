@@ -26,7 +26,11 @@ pub fn check(input: &[u8]) {
     if let Ok(records) = replies::records(&pool, &answer) {
         for record in records {
             let written = serde_json::to_string(&record).unwrap();
-            assert_eq!(serde_json::from_str(&written).ok(), Some(record), "a record is read as it was written");
+            assert_eq!(
+                serde_json::from_str(&written).ok(),
+                Some(record),
+                "a record is read as it was written"
+            );
         }
     }
     if let Ok(now) = replies::time(&answer) {
@@ -58,7 +62,11 @@ fn check_sessions(pool: &PoolName, answer: &Value) {
         match replies::touched(pool, keys, answer, &mut reply) {
             Ok(is_newer) => {
                 let said: BTreeSet<_> = reply.missing.iter().chain(&reply.unanswered).collect();
-                assert_eq!(reply.touched + said.len(), asked, "each session is touched, missing or unanswered");
+                assert_eq!(
+                    reply.touched + said.len(),
+                    asked,
+                    "each session is touched, missing or unanswered"
+                );
                 assert_eq!(is_newer, !reply.unanswered.is_empty());
                 assert!(reply.ttls_ms.len() <= reply.touched, "{reply:?}");
                 assert!(reply.changed.iter().all(|key| keys.contains(key)), "{reply:?}");
@@ -69,7 +77,10 @@ fn check_sessions(pool: &PoolName, answer: &Value) {
     match replies::session(pool, key, TTL, parts(answer)) {
         Ok(Some(session)) => {
             assert!(session.key == key && session.session_version != Some(0), "{session:?}");
-            assert!(session.events.iter().all(|event| event.key == Some(key)), "events of others: {session:?}");
+            assert!(
+                session.events.iter().all(|event| event.key == Some(key)),
+                "events of others: {session:?}"
+            );
             let written = serde_json::to_string(&session).unwrap();
             assert_eq!(serde_json::from_str(&written).ok(), Some(session), "a session fits into a reply");
         }
@@ -84,7 +95,10 @@ fn check_changes(pool: &PoolName, answer: &Value) {
             let [gap, entries] = parts(answer) else { panic!("these are no changes") };
             let entries = parts(entries);
             assert_eq!(changes.gap, *gap == Value::Int(1));
-            assert!(changes.events.len() + changes.unreadable <= entries.len(), "an entry is one event at most");
+            assert!(
+                changes.events.len() + changes.unreadable <= entries.len(),
+                "an entry is one event at most"
+            );
             assert_eq!(changes.last.is_some(), !entries.is_empty(), "where there are entries it goes on");
             for event in changes.events {
                 assert!(replies::rewritten(&event.cursor).as_ref() == Some(&event.cursor), "{event:?}");
@@ -123,12 +137,16 @@ fn check_text(text: &str) {
         assert!(port > 0 && !host.is_empty() && host != "?", "{host}:{port} cannot be connected to");
     }
     for slot in replies::moving(text) {
-        assert!(text.contains(&slot.to_string()) || text.contains('0'), "{slot}");
+        assert!(text.contains(&slot.to_string()), "{slot}");
     }
     if let Some(position) = text.parse::<Cursor>().ok().as_ref().and_then(replies::rewritten) {
-        assert_eq!(replies::rewritten(&position).as_ref(), Some(&position), "a position is written in one way");
+        assert_eq!(
+            replies::rewritten(&position).as_ref(),
+            Some(&position),
+            "a position is written in one way"
+        );
     }
-    replies::is_sentinel_url(text);
+    assert!(!replies::is_sentinel_url(text) || text.contains("+sentinel://"), "{text}");
 }
 
 /// What goes into a log or an answer says something, and in bounds.
@@ -157,7 +175,9 @@ fn parts(answer: &Value) -> &[Value] {
 
 fn number(value: &Value) -> u64 {
     match value {
-        Value::BulkString(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
+        Value::BulkString(text) => {
+            std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+        }
         Value::SimpleString(text) => text.parse().unwrap_or(0),
         _ => 0,
     }

@@ -52,7 +52,7 @@ pub(super) fn list(value: &Value) -> Result<&[Value], StoreError> {
 pub(super) fn time(value: &Value) -> Result<u64, StoreError> {
     let [seconds, micros] = list(value)? else { return Err(misread("the time")) };
     match (text(seconds)?.parse::<u64>(), text(micros)?.parse::<u64>()) {
-        (Ok(seconds), Ok(micros)) => Ok(seconds.saturating_mul(1000) + micros / 1000),
+        (Ok(seconds), Ok(micros)) => Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000)),
         _ => Err(misread("the time")),
     }
 }
@@ -322,6 +322,40 @@ mod tests {
         };
         assert_eq!(Stored::read("k", &whole).unwrap().claims, expected);
         assert_eq!(Stored::read("k", "3|1|2||10.0.0.1:80|||||").unwrap().claims, Claims::default());
+    }
+
+    #[test]
+    fn a_time_at_its_limit_is_read() {
+        let time_of = |parts: [&str; 2]| {
+            time(&Value::Array(parts.map(|part| Value::BulkString(part.as_bytes().to_vec())).to_vec()))
+        };
+        assert_eq!(time_of(["1767225600", "123456"]), Ok(1_767_225_600_123));
+        let most = u64::MAX.to_string();
+        assert_eq!(time_of([&most, &most]), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn an_answer_to_a_touch_speaks_of_each_session() {
+        let (pool, key) = ("nodes".parse().unwrap(), SessionKey::new("nodes", b"alice"));
+        let touched = |lives: &[i64]| {
+            let lives = lives.iter().map(|life| Value::Int(*life)).collect();
+            let mut reply = TouchReply {
+                touched: 0,
+                missing: Vec::new(),
+                changed: Vec::new(),
+                ttl_ms: 5,
+                ttls_ms: BTreeMap::new(),
+                store: None,
+                unanswered: Vec::new(),
+            };
+            let answer = Value::Array(vec![Value::Array(lives), Value::Array(Vec::new())]);
+            super::touched(&Shard::of(&pool, key), &[key, key], &answer, &mut reply).map(|_| reply.touched)
+        };
+
+        assert_eq!(touched(&[5, 6]), Ok(2));
+        for lives in [&[][..], &[5], &[5, 6, 7]] {
+            assert_eq!(touched(lives), Err(misread("touched pins")), "{lives:?}");
+        }
     }
 
     #[test]
