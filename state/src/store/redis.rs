@@ -38,12 +38,6 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use berth_core::time::Millis;
-use berth_core::wire::{
-    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
-    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
-};
 use self::call::{Group, Step};
 use self::feed::{Heads, Unreadable};
 use self::identity::Identity;
@@ -59,6 +53,12 @@ use super::one_call::as_one_call;
 use super::readiness::Readiness;
 use super::{Keeping, Store, StoreError, Written};
 use crate::given::Fault;
+use async_trait::async_trait;
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
+    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
+};
 
 /// How far back the changes of one session are looked for, in its shard.
 const EVENTS_LOOKED_AT: usize = 1024;
@@ -119,7 +119,9 @@ impl Redis {
         ];
         let answers = self.link.run(vec![Group { shard: shard.clone(), steps }]).await?;
         let values = answers.first().map_or(&[][..], |answers| &answers.values);
-        let Some(mut session) = reading::session(pool, key, self.keeping.ttl, values)? else { return Ok(None) };
+        let Some(mut session) = reading::session(pool, key, self.keeping.ttl, values)? else {
+            return Ok(None);
+        };
         if let Some((_, owner)) = self.record_of(pool, &session.node).await? {
             session.owner = owner;
         }

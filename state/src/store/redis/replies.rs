@@ -3,9 +3,7 @@
 //! Each is what the service reads such an answer with; the service itself does not come through here.
 
 use berth_core::time::Millis;
-use berth_core::wire::{
-    Cursor, Event, NodeRecord, Pin, PoolName, SessionKey, SessionReply, TouchReply,
-};
+use berth_core::wire::{Cursor, Event, NodeRecord, Pin, PoolName, SessionKey, SessionReply, TouchReply};
 use redis::Value;
 
 use super::layout::{Shard, cursor, positions};
