@@ -231,7 +231,7 @@ fn id(session: usize) -> SessionId {
 
 /// Another mixture of terms with each number.
 fn terms(number: usize) -> Terms {
-    let superseded = if number % 2 == 0 { Superseded::Reject } else { Superseded::Accept };
+    let superseded = if number.is_multiple_of(2) { Superseded::Reject } else { Superseded::Accept };
     let session = Session {
         sources: Vec::new(),
         missing: Missing::Pass,
@@ -246,7 +246,7 @@ fn terms(number: usize) -> Terms {
         is_strict: number % 3 == 1,
         ends: None,
         created: None,
-        version: (number % 4 > 0).then_some(2),
+        version: (!number.is_multiple_of(4)).then_some(2),
         previous: (number % 5 == 4).then(|| id(0)),
         is_issued: number % 5 == 3,
     }
