@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-failovers test-matrix test-all e2e demo bench simulate fmt clean
+.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-failovers test-matrix test-all e2e demo bench simulate fuzz fmt clean
 CARGO_FLAGS := --locked
 # Compose is a command of its own where Docker has no plugin for it.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -80,7 +80,7 @@ test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, wi
 test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
-test-all: test test-browser test-compose test-valkey test-failovers ## test, browser, compose, Valkey, failovers, both demos, the CRDs, and the end-to-end tests again without Docker
+test-all: test test-browser test-compose test-valkey test-failovers fuzz ## test, browser, compose, Valkey, failovers, fuzzing, both demos, the CRDs, and the end-to-end tests again without Docker
 	scripts/check-crds
 	$(MAKE) demo ARGS=--once
 	$(MAKE) demo ARGS='--once --jwt'
@@ -94,6 +94,10 @@ bench: setup wasm ## costs beside peers in the same run: requests, tokens, worke
 
 simulate: ## a fleet on one clock; ARGS='--seeds 100000 --first 1' runs more seeds, docs/simulation.md says what it looks for
 	@cargo run -q $(CARGO_FLAGS) --release -p berth-sim --bin simulate -- $(ARGS)
+
+fuzz: ## each fuzz target for a minute; ARGS='--runs 10000000 token' for so many inputs of one
+	@scripts/setup fuzz
+	@scripts/fuzz $(ARGS)
 
 fmt: ## format the code
 	cargo fmt --all

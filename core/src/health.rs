@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::membership::HostFlags;
 use crate::time::Millis;
-use crate::wire::{NodeRecord, NodeState};
+use crate::wire::{MAX_WEIGHT, NodeRecord, NodeState};
 
 use {cooldown::Cooldown, operator::Operator};
 
@@ -248,10 +248,11 @@ impl Health {
         }
     }
 
-    /// The operator's factor on its weight.
+    /// The operator's factor on its weight. One out of its range may come from a reply that is not checked, and with it no ring
+    /// could be built.
     #[must_use]
     pub fn weight(&self) -> u32 {
-        self.operator.as_ref().and_then(|operator| operator.weight).unwrap_or(1).max(1)
+        self.operator.as_ref().and_then(|operator| operator.weight).unwrap_or(1).clamp(1, MAX_WEIGHT)
     }
 
     /// Different after each start of the node, if it says so at all.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -37,7 +37,7 @@ use self::admission::Admission;
 use self::call::Call;
 use self::failure::Failure;
 use self::metrics::Metrics;
-use self::reading::{Query, body, name_in_path};
+use self::reading::{Query, Segment, body, name_in_path};
 use crate::changes::Changes;
 use crate::connections::{Bounds, Connections, Standing};
 use crate::store::Store;
@@ -280,7 +280,7 @@ async fn nodes(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -
 
 async fn node(
     State(service): State<Arc<Service>>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool();
@@ -296,7 +296,7 @@ fn nothing_recorded(node: &NodeId) -> Failure {
 
 async fn change_node(
     State(service): State<Arc<Service>>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     RawQuery(query): RawQuery,
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -325,7 +325,7 @@ async fn change_node(
 
 async fn forget_node(
     State(service): State<Arc<Service>>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     RawQuery(query): RawQuery,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
@@ -345,7 +345,7 @@ async fn forget_node(
 
 async fn session(
     State(service): State<Arc<Service>>,
-    Path(key): Path<String>,
+    Segment(key): Segment,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let pool = Query::new(query.as_deref()).only_pool();
@@ -366,7 +366,7 @@ fn no_older_pin(pool: &PoolName) -> Failure {
 
 async fn end(
     State(service): State<Arc<Service>>,
-    Path(key): Path<String>,
+    Segment(key): Segment,
     RawQuery(query): RawQuery,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,

@@ -121,6 +121,20 @@ fn nodes_are_changed_in_part() {
 }
 
 #[test]
+fn a_path_that_is_not_utf8_is_refused_as_other_faults_are() {
+    let service = Service::in_memory();
+    for (method, path) in [
+        ("GET", "/v1/nodes/%ff?pool=nodes"),
+        ("PUT", "/v1/nodes/%ff?pool=nodes"),
+        ("DELETE", "/v1/nodes/%ff?pool=nodes"),
+        ("GET", "/v1/sessions/%ff?pool=nodes"),
+        ("DELETE", "/v1/sessions/%ff?pool=nodes"),
+    ] {
+        assert_eq!(service.ask(method, path, "{}").faults(), ["path"], "{method} {path}");
+    }
+}
+
+#[test]
 fn a_node_in_a_path_may_have_any_name_that_envoy_has_for_a_host() {
     let service = Service::in_memory();
     for name in

@@ -47,7 +47,7 @@ fn sources() -> Vec<Source> {
 }
 
 /// What holds for every id, wherever it was found.
-fn check_id(id: &SessionId) {
+pub fn check_id(id: &SessionId) {
     let bytes = id.as_bytes();
     assert!((1..=MAX_SESSION_ID).contains(&bytes.len()), "an id has {} bytes", bytes.len());
     assert!(!bytes.iter().any(u8::is_ascii_control), "an id holds a control byte");
@@ -62,12 +62,15 @@ fn check_id(id: &SessionId) {
     }
 }
 
-struct Request<'i> {
-    headers: Vec<(&'i [u8], &'i [u8])>,
+/// Headers, as they are written a line each.
+pub struct Request<'i> {
+    /// Names and values.
+    pub headers: Vec<(&'i [u8], &'i [u8])>,
 }
 
 impl<'i> Request<'i> {
-    fn parse(input: &'i [u8]) -> Self {
+    /// Any bytes are headers.
+    pub fn parse(input: &'i [u8]) -> Self {
         Self { headers: input.split(|byte| *byte == b'\n').map(Self::header).collect() }
     }
 
@@ -79,12 +82,16 @@ impl<'i> Request<'i> {
         (&line[..end], value.strip_prefix(b" ").unwrap_or(value))
     }
 
+    /// Those of this name, in order.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &'i [u8]> {
+        self.headers.iter().filter(move |(known, _)| *known == name.as_bytes()).map(|(_, value)| *value)
+    }
+
     fn session(&self, sources: &[Source]) -> Option<SessionId> {
         let mut fetched = BTreeSet::new();
         identify(sources, &mut |name| {
             assert!(fetched.insert(name.to_owned()), "header {name} was fetched twice");
-            let values = self.headers.iter().filter(|(known, _)| *known == name.as_bytes());
-            let values = values.map(|(_, value)| *value).collect::<Vec<_>>();
+            let values = self.values(name).collect::<Vec<_>>();
             (!values.is_empty()).then(|| values.join(b",".as_slice()))
         })
     }

@@ -344,3 +344,14 @@ fn without_a_warm_up_a_node_is_active_at_once() {
 
     assert_eq!(Health::joined(at(0)).state(&policy, at(0)), State::Active);
 }
+
+#[test]
+fn a_weight_that_no_service_takes_counts_as_the_nearest_that_it_would() {
+    for (said, weight) in [(None, 1), (Some(0), 1), (Some(128), 128), (Some(129), 128), (Some(u32::MAX), 128)]
+    {
+        let mut health = Health::established();
+        health.record(&NodeRecord { weight: said, ..on_record(1, NodeState::Active, None) });
+
+        assert_eq!(health.weight(), weight, "{said:?}");
+    }
+}

@@ -257,8 +257,10 @@ impl CookieFault {
         let host = has_prefix("__Host-");
         let http = has_prefix("__Http-") || has_prefix("__Host-Http-");
         let domain = settings.domain.as_deref().map(without_dot);
-        let path_is_valid =
-            settings.path.starts_with('/') && !settings.path.contains(|c: char| c == ';' || c.is_control());
+        // Browsers drop blanks at its end, and would keep a cookie of another path.
+        let path_is_valid = settings.path.starts_with('/')
+            && !settings.path.ends_with(' ')
+            && !settings.path.contains(|c: char| c == ';' || c.is_control());
         [
             (!is_token(&settings.name), Self::Name),
             (!path_is_valid, Self::Path),
@@ -283,7 +285,7 @@ impl fmt::Display for CookieFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Name => "use letters, digits and any of !#$%&'*+-.^_`|~ for the cookie's name",
-            Self::Path => "start the cookie's path with `/`, and leave out `;` and control characters",
+            Self::Path => "start the cookie's path with `/`, and leave out `;`, control characters and blanks at its end",
             Self::PathTooLong => "browsers ignore a path of more than 1024 bytes: give a shorter one",
             Self::Domain => {
                 "give the name of a host, such as example.com, without scheme, port or path, in ASCII (xn--… for others)"
@@ -440,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_path_cannot_end_its_attribute() {
-        for path in ["", "play", "/a;b", "/a\r\nb", "/a\u{7f}"] {
+        for path in ["", "play", "/a;b", "/a\r\nb", "/a\u{7f}", "/a "] {
             let settings = CookieSettings { path: path.into(), ..settings() };
             assert_eq!(CookieTemplate::new(&settings).unwrap_err(), [CookieFault::Path], "{path:?}");
         }

@@ -9,6 +9,7 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
 
 use super::{RANDOM_DIGITS, SessionId, hex};
 
@@ -46,8 +47,7 @@ impl Signer {
     pub fn sign(&self, random: [u8; 16]) -> SessionId {
         let mut id: Vec<u8> = hex(&random).collect();
         if let Some(mac) = self.keys.first() {
-            let signature = of(mac, &id).finalize().into_bytes();
-            id.extend(hex(&signature[..SIGNATURE_BYTES]));
+            id.extend(signature(mac, &id));
         }
         SessionId(id)
     }
@@ -55,34 +55,17 @@ impl Signer {
     /// Whether the id is one of [`Self::sign`], with any of the keys.
     #[must_use]
     pub fn has_signed(&self, id: &SessionId) -> bool {
-        let Some((digits, signature)) = id.0.split_at_checked(RANDOM_DIGITS) else { return false };
-        let Some(signature) = from_hex(signature) else { return false };
-        self.keys.iter().any(|mac| of(mac, digits).verify_truncated_left(&signature).is_ok())
+        let Some((digits, given)) = id.0.split_at_checked(RANDOM_DIGITS) else { return false };
+        // In constant time, so that no signature is found digit by digit.
+        self.keys.iter().any(|mac| signature(mac, digits).ct_eq(given).into())
     }
 }
 
-// Once in the filter, whose size is a budget.
+/// In hex. Once in the filter, whose size is a budget.
 #[inline(never)]
-fn of(mac: &Hmac<Sha256>, digits: &[u8]) -> Hmac<Sha256> {
-    mac.clone().chain_update(digits)
-}
-
-/// What a signature of the right length stands for. Only one spelling of each is accepted, or one session would have several ids.
-fn from_hex(digits: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    let mut bytes = [0; SIGNATURE_BYTES];
-    if pairs.len() != bytes.len() {
-        return None;
-    }
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = value(*high)? << 4 | value(*low)?;
-    }
-    Some(bytes)
+fn signature(mac: &Hmac<Sha256>, digits: &[u8]) -> Vec<u8> {
+    let whole = mac.clone().chain_update(digits).finalize().into_bytes();
+    hex(whole.get(..SIGNATURE_BYTES).unwrap_or_default()).collect()
 }
 
 /// Equal if they sign alike and accept the same.

@@ -4,7 +4,8 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use berth_core::time::Millis;
 use berth_core::wire::{Fault, MAX_BODY, PoolName};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -33,6 +34,19 @@ pub(super) async fn body(request: Request) -> Result<Bytes, Failure> {
 pub(super) async fn ignore_body(request: Request) {
     let read = Limited::new(request.into_body(), MAX_IGNORED).collect();
     let _ = tokio::time::timeout(IGNORED_TIMEOUT, read).await;
+}
+
+/// What stands in the path where the route has a name.
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        // The framework's own refusal is a text that no client expects.
+        let segment = Path::from_request_parts(parts, state).await.map(|Path(text)| Self(text));
+        segment.map_err(|_| Failure::invalid("path", "must be UTF-8 where it is percent-encoded".to_owned()))
+    }
 }
 
 pub(super) fn name_in_path<T: FromStr<Err: ToString>>(what: &str, text: &str) -> Result<T, Failure> {

@@ -26,6 +26,8 @@ mod reading;
 mod recording;
 mod renewal;
 mod replicas;
+#[doc(hidden)]
+pub mod replies;
 mod resolving;
 mod scripts;
 mod sentinel;
@@ -36,14 +38,6 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use berth_core::time::Millis;
-use berth_core::wire::{
-    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
-    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
-};
-use redis::Value;
-
 use self::call::{Group, Step};
 use self::feed::{Heads, Unreadable};
 use self::identity::Identity;
@@ -52,14 +46,19 @@ use self::link::Link;
 use self::mending::Mending;
 pub use self::options::{Options, Tls};
 use self::prober::Prober;
-use self::reading::{Stored, integer, list, misread, text};
+use self::reading::misread;
 use self::resolving::known_text;
 pub(crate) use self::sentinel::SentinelUrl;
-use super::claims::other_than;
 use super::one_call::as_one_call;
 use super::readiness::Readiness;
 use super::{Keeping, Store, StoreError, Written};
 use crate::given::Fault;
+use async_trait::async_trait;
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
+    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
+};
 
 /// How far back the changes of one session are looked for, in its shard.
 const EVENTS_LOOKED_AT: usize = 1024;
@@ -119,17 +118,10 @@ impl Redis {
                 .arg(EVENTS_LOOKED_AT.to_string()),
         ];
         let answers = self.link.run(vec![Group { shard: shard.clone(), steps }]).await?;
-        let [pin, ttl, time, events] = answers.first().map_or(&[][..], |answers| &answers.values) else {
-            return Err(misread("the parts of a session"));
-        };
-        if *pin == Value::Nil {
+        let values = answers.first().map_or(&[][..], |answers| &answers.values);
+        let Some(mut session) = reading::session(pool, key, self.keeping.ttl, values)? else {
             return Ok(None);
-        }
-        let pin = Stored::read(&shard.pin(key), text(pin)?)?;
-        let mut session = pin.session(pool, key, self.keeping.ttl, integer(ttl)?, reading::time(time)?);
-        session.events = reading::events(&shard, events)?.events;
-        session.events.retain(|event| event.key == Some(key));
-        session.events.reverse();
+        };
         if let Some((_, owner)) = self.record_of(pool, &session.node).await? {
             session.owner = owner;
         }
@@ -179,47 +171,34 @@ impl Store for Redis {
             Group { shard: shard.clone(), steps: vec![step] }
         });
         let outcomes = self.link.each(groups.collect()).await;
-        let (mut missing, mut changed, mut unanswered, mut touched) = (vec![], vec![], vec![], 0);
-        let mut ttls_ms = BTreeMap::new();
+        let mut reply = TouchReply {
+            touched: 0,
+            missing: Vec::new(),
+            changed: Vec::new(),
+            ttl_ms: ttl.0,
+            ttls_ms: BTreeMap::new(),
+            store: None,
+            unanswered: Vec::new(),
+        };
         let mut failure = None;
         for ((shard, sessions), outcome) in shards.iter().zip(outcomes) {
             let answers = match outcome {
                 Ok(answers) => answers,
                 Err(error) if shards.len() == 1 => return Err(error),
                 Err(_) => {
-                    unanswered.extend(sessions.iter().map(|(key, _)| *key));
+                    reply.unanswered.extend(sessions.iter().map(|(key, _)| *key));
                     continue;
                 }
             };
-            let [lives, others] = list(answers.values.first().ok_or_else(|| misread("touched pins"))?)?
-            else {
-                return Err(misread("touched pins"));
-            };
-            for ((key, _), life) in sessions.iter().zip(list(lives)?) {
-                match integer(life)? {
-                    -1 => missing.push(*key),
-                    life if life < 0 => {
-                        let format = life.unsigned_abs().to_string();
-                        failure = Some(format::newer(&format, &shard.pin(*key)));
-                        unanswered.push(*key);
-                    }
-                    life => {
-                        touched += 1;
-                        let life = Millis(life.unsigned_abs());
-                        ttls_ms.extend(other_than(ttl, life).map(|life| (*key, life)));
-                    }
-                }
-            }
-            for place in list(others)? {
-                let place = usize::try_from(integer(place)?).ok();
-                changed.extend(place.and_then(|place| sessions.get(place)).map(|(key, _)| *key));
-            }
+            let keys: Vec<SessionKey> = sessions.iter().map(|(key, _)| *key).collect();
+            let value = answers.values.first().ok_or_else(|| misread("touched pins"))?;
+            failure = reading::touched(shard, &keys, value, &mut reply)?.or(failure);
         }
-        if touched == 0 && missing.is_empty() && !unanswered.is_empty() {
+        if reply.touched == 0 && reply.missing.is_empty() && !reply.unanswered.is_empty() {
             let away = || StoreError::Unreachable("no shard of these sessions answered".to_owned());
             return Err(failure.unwrap_or_else(away));
         }
-        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None, unanswered })
+        Ok(reply)
     }
 
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {

@@ -159,7 +159,7 @@ impl Redis {
 }
 
 /// The slots that are on their way to or from the server that wrote this answer to `CLUSTER NODES`: `[93-<-id]`, `[77->-id]`.
-fn moving(nodes: &str) -> impl Iterator<Item = u16> {
+pub(super) fn moving(nodes: &str) -> impl Iterator<Item = u16> {
     let own =
         nodes.lines().filter(|line| line.split(' ').nth(2).is_some_and(|flags| flags.contains("myself")));
     let slots = own.flat_map(|line| line.split_whitespace().filter_map(|word| word.strip_prefix('[')));

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, Event, NodeId, NodeRecord, Outcome, Pin, PoolName, Reason, SessionKey, SessionReply,
+    TouchReply,
 };
 use redis::Value;
 
@@ -51,7 +52,7 @@ pub(super) fn list(value: &Value) -> Result<&[Value], StoreError> {
 pub(super) fn time(value: &Value) -> Result<u64, StoreError> {
     let [seconds, micros] = list(value)? else { return Err(misread("the time")) };
     match (text(seconds)?.parse::<u64>(), text(micros)?.parse::<u64>()) {
-        (Ok(seconds), Ok(micros)) => Ok(seconds.saturating_mul(1000) + micros / 1000),
+        (Ok(seconds), Ok(micros)) => Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000)),
         _ => Err(misread("the time")),
     }
 }
@@ -149,6 +150,61 @@ impl Stored {
             events: Vec::new(),
         }
     }
+}
+
+/// What `GET` says of a session's pin, `PTTL` of its life, `TIME`, and `XREVRANGE` of the changes of its shard. `None` without a
+/// pin.
+pub(super) fn session(
+    pool: &PoolName,
+    key: SessionKey,
+    ttl: Millis,
+    values: &[Value],
+) -> Result<Option<SessionReply>, StoreError> {
+    let [pin, left, time_now, changes] = values else { return Err(misread("the parts of a session")) };
+    if *pin == Value::Nil {
+        return Ok(None);
+    }
+    let shard = Shard::of(pool, key);
+    let pin = Stored::read(&shard.pin(key), text(pin)?)?;
+    let mut session = pin.session(pool, key, ttl, integer(left)?, time(time_now)?);
+    session.events = events(&shard, changes)?.events;
+    session.events.retain(|event| event.key == Some(key));
+    session.events.reverse();
+    Ok(Some(session))
+}
+
+/// What `touch.lua` returns of these sessions, added to a reply. Returns what is wrong with a pin that was left as it is.
+pub(super) fn touched(
+    shard: &Shard,
+    keys: &[SessionKey],
+    value: &Value,
+    reply: &mut TouchReply,
+) -> Result<Option<StoreError>, StoreError> {
+    let [lives, others] = list(value)? else { return Err(misread("touched pins")) };
+    let lives = list(lives)?;
+    if lives.len() != keys.len() {
+        return Err(misread("touched pins"));
+    }
+    let mut failure = None;
+    for (key, life) in keys.iter().zip(lives) {
+        match integer(life)? {
+            -1 => reply.missing.push(*key),
+            life if life < 0 => {
+                failure = Some(format::newer(&life.unsigned_abs().to_string(), &shard.pin(*key)));
+                reply.unanswered.push(*key);
+            }
+            life => {
+                reply.touched += 1;
+                let life = other_than(Millis(reply.ttl_ms), Millis(life.unsigned_abs()));
+                reply.ttls_ms.extend(life.map(|life| (*key, life)));
+            }
+        }
+    }
+    for place in list(others)? {
+        let place = usize::try_from(integer(place)?).ok();
+        reply.changed.extend(place.and_then(|place| keys.get(place)));
+    }
+    Ok(failure)
 }
 
 /// The last parts of a stored pin: either all of them are present, or no part is.
@@ -266,6 +322,40 @@ mod tests {
         };
         assert_eq!(Stored::read("k", &whole).unwrap().claims, expected);
         assert_eq!(Stored::read("k", "3|1|2||10.0.0.1:80|||||").unwrap().claims, Claims::default());
+    }
+
+    #[test]
+    fn a_time_at_its_limit_is_read() {
+        let time_of = |parts: [&str; 2]| {
+            time(&Value::Array(parts.map(|part| Value::BulkString(part.as_bytes().to_vec())).to_vec()))
+        };
+        assert_eq!(time_of(["1767225600", "123456"]), Ok(1_767_225_600_123));
+        let most = u64::MAX.to_string();
+        assert_eq!(time_of([&most, &most]), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn an_answer_to_a_touch_speaks_of_each_session() {
+        let (pool, key) = ("nodes".parse().unwrap(), SessionKey::new("nodes", b"alice"));
+        let touched = |lives: &[i64]| {
+            let lives = lives.iter().map(|life| Value::Int(*life)).collect();
+            let mut reply = TouchReply {
+                touched: 0,
+                missing: Vec::new(),
+                changed: Vec::new(),
+                ttl_ms: 5,
+                ttls_ms: BTreeMap::new(),
+                store: None,
+                unanswered: Vec::new(),
+            };
+            let answer = Value::Array(vec![Value::Array(lives), Value::Array(Vec::new())]);
+            super::touched(&Shard::of(&pool, key), &[key, key], &answer, &mut reply).map(|_| reply.touched)
+        };
+
+        assert_eq!(touched(&[5, 6]), Ok(2));
+        for lives in [&[][..], &[5], &[5, 6, 7]] {
+            assert_eq!(touched(lives), Err(misread("touched pins")), "{lives:?}");
+        }
     }
 
     #[test]

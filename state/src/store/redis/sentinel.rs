@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, TlsCertificates};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, TlsCertificates, Value};
 
 use super::options::{Options, Secrets, escaped};
 use crate::store::StoreError;
@@ -190,12 +190,17 @@ impl Sentinel {
         };
         let mut ask = redis::cmd("SENTINEL");
         ask.arg("get-master-addr-by-name").arg(service);
-        let address: Option<(String, u16)> = ask.query_async(connection).await?;
-        Ok(address.map(|(host, port)| match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        }))
+        primary(ask.query_async(connection).await?)
     }
+}
+
+/// The address of a service's primary, as a Sentinel says it: host and port. `None` if it knows no such service.
+pub(super) fn primary(answer: Value) -> Result<Option<String>, RedisError> {
+    let address: Option<(String, u16)> = redis::from_redis_value(answer)?;
+    Ok(address.map(|(host, port)| match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }))
 }
 
 /// With the first of these certificates that the server accepts.
