@@ -1,4 +1,4 @@
-//! Ids that nobody else can make: those that Berth issues may bear a signature.
+//! Ids that no one else can make: those that Berth issues may bear a signature.
 //!
 //! Clients can invent ids, and each costs a claim in the state cluster. An id that was signed shows that Berth gave it out. The
 //! signature is half of an HMAC with SHA-256 (RFC 2104; truncated as its section 5 allows) over the name of the cookie and the id's
