@@ -8,6 +8,7 @@ mod admission;
 mod call;
 mod failure;
 mod metrics;
+mod pools;
 mod problem;
 mod reading;
 
@@ -37,6 +38,7 @@ use self::admission::Admission;
 use self::call::Call;
 use self::failure::Failure;
 use self::metrics::Metrics;
+use self::pools::Pools;
 use self::reading::{Query, Segment, body, name_in_path};
 use crate::changes::Changes;
 use crate::connections::{Bounds, Connections, Standing};
@@ -54,6 +56,8 @@ pub struct Limits {
     pub in_flight: usize,
     /// Change polls waiting; more get 429.
     pub polls: usize,
+    /// Pools that are written to; calls for more get 429.
+    pub pools: usize,
     /// New sessions of a pool a second; none if there is no limit.
     pub new_sessions: Option<u32>,
     /// How it knows who asks below `/v1`.
@@ -73,6 +77,7 @@ impl Default for Limits {
         Self {
             in_flight: 1024,
             polls: 1024,
+            pools: 1024,
             new_sessions: None,
             access: Access::default(),
             connections: Connections::new(Bounds::default()),
@@ -90,6 +95,7 @@ struct Service {
     polls: Semaphore,
     /// A count walks through the store: one at a time.
     counts: Semaphore,
+    pools: Pools,
     admission: Option<Admission>,
     access: Access,
     connections: Arc<Connections>,
@@ -105,6 +111,7 @@ pub fn router(store: Arc<dyn Store>, limits: Limits) -> Router {
         in_flight: Semaphore::new(limits.in_flight),
         polls: Semaphore::new(limits.polls),
         counts: Semaphore::new(1),
+        pools: Pools::new(limits.pools),
         admission: limits.new_sessions.map(Admission::new),
         access: limits.access,
         connections: limits.connections,
@@ -207,6 +214,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     let mut request = ResolveRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     request.correlation_id = request.correlation_id.or(from_header);
 
+    service.pools.take_in(&request.pool, Instant::now())?;
     if let Some(admission) = &service.admission {
         admission.take(&mut request, Instant::now());
     }
@@ -314,6 +322,7 @@ async fn change_node(
     }
 
     let pool = pool?;
+    service.pools.take_in(&pool, Instant::now())?;
     let changed = service.store.change_node(&pool, node.clone(), &change).await?;
     let (record, durable) = (changed.outcome, service.metrics.written(changed.durable));
     tracing::info!(
@@ -376,6 +385,7 @@ async fn end(
     let pool = query.only_pool();
     let key: SessionKey = name_in_path("key", &key)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
+    service.pools.take_in(&pool, Instant::now())?;
     let ended = service.store.end(&pool, key, ago, correlation_id.as_deref()).await?;
     let durable = service.metrics.written(ended.durable);
     if !ended.outcome {

@@ -81,6 +81,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let limits = Limits {
         in_flight: settings.in_flight,
         polls: settings.polls,
+        pools: settings.pools,
         new_sessions: settings.new_sessions,
         access: Access {
             token: settings.token.clone(),

@@ -28,7 +28,7 @@ use crate::tls::ListenerFiles;
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8650);
 /// A little below the filter's own timeout of 50 ms.
 const STORE_TIMEOUT: Millis = Millis(40);
-/// Requests at once, and polls.
+/// Requests at once, polls, and pools.
 const AT_ONCE: usize = 1024;
 /// Connections at once.
 const CONNECTIONS: usize = 8192;
@@ -47,6 +47,8 @@ pub struct Settings {
     pub in_flight: usize,
     /// Polls at once.
     pub polls: usize,
+    /// Pools that are written to.
+    pub pools: usize,
     /// New sessions of a pool a second.
     pub new_sessions: Option<u32>,
     /// Connections at once.
@@ -95,6 +97,7 @@ impl Settings {
             keeping,
             in_flight: checks.take(arguments.in_flight).unwrap_or(AT_ONCE),
             polls: checks.take(arguments.polls).unwrap_or(AT_ONCE),
+            pools: checks.take(arguments.pools).unwrap_or(AT_ONCE),
             new_sessions: checks.take(arguments.new_sessions),
             connections: checks.take(arguments.connections).unwrap_or(CONNECTIONS),
             token,

@@ -500,6 +500,31 @@ fn a_service_that_starts_before_its_redis_finds_it() {
 }
 
 #[test]
+fn pools_beyond_the_limit_are_refused_and_those_in_use_go_on() {
+    let service = with(Limits { pools: 2, ..Limits::default() });
+    let claim = |pool: &str| {
+        let session = json!({"key": key("alice"), "candidates": [A], "unusable": []});
+        service.ask("POST", "/v1/resolve", &json!({"pool": pool, "sessions": [session]}).to_string())
+    };
+    for pool in ["one", "two"] {
+        assert_eq!(claim(pool).status, 200);
+    }
+
+    let refused = claim("three");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("too_many_pools")));
+    let path = format!("/v1/sessions/{}?pool=three", key("alice"));
+    assert_eq!(service.ask("DELETE", &path, "").status, 429);
+    assert_eq!(
+        service.ask("PUT", "/v1/nodes/10.0.0.1:80?pool=three", r#"{"state": "draining"}"#).status,
+        429
+    );
+    assert_eq!(service.ask("GET", "/v1/nodes?pool=three", "").json()["nodes"], json!([]));
+    for pool in ["one", "two"] {
+        assert_eq!(claim(pool).json()["pins"][0]["outcome"], "found");
+    }
+}
+
+#[test]
 fn a_flood_of_new_sessions_begins_as_many_as_it_may_and_hides_none_that_is_there() {
     let service = with(Limits { new_sessions: Some(5), ..Limits::default() });
     assert_eq!(resolve(&service, "mine", &[A], &[]).json()["pins"][0]["outcome"], "claimed");

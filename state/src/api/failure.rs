@@ -22,6 +22,8 @@ pub(super) enum Failure {
     BrokenBody,
     TooLarge,
     TooMany,
+    /// There are as many pools as may be.
+    TooManyPools(usize),
     Store(StoreError),
     /// What of the store takes no writes.
     NotReady(String),
@@ -50,6 +52,7 @@ impl Failure {
             Self::TooMany => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests at once")
             }
+            Self::TooManyPools(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_pools", "Too many pools"),
             Self::Store(_) | Self::NotReady(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "The store is not available")
             }
@@ -88,6 +91,9 @@ impl Failure {
             Self::SlowBody => "the body took too long".to_owned(),
             Self::TooLarge => format!("the body may have {MAX_BODY} bytes"),
             Self::TooMany => "too many requests at once: ask another instance, or later".to_owned(),
+            Self::TooManyPools(most) => format!(
+                "{most} pools are in use, as many as this service takes: is the pool's name made up? Else raise --pools"
+            ),
             Self::Store(error) => error.to_string(),
             Self::NotReady(readiness) => readiness.clone(),
             Self::Leaving => "this instance is about to stop: ask another".to_owned(),

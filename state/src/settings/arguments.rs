@@ -59,6 +59,9 @@ pub(super) struct Arguments {
     /// Change polls waiting at once; more get 429 [default: 1024]
     #[arg(long, value_name = "N", value_parser = number(1..=65_536_usize))]
     pub(super) polls: Option<Given<usize>>,
+    /// Pools that proxies may write to; calls for more get 429. One that is idle for an hour makes room [default: 1024]
+    #[arg(long, value_name = "N", value_parser = number(1..=65_536_usize))]
+    pub(super) pools: Option<Given<usize>>,
     /// New sessions of each pool a second, for this instance; more are not pinned until it is less, and go by the ring
     /// [default: no limit]
     #[arg(long, value_name = "N", value_parser = number(1..=1_000_000_u32))]
