@@ -38,6 +38,7 @@ type Edit = Box<dyn Fn(&mut Value) + Send>;
 #[must_use = "a builder does nothing before `start`"]
 pub struct Builder {
     nodes: usize,
+    elsewhere: Vec<SocketAddr>,
     envoys: usize,
     concurrency: u32,
     file: String,
@@ -60,6 +61,7 @@ impl Builder {
     pub(crate) fn new() -> Self {
         Self {
             nodes: 3,
+            elsewhere: Vec::new(),
             envoys: 1,
             concurrency: 2,
             file: "envoy.yaml".into(),
@@ -82,6 +84,12 @@ impl Builder {
     /// How many nodes there are at first. Default: 3.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// Names these addresses in the endpoints too, after the world's own nodes: processes of the caller, or ways to them.
+    pub fn nodes_at(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.elsewhere.extend(addresses);
         self
     }
 
@@ -226,7 +234,8 @@ impl Builder {
         let first_node = self.ports.map(|ports| ports.first_node);
         let backends: Vec<Arc<Backend>> =
             (0..self.nodes).map(|index| Arc::new(Backend::start(node_port(first_node, index)))).collect();
-        let set: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::new(backend.address())).collect();
+        let own = backends.iter().map(|backend| backend.address());
+        let set: Vec<Endpoint> = own.chain(self.elsewhere).map(Endpoint::new).collect();
         endpoints::write(&set, &nodes_template, &nodes_file);
 
         let state = match self.state {

@@ -109,6 +109,14 @@ impl StateService {
         self.server.resume();
     }
 
+    /// The memory it has in use (RSS), in bytes.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn resident_memory(&self) -> u64 {
+        self.server.resident_memory().expect("a service that runs")
+    }
+
     /// What it wrote to its log so far, over all its starts.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
