@@ -1,7 +1,7 @@
 //! What a test asks for before its world starts.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::bootstrap::{self, Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
-use crate::envoy::{Envoy, Launcher, root};
+use crate::envoy::{Envoy, Launcher, Options, root};
 use crate::istio::Istio;
 use crate::state::{State, StateService};
 use crate::{World, keeps_files, leftovers, node_port};
@@ -53,6 +53,8 @@ pub struct Builder {
     ports: Option<Ports>,
     clusters: Vec<(String, SocketAddr)>,
     log: String,
+    own_addresses: bool,
+    environment: Vec<(usize, (String, String))>,
     configure: Vec<Edit>,
     edit: Vec<Edit>,
 }
@@ -76,6 +78,8 @@ impl Builder {
             ports: None,
             clusters: Vec::new(),
             log: LOG.into(),
+            own_addresses: false,
+            environment: Vec::new(),
             configure: Vec::new(),
             edit: Vec::new(),
         }
@@ -195,6 +199,25 @@ impl Builder {
         self
     }
 
+    /// Has each Envoy reach nodes and services from an address of its own, [`Builder::source`], by which a way between the two can
+    /// tell one Envoy from the other.
+    pub fn own_addresses(mut self) -> Self {
+        self.own_addresses = true;
+        self
+    }
+
+    /// Where an Envoy, counted from 0, connects from with [`Builder::own_addresses`].
+    pub fn source(envoy: usize) -> IpAddr {
+        let last = u8::try_from(envoy + 11).expect("a few Envoys");
+        IpAddr::from([127, 0, 0, last])
+    }
+
+    /// Variables in the environment of this Envoy alone, counted from 0. As a process, not in a container.
+    pub fn environment_of(mut self, envoy: usize, variables: &[(String, String)]) -> Self {
+        self.environment.extend(variables.iter().map(|variable| (envoy, variable.clone())));
+        self
+    }
+
     /// Edits the plugin's configuration: `json["pools"][0]["health"]["cooldown"] = "2s".into()`.
     pub fn configuration(mut self, edit: impl Fn(&mut Value) + Send + 'static) -> Self {
         self.configure.push(Box::new(edit));
@@ -278,14 +301,23 @@ impl Builder {
 
         let mut envoys = Vec::new();
         for index in 0..self.envoys {
-            let own = directory.path().join(format!("envoy{index}"));
+            let own_folder = directory.path().join(format!("envoy{index}"));
             let launcher = Arc::clone(&launcher);
-            let bootstrap = if self.previous_filters.contains(&index) {
-                &bootstrap.with_previous_filter(&module, &previous("berth.wasm")?)
+            let mut bootstrap = if self.previous_filters.contains(&index) {
+                bootstrap.with_previous_filter(&module, &previous("berth.wasm")?)
             } else {
-                &bootstrap
+                bootstrap.clone()
             };
-            envoys.push(Envoy::start(launcher, &own, bootstrap, self.concurrency, &self.log).await?);
+            if self.own_addresses {
+                bootstrap.connect_from(Self::source(index));
+            }
+            let own = self.environment.iter().filter(|(envoy, _)| *envoy == index);
+            let options = Options {
+                concurrency: self.concurrency,
+                log: self.log.clone(),
+                environment: own.map(|(_, variable)| variable.clone()).collect(),
+            };
+            envoys.push(Envoy::start(launcher, &own_folder, &bootstrap, options).await?);
         }
         Ok(World::new(World {
             envoys,

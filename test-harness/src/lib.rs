@@ -41,6 +41,7 @@ mod node_process;
 mod process;
 mod python;
 mod redis;
+mod relay;
 mod state;
 pub mod tokens;
 
@@ -69,6 +70,7 @@ pub use issuer::Issuer;
 pub use node_process::{NodeProcess, serve_node};
 pub use python::{PythonNodes, run_python};
 pub use redis::{RedisCluster, RedisServer};
+pub use relay::{Cut, Relay};
 pub use state::{State, StateService, berth};
 
 /// A file that is replaced is read within milliseconds; the rest is for busy machines.

@@ -87,9 +87,7 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.id().expect("a server that runs").to_string();
-        let status = Command::new("kill").args([name, &id]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill {name} {id} failed");
+        signal(self.id().expect("a server that runs"), name);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,6 +100,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Sends a process a signal, such as `-STOP`.
+///
+/// # Panics
+/// If there is no such process.
+pub(crate) fn signal(id: u32, name: &str) {
+    let status = Command::new("kill").args([name, &id.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill {name} {id} failed");
 }
 
 /// The memory that a process has in use (RSS), in bytes, as /proc reports it.

@@ -52,7 +52,7 @@ impl Envoy {
         self.state.lock().unwrap().start_time
     }
 
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed")
     }
 

@@ -27,6 +27,7 @@ pub struct StateService {
     program: Mutex<PathBuf>,
     address: SocketAddr,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     token: Option<String>,
     store: Arc<Store>,
     log: PathBuf,
@@ -35,22 +36,29 @@ pub struct StateService {
     _reservation: TcpSocket,
 }
 
+/// What is started.
+pub(super) struct Start {
+    /// The `berth` to run.
+    pub(super) program: PathBuf,
+    /// Of 127.0.0.1; 0 is any that is free.
+    pub(super) port: u16,
+    pub(super) log: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) token: Option<String>,
+}
+
 impl StateService {
-    /// Starts this `berth` on this port of 127.0.0.1, 0 being any that is free, and returns when its store has answered it.
-    pub(super) async fn start(
-        program: PathBuf,
-        port: u16,
-        log: PathBuf,
-        arguments: Vec<String>,
-        token: Option<String>,
-        store: Arc<Store>,
-    ) -> Result<Self, String> {
+    /// Starts one, and returns when its store has answered it.
+    pub(super) async fn start(start: Start, store: Arc<Store>) -> Result<Self, String> {
+        let Start { program, port, log, arguments, environment, token } = start;
         let reservation = reserve(port).map_err(|error| format!("state service, port {port}: {error}"))?;
         let address = reservation.local_addr().map_err(|error| error.to_string())?;
         let service = Self {
             program: Mutex::new(program),
             address,
             arguments,
+            environment,
             token,
             store,
             log,
@@ -185,6 +193,7 @@ impl StateService {
         if let Some(token) = &self.token {
             command.env("BERTH_TOKEN", token);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.server.start(&mut command, &self.log)?;
         let page = if self.store.is_well() { "/readyz" } else { "/healthz" };
         let answers = async || {
