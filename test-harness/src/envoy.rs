@@ -16,7 +16,7 @@ pub(crate) use launch::{Launcher, in_docker, unique_name};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -267,6 +267,11 @@ impl Envoy {
     /// Lets it go on.
     pub fn resume(&self) {
         signal(self.pid(), "-CONT");
+    }
+
+    /// How it ended, if it did so by itself.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.state.lock().unwrap().child.as_mut()?.try_wait().ok().flatten()
     }
 
     /// Kills it if it runs, and starts it with its current configuration.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -115,6 +115,11 @@ impl StateService {
     /// Lets it go on; it answers what it was asked meanwhile.
     pub fn resume(&self) {
         self.server.resume();
+    }
+
+    /// How it ended, if it did so by itself.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.server.ended()
     }
 
     /// The memory it has in use (RSS), in bytes.

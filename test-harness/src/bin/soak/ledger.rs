@@ -54,10 +54,12 @@ pub(crate) enum Event {
     TwoNodes,
     /// What the schedule asked for was refused.
     Refused,
+    /// A part ended by itself.
+    Ended,
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Session,
         Self::Socket,
         Self::Message,
@@ -72,6 +74,7 @@ impl Event {
         Self::WrongNode,
         Self::TwoNodes,
         Self::Refused,
+        Self::Ended,
     ];
 
     pub(crate) fn is_violation(self) -> bool {
@@ -94,6 +97,7 @@ impl Event {
             Self::WrongNode => "sessions sent away from a node that lived",
             Self::TwoNodes => "sessions on two nodes at once",
             Self::Refused => "operations refused",
+            Self::Ended => "parts that ended by themselves",
         }
     }
 }

@@ -30,8 +30,9 @@ target/soak/report.md. Ctrl-C ends it earlier, with the report of what was measu
 
 const ENVOYS: usize = 2;
 const NODES: usize = 20;
-/// Files that are open beside one for each socket: of the runtime, of requests beside the sockets, of those that are just closing.
-const SPARE_FILES: u64 = 1500;
+/// Files that are open beside one for each socket: of the runtime, of requests beside the sockets, of those that are just closing. One
+/// Envoy has a few more than half of the sockets, each twice, and aborts when it has no file left.
+const SPARE_FILES: u64 = 4000;
 /// Of one live socket at all its ends: Envoy's buffers, the client's and the node's.
 const MEMORY: u64 = 250_000;
 

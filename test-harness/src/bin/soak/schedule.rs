@@ -53,6 +53,8 @@ pub(crate) struct Schedule<'w> {
     pub(crate) lives: Vec<Life>,
     pub(crate) sockets: Vec<(Duration, i64)>,
     sampled: Instant,
+    /// Whether a part has ended by itself: what comes after that is not worth counting.
+    broken: bool,
 }
 
 impl<'w> Schedule<'w> {
@@ -74,6 +76,7 @@ impl<'w> Schedule<'w> {
             lives: lives.into(),
             sockets: Vec::new(),
             sampled: Instant::now(),
+            broken: false,
         }
     }
 
@@ -90,6 +93,9 @@ impl<'w> Schedule<'w> {
                     break;
                 }
                 self.until(at).await;
+                if self.broken {
+                    return;
+                }
                 let node = (round as usize * 7 + place * 3) % self.nodes.len();
                 match step {
                     Step::Drain => {
@@ -114,9 +120,9 @@ impl<'w> Schedule<'w> {
         self.until(self.length).await;
     }
 
-    /// Waits until this time since the beginning, and samples meanwhile.
+    /// Waits until this time since the beginning, and samples meanwhile. Returns early once a part has ended by itself.
     async fn until(&mut self, at: Duration) {
-        while self.began.elapsed() < at {
+        while self.began.elapsed() < at && !self.broken {
             if self.sampled.elapsed() >= SAMPLES.min(self.length / 60) {
                 self.sample();
             }
@@ -126,6 +132,16 @@ impl<'w> Schedule<'w> {
 
     fn sample(&mut self) {
         self.sampled = Instant::now();
+        let envoys = self.world.envoys().iter().enumerate();
+        let envoys = envoys.filter_map(|(index, envoy)| Some(format!("Envoy {index}: {}", envoy.ended()?)));
+        let services = self.world.states().iter().enumerate();
+        let services =
+            services.filter_map(|(index, service)| Some(format!("berth {index}: {}", service.ended()?)));
+        if let Some(ended) = envoys.chain(services).next() {
+            self.broken = true;
+            self.load.ledger.violation(Event::Ended, ended);
+            return;
+        }
         let at = self.began.elapsed();
         let envoys = self.world.envoys().iter().map(berth_harness::Envoy::resident_memory);
         let sizes: Vec<u64> =
