@@ -13,6 +13,7 @@ use crate::bootstrap::{self, Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
 use crate::envoy::{Envoy, Launcher, Options, root};
 use crate::istio::Istio;
+use crate::relay::Relay;
 use crate::state::{State, StateService};
 use crate::{World, keeps_files, leftovers, node_port};
 
@@ -54,6 +55,7 @@ pub struct Builder {
     clusters: Vec<(String, SocketAddr)>,
     log: String,
     own_addresses: bool,
+    relayed_services: bool,
     environment: Vec<(usize, (String, String))>,
     configure: Vec<Edit>,
     edit: Vec<Edit>,
@@ -79,6 +81,7 @@ impl Builder {
             clusters: Vec::new(),
             log: LOG.into(),
             own_addresses: false,
+            relayed_services: false,
             environment: Vec::new(),
             configure: Vec::new(),
             edit: Vec::new(),
@@ -206,6 +209,12 @@ impl Builder {
         self
     }
 
+    /// Puts a way that can be cut between the Envoys and each state service: [`World::service_relays`].
+    pub fn relayed_services(mut self) -> Self {
+        self.relayed_services = true;
+        self
+    }
+
     /// Where an Envoy, counted from 0, connects from with [`Builder::own_addresses`].
     pub fn source(envoy: usize) -> IpAddr {
         let last = u8::try_from(envoy + 11).expect("a few Envoys");
@@ -284,8 +293,16 @@ impl Builder {
         if let Some(interval) = self.health_interval {
             bootstrap.check_health_every(interval);
         }
+        let mut service_relays = Vec::new();
         if let Some(state) = &state {
-            let addresses: Vec<SocketAddr> = state.services.iter().map(StateService::address).collect();
+            let mut addresses: Vec<SocketAddr> = state.services.iter().map(StateService::address).collect();
+            if self.relayed_services {
+                for address in &mut addresses {
+                    let relay = Relay::start(*address).await;
+                    *address = relay.address();
+                    service_relays.push(relay);
+                }
+            }
             if !bootstrap.find_state(&addresses, directory.path()) {
                 bootstrap.point("berth_state", &addresses);
             }
@@ -322,6 +339,7 @@ impl Builder {
         Ok(World::new(World {
             envoys,
             state,
+            service_relays,
             backends: Mutex::new(backends),
             endpoints: Mutex::new(set),
             nodes_template,

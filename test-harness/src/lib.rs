@@ -82,6 +82,7 @@ pub struct World {
     // Dropped in this order: the Envoys first, their files last.
     envoys: Vec<Envoy>,
     state: Option<StateCluster>,
+    service_relays: Vec<Relay>,
     backends: Mutex<Vec<Arc<Backend>>>,
     endpoints: Mutex<EndpointSet>,
     nodes_template: Value,
@@ -116,6 +117,11 @@ impl World {
     /// All Envoys.
     pub fn envoys(&self) -> &[Envoy] {
         &self.envoys
+    }
+
+    /// The ways from the Envoys to the state services, in a world that has them so.
+    pub fn service_relays(&self) -> &[Relay] {
+        &self.service_relays
     }
 
     /// A node, counted from 0 in order of creation, whether or not the endpoints name it now.
