@@ -1,7 +1,6 @@
 //! One row: load before, during and after its fault, and what that shows.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_harness::Envoy;
@@ -83,16 +82,13 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
             .filter(|answer| answer.session == session)
             .filter_map(|answer| answer.node.clone().ok())
             .collect();
-        let pin = stage.world.pin_of("nodes", name(session)).await.map(|pin| pin.node.to_string());
+        let pin = stage.pin_of(&name(session)).await;
         let is_one =
             found.len() == 1 && pin.is_none_or(|pin| found.iter().all(|node| stage.name_of(*node) == pin));
         if !is_one {
             seen.two_nodes += 1;
             described.extend(
-                late.iter()
-                    .rev()
-                    .find(|answer| answer.session == session)
-                    .map(|answer| format!("{answer:?}")),
+                late.iter().rev().find(|answer| answer.session == session).map(|answer| text(answer, ended)),
             );
         }
     }
@@ -137,11 +133,15 @@ impl Seen {
                 self.broken.push(what);
             }
         };
-        let failure = answers.iter().find(|answer| answer.asked >= began && answer.node.is_err());
+        let failure = answers.iter().find(|answer| answer.answered >= began && answer.node.is_err());
+        let failure = failure.map(|answer| text(answer, began));
         let slack = row.failed;
         promise(
             self.failed as u64 <= slack,
-            format!("{} requests failed, at most {slack} may; such as {failure:?}", self.failed),
+            format!(
+                "{} requests failed, at most {slack} may; such as {failure:?}, since the fault began",
+                self.failed
+            ),
         );
         promise(
             self.moved_needlessly == 0,
@@ -168,6 +168,13 @@ impl Seen {
         };
         promise(is_noticed, "the fault was not noticed at all".into());
     }
+}
+
+fn text(answer: &Answer, since: Instant) -> String {
+    let Answer { session, envoy, asked, answered, node, header } = answer;
+    let after = asked.saturating_duration_since(since);
+    let took = *answered - *asked;
+    format!("session {session} by Envoy {envoy} after {after:?}, took {took:?}: {node:?} ({header})")
 }
 
 /// Where each session was found last.

@@ -5,7 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_harness::{Builder, Cut, Endpoint, NodeProcess, RedisServer, Relay, State, StateService, World};
+use berth_core::wire::{SessionKey, SessionReply};
+use berth_harness::hyper::Method;
+use berth_harness::{
+    Builder, Cut, Endpoint, NodeProcess, RedisServer, Relay, State, StateService, World, eventually,
+};
 use tempfile::TempDir;
 
 use crate::load::Load;
@@ -17,6 +21,10 @@ const SERVICES: usize = 2;
 /// Those that come after the sessions were placed: a third of the sessions then is where the ring would not have it.
 const LATER_NODES: usize = 2;
 const NODES: usize = 3 + LATER_NODES;
+/// The pool of envoy/envoy-state.yaml.
+const POOL: &str = "nodes";
+/// Of questions after a row.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Pins are touched each quarter of it.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
 
@@ -109,6 +117,22 @@ impl Stage {
     /// What Berth calls a node, from what the node calls itself.
     pub(crate) fn name_of(&self, node: usize) -> String {
         self.ways.to(&self.nodes, node).to_string()
+    }
+
+    /// Where the store has a session. On a busy machine it is asked again.
+    pub(crate) async fn pin_of(&self, session: &str) -> Option<String> {
+        let path = format!("/v1/sessions/{}?pool={POOL}", SessionKey::new(POOL, session.as_bytes()));
+        let ask = async || {
+            let answer = self.world.state(0).request(Method::GET, &path).try_send().await?;
+            match answer.status.as_u16() {
+                200 => serde_json::from_slice::<SessionReply>(&answer.body)
+                    .map(|pin| Some(pin.node.to_string()))
+                    .map_err(|error| error.to_string()),
+                404 => Ok(None),
+                status => Err(format!("{status}: {:?}", answer.body)),
+            }
+        };
+        eventually(ask, PATIENCE).await
     }
 
     pub(crate) async fn begin(&self, row: &Row, load: &Arc<Load>) {

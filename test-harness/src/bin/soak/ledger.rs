@@ -46,6 +46,8 @@ pub(crate) enum Event {
     Moved,
     /// Placed by the ring, because the state service did not answer in time; its pin decides as soon as it does.
     Provisional,
+    /// Its node did not take a connection in time, and the next one answered in the same request, as documented.
+    Retried,
     /// A session that began while Redis, a service or an Envoy was away, and was placed for good afterwards.
     Settled,
     CutByBerth,
@@ -59,7 +61,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Session,
         Self::Socket,
         Self::Message,
@@ -68,6 +70,7 @@ impl Event {
         Self::Failed,
         Self::Moved,
         Self::Provisional,
+        Self::Retried,
         Self::Settled,
         Self::CutByBerth,
         Self::FailedByBerth,
@@ -91,6 +94,7 @@ impl Event {
             Self::Failed => "requests that their node or Envoy took with it",
             Self::Moved => "sessions that moved because a node died",
             Self::Provisional => "answers by the ring, as the state service gave none in time",
+            Self::Retried => "answers by the next node, as the owner took no connection within five seconds",
             Self::Settled => "sessions that began during an outage and were placed for good after it",
             Self::CutByBerth => "WebSockets cut though node and Envoy lived",
             Self::FailedByBerth => "requests lost though node and Envoy lived",
@@ -98,6 +102,27 @@ impl Event {
             Self::TwoNodes => "sessions on two nodes at once",
             Self::Refused => "operations refused",
             Self::Ended => "parts that ended by themselves",
+        }
+    }
+}
+
+/// What an answer says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Pin,
+    /// The ring decided for now.
+    Ring,
+    /// Envoy's retry.
+    Retry,
+}
+
+impl By {
+    /// By the header `x-berth`.
+    pub(crate) fn of(header: &str) -> Self {
+        match header {
+            _ if header.contains("reason=state_away") => Self::Ring,
+            _ if header.contains("reason=retried") => Self::Retry,
+            _ => Self::Pin,
         }
     }
 }
@@ -176,21 +201,21 @@ impl Ledger {
 
     /// Judges the node that answered a session, and keeps where it is from now on. Returns what is to be counted, if the node is
     /// another one than before.
-    pub(crate) fn judge(
-        &self,
-        home: &mut Option<Home>,
-        found: usize,
-        envoy: usize,
-        provisional: bool,
-    ) -> Option<Event> {
+    pub(crate) fn judge(&self, home: &mut Option<Home>, found: usize, envoy: usize, by: By) -> Option<Event> {
         let now = Instant::now();
+        let settled = by == By::Pin;
+        let for_now = match by {
+            By::Pin => None,
+            By::Ring => Some(Event::Provisional),
+            By::Retry => Some(Event::Retried),
+        };
         let Some(known) = home else {
-            *home = Some(Home { node: found, began: now, seen: now, settled: !provisional });
-            return provisional.then_some(Event::Provisional);
+            *home = Some(Home { node: found, began: now, seen: now, settled });
+            return for_now;
         };
         if known.node == found {
             known.seen = now;
-            known.settled |= !provisional;
+            known.settled |= settled;
             return None;
         }
         let died = |node| {
@@ -200,8 +225,8 @@ impl Ledger {
         };
         let event = if died(known.node) || died(found) {
             Event::Moved
-        } else if provisional {
-            return Some(Event::Provisional);
+        } else if for_now.is_some() {
+            return for_now;
         } else if !known.settled || self.began_in_an_outage(known.began) {
             Event::Settled
         } else if self.any(|outage| {
@@ -214,7 +239,7 @@ impl Ledger {
         } else {
             Event::WrongNode
         };
-        *home = Some(Home { node: found, began: known.began, seen: now, settled: !provisional });
+        *home = Some(Home { node: found, began: known.began, seen: now, settled });
         Some(event)
     }
 

@@ -77,6 +77,11 @@ async fn soak(options: &Options) -> ExitCode {
         .concurrency(1)
         .state(state)
         .configuration(|json| json["state"]["timeout"] = "1s".into())
+        .bootstrap(|json| {
+            for cluster in json["static_resources"]["clusters"].as_array_mut().into_iter().flatten() {
+                cluster["connect_timeout"] = "5s".into();
+            }
+        })
         .start()
         .await;
 

@@ -9,7 +9,7 @@ use berth_harness::{Client, Refusal, WebSocket};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-use crate::ledger::{Event, Home, Ledger, Part};
+use crate::ledger::{By, Event, Home, Ledger, Part};
 
 /// What is not answered in this time is lost.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -190,8 +190,7 @@ impl Seat {
     fn found(&mut self, name: &str, envoy: usize, header: &str, open: Option<&str>) -> bool {
         let ledger = &self.load.ledger;
         let known = self.home;
-        let by_ring = header.contains("reason=state_away");
-        let judged = ledger.judge(&mut self.home, self.load.node(name), envoy, by_ring);
+        let judged = ledger.judge(&mut self.home, self.load.node(name), envoy, By::of(header));
         match judged {
             Some(Event::WrongNode) => {
                 let kind = if open.is_some() { Event::TwoNodes } else { Event::WrongNode };
@@ -206,7 +205,7 @@ impl Seat {
             Some(event) => ledger.count(event),
             None => {}
         }
-        judged == Some(Event::Provisional)
+        matches!(judged, Some(Event::Provisional | Event::Retried))
     }
 
     fn lost(&self, envoy: usize, began: Instant, what: &str) {
