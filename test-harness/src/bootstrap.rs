@@ -3,7 +3,7 @@
 //!
 //! Each patch fails when it finds nothing to patch: a renamed cluster must not turn a test into one of nothing.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -139,6 +139,16 @@ impl Bootstrap {
             endpoint
         };
         *endpoints = addresses.iter().map(to).collect();
+    }
+
+    /// Has each cluster but the admin interface's connect from this address.
+    pub(crate) fn connect_from(&mut self, source: IpAddr) {
+        let source = json!({"source_address": {"address": source.to_string(), "port_value": 0}});
+        for cluster in array(&mut self.json, "/static_resources/clusters") {
+            if cluster["name"] != "berth_admin" {
+                cluster["upstream_bind_config"] = source.clone();
+            }
+        }
     }
 
     /// Speaks HTTP/2 to the nodes.

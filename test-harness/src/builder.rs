@@ -1,7 +1,7 @@
 //! What a test asks for before its world starts.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,8 +11,9 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::bootstrap::{self, Bootstrap, read_yaml};
 use crate::endpoints::{self, Endpoint};
-use crate::envoy::{Envoy, Launcher, root};
+use crate::envoy::{Envoy, Launcher, Options, root};
 use crate::istio::Istio;
+use crate::relay::Relay;
 use crate::state::{State, StateService};
 use crate::{World, keeps_files, leftovers, node_port};
 
@@ -38,6 +39,7 @@ type Edit = Box<dyn Fn(&mut Value) + Send>;
 #[must_use = "a builder does nothing before `start`"]
 pub struct Builder {
     nodes: usize,
+    elsewhere: Vec<SocketAddr>,
     envoys: usize,
     concurrency: u32,
     file: String,
@@ -52,6 +54,9 @@ pub struct Builder {
     ports: Option<Ports>,
     clusters: Vec<(String, SocketAddr)>,
     log: String,
+    own_addresses: bool,
+    relayed_services: bool,
+    environment: Vec<(usize, (String, String))>,
     configure: Vec<Edit>,
     edit: Vec<Edit>,
 }
@@ -60,6 +65,7 @@ impl Builder {
     pub(crate) fn new() -> Self {
         Self {
             nodes: 3,
+            elsewhere: Vec::new(),
             envoys: 1,
             concurrency: 2,
             file: "envoy.yaml".into(),
@@ -74,6 +80,9 @@ impl Builder {
             ports: None,
             clusters: Vec::new(),
             log: LOG.into(),
+            own_addresses: false,
+            relayed_services: false,
+            environment: Vec::new(),
             configure: Vec::new(),
             edit: Vec::new(),
         }
@@ -82,6 +91,12 @@ impl Builder {
     /// How many nodes there are at first. Default: 3.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// Names these addresses in the endpoints too, after the world's own nodes: processes of the caller, or ways to them.
+    pub fn nodes_at(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.elsewhere.extend(addresses);
         self
     }
 
@@ -187,6 +202,31 @@ impl Builder {
         self
     }
 
+    /// Has each Envoy reach nodes and services from an address of its own, [`Builder::source`], by which a way between the two can
+    /// tell one Envoy from the other.
+    pub fn own_addresses(mut self) -> Self {
+        self.own_addresses = true;
+        self
+    }
+
+    /// Puts a way that can be cut between the Envoys and each state service: [`World::service_relays`].
+    pub fn relayed_services(mut self) -> Self {
+        self.relayed_services = true;
+        self
+    }
+
+    /// Where an Envoy, counted from 0, connects from with [`Builder::own_addresses`].
+    pub fn source(envoy: usize) -> IpAddr {
+        let last = u8::try_from(envoy + 11).expect("a few Envoys");
+        IpAddr::from([127, 0, 0, last])
+    }
+
+    /// Variables in the environment of this Envoy alone, counted from 0. As a process, not in a container.
+    pub fn environment_of(mut self, envoy: usize, variables: &[(String, String)]) -> Self {
+        self.environment.extend(variables.iter().map(|variable| (envoy, variable.clone())));
+        self
+    }
+
     /// Edits the plugin's configuration: `json["pools"][0]["health"]["cooldown"] = "2s".into()`.
     pub fn configuration(mut self, edit: impl Fn(&mut Value) + Send + 'static) -> Self {
         self.configure.push(Box::new(edit));
@@ -226,7 +266,8 @@ impl Builder {
         let first_node = self.ports.map(|ports| ports.first_node);
         let backends: Vec<Arc<Backend>> =
             (0..self.nodes).map(|index| Arc::new(Backend::start(node_port(first_node, index)))).collect();
-        let set: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::new(backend.address())).collect();
+        let own = backends.iter().map(|backend| backend.address());
+        let set: Vec<Endpoint> = own.chain(self.elsewhere).map(Endpoint::new).collect();
         endpoints::write(&set, &nodes_template, &nodes_file);
 
         let state = match self.state {
@@ -252,8 +293,16 @@ impl Builder {
         if let Some(interval) = self.health_interval {
             bootstrap.check_health_every(interval);
         }
+        let mut service_relays = Vec::new();
         if let Some(state) = &state {
-            let addresses: Vec<SocketAddr> = state.services.iter().map(StateService::address).collect();
+            let mut addresses: Vec<SocketAddr> = state.services.iter().map(StateService::address).collect();
+            if self.relayed_services {
+                for address in &mut addresses {
+                    let relay = Relay::start(*address).await;
+                    *address = relay.address();
+                    service_relays.push(relay);
+                }
+            }
             if !bootstrap.find_state(&addresses, directory.path()) {
                 bootstrap.point("berth_state", &addresses);
             }
@@ -269,18 +318,28 @@ impl Builder {
 
         let mut envoys = Vec::new();
         for index in 0..self.envoys {
-            let own = directory.path().join(format!("envoy{index}"));
+            let own_folder = directory.path().join(format!("envoy{index}"));
             let launcher = Arc::clone(&launcher);
-            let bootstrap = if self.previous_filters.contains(&index) {
-                &bootstrap.with_previous_filter(&module, &previous("berth.wasm")?)
+            let mut bootstrap = if self.previous_filters.contains(&index) {
+                bootstrap.with_previous_filter(&module, &previous("berth.wasm")?)
             } else {
-                &bootstrap
+                bootstrap.clone()
             };
-            envoys.push(Envoy::start(launcher, &own, bootstrap, self.concurrency, &self.log).await?);
+            if self.own_addresses {
+                bootstrap.connect_from(Self::source(index));
+            }
+            let own = self.environment.iter().filter(|(envoy, _)| *envoy == index);
+            let options = Options {
+                concurrency: self.concurrency,
+                log: self.log.clone(),
+                environment: own.map(|(_, variable)| variable.clone()).collect(),
+            };
+            envoys.push(Envoy::start(launcher, &own_folder, &bootstrap, options).await?);
         }
         Ok(World::new(World {
             envoys,
             state,
+            service_relays,
             backends: Mutex::new(backends),
             endpoints: Mutex::new(set),
             nodes_template,

@@ -191,10 +191,49 @@ impl Request {
     }
 
     /// As [`Request::websocket`], with the status of a refusal as a value.
-    pub async fn try_websocket(self) -> Result<WebSocket, StatusCode> {
+    pub async fn try_websocket(mut self) -> Result<WebSocket, StatusCode> {
+        let request = self.upgrade();
+        if self.http2 {
+            return extended_connect::open(self.client.address, request, self.within).await;
+        }
+        self.open(request).await.map_err(|refusal| match refusal {
+            Refusal::Status(status) => status,
+            Refusal::Broken(failure) => panic!("upgrade failed: {failure}"),
+        })
+    }
+
+    /// As [`Request::websocket`] over HTTP/1.1, with any failure as a value: for loads that go on while proxies die.
+    ///
+    /// # Errors
+    /// If the upgrade is refused, or nothing answers.
+    pub async fn open_websocket(mut self) -> Result<WebSocket, Refusal> {
+        let request = self.upgrade();
+        self.open(request).await
+    }
+
+    async fn open(self, request: hyper::Request<()>) -> Result<WebSocket, Refusal> {
+        let limit = self.within;
+        let open = async {
+            let broken = |error: &dyn std::error::Error| Refusal::Broken(chain(error));
+            let stream = TcpStream::connect(self.client.address).await.map_err(|error| broken(&error))?;
+            let stream: Box<dyn Transport> = Box::new(stream);
+            match tokio_tungstenite::client_async(request, stream).await {
+                Ok((stream, answer)) => {
+                    WebSocket::open(stream, answer.headers()).await.map_err(Refusal::Broken)
+                }
+                Err(WebSocketError::Http(answer)) => Err(Refusal::Status(answer.status())),
+                Err(error) => Err(broken(&error)),
+            }
+        };
+        let late = || Err(Refusal::Broken(format!("no answer in {limit:?}")));
+        timeout(patience(limit), open).await.unwrap_or_else(|_| late())
+    }
+
+    /// The head of an upgrade over HTTP/1.1.
+    fn upgrade(&mut self) -> hyper::Request<()> {
         let mut request = hyper::Request::new(());
         *request.uri_mut() = self.uri.to_string().replacen("http:", "ws:", 1).parse().expect("it was a URI");
-        *request.headers_mut() = self.headers;
+        *request.headers_mut() = std::mem::take(&mut self.headers);
         let host = HeaderValue::from_str(&self.client.address.to_string()).expect("an address");
         for (name, value) in [
             (header::HOST, host),
@@ -206,18 +245,17 @@ impl Request {
         ] {
             request.headers_mut().entry(name).or_insert(value);
         }
-        if self.http2 {
-            return extended_connect::open(self.client.address, request, self.within).await;
-        }
-        let stream = TcpStream::connect(self.client.address).await.expect("Envoy accepts connections");
-        let stream: Box<dyn Transport> = Box::new(stream);
-        let opened = timeout(patience(self.within), tokio_tungstenite::client_async(request, stream)).await;
-        match opened.expect("an answer to the upgrade in time") {
-            Ok((stream, answer)) => Ok(WebSocket::open(stream, answer.headers()).await),
-            Err(WebSocketError::Http(answer)) => Err(answer.status()),
-            Err(error) => panic!("upgrade failed: {error}"),
-        }
+        request
     }
+}
+
+/// Why a WebSocket was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The upgrade was answered with this.
+    Status(StatusCode),
+    /// The connection broke, or nothing came in time.
+    Broken(String),
 }
 
 /// An error with its causes: hyper's own message alone says nothing.

@@ -16,7 +16,7 @@ pub(crate) use launch::{Launcher, in_docker, unique_name};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::bootstrap::{Bootstrap, EdsCluster, edit_plugin, write_listeners};
 use crate::client::Client;
 use crate::eventually::{patience, poll};
 use crate::metrics;
-use crate::process::last_words;
+use crate::process::{last_words, signal};
 use admin::Admin;
 
 /// Loads of a module, first health checks and a container on a busy two-core machine, all together.
@@ -48,6 +48,16 @@ impl fmt::Display for Nack {
 
 impl std::error::Error for Nack {}
 
+/// How one is started.
+pub(crate) struct Options {
+    /// Worker threads.
+    pub(crate) concurrency: u32,
+    /// Levels for parts of its log.
+    pub(crate) log: String,
+    /// Variables in its environment, beside those of this process.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
 /// A running Envoy.
 #[derive(Debug)]
 pub struct Envoy {
@@ -56,6 +66,7 @@ pub struct Envoy {
     launcher: Arc<Launcher>,
     concurrency: u32,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     admin: Admin,
     state: Mutex<State>,
 }
@@ -75,9 +86,9 @@ impl Envoy {
         launcher: Arc<Launcher>,
         directory: &Path,
         bootstrap: &Bootstrap,
-        concurrency: u32,
-        log: &str,
+        options: Options,
     ) -> Result<Self, String> {
+        let Options { concurrency, log, environment } = options;
         std::fs::create_dir(directory).unwrap();
         let [file, lds, socket] = ["bootstrap.json", "lds.json", "admin"].map(|name| directory.join(name));
         let admin = Admin::new(&socket, bootstrap.admin_port);
@@ -85,7 +96,7 @@ impl Envoy {
         let arguments = [
             ["-c", file.to_str().unwrap()],
             ["--concurrency", &concurrency.to_string()],
-            ["--component-log-level", log],
+            ["--component-log-level", &log],
             // Connections of a former configuration end soon: tests look at what the new one does.
             ["--drain-time-s", "1"],
             ["--drain-strategy", "immediate"],
@@ -100,6 +111,7 @@ impl Envoy {
             launcher,
             concurrency,
             arguments,
+            environment,
             admin,
             state: Mutex::new(State {
                 child: None,
@@ -247,6 +259,21 @@ impl Envoy {
         }
     }
 
+    /// Stops it (SIGSTOP): connections stay open, and nothing is answered. As a process: a container's command is not Envoy.
+    pub fn pause(&self) {
+        signal(self.pid(), "-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        signal(self.pid(), "-CONT");
+    }
+
+    /// How it ended, if it did so by itself.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.state.lock().unwrap().child.as_mut()?.try_wait().ok().flatten()
+    }
+
     /// Kills it if it runs, and starts it with its current configuration.
     pub async fn restart(&self) {
         self.kill();
@@ -258,7 +285,13 @@ impl Envoy {
         write_listeners(&listeners, &self.directory.join("lds.json"));
         self.admin.clean_up();
         let began = Instant::now();
-        let child = self.launcher.start(&self.name, &self.directory, &self.arguments, &self.log_file())?;
+        let child = self.launcher.start(
+            &self.name,
+            &self.directory,
+            &self.arguments,
+            &self.environment,
+            &self.log_file(),
+        )?;
         self.state.lock().unwrap().child = Some(child);
 
         let ingress = listeners[0]["name"].as_str().expect("the first listener has a name");

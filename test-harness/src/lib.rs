@@ -37,9 +37,11 @@ pub mod istio;
 mod leftovers;
 mod listening;
 mod metrics;
+mod node_process;
 mod process;
 mod python;
 mod redis;
+mod relay;
 mod state;
 pub mod tokens;
 
@@ -58,15 +60,17 @@ use state::StateCluster;
 pub use backend::{Backend, Mode};
 pub use browser::Browser;
 pub use builder::{Builder, Ports};
-pub use client::{Client, RawResponse, Received, Request, Response, WebSocket};
+pub use client::{Client, RawResponse, Received, Refusal, Request, Response, WebSocket};
 pub use container::{Container, Image};
 pub use endpoints::{Endpoint, EndpointSet};
 pub use envoy::{Envoy, Host, Nack};
 pub use eventually::{Attempt, eventually};
 pub use hyper::{self, StatusCode};
 pub use issuer::Issuer;
+pub use node_process::{NodeProcess, serve_node};
 pub use python::{PythonNodes, run_python};
 pub use redis::{RedisCluster, RedisServer};
+pub use relay::{Cut, Relay};
 pub use state::{State, StateService, berth};
 
 /// A file that is replaced is read within milliseconds; the rest is for busy machines.
@@ -78,6 +82,7 @@ pub struct World {
     // Dropped in this order: the Envoys first, their files last.
     envoys: Vec<Envoy>,
     state: Option<StateCluster>,
+    service_relays: Vec<Relay>,
     backends: Mutex<Vec<Arc<Backend>>>,
     endpoints: Mutex<EndpointSet>,
     nodes_template: Value,
@@ -112,6 +117,11 @@ impl World {
     /// All Envoys.
     pub fn envoys(&self) -> &[Envoy] {
         &self.envoys
+    }
+
+    /// The ways from the Envoys to the state services, in a world that has them so.
+    pub fn service_relays(&self) -> &[Relay] {
+        &self.service_relays
     }
 
     /// A node, counted from 0 in order of creation, whether or not the endpoints name it now.

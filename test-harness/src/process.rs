@@ -47,6 +47,11 @@ impl Server {
         self.state().child.as_ref().map(Child::id)
     }
 
+    /// The memory it has in use (RSS), in bytes, unless it was killed.
+    pub(crate) fn resident_memory(&self) -> Option<u64> {
+        resident_memory(self.id()?)
+    }
+
     /// How it ended, if it did so by itself.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         self.state().child.as_mut()?.try_wait().ok().flatten()
@@ -82,9 +87,7 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.id().expect("a server that runs").to_string();
-        let status = Command::new("kill").args([name, &id]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill {name} {id} failed");
+        signal(self.id().expect("a server that runs"), name);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,6 +100,22 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Sends a process a signal, such as `-STOP`.
+///
+/// # Panics
+/// If there is no such process.
+pub(crate) fn signal(id: u32, name: &str) {
+    let status = Command::new("kill").args([name, &id.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill {name} {id} failed");
+}
+
+/// The memory that a process has in use (RSS), in bytes, as /proc reports it.
+pub(crate) fn resident_memory(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))?;
+    Some(line.parse::<u64>().ok()? * 1024)
 }
 
 /// The last lines of a log file.

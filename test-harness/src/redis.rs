@@ -55,6 +55,7 @@ pub struct RedisServer {
     pub port: u16,
     folder: TempDir,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     server: Server,
 }
 
@@ -64,12 +65,21 @@ impl RedisServer {
     /// # Panics
     /// If it does not start, with its last words.
     pub fn start(options: &[&str]) -> Self {
+        Self::start_in(options, &[])
+    }
+
+    /// Starts one with these additional options, and these variables in its environment.
+    ///
+    /// # Panics
+    /// If it does not start, with its last words.
+    pub fn start_in(options: &[&str], environment: &[(String, String)]) -> Self {
         let mut failure = String::new();
         for port in free_ports(ATTEMPTS) {
             let server = Self {
                 port,
                 folder: TempDir::with_prefix("berth-redis-").expect("a temporary folder"),
                 options: options.iter().map(|option| (*option).to_owned()).collect(),
+                environment: environment.to_vec(),
                 server: Server::default(),
             };
             match server.launch() {
@@ -126,6 +136,7 @@ impl RedisServer {
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
             .args(&self.options)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path());
         self.server.start(&mut command, &self.log()).map_err(|error| format!("{error}; run `make setup`"))?;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use berth_core::wire::{NodeChange, NodeState, SessionKey, SessionReply};
 
+use self::service::Start;
 pub use self::service::{StateService, berth};
 use crate::World;
 use crate::builder::previous;
@@ -34,6 +35,8 @@ pub struct State {
     services: usize,
     previous: Vec<usize>,
     flags: Vec<String>,
+    own_flags: Vec<(usize, [String; 2])>,
+    own_environment: Vec<(usize, (String, String))>,
     token: Option<String>,
 }
 
@@ -42,6 +45,7 @@ enum Kind {
     Memory,
     Redis,
     RedisCluster,
+    Elsewhere,
 }
 
 impl State {
@@ -58,6 +62,11 @@ impl State {
     /// Pins in a private Redis Cluster. Takes a few seconds longer to start.
     pub fn redis_cluster() -> Self {
         Self::new(Kind::RedisCluster)
+    }
+
+    /// Pins in a store of the caller's, which flags name.
+    pub fn elsewhere() -> Self {
+        Self::new(Kind::Elsewhere)
     }
 
     /// How many services there are. Default: 1.
@@ -79,6 +88,18 @@ impl State {
         self
     }
 
+    /// One more flag of this service alone, counted from 0.
+    pub fn flag_of(mut self, service: usize, name: &str, value: &str) -> Self {
+        self.own_flags.push((service, [name.to_owned(), value.to_owned()]));
+        self
+    }
+
+    /// Variables in the environment of this service alone, counted from 0.
+    pub fn environment_of(mut self, service: usize, variables: &[(String, String)]) -> Self {
+        self.own_environment.extend(variables.iter().map(|variable| (service, variable.clone())));
+        self
+    }
+
     /// Services answer those only who bring this token. The helpers here do.
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
@@ -86,7 +107,15 @@ impl State {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { kind, services: 1, previous: Vec::new(), flags: Vec::new(), token: None }
+        Self {
+            kind,
+            services: 1,
+            previous: Vec::new(),
+            flags: Vec::new(),
+            own_flags: Vec::new(),
+            own_environment: Vec::new(),
+            token: None,
+        }
     }
 
     /// Starts the store, then the services; the first one on this port, if it must be one.
@@ -96,6 +125,7 @@ impl State {
             Kind::Memory => Store::Memory,
             Kind::Redis => Store::Redis(RedisServer::start(&[])),
             Kind::RedisCluster => Store::RedisCluster(RedisCluster::start()),
+            Kind::Elsewhere => Store::Elsewhere,
         });
         let store = Arc::new(store.await.map_err(|_| "the store does not start; the reason is above")?);
         let mut arguments = store.flags();
@@ -105,9 +135,18 @@ impl State {
             let port = port.filter(|_| index == 0).unwrap_or(0);
             let log = directory.join(format!("state{index}.log"));
             let program = if self.previous.contains(&index) { previous("berth")? } else { berth()? };
-            let (arguments, token) = (arguments.clone(), self.token.clone());
-            services
-                .push(StateService::start(program, port, log, arguments, token, Arc::clone(&store)).await?);
+            let own = self.own_flags.iter().filter(|(service, _)| *service == index);
+            let arguments = arguments.iter().chain(own.flat_map(|(_, flag)| flag)).cloned().collect();
+            let own = self.own_environment.iter().filter(|(service, _)| *service == index);
+            let start = Start {
+                program,
+                port,
+                log,
+                arguments,
+                environment: own.map(|(_, variable)| variable.clone()).collect(),
+                token: self.token.clone(),
+            };
+            services.push(StateService::start(start, Arc::clone(&store)).await?);
         }
         Ok(StateCluster { services, store })
     }
@@ -125,13 +164,15 @@ pub(crate) enum Store {
     Memory,
     Redis(RedisServer),
     RedisCluster(RedisCluster),
+    Elsewhere,
 }
 
 impl Store {
     /// Whether a service that starts now can become ready.
     fn is_well(&self) -> bool {
         match self {
-            Self::Memory => true,
+            // Of one elsewhere the caller knows.
+            Self::Memory | Self::Elsewhere => true,
             Self::Redis(server) => server.runs(),
             Self::RedisCluster(cluster) => cluster.primaries().len() == 3,
         }
@@ -139,7 +180,7 @@ impl Store {
 
     fn flags(&self) -> Vec<String> {
         match self {
-            Self::Memory => Vec::new(),
+            Self::Memory | Self::Elsewhere => Vec::new(),
             Self::Redis(server) => vec!["--redis".into(), server.url()],
             Self::RedisCluster(cluster) => {
                 vec!["--redis".into(), cluster.urls().join(","), "--redis-cluster".into(), "true".into()]

@@ -200,7 +200,13 @@ fn websocket(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
             }
         }
     });
-    shared.websockets.lock().unwrap().push(task.abort_handle());
+    let mut websockets = shared.websockets.lock().unwrap();
+    // A handle keeps what its task used: a node of an hour's churn must not keep each socket it ever had.
+    if websockets.len() == websockets.capacity() {
+        websockets.retain(|websocket| !websocket.is_finished());
+    }
+    websockets.push(task.abort_handle());
+    drop(websockets);
     answer
 }
 

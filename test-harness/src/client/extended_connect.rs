@@ -63,5 +63,5 @@ pub(super) async fn open(
     let upgraded = hyper::upgrade::on(&mut answer).await.expect("a stream");
     let stream: Box<dyn Transport> = Box::new(TokioIo::new(upgraded));
     let stream = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
-    Ok(WebSocket::open(stream, answer.headers()).await)
+    Ok(WebSocket::open(stream, answer.headers()).await.expect("the node's name"))
 }

@@ -114,12 +114,15 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
-    pub(super) async fn open(stream: WebSocketStream<Box<dyn Transport>>, headers: &HeaderMap) -> Self {
+    pub(super) async fn open(
+        stream: WebSocketStream<Box<dyn Transport>>,
+        headers: &HeaderMap,
+    ) -> Result<Self, String> {
         let protocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
         let protocol = protocol.map(|value| value.to_str().expect("a token").to_owned());
         let mut socket = Self { stream, node: String::new(), protocol, headers: headers.clone() };
-        socket.node = socket.receive().await.expect("the node's name");
-        socket
+        socket.node = socket.next_text(LIMIT).await?;
+        Ok(socket)
     }
 
     /// The node at the other end.
@@ -159,6 +162,20 @@ impl WebSocket {
         timeout(patience(LIMIT), end).await.unwrap_or_else(|_| panic!("still open after {LIMIT:?}"));
     }
 
+    /// Sends a text, with what comes back, or why nothing does, as a value.
+    ///
+    /// # Errors
+    /// If the connection has ended, or nothing comes within this time (multiplied by `HARNESS_PATIENCE`).
+    pub async fn try_echo(&mut self, text: &str, within: Duration) -> Result<String, String> {
+        self.stream.send(Message::text(text)).await.map_err(|error| error.to_string())?;
+        self.next_text(within).await
+    }
+
+    /// Whether the connection ends within this time, in which nothing is sent.
+    pub async fn ends_within(&mut self, time: Duration) -> bool {
+        timeout(time, self.stream.next()).await.is_ok()
+    }
+
     /// The next text; `None` when the connection has ended.
     ///
     /// # Panics
@@ -167,5 +184,12 @@ impl WebSocket {
         let next = timeout(patience(LIMIT), self.stream.next()).await;
         let message = next.unwrap_or_else(|_| panic!("no message in {LIMIT:?}"))?.ok()?;
         message.is_text().then(|| message.into_text().expect("it is text").to_string())
+    }
+
+    async fn next_text(&mut self, within: Duration) -> Result<String, String> {
+        let next = timeout(patience(within), self.stream.next()).await;
+        let message = next.map_err(|_| format!("no message in {within:?}"))?.ok_or("the connection ended")?;
+        let text = message.and_then(Message::into_text).map_err(|error| error.to_string())?;
+        Ok(text.to_string())
     }
 }

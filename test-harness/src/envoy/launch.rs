@@ -44,10 +44,12 @@ impl Launcher {
         name: &str,
         directory: &Path,
         arguments: &[String],
+        environment: &[(String, String)],
         log: &Path,
     ) -> Result<Child, String> {
         let log = File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.0.command(name, directory)?;
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.args(arguments).current_dir(root()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn();

@@ -44,9 +44,7 @@ impl Envoy {
     /// # Panics
     /// If it does not run, or /proc cannot tell.
     pub fn resident_memory(&self) -> u64 {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        line.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("a line VmRSS") * 1024
+        crate::process::resident_memory(self.pid()).expect("a line VmRSS")
     }
 
     /// How long its last start took, until its listener served, in steps of some 20 ms.
@@ -54,7 +52,7 @@ impl Envoy {
         self.state.lock().unwrap().start_time
     }
 
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.state.lock().unwrap().child.as_ref().map(Child::id).expect("this Envoy is killed")
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ pub struct StateService {
     program: Mutex<PathBuf>,
     address: SocketAddr,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     token: Option<String>,
     store: Arc<Store>,
     log: PathBuf,
@@ -35,22 +36,29 @@ pub struct StateService {
     _reservation: TcpSocket,
 }
 
+/// What is started.
+pub(super) struct Start {
+    /// The `berth` to run.
+    pub(super) program: PathBuf,
+    /// Of 127.0.0.1; 0 is any that is free.
+    pub(super) port: u16,
+    pub(super) log: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) token: Option<String>,
+}
+
 impl StateService {
-    /// Starts this `berth` on this port of 127.0.0.1, 0 being any that is free, and returns when its store has answered it.
-    pub(super) async fn start(
-        program: PathBuf,
-        port: u16,
-        log: PathBuf,
-        arguments: Vec<String>,
-        token: Option<String>,
-        store: Arc<Store>,
-    ) -> Result<Self, String> {
+    /// Starts one, and returns when its store has answered it.
+    pub(super) async fn start(start: Start, store: Arc<Store>) -> Result<Self, String> {
+        let Start { program, port, log, arguments, environment, token } = start;
         let reservation = reserve(port).map_err(|error| format!("state service, port {port}: {error}"))?;
         let address = reservation.local_addr().map_err(|error| error.to_string())?;
         let service = Self {
             program: Mutex::new(program),
             address,
             arguments,
+            environment,
             token,
             store,
             log,
@@ -107,6 +115,19 @@ impl StateService {
     /// Lets it go on; it answers what it was asked meanwhile.
     pub fn resume(&self) {
         self.server.resume();
+    }
+
+    /// How it ended, if it did so by itself.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.server.ended()
+    }
+
+    /// The memory it has in use (RSS), in bytes.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn resident_memory(&self) -> u64 {
+        self.server.resident_memory().expect("a service that runs")
     }
 
     /// What it wrote to its log so far, over all its starts.
@@ -177,6 +198,7 @@ impl StateService {
         if let Some(token) = &self.token {
             command.env("BERTH_TOKEN", token);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.server.start(&mut command, &self.log)?;
         let page = if self.store.is_well() { "/readyz" } else { "/healthz" };
         let answers = async || {

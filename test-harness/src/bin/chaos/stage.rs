@@ -1,0 +1,215 @@
+//! The world of one row, and how its fault is done and undone in it. Ways that are cut go through relays; all others are direct, as a
+//! relay would hide how a dead part refuses connections.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_core::wire::{SessionKey, SessionReply};
+use berth_harness::hyper::Method;
+use berth_harness::{
+    Builder, Cut, Endpoint, NodeProcess, RedisServer, Relay, State, StateService, World, eventually,
+};
+use tempfile::TempDir;
+
+use crate::load::Load;
+use crate::table::{Fault, Part, Row};
+use crate::tools::{Clock, SlowDisk, SmallDisk};
+
+pub(crate) const ENVOYS: usize = 2;
+const SERVICES: usize = 2;
+/// Those that come after the sessions were placed: a third of the sessions then is where the ring would not have it.
+const LATER_NODES: usize = 2;
+const NODES: usize = 3 + LATER_NODES;
+/// The pool of envoy/envoy-state.yaml.
+const POOL: &str = "nodes";
+/// Of questions after a row.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pins are touched each quarter of it.
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+
+pub(crate) struct Stage {
+    // Dropped in this order: what writes into a folder first.
+    pub(crate) world: World,
+    pub(crate) nodes: Vec<NodeProcess>,
+    redis: RedisServer,
+    ways: Ways,
+    clock: Option<Clock>,
+    slow_disk: Option<SlowDisk>,
+    small_disk: Option<SmallDisk>,
+    _folder: TempDir,
+}
+
+/// Relays, where a row needs them.
+#[derive(Default)]
+struct Ways {
+    to_nodes: Vec<Relay>,
+    to_redis: Vec<Relay>,
+}
+
+impl Stage {
+    /// Starts a world for this row; an error if the machine lacks what it takes.
+    pub(crate) async fn set(row: &Row) -> Result<Self, String> {
+        let folder = tempfile::Builder::new().prefix("berth-chaos-").tempdir().expect("a temporary folder");
+        let clock = matches!(row.fault, Fault::Clock(_)).then(|| Clock::new(folder.path())).transpose()?;
+        let slow_disk =
+            matches!(row.fault, Fault::SlowDisk(_)).then(|| SlowDisk::new(folder.path())).transpose()?;
+        let small_disk = (row.fault == Fault::FullDisk).then(|| SmallDisk::new(folder.path())).transpose()?;
+        let clock_of = |part: Part| match &clock {
+            Some(clock) if row.part == part => clock.environment(),
+            _ => Vec::new(),
+        };
+
+        let mut environment = clock_of(Part::Redis);
+        environment.extend(slow_disk.iter().flat_map(SlowDisk::environment));
+        let mut options = Vec::new();
+        if row.part == Part::PersistentRedis {
+            let sync = if slow_disk.is_some() { "always" } else { "everysec" };
+            options.extend(["--appendonly", "yes", "--appendfsync", sync]);
+        }
+        if let Some(disk) = &small_disk {
+            options.extend(["--dir", disk.folder.to_str().expect("a path of valid UTF-8")]);
+        }
+        let redis = RedisServer::start_in(&options, &environment);
+
+        let mut nodes = Vec::new();
+        for _ in 0..NODES {
+            nodes.push(NodeProcess::start(folder.path()).await?);
+        }
+        let mut ways = Ways::default();
+        if matches!(row.part, Part::EnvoyToNode | Part::EnvoysToNode) {
+            for node in &nodes {
+                ways.to_nodes.push(Relay::start(node.address()).await);
+            }
+        }
+        let mut state = State::elsewhere().services(SERVICES).flag("--ttl", &format!("{}s", TTL.as_secs()));
+        let redis_address = SocketAddr::from(([127, 0, 0, 1], redis.port));
+        for service in 0..SERVICES {
+            let mut address = redis_address;
+            if matches!(row.part, Part::ServiceToRedis | Part::ServicesToRedis) {
+                ways.to_redis.push(Relay::start(redis_address).await);
+                address = ways.to_redis[service].address();
+            }
+            state = state.flag_of(service, "--redis", &format!("redis://{address}"));
+        }
+        state = state.environment_of(0, &clock_of(Part::Service));
+        let first = (0..NODES - LATER_NODES).map(|node| ways.to(&nodes, node));
+        let mut builder = World::builder()
+            .nodes(0)
+            .nodes_at(first)
+            .envoys(ENVOYS)
+            .own_addresses()
+            .environment_of(0, &clock_of(Part::Envoy))
+            .state(state);
+        if row.part == Part::EnvoyToServices {
+            builder = builder.relayed_services();
+        }
+        let world = builder.start().await;
+        Ok(Self { world, nodes, redis, ways, clock, slow_disk, small_disk, _folder: folder })
+    }
+
+    /// Adds the nodes that were left out.
+    pub(crate) async fn grow(&self) {
+        let later = (NODES - LATER_NODES..NODES).map(|node| Endpoint::new(self.ways.to(&self.nodes, node)));
+        self.world.edit_endpoints(|set| set.extend(later)).await;
+    }
+
+    /// What Berth calls a node, from what the node calls itself.
+    pub(crate) fn name_of(&self, node: usize) -> String {
+        self.ways.to(&self.nodes, node).to_string()
+    }
+
+    /// Where the store has a session. On a busy machine it is asked again.
+    pub(crate) async fn pin_of(&self, session: &str) -> Option<String> {
+        let path = format!("/v1/sessions/{}?pool={POOL}", SessionKey::new(POOL, session.as_bytes()));
+        let ask = async || {
+            let answer = self.world.state(0).request(Method::GET, &path).try_send().await?;
+            match answer.status.as_u16() {
+                200 => serde_json::from_slice::<SessionReply>(&answer.body)
+                    .map(|pin| Some(pin.node.to_string()))
+                    .map_err(|error| error.to_string()),
+                404 => Ok(None),
+                status => Err(format!("{status}: {:?}", answer.body)),
+            }
+        };
+        eventually(ask, PATIENCE).await
+    }
+
+    pub(crate) async fn begin(&self, row: &Row, load: &Arc<Load>) {
+        match (row.fault, row.part) {
+            (Fault::Pause, Part::Node) => self.nodes[0].pause(),
+            (Fault::Pause, Part::Envoy) => self.world.envoy(0).pause(),
+            (Fault::Pause, Part::Redis) => self.redis.pause(),
+            (Fault::Pause, _) => self.services(row).iter().for_each(StateService::pause),
+            (Fault::Kill, Part::Node) => self.nodes[0].kill(),
+            (Fault::Kill, Part::Envoy) => {
+                load.reach(0, None);
+                self.world.envoy(0).kill();
+            }
+            (Fault::Kill, Part::Redis | Part::PersistentRedis) => self.redis.kill(),
+            (Fault::Kill, _) => self.services(row).iter().for_each(StateService::kill),
+            (Fault::Network(cut), part) => self.cut(part, cut),
+            (Fault::SlowDisk(time), _) => self.slow_disk.as_ref().expect("one").slow(time.as_millis()),
+            (Fault::FullDisk, _) => self.small_disk.as_ref().expect("one").fill(),
+            (Fault::Clock(seconds), _) => self.clock.as_ref().expect("one").set(seconds),
+        }
+    }
+
+    pub(crate) async fn end(&self, row: &Row, load: &Arc<Load>) {
+        match (row.fault, row.part) {
+            (Fault::Pause, Part::Node) => self.nodes[0].resume(),
+            (Fault::Pause, Part::Envoy) => self.world.envoy(0).resume(),
+            (Fault::Pause, Part::Redis) => self.redis.resume(),
+            (Fault::Pause, _) => self.services(row).iter().for_each(StateService::resume),
+            (Fault::Kill, Part::Node) => {
+                self.nodes[0].restart().await.unwrap_or_else(|failure| panic!("{failure}"));
+            }
+            (Fault::Kill, Part::Envoy) => {
+                self.world.envoy(0).restart().await;
+                load.reach(0, Some(self.world.envoy(0).client()));
+            }
+            (Fault::Kill, Part::Redis | Part::PersistentRedis) => {
+                tokio::task::block_in_place(|| self.redis.restart());
+            }
+            (Fault::Kill, _) => {
+                for service in self.services(row) {
+                    service.restart().await;
+                }
+            }
+            (Fault::Network(_), _) => {
+                self.ways.all().chain(self.world.service_relays()).for_each(Relay::mend)
+            }
+            (Fault::SlowDisk(_), _) => self.slow_disk.as_ref().expect("one").well(),
+            (Fault::FullDisk, _) => self.small_disk.as_ref().expect("one").clear(),
+            (Fault::Clock(_), _) => self.clock.as_ref().expect("one").set(0),
+        }
+    }
+
+    fn services(&self, row: &Row) -> &[StateService] {
+        let count = if row.part == Part::BothServices { SERVICES } else { 1 };
+        &self.world.states()[..count]
+    }
+
+    fn cut(&self, part: Part, cut: Cut) {
+        let one: Option<IpAddr> = Some(Builder::source(0));
+        match part {
+            Part::EnvoyToServices => self.world.service_relays().iter().for_each(|way| way.cut(one, cut)),
+            Part::EnvoyToNode => self.ways.to_nodes[0].cut(one, cut),
+            Part::EnvoysToNode => self.ways.to_nodes[0].cut(None, cut),
+            Part::ServiceToRedis => self.ways.to_redis[0].cut(None, cut),
+            Part::ServicesToRedis => self.ways.to_redis.iter().for_each(|way| way.cut(None, cut)),
+            other => panic!("{}: no way", other.text()),
+        }
+    }
+}
+
+impl Ways {
+    /// Where Envoys reach a node.
+    fn to(&self, nodes: &[NodeProcess], node: usize) -> SocketAddr {
+        self.to_nodes.get(node).map_or_else(|| nodes[node].address(), Relay::address)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Relay> {
+        self.to_nodes.iter().chain(&self.to_redis)
+    }
+}

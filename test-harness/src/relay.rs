@@ -1,0 +1,138 @@
+//! A way over TCP between two parts that can be cut: what a network does to them, without one.
+//!
+//! The far end is connected to once a connection is accepted, so a far end that is dead looks like one that resets. Put it only
+//! before parts that live. A cut that loses all packets would let no connection be made; here the kernel makes it, and no byte follows.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+/// What is done to a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// No byte passes either way; connections stay. What was sent arrives when it is mended.
+    Silent,
+    /// Connections are reset, further ones at once.
+    Reset,
+    /// Bytes arrive so much later, either way.
+    Late(Duration),
+}
+
+/// Cuts that hold now, each for who comes from this address or for all.
+type Cuts = Vec<(Option<IpAddr>, Cut)>;
+
+/// A listener on 127.0.0.1 that passes all on to one address.
+#[derive(Debug)]
+pub struct Relay {
+    address: SocketAddr,
+    cuts: watch::Sender<Cuts>,
+    task: AbortHandle,
+}
+
+impl Relay {
+    /// Starts one to this address, which need not listen yet.
+    pub async fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let (cuts, seen) = watch::channel(Cuts::new());
+        let accept = async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    Some(_) = connections.join_next() => {}
+                    accepted = listener.accept() => {
+                        let (near, peer) = accepted.expect("a connection");
+                        connections.spawn(pass(near, to, Way { from: peer.ip(), cuts: seen.clone() }));
+                    }
+                }
+            }
+        };
+        Self { address, cuts, task: tokio::spawn(accept).abort_handle() }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts the way of those who come from this address, or of all.
+    pub fn cut(&self, from: Option<IpAddr>, cut: Cut) {
+        self.cuts.send_modify(|cuts| cuts.push((from, cut)));
+    }
+
+    /// Mends it for all.
+    pub fn mend(&self) {
+        self.cuts.send_modify(Vec::clear);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What one connection sees of the cuts.
+#[derive(Clone)]
+struct Way {
+    from: IpAddr,
+    cuts: watch::Receiver<Cuts>,
+}
+
+impl Way {
+    /// Waits until its cut is as wanted. Never returns once the relay is gone.
+    async fn until(&mut self, wanted: impl Fn(Option<Cut>) -> bool) -> Option<Cut> {
+        let from = self.from;
+        let of = |cuts: &Cuts| {
+            cuts.iter().find(|(source, _)| source.is_none_or(|source| source == from)).map(|(_, cut)| *cut)
+        };
+        let found = self.cuts.wait_for(|cuts| wanted(of(cuts))).await.map(|cuts| of(&cuts));
+        match found {
+            Ok(cut) => cut,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+async fn pass(mut near: TcpStream, to: SocketAddr, mut way: Way) {
+    let mut ways = [way.clone(), way.clone()];
+    let both = async {
+        ways[0].until(|cut| cut != Some(Cut::Silent)).await;
+        let Ok(mut far) = TcpStream::connect(to).await else { return };
+        // Small answers must not wait for an acknowledgement.
+        let _ = (near.set_nodelay(true), far.set_nodelay(true));
+        let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
+        let [there, back] = ways.each_mut();
+        // One side that ends ends both: neither Envoy nor the service uses half of a connection.
+        tokio::select! {
+            () = carry(near_in, far_out, there) => {}
+            () = carry(far_in, near_out, back) => {}
+        }
+    };
+    let is_reset = tokio::select! {
+        () = both => false,
+        _ = way.until(|cut| cut == Some(Cut::Reset)) => true,
+    };
+    if is_reset {
+        // It has gone already, or is reset now.
+        let _ = near.set_zero_linger();
+    }
+}
+
+async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, way: &mut Way) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if let Some(Cut::Late(time)) = way.until(|cut| cut != Some(Cut::Silent)).await {
+            sleep(time).await;
+            way.until(|cut| cut != Some(Cut::Silent)).await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
