@@ -413,7 +413,7 @@ fn made_up_pools_in_polls_cost_the_store_little() {
 #[test]
 fn polls_share_one_look_at_the_log() {
     let server = RedisServer::start(&[]);
-    let service = Service::on_redis(on(&server));
+    let service = Service::on_redis(Options { timeout: Duration::from_secs(5), ..on(&server) });
     // Polls that come back at once, as proxies' do, many at a time.
     std::thread::scope(|scope| {
         for _ in 0..4 {
