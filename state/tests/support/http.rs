@@ -31,7 +31,7 @@ impl Service {
 
     /// Over these servers, once all shards take writes. A call may take a second.
     pub fn ready_on(urls: Vec<String>, cluster: bool) -> Self {
-        let (timeout, keeping) = (Duration::from_secs(5), Keeping::default());
+        let (timeout, keeping) = (Duration::from_secs(1), Keeping::default());
         let options = Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping };
         let service = Self::on_redis(options);
         let start = Instant::now();
