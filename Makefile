@@ -86,8 +86,7 @@ soak: setup wasm ## live WebSockets through drains, deaths and failovers, an hou
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	@BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin soak -- --minutes $(MINUTES) --sessions $(SESSIONS)
 
-chaos: wasm ## each fault of one table done to each part under load, ten minutes; target/chaos/report.md; ARGS=Redis for some rows
-	@scripts/setup chaos
+chaos: setup wasm ## each fault of one table done to each part under load, ten minutes; target/chaos/report.md; ARGS=Redis for some rows
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state
 	@BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin chaos -- $(ARGS)
 

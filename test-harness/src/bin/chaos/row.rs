@@ -58,6 +58,7 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
     let homes = homes(&load.answers(), RESIDENTS);
 
     stage.begin(row, &load).await;
+    let is_there = stage.sees_its_clock(row).await;
     crowd.grow(&load, FAULT).await;
     stage.end(row, &load).await;
     let ended = Instant::now();
@@ -98,6 +99,9 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
                 late.iter().rev().find(|answer| answer.session == session).map(|answer| text(answer, ended)),
             );
         }
+    }
+    if !is_there {
+        seen.broken.push("the part does not see that its clock has jumped".into());
     }
     seen.judge(row, began, &answers, &described);
     for (index, envoy) in stage.world.envoys().iter().enumerate() {
