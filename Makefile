@@ -1,6 +1,6 @@
 # One-line verbs; what they do is in scripts/ and in cargo. `make` prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-failovers test-matrix test-all e2e demo bench simulate fuzz fmt clean
+.PHONY: help setup wasm static images up down check test test-browser test-compose test-valkey test-failovers test-matrix test-all e2e soak chaos demo bench simulate fuzz fmt clean
 CARGO_FLAGS := --locked
 # Compose is a command of its own where Docker has no plugin for it.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -80,8 +80,20 @@ test-valkey: setup wasm ## the state service's tests, alone and behind Envoy, wi
 test-matrix: setup static ## the end-to-end tests on every line of Envoy, an hour; target/matrix/report.md; ARGS='1.37.0 1.39.3' for these
 	@E2E_JOBS=$(E2E_JOBS) scripts/test-matrix $(ARGS)
 
-test-all: test test-browser test-compose test-valkey test-failovers fuzz ## test, browser, compose, Valkey, failovers, fuzzing, both demos, the CRDs, and the end-to-end tests again without Docker
+MINUTES ?= 60
+SESSIONS ?= 20000
+soak: setup wasm ## live WebSockets through drains, deaths and failovers, an hour; target/soak/report.md; MINUTES=60 SESSIONS=20000
+	cargo build -q $(CARGO_FLAGS) --release -p berth-state
+	@BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin soak -- --minutes $(MINUTES) --sessions $(SESSIONS)
+
+chaos: setup wasm ## each fault of one table done to each part under load, ten minutes; target/chaos/report.md; ARGS=Redis for some rows
+	cargo build -q $(CARGO_FLAGS) --release -p berth-state
+	@BERTH_HARNESS=process cargo run -q $(CARGO_FLAGS) --release -p berth-harness --bin chaos -- $(ARGS)
+
+test-all: test test-browser test-compose test-valkey test-failovers fuzz ## test, browser, compose, Valkey, failovers, fuzzing, chaos, a minute of soak, both demos, the CRDs, and the end-to-end tests again without Docker
 	scripts/check-crds
+	$(MAKE) chaos
+	$(MAKE) soak MINUTES=1 SESSIONS=400
 	$(MAKE) demo ARGS=--once
 	$(MAKE) demo ARGS='--once --jwt'
 	BERTH_HARNESS=process $(MAKE) e2e

@@ -63,7 +63,9 @@ fn ask(session: &str, more: &Value) -> String {
 fn write_all(program: &str, redis: &RedisServer) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0]));
     let mut command = Command::new(program);
-    command.args(["serve", "--listen", &address.to_string(), "--redis", &redis.url(), "--store-timeout", "5s"]).stdin(Stdio::null());
+    command
+        .args(["serve", "--listen", &address.to_string(), "--redis", &redis.url(), "--store-timeout", "5s"])
+        .stdin(Stdio::null());
     let folder = tempfile::tempdir().unwrap();
     let service = Server::default();
     service.start(&mut command, &folder.path().join("log")).unwrap();

@@ -136,3 +136,86 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::TcpSocket;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+    const BRIEFLY: Duration = Duration::from_millis(200);
+
+    /// Sends back what it gets.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn connect(relay: &Relay, from: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        socket.connect(relay.address()).await.unwrap()
+    }
+
+    async fn comes_back(stream: &mut TcpStream, within: Duration) -> Option<std::io::Result<u8>> {
+        let _ = stream.write_all(b"x").await;
+        timeout(within, stream.read_u8()).await.ok()
+    }
+
+    #[tokio::test]
+    async fn nothing_passes_a_silent_cut_until_it_is_mended_and_others_pass_all_the_time() {
+        let relay = Relay::start(echo().await).await;
+        let [one, other] = [[127, 0, 0, 11], [127, 0, 0, 12]];
+        let (mut cut, mut well) = (connect(&relay, one).await, connect(&relay, other).await);
+        assert_eq!(comes_back(&mut cut, SOON).await.unwrap().unwrap(), b'x');
+
+        relay.cut(Some(one.into()), Cut::Silent);
+
+        assert!(comes_back(&mut cut, BRIEFLY).await.is_none());
+        let mut new = connect(&relay, one).await;
+        assert!(comes_back(&mut new, BRIEFLY).await.is_none());
+        assert_eq!(comes_back(&mut well, SOON).await.unwrap().unwrap(), b'x');
+        relay.mend();
+        for stream in [&mut cut, &mut new] {
+            assert_eq!(timeout(SOON, stream.read_u8()).await.unwrap().unwrap(), b'x');
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_are_reset_those_that_are_there_and_those_to_come() {
+        let relay = Relay::start(echo().await).await;
+        let mut open = connect(&relay, [127, 0, 0, 1]).await;
+        assert_eq!(comes_back(&mut open, SOON).await.unwrap().unwrap(), b'x');
+
+        relay.cut(None, Cut::Reset);
+
+        assert!(timeout(SOON, open.read_u8()).await.unwrap().is_err());
+        let mut new = connect(&relay, [127, 0, 0, 1]).await;
+        assert!(timeout(SOON, new.read_u8()).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_late_in_both_directions() {
+        let relay = Relay::start(echo().await).await;
+        let mut stream = connect(&relay, [127, 0, 0, 1]).await;
+
+        relay.cut(None, Cut::Late(BRIEFLY));
+
+        let sent = Instant::now();
+        assert_eq!(comes_back(&mut stream, SOON).await.unwrap().unwrap(), b'x');
+        assert!(sent.elapsed() >= BRIEFLY * 2);
+    }
+}

@@ -55,6 +55,9 @@ async fn play(rows: &[&Row]) -> ExitCode {
         let (part, fault) = (row.part.text(), row.fault.text());
         let line = match row::play(row).await {
             Ok(seen) => {
+                if let Some(example) = &seen.example {
+                    eprintln!("chaos: {part}: {fault}: elsewhere: {example}");
+                }
                 broken.extend(seen.broken.iter().map(|what| format!("{part}: {fault}: {what}")));
                 line(part, &fault, &seen)
             }

@@ -11,11 +11,11 @@ use crate::stage::{Stage, TTL};
 use crate::table::{Fault, Part, Row};
 
 /// Until each session was asked for through both Envoys, pinned, and the nodes that come later are known.
-const SETTLING: Duration = Duration::from_secs(3);
+const SETTLING: Duration = Duration::from_secs(2);
 const BEFORE: Duration = Duration::from_secs(1);
 const FAULT: Duration = Duration::from_secs(5);
 /// All must have agreed for so long.
-const QUIET: Duration = Duration::from_secs(4);
+const QUIET: Duration = Duration::from_secs(3);
 /// What touches have not brought together is not brought together: a touch interval, and 5 s until a breaker tries again.
 const AGREED: Duration = Duration::from_secs(TTL.as_secs() / 4 + 5);
 
@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     /// From the end of the fault.
     pub(crate) agreed_after: Duration,
     pub(crate) broken: Vec<String>,
+    /// Of the answers from elsewhere, the first.
+    pub(crate) example: Option<String>,
 }
 
 /// Plays a row; an error if this machine cannot.
@@ -56,6 +58,7 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
     let homes = homes(&load.answers(), RESIDENTS);
 
     stage.begin(row, &load).await;
+    let is_there = stage.sees_its_clock(row).await;
     crowd.grow(&load, FAULT).await;
     stage.end(row, &load).await;
     let ended = Instant::now();
@@ -74,6 +77,11 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
     let answers = load.answers();
     let mut seen = Seen::of(&answers, from, &homes, sessions);
     seen.agreed_after = agreed - ended;
+    let is_elsewhere = |answer: &&Answer| {
+        let home = homes.get(answer.session).copied().flatten();
+        answer.asked >= from && home.is_some_and(|home| answer.node.as_ref().is_ok_and(|node| *node != home))
+    };
+    seen.example = answers.iter().find(is_elsewhere).map(|answer| text(answer, began));
     let late: Vec<&Answer> = answers.iter().filter(|answer| answer.asked >= checked).collect();
     let mut described = Vec::new();
     for session in 0..sessions {
@@ -91,6 +99,9 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
                 late.iter().rev().find(|answer| answer.session == session).map(|answer| text(answer, ended)),
             );
         }
+    }
+    if !is_there {
+        seen.broken.push("the part does not see that its clock has jumped".into());
     }
     seen.judge(row, began, &answers, &described);
     for (index, envoy) in stage.world.envoys().iter().enumerate() {

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use berth_core::wire::{SessionKey, SessionReply};
 use berth_harness::hyper::Method;
@@ -21,6 +21,7 @@ const SERVICES: usize = 2;
 /// Those that come after the sessions were placed: a third of the sessions then is where the ring would not have it.
 const LATER_NODES: usize = 2;
 const NODES: usize = 3 + LATER_NODES;
+const DAY: i64 = 86_400;
 /// The pool of envoy/envoy-state.yaml.
 const POOL: &str = "nodes";
 /// Of questions after a row.
@@ -155,6 +156,30 @@ impl Stage {
         }
     }
 
+    /// Whether the part sees that its clock has jumped: a fault that is not there shows nothing.
+    pub(crate) async fn sees_its_clock(&self, row: &Row) -> bool {
+        let (Fault::Clock(seconds), Ok(now)) = (row.fault, UNIX_EPOCH.elapsed()) else { return true };
+        let seen = match row.part {
+            Part::Redis => self.redis.cli(&["TIME"]).lines().next().and_then(|line| line.parse().ok()),
+            Part::Service => {
+                let answer = self.world.state(0).request(Method::GET, "/healthz").try_send().await;
+                answer.ok().and_then(|answer| Some(seconds_of(answer.header("date")?)))
+            }
+            // It counts its uptime by the wall clock.
+            _ => {
+                let info = self.world.envoy(0).admin("/server_info").await;
+                let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_default();
+                let uptime = info["uptime_current_epoch"]
+                    .as_str()
+                    .and_then(|text| text.trim_end_matches('s').parse::<i64>().ok());
+                uptime.map(|uptime| now.as_secs().cast_signed() + uptime)
+            }
+        };
+        // A minute is more than a row takes, and less than a jump.
+        let off = seen.map(|seen: i64| seen - now.as_secs().cast_signed());
+        off.is_some_and(|off| (off - i64::from(seconds)).abs() < 60)
+    }
+
     pub(crate) async fn end(&self, row: &Row, load: &Arc<Load>) {
         match (row.fault, row.part) {
             (Fault::Pause, Part::Node) => self.nodes[0].resume(),
@@ -201,6 +226,16 @@ impl Stage {
             other => panic!("{}: no way", other.text()),
         }
     }
+}
+
+/// Of the time of day in a header `date`: enough to see a jump of an hour, in seconds of this day.
+fn seconds_of(date: &str) -> i64 {
+    let time = date.split(' ').nth(4).unwrap_or_default();
+    let now = UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs().cast_signed());
+    let of_day = time.split(':').fold(0, |sum, part| sum * 60 + part.parse::<i64>().unwrap_or_default());
+    // The nearest moment with this time of day.
+    let today = now - now % DAY + of_day;
+    [today - DAY, today, today + DAY].into_iter().min_by_key(|moment| (moment - now).abs()).unwrap_or(today)
 }
 
 impl Ways {

@@ -88,7 +88,8 @@ pub(crate) const ROWS: &[Row] = &[
     row(Part::ServicesToRedis, Fault::Network(Cut::Reset)),
     row(Part::ServicesToRedis, Fault::Network(LATE)),
     row(Part::EnvoyToNode, Fault::Network(Cut::Silent)).moves(),
-    row(Part::EnvoyToNode, Fault::Network(Cut::Reset)).moves(),
+    // The requests were sent, so they are not sent again; the check decides a second or two later.
+    row(Part::EnvoyToNode, Fault::Network(Cut::Reset)).moves().fails(150),
     row(Part::EnvoyToNode, Fault::Network(LATE)),
     row(Part::EnvoysToNode, Fault::Network(Cut::Silent)).moves(),
     row(Part::PersistentRedis, Fault::SlowDisk(Duration::from_millis(150))),

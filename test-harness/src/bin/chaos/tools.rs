@@ -1,15 +1,12 @@
-//! What imitates clocks and disks: libfaketime, a library that delays fsync, a small file system of its own.
+//! What imitates clocks and disks: a library that is loaded into a part, and a small file system.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where Debian has it; `apt-get install faketime`.
-const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
-const LIBRARIES: [&str; 4] =
-    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib"];
-const SLOW_DISK: &str = include_str!("slow_disk.c");
+const PRELOAD: &str = include_str!("preload.c");
 
-/// A wall clock that can be set. Timers go on as they were, as they do when a machine's clock is set.
+/// A wall clock that can be set.
 pub(crate) struct Clock {
     file: PathBuf,
     library: PathBuf,
@@ -18,27 +15,21 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock that is right so far.
     pub(crate) fn new(folder: &Path) -> Result<Self, String> {
-        let paths = LIBRARIES.iter().map(|folder| Path::new(folder).join(FAKETIME));
-        let library = paths.into_iter().find(|path| path.exists());
-        let library = library.ok_or("libfaketime is missing (Debian: apt-get install faketime)")?;
-        let clock = Self { file: folder.join("clock"), library };
-        clock.set(0);
+        let clock = Self { file: folder.join("clock"), library: preload(folder)? };
+        std::fs::write(&clock.file, [0; 8]).map_err(|error| error.to_string())?;
         Ok(clock)
     }
 
     /// So many seconds off from now on.
     pub(crate) fn set(&self, seconds: i32) {
-        std::fs::write(&self.file, format!("{seconds:+}\n")).expect("a file in our folder");
+        // In place: the file is mapped.
+        let file = std::fs::File::options().write(true).open(&self.file).expect("a file in our folder");
+        file.write_all_at(&i64::from(seconds).to_ne_bytes(), 0).expect("eight bytes");
     }
 
     /// What a process needs in its environment to go by it.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        pairs(&[
-            ("LD_PRELOAD", &self.library.to_string_lossy()),
-            ("FAKETIME_TIMESTAMP_FILE", &self.file.to_string_lossy()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ])
+        environment(&self.library, "BERTH_CLOCK", &self.file)
     }
 }
 
@@ -50,10 +41,7 @@ pub(crate) struct SlowDisk {
 
 impl SlowDisk {
     pub(crate) fn new(folder: &Path) -> Result<Self, String> {
-        let [source, library] = ["slow_disk.c", "slow_disk.so"].map(|name| folder.join(name));
-        std::fs::write(&source, SLOW_DISK).map_err(|error| error.to_string())?;
-        run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source))?;
-        Ok(Self { file: folder.join("slow"), library })
+        Ok(Self { file: folder.join("slow"), library: preload(folder)? })
     }
 
     pub(crate) fn slow(&self, milliseconds: u128) {
@@ -65,11 +53,21 @@ impl SlowDisk {
     }
 
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        pairs(&[
-            ("LD_PRELOAD", &self.library.to_string_lossy()),
-            ("BERTH_SLOW_DISK", &self.file.to_string_lossy()),
-        ])
+        environment(&self.library, "BERTH_SLOW_DISK", &self.file)
     }
+}
+
+/// Compiles the library that is loaded into a part.
+fn preload(folder: &Path) -> Result<PathBuf, String> {
+    let [source, library] = ["preload.c", "preload.so"].map(|name| folder.join(name));
+    std::fs::write(&source, PRELOAD).map_err(|error| error.to_string())?;
+    run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source))?;
+    Ok(library)
+}
+
+fn environment(library: &Path, name: &str, file: &Path) -> Vec<(String, String)> {
+    let variables = [("LD_PRELOAD", library), (name, file)];
+    variables.map(|(name, path)| (name.to_owned(), path.to_string_lossy().into_owned())).into()
 }
 
 /// A file system of a few megabytes, in memory, that can be filled. Needs the right to mount.
@@ -107,8 +105,4 @@ fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if output.status.success() { Ok(()) } else { Err(format!("{name}: {said}")) }
-}
-
-fn pairs(variables: &[(&str, &str)]) -> Vec<(String, String)> {
-    variables.iter().map(|&(name, value)| (name.into(), value.into())).collect()
 }

@@ -261,3 +261,65 @@ impl Outage {
         self.from <= to && self.until.is_none_or(|until| until + slack >= from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session that its pin had at node 1 long ago.
+    fn at_home() -> Option<Home> {
+        let long_ago = Instant::now().checked_sub(Duration::from_mins(2)).unwrap();
+        Some(Home { node: 1, began: long_ago, seen: long_ago, settled: true })
+    }
+
+    #[test]
+    fn a_session_away_from_a_node_that_lives_is_a_violation() {
+        let ledger = Ledger::default();
+        ledger.breaks(Part::Node(3));
+        let mut home = at_home();
+
+        let judged = ledger.judge(&mut home, 2, 0, By::Pin);
+
+        assert_eq!(judged, Some(Event::WrongNode));
+        assert!(judged.unwrap().is_violation());
+        assert_eq!(ledger.judge(&mut home, 2, 0, By::Pin), None, "it is counted once");
+    }
+
+    #[test]
+    fn one_whose_node_died_moves_and_what_is_only_for_now_leaves_it_at_home() {
+        let ledger = Ledger::default();
+        let mut home = at_home();
+        assert_eq!(ledger.judge(&mut home, 2, 0, By::Ring), Some(Event::Provisional));
+        assert_eq!(ledger.judge(&mut home, 2, 0, By::Retry), Some(Event::Retried));
+        assert_eq!(home.unwrap().node, 1);
+
+        ledger.breaks(Part::Node(1));
+
+        assert_eq!(ledger.judge(&mut home, 2, 0, By::Pin), Some(Event::Moved));
+        assert_eq!(home.unwrap().node, 2);
+    }
+
+    #[test]
+    fn only_the_end_of_its_own_envoy_or_node_explains_a_failure() {
+        let ledger = Ledger::default();
+        let now = Instant::now();
+        for part in [Part::Service, Part::Redis, Part::Envoy(1), Part::Node(4)] {
+            ledger.breaks(part);
+        }
+
+        assert!(!ledger.explains_failure(0, Some(1), now));
+        assert!(ledger.explains_failure(1, Some(1), now), "its Envoy");
+        assert!(ledger.explains_failure(0, Some(4), now), "its node");
+    }
+
+    #[test]
+    fn a_death_long_ago_explains_no_failure() {
+        let ledger = Ledger::default();
+        ledger.breaks(Part::Envoy(0));
+        ledger.breaks(Part::Node(1));
+        ledger.mended(Part::Envoy(0));
+        ledger.mended(Part::Node(1));
+
+        assert!(!ledger.explains_failure(0, Some(1), Instant::now() + Duration::from_secs(10)));
+    }
+}
