@@ -77,7 +77,7 @@ const LATE: Cut = Cut::Late(Duration::from_millis(200));
 
 pub(crate) const ROWS: &[Row] = &[
     row(Part::Node, Fault::Pause).moves(),
-    row(Part::Node, Fault::Kill).moves().fails(5),
+    row(Part::Node, Fault::Kill).moves().fails(20),
     row(Part::Service, Fault::Pause),
     row(Part::Service, Fault::Kill),
     row(Part::BothServices, Fault::Pause),
