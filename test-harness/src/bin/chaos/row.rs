@@ -19,6 +19,9 @@ const QUIET: Duration = Duration::from_secs(3);
 /// What touches have not brought together is not brought together: a touch interval, and 5 s until a breaker tries again.
 const AGREED: Duration = Duration::from_secs(TTL.as_secs() / 4 + 5);
 
+/// Of the residents, so many may be unknown to one of the workers.
+const UNKNOWN: usize = RESIDENTS / 4;
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -66,6 +69,10 @@ pub(crate) async fn play(row: &Row) -> Result<Seen, String> {
 
     let sessions = crowd.sessions();
     let deadline = ended + AGREED;
+    if row.forgets {
+        // Until each worker has touched what it knows, one that does not know a session may still claim it.
+        sleep(TTL / 4).await;
+    }
     while Instant::now() < deadline && last_disagreement(&load.answers(), sessions, ended).elapsed() < QUIET {
         sleep(Duration::from_millis(250)).await;
     }
@@ -154,11 +161,15 @@ impl Seen {
                 self.failed
             ),
         );
+        let [needless, moved] = match row.forgets {
+            true => [UNKNOWN; 2],
+            false => [0, if row.moves { RESIDENTS } else { 0 }],
+        };
         promise(
-            self.moved_needlessly == 0,
+            self.moved_needlessly <= needless,
             format!("{} sessions moved from nodes that lived and were reached", self.moved_needlessly),
         );
-        promise(row.moves || self.moved == 0, format!("{} sessions moved", self.moved));
+        promise(self.moved <= moved, format!("{} sessions moved", self.moved));
         promise(
             self.two_nodes == 0,
             format!(

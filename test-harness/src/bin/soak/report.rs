@@ -59,15 +59,14 @@ impl Report<'_, '_> {
             self.most_sockets(),
             if self.stopped { " Stopped before its time." } else { "" },
         );
-        let outages: [(&str, fn(Part) -> bool); 4] = [
-            ("nodes killed", |part| matches!(part, Part::Node(_))),
-            ("Envoys killed", |part| matches!(part, Part::Envoy(_))),
-            ("services killed", |part| part == Part::Service),
-            ("primaries of Redis killed", |part| part == Part::Redis),
-        ];
         text += "| done, and met | times |\n|---|---|\n";
-        for (name, is) in outages {
-            let _ = writeln!(text, "| {name} | {} |", ledger.outages(is));
+        for (name, times) in [
+            ("nodes killed", ledger.outages(|part| matches!(part, Part::Node(_)))),
+            ("Envoys killed", ledger.outages(|part| matches!(part, Part::Envoy(_)))),
+            ("services killed", ledger.outages(|part| part == Part::Service)),
+            ("primaries of Redis killed", ledger.outages(|part| part == Part::Redis)),
+        ] {
+            let _ = writeln!(text, "| {name} | {times} |");
         }
         for event in Event::ALL {
             let name = event.text();
