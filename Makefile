@@ -92,11 +92,11 @@ chaos: setup wasm ## each fault of one table done to each part under load, ten m
 
 test-all: test test-browser test-compose test-valkey test-failovers fuzz ## test, browser, compose, Valkey, failovers, fuzzing, chaos, a minute of soak, both demos, the CRDs, and the end-to-end tests again without Docker
 	scripts/check-crds
-	$(MAKE) chaos
 	$(MAKE) soak MINUTES=1 SESSIONS=400
 	$(MAKE) demo ARGS=--once
 	$(MAKE) demo ARGS='--once --jwt'
 	BERTH_HARNESS=process $(MAKE) e2e
+	$(MAKE) chaos
 
 bench: setup wasm ## costs beside peers in the same run: requests, tokens, workers (target/bench/report.md), resolves, the ring
 	cargo build -q $(CARGO_FLAGS) --release -p berth-state

@@ -245,6 +245,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
 
 async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
+    service.pools.take_in(&request.pool, Instant::now())?;
     let reply = service.store.touch(&request).await?;
     service.metrics.unanswered(reply.unanswered.len());
     json(&TouchReply { store: Some(service.store.id(&request.pool)), ..reply })

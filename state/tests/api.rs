@@ -512,6 +512,8 @@ fn pools_beyond_the_limit_are_refused_and_those_in_use_go_on() {
 
     let refused = claim("three");
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("too_many_pools")));
+    let touch = json!({"pool": "three", "keys": [key("alice")]}).to_string();
+    assert_eq!(service.ask("POST", "/v1/touch", &touch).status, 429);
     let path = format!("/v1/sessions/{}?pool=three", key("alice"));
     assert_eq!(service.ask("DELETE", &path, "").status, 429);
     assert_eq!(

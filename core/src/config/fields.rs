@@ -3,13 +3,13 @@
 //! Serde stops at the first fault. Here each reader notes what is wrong, hands back nothing or the default and goes on;
 //! a configuration counts only if no fault was noted.
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -38,6 +38,13 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use berth_core::time::Millis;
+use berth_core::wire::{
+    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
+    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
+};
+
 use self::call::{Group, Step};
 use self::feed::{Heads, Unreadable};
 use self::identity::Identity;
@@ -53,12 +60,6 @@ use super::one_call::as_one_call;
 use super::readiness::Readiness;
 use super::{Keeping, Store, StoreError, Written};
 use crate::given::Fault;
-use async_trait::async_trait;
-use berth_core::time::Millis;
-use berth_core::wire::{
-    ChangesReply, CountReply, Cursor, NodeChange, NodeId, NodeRecord, Pin, PoolName, Reason, ResolveRequest,
-    SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
-};
 
 /// How far back the changes of one session are looked for, in its shard.
 const EVENTS_LOOKED_AT: usize = 1024;

@@ -19,9 +19,6 @@ const QUIET: Duration = Duration::from_secs(3);
 /// What touches have not brought together is not brought together: a touch interval, and 5 s until a breaker tries again.
 const AGREED: Duration = Duration::from_secs(TTL.as_secs() / 4 + 5);
 
-/// Of the residents, so many may be unknown to one of the workers.
-const UNKNOWN: usize = RESIDENTS / 4;
-
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -161,12 +158,9 @@ impl Seen {
                 self.failed
             ),
         );
-        let [needless, moved] = match row.forgets {
-            true => [UNKNOWN; 2],
-            false => [0, if row.moves { RESIDENTS } else { 0 }],
-        };
+        let moved = if row.moves { RESIDENTS } else { 0 };
         promise(
-            self.moved_needlessly <= needless,
+            self.moved_needlessly == 0,
             format!("{} sessions moved from nodes that lived and were reached", self.moved_needlessly),
         );
         promise(self.moved <= moved, format!("{} sessions moved", self.moved));

@@ -48,8 +48,8 @@ pub(crate) struct Row {
     pub(crate) failed: u64,
     /// Whether the sessions of node 0 may move; those of others never may.
     pub(crate) moves: bool,
-    /// Whether the store forgets pins, and so any session may move whose next request reaches a worker that does not know it: the
-    /// ring decides, and the newer claim stays. All agree after a touch interval.
+    /// Whether the store forgets pins: then all agree only after a touch interval. No session may move for that, and as long as a worker
+    /// that does not know one claims it by the ring, some do: such rows fail.
     pub(crate) forgets: bool,
 }
 
