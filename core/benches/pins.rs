@@ -50,7 +50,14 @@ fn names() -> Vec<String> {
 }
 
 fn pin(names: &[String], session: usize) -> Pin<&str> {
-    Pin { node: &names[session % NODES], version: 1, expires: LATER, kind: Kind::Settled, session_version: 0 }
+    Pin {
+        node: &names[session % NODES],
+        version: 1,
+        expires: LATER,
+        is_doubted: false,
+        kind: Kind::Settled,
+        session_version: 0,
+    }
 }
 
 fn filled(capacity: usize, keys: &[(PinKey, WireKey)]) -> Pins {

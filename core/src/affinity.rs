@@ -271,7 +271,7 @@ impl Affinity {
                 self.breaker.succeed(&former.breaker);
             }
             self.pins = former.pins.clone();
-            self.pins.expire_provisional();
+            self.pins.doubt_provisional();
             // The former one goes on for a while, and may outlive this one: each says what has yet to be said.
             self.notices.succeed(&former.notices);
             self.ends.succeed(&former.ends);
@@ -340,14 +340,14 @@ impl Affinity {
     pub fn handle_snapshot(&mut self, snapshot: Rc<Snapshot>, now: Millis) {
         // Sessions that waited for their nodes' names are asked about at once.
         if std::mem::replace(&mut self.is_nameless, snapshot.nameless) && !snapshot.nameless {
-            self.pins.expire_provisional();
+            self.pins.doubt_provisional();
         }
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
         let was_nameable = self.owners.unnamed().is_none();
         let started = self.owners.adopt(&snapshot, now);
         // Sessions of a node that was not known are elsewhere for a while. Now they are asked about at once.
         if self.owners.has_newcomers() {
-            self.pins.expire_provisional();
+            self.pins.doubt_provisional();
         }
         if let Some(index) = self.owners.unnamed().filter(|_| was_nameable)
             && let Some(node) = snapshot.nodes.get(index)
@@ -359,7 +359,7 @@ impl Affinity {
             // under way may be from before the restart.
             self.epoch = self.epoch.wrapping_add(1);
             if let Some(node) = snapshot.nodes.get(index) {
-                self.pins.expire_node(&node.name);
+                self.pins.doubt_node(&node.name);
             }
         }
         self.snapshot = Some(snapshot);
@@ -372,7 +372,7 @@ impl Affinity {
                 self.epoch = self.epoch.wrapping_add(1);
                 // A leader's first look counts as a gap too. At the start there is nothing to lose by it.
                 if !self.pins.is_empty() {
-                    self.pins.expire_all();
+                    self.pins.doubt_all(self.latest);
                     self.count(Counter::Resyncs);
                 }
             }

@@ -19,7 +19,8 @@
 //! assert_eq!(pins.get(key, now), Lookup::Absent);
 //!
 //! let node = "10.0.0.2:80";
-//! let pin = Pin { node, version: 1, expires: Millis(1_801_000), kind: Kind::Settled, session_version: 0 };
+//! let (expires, kind) = (Millis(1_801_000), Kind::Settled);
+//! let pin = Pin { node, version: 1, expires, is_doubted: false, kind, session_version: 0 };
 //! pins.insert(key, wire, pin);
 //! let Lookup::Fresh(pin) = pins.get(key, now) else { panic!() };
 //! assert_eq!(pins.member(pin.node), Some(1));
@@ -60,12 +61,28 @@ pub struct Pin<N = NodeRef> {
     /// Grows with each change of the owner; 0 if the state cluster has never spoken. So a provisional pin with a version is where
     /// the session was when it last did.
     pub version: u64,
-    /// From then on it is only a hint.
+    /// From then on it is only a hint, since the session may have expired in the store.
     pub expires: Millis,
+    /// It is only a hint already: something else may have happened to the session.
+    pub is_doubted: bool,
     /// Whose word it is.
     pub kind: Kind,
     /// The highest version of its token that is known; 0 if it has none.
     pub session_version: u32,
+}
+
+/// A session that only the ring could place is believed to be where it was for so long after it was last used.
+const RECALLED: Millis = Millis(10 * 60_000);
+
+impl Pin {
+    /// Whether the store must have this pin, or has lost it: it was there, and cannot have expired since.
+    #[must_use]
+    pub fn is_believed(&self, now: Millis) -> bool {
+        match self.kind {
+            Kind::Settled | Kind::Away => now < self.expires,
+            Kind::Provisional => self.version > 0 && now < self.expires + RECALLED,
+        }
+    }
 }
 
 /// Whose word a pin is.
@@ -84,7 +101,7 @@ pub enum Kind {
 pub enum Lookup {
     /// A pin that holds.
     Fresh(Pin),
-    /// A pin past its time: ask, and if no answer comes prefer its node to the ring's.
+    /// A pin past its time, or in doubt: ask, and if no answer comes prefer its node to the ring's.
     Stale(Pin),
     /// Nothing.
     Absent,
@@ -160,7 +177,7 @@ impl Pins {
         entry.mark_used();
         let Some(pin) = entry.pin() else { return Lookup::Absent };
         self.slab.keep(slot);
-        if now < pin.expires { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
+        if now < pin.expires && !pin.is_doubted { Lookup::Fresh(pin) } else { Lookup::Stale(pin) }
     }
 
     /// Remembers a pin, in place of whatever was known of the session; a full cache gives up one that was never asked for
@@ -175,8 +192,8 @@ impl Pins {
         };
         // Held before the old pin goes: that may be the node's only one.
         self.nodes.retain(node);
-        let Pin { version, expires, kind, session_version, .. } = pin;
-        let pin = Pin { node, version, expires, kind, session_version };
+        let Pin { version, expires, is_doubted, kind, session_version, .. } = pin;
+        let pin = Pin { node, version, expires, is_doubted, kind, session_version };
         let (by_key, by_wire) = (self.find(key), self.find_wire(wire));
         if let Some(slot) = by_key
             && by_wire == by_key

@@ -18,7 +18,14 @@ fn wire(session: u32) -> WireKey {
 fn fill(pins: &mut Pins, names: &[String], sessions: u32) {
     for session in 0..sessions {
         let node = names[session as usize % names.len()].as_str();
-        let pin = Pin { node, version: 1, expires: Millis(9_000), kind: Kind::Settled, session_version: 0 };
+        let pin = Pin {
+            node,
+            version: 1,
+            expires: Millis(9_000),
+            is_doubted: false,
+            kind: Kind::Settled,
+            session_version: 0,
+        };
         assert!(pins.insert(key(session), wire(session), pin).is_some());
     }
 }
@@ -75,7 +82,7 @@ fn neither_a_hit_nor_a_full_caches_insert_allocates() {
             assert_eq!(pins.get(key(session + 5_000), Millis(1)), Lookup::Absent);
         }
         fill(&mut pins, &names, 5_000);
-        pins.expire_node(&names[3]);
+        pins.doubt_node(&names[3]);
     });
 
     assert_eq!(work.count_total, 0);

@@ -17,7 +17,8 @@ enum Step {
     Outdate(u8, u64, usize),
     Prolong(u8, u64),
     ReturnHome(u8),
-    ExpireNode(usize),
+    DoubtNode(usize),
+    DoubtAll,
     Adopt(Vec<usize>),
     Pass(u64),
     Touch(usize),
@@ -40,7 +41,8 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, version, node)| Step::Outdate(session, version, node)),
         1 => (session.clone(), seconds).prop_map(|(session, life)| Step::Prolong(session, life)),
         1 => session.prop_map(Step::ReturnHome),
-        1 => node.clone().prop_map(Step::ExpireNode),
+        1 => node.clone().prop_map(Step::DoubtNode),
+        1 => Just(Step::DoubtAll),
         1 => prop::collection::vec(node, 0..6).prop_map(Step::Adopt),
         3 => (0..40_u64).prop_map(Step::Pass),
         2 => (1..9_usize).prop_map(Step::Touch),
@@ -53,6 +55,7 @@ struct Known {
     node: usize,
     version: u64,
     expires: Millis,
+    doubted: bool,
     kind: Kind,
     used: bool,
     kept: bool,
@@ -117,19 +120,25 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     Lookup::Stale(pin) => (pin, false),
                     Lookup::Absent => return Err(TestCaseError::fail("lost")),
                 };
-                prop_assert_eq!(fresh, now < known.expires);
+                prop_assert_eq!(fresh, now < known.expires && !known.doubted);
                 prop_assert_eq!(pins.name(pin.node), Some(NODES[known.node]));
                 let place = model.members.iter().position(|member| *member == known.node);
                 prop_assert_eq!(pins.member(pin.node), place);
-                let expected = (known.version, known.expires, known.kind);
-                prop_assert_eq!((pin.version, pin.expires, pin.kind), expected);
+                let expected = (known.version, known.expires, known.doubted, known.kind);
+                prop_assert_eq!((pin.version, pin.expires, pin.is_doubted, pin.kind), expected);
                 model.known.push(known);
                 model.demote();
             }
             Step::Insert(session, node, version, life, kind) => {
                 let expires = now + Millis(life * 1_000);
-                let pin =
-                    Pin { node: NODES[*node], version: *version, expires, kind: *kind, session_version: 0 };
+                let pin = Pin {
+                    node: NODES[*node],
+                    version: *version,
+                    expires,
+                    is_doubted: false,
+                    kind: *kind,
+                    session_version: 0,
+                };
                 let kept = pins.insert(key(&pins, *session), wire(*session), pin);
                 prop_assert_eq!(kept.is_some(), !NODES[*node].is_empty());
                 let before = model.take(*session);
@@ -143,6 +152,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                         node,
                         version,
                         expires,
+                        doubted: false,
                         kind,
                         used: false,
                         kept: before.is_some_and(|before| before.kept),
@@ -172,7 +182,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 let known = model
                     .known
                     .iter_mut()
-                    .filter(|known| known.expires > Millis(0))
+                    .filter(|known| !known.doubted)
                     .find(|known| known.session == *session && known.kind != Kind::Provisional);
                 prop_assert_eq!(pins.prolong(wire(*session), expires), known.is_some());
                 if let Some(known) = known {
@@ -189,10 +199,19 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     (known.kind, known.used) = (Kind::Settled, false);
                 }
             }
-            Step::ExpireNode(node) => {
-                pins.expire_node(NODES[*node]);
+            Step::DoubtNode(node) => {
+                pins.doubt_node(NODES[*node]);
                 for known in model.known.iter_mut().filter(|known| known.node == *node) {
-                    (known.expires, known.used) = (Millis(0), false);
+                    (known.doubted, known.used) = (true, false);
+                }
+            }
+            Step::DoubtAll => {
+                pins.doubt_all(now);
+                for known in &mut model.known {
+                    let recalled = if known.kind == Kind::Provisional { 600_000 } else { 0 };
+                    let is_named = known.kind != Kind::Provisional || known.version > 0;
+                    known.doubted = true;
+                    known.used = is_named && now < known.expires + Millis(recalled);
                 }
             }
             Step::Adopt(members) => {
@@ -210,7 +229,7 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     prop_assert!(known.used && known.kind != Kind::Provisional);
                     known.used = false;
                     if now >= known.expires {
-                        known.expires = Millis(0);
+                        known.doubted = true;
                     }
                 }
             }
@@ -257,7 +276,7 @@ proptest! {
         let mut pins = Pins::new(Limits { entries, bytes, touch_interval: Millis(inserts.len() as u64) }, 3);
         let fixed = size_of::<Pins>();
         for (key, wire, node, version, expires) in &inserts {
-            let pin = Pin { node: node.as_str(), version: *version, expires: Millis(*expires), kind: Kind::Settled, session_version: 0 };
+            let pin = Pin { node: node.as_str(), version: *version, expires: Millis(*expires), is_doubted: false, kind: Kind::Settled, session_version: 0 };
             pins.insert(PinKey(*key), WireKey(*wire), pin);
             for now in &nows {
                 pins.get(PinKey(*key), Millis(*now));
@@ -275,7 +294,7 @@ proptest! {
         let limits = Limits { entries: 4, bytes: 100_000, touch_interval: Millis(60_000) };
         let mut pins = Pins::new(limits, 3);
         for (version, (key, wire)) in (0..).zip(&inserts) {
-            let pin = Pin { node: "a", version, expires: Millis(9), kind: Kind::Settled, session_version: 0 };
+            let pin = Pin { node: "a", version, expires: Millis(9), is_doubted: false, kind: Kind::Settled, session_version: 0 };
             pins.insert(PinKey(*key), WireKey([*wire; 16]), pin);
         }
         let mut left = Vec::new();
@@ -300,7 +319,14 @@ fn a_flood_of_new_ids_pushes_out_no_session_in_use() {
         let (key, mut wire) = (pins.key(&id.to_le_bytes()), [0; 16]);
         wire[..4].copy_from_slice(&id.to_le_bytes());
         let expires = Millis(1_800_000);
-        let pin = Pin { node: NODES[0], version: 1, expires, kind: Kind::Settled, session_version: 0 };
+        let pin = Pin {
+            node: NODES[0],
+            version: 1,
+            expires,
+            is_doubted: false,
+            kind: Kind::Settled,
+            session_version: 0,
+        };
         pins.insert(key, WireKey(wire), pin);
     };
     let known = |pins: &mut Pins, id: u32| pins.get(pins.key(&id.to_le_bytes()), Millis(1)) != Lookup::Absent;

@@ -104,6 +104,11 @@ impl Host {
         Some((before, new.known_node(id, now)))
     }
 
+    /// Whether this session surely is at that node until then, as far as any configuration at work knows.
+    pub fn knows(&mut self, id: &[u8], node: &str, until: Millis) -> bool {
+        self.workers.iter_mut().any(|worker| worker.known_node(id, until).is_some_and(|known| known == node))
+    }
+
     /// The latest configuration.
     #[must_use]
     pub fn newest(&self) -> &Worker {

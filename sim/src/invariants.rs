@@ -3,6 +3,7 @@
 //! `docs/simulation.md` lists them with the windows that they allow.
 
 mod endings;
+mod kept;
 mod notices;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,10 @@ use crate::fleet::BadLooks;
 use crate::nodes::Nodes;
 use crate::store::Store;
 
+pub use kept::Lost;
+
 use endings::Over;
+use kept::Kept;
 use notices::Notices;
 
 /// A proxy that has no trouble learns of a change after one poll that was lost, its pause, and the next tick.
@@ -117,6 +121,7 @@ pub struct Checks {
     owners: BTreeMap<SessionKey, (String, u64)>,
     gone: BTreeMap<SessionKey, u64>,
     notices: Notices,
+    kept: Kept,
     /// Sessions that are over: where that was learned, by which life of the proxy.
     over: BTreeMap<SessionKey, Over>,
     /// Sessions whose lookup was not answered in time, by configuration: until when the ring may decide.
@@ -180,8 +185,12 @@ impl Checks {
             self.claimed(ask, pin, in_panic, store, at);
             self.notices.asked(ask.key);
         }
-        for key in events.iter().filter_map(|event| event.key) {
+        for event in events {
+            let Some(key) = event.key else { continue };
             self.notices.forget(key);
+            if matches!(event.reason, wire::Reason::Unusable | wire::Reason::Cooldown) {
+                self.kept.forget(key);
+            }
         }
     }
 
@@ -262,6 +271,7 @@ impl Checks {
         self.owners.remove(&key);
         self.gone.insert(key, now);
         self.notices.forget(key);
+        self.kept.forget(key);
         if let Some(over) = self.over.get_mut(&key) {
             over.is_said = true;
         }
@@ -272,6 +282,38 @@ impl Checks {
         self.owners.clear();
         self.gone.clear();
         self.notices.failed_over();
+    }
+
+    /// The store has lost what it wrote lately; these sessions were surely known by proxies.
+    pub fn lost(&mut self, sessions: Vec<(SessionKey, Lost)>) {
+        for (key, lost) in sessions {
+            self.kept.lost(key, lost);
+        }
+    }
+
+    /// Each of the sessions that were lost at that time is where it was, if the proxy that knew it has had no trouble since.
+    pub fn kept(
+        &mut self,
+        lost_at: u64,
+        had_no_trouble: impl Fn(&Lost) -> bool,
+        (store, nodes): (&Store, &Nodes),
+        (now, time): (u64, Millis),
+    ) {
+        for (key, lost) in self.kept.take(lost_at) {
+            let owner = store.session(key, time).map(|reply| reply.node.to_string());
+            let node = Nodes::number(&lost.node);
+            let had_cause = node.is_none_or(|node| nodes.had_trouble(node, BLIND_CAUSE, now));
+            if let Some(owner) = owner.filter(|owner| *owner != lost.node)
+                && !had_cause
+                && had_no_trouble(&lost)
+            {
+                let Lost { at, node, proxy, .. } = lost;
+                let what = format!(
+                    "{owner} has a session that proxy {proxy} knew at {node} when the store lost it at {at} ms"
+                );
+                self.note(Kind::Uncaused, now, Some(key), what);
+            }
+        }
     }
 
     /// A configuration is at work no longer: its proxy was restarted, or has a newer one and all requests have ended.

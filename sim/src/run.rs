@@ -79,6 +79,8 @@ pub(crate) enum Next {
     Leaves(usize, u32, u32),
     IsGone(usize, u32, u32),
     Sends(usize, usize),
+    /// What the store lost at that time is to be back.
+    Kept(u64),
 }
 
 /// One run.
@@ -102,6 +104,8 @@ pub(crate) struct Run {
     report: Report,
     story: Option<Vec<(u64, Option<SessionKey>, String)>>,
     configuration: String,
+    /// Proxies have too few pins for all sessions.
+    forgets_pins: bool,
     /// How many configurations have come to work.
     workers: u32,
 }
@@ -168,6 +172,7 @@ impl Run {
             report: Report::default(),
             story: is_told.then(Vec::new),
             configuration: configuration(max_pins),
+            forgets_pins: max_pins < SESSIONS,
             workers: 0,
             random,
         };
@@ -216,6 +221,7 @@ impl Run {
             }
             Next::Leaves(proxy, life, stream) => self.leave(proxy, life, stream),
             Next::Sends(session, proxy) => self.send_one(session, proxy),
+            Next::Kept(lost_at) => self.kept(lost_at),
         }
     }
 

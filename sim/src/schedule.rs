@@ -110,7 +110,9 @@ fn draw(random: &mut Random) -> What {
         13 => What::Twice(proxy),
         14 => What::ServiceDown(random.index(SERVICES)),
         15 => What::StoreRefuses,
-        16 | 20 | 21 => What::StoreLoses(random.between(50, 6_000)),
+        16 | 20 => What::StoreLoses(random.between(50, 6_000)),
+        // All of it.
+        21 => What::StoreLoses(random.between(50, 6_000) * 1_000),
         17 => What::Blind(proxy),
         18 => {
             let off = i64::try_from(random.between(500, 20_000)).unwrap_or(0);

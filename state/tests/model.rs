@@ -164,7 +164,7 @@ async fn play(
             Step::Resolve(request, said) => {
                 let mut request = request.clone();
                 for (ask, said) in request.sessions.iter_mut().zip(said) {
-                    ask.known = law.says(ask.key, said);
+                    ask.known = law.versions.said(ask.key, said);
                 }
                 let mut pins = store.resolve(&request).await.unwrap();
                 law.resolved(&request, &pins);
@@ -183,7 +183,7 @@ async fn play(
             Step::Touch(sessions) => {
                 let mut request = TouchRequest { pool: pool.clone(), keys: vec![], pins: vec![] };
                 for (key, said) in sessions {
-                    match law.says(*key, said) {
+                    match law.versions.said(*key, said) {
                         Some(known) => request.pins.push(TouchedPin { key: *key, known }),
                         None => request.keys.push(*key),
                     }
@@ -191,13 +191,17 @@ async fn play(
                 let mut reply = store.touch(&request).await.unwrap();
                 reply.missing.sort();
                 reply.changed.sort();
-                law.touched(&request, &reply);
+                for key in law.touched(&request, &reply) {
+                    let pin = store.session(pool, key).await.unwrap().unwrap();
+                    law.went_back(key, pin.version, &pin.node);
+                }
                 reply.ttls_ms.values_mut().for_each(|life| *life /= HOUR);
                 format!("{reply:?}")
             }
             Step::Expire(key) => {
                 expire(*key);
                 law.pins.remove(key);
+                law.claims.remove(key);
                 String::new()
             }
             Step::End(key, ago) => {
@@ -299,6 +303,8 @@ impl Versions {
 struct Law {
     versions: Versions,
     pins: BTreeMap<SessionKey, Known>,
+    /// Those whose pin no one had known before.
+    claims: BTreeSet<SessionKey>,
     /// Those that ended, with the number of that end.
     remembered: BTreeMap<SessionKey, usize>,
     /// Those of which the end is remembered, though it is older than all that is known of them.
@@ -333,12 +339,6 @@ impl Known {
 }
 
 impl Law {
-    /// What is said of a pin. A write that was lost after its session ended is of no store.
-    fn says(&mut self, key: SessionKey, said: &Said) -> Option<KnownPin> {
-        let is_over = matches!(said, Said::Lost(_)) && self.remembered.contains_key(&key);
-        if is_over { None } else { self.versions.said(key, said) }
-    }
-
     fn cools(&self, node: &NodeId) -> bool {
         self.cooling.contains(node)
     }
@@ -350,8 +350,17 @@ impl Law {
         for ((ask, pin), former) in request.sessions.iter().zip(pins).zip(&formers) {
             assert_eq!(pin.key, ask.key);
             let highest = self.versions.highest(ask.key);
+            let was_there = self.pins.contains_key(&ask.key);
             self.remake(ask.key, ask.known.as_ref());
             self.recover(ask.key, ask.known.as_ref());
+            if let Some(known) = ask.known.as_ref().filter(|known| self.is_earlier(ask.key, known))
+                && (request.panic || !ask.unusable.contains(&known.node) && !self.cools(&known.node))
+            {
+                assert_eq!(pin.outcome, Outcome::Found);
+                assert!(pin.version > highest, "{pin:?}");
+                assert_eq!(pin.node, known.node);
+                self.went_back(ask.key, pin.version, &pin.node);
+            }
             let before = self.pins.get(&ask.key).cloned();
             let ended = self.remembered.contains_key(&ask.key) || self.remembered_late.contains(&ask.key);
             if before.is_none() && ask.renew && ended {
@@ -361,7 +370,7 @@ impl Law {
                 continue;
             }
             // What its former key has is over too, if it is older than the end.
-            let end = before.is_none().then(|| self.remembered.get(&ask.key)).flatten();
+            let end = (!was_there).then(|| self.remembered.get(&ask.key)).flatten();
             let is_over = |former: &Known| {
                 let former_key = ask.alias_of.unwrap();
                 end.is_some_and(|end| self.versions.given[&(former_key, former.version)] < *end)
@@ -413,6 +422,11 @@ impl Law {
             }
             assert!(!pin.restore || pin.outcome == Outcome::Found);
             self.versions.note(ask.key, KnownPin { version: pin.version, node: pin.node.clone() });
+            match (&before, pin.outcome) {
+                (None, _) => _ = self.claims.insert(ask.key),
+                (Some(_), Outcome::Rehomed) => _ = self.claims.remove(&ask.key),
+                _ => {}
+            }
 
             // Versions of sessions only grow, ends only come nearer, and what was said last of the idle time holds.
             let seen = [before.as_ref(), former].into_iter().flatten().map(|pin| pin.session_version);
@@ -430,9 +444,8 @@ impl Law {
             if pin.ttl_ms == Some(0) {
                 self.versions.not_stored.insert((ask.key, pin.version));
                 self.pins.remove(&ask.key);
+                self.claims.remove(&ask.key);
             } else {
-                self.remembered.remove(&ask.key);
-                self.remembered_late.remove(&ask.key);
                 self.pins.insert(ask.key, known);
             }
         }
@@ -448,7 +461,7 @@ impl Law {
 
     /// Who knows a pin that was lost has it written again, unless it ended.
     fn remake(&mut self, key: SessionKey, known: Option<&KnownPin>) {
-        if let Some(known) = known.filter(|_| !self.remembered.contains_key(&key)) {
+        if let Some(known) = known.filter(|known| !self.is_over(key, known)) {
             self.pins.entry(key).or_insert_with(|| Known {
                 node: known.node.clone(),
                 version: known.version,
@@ -466,13 +479,37 @@ impl Law {
             && known.version > pin.version
         {
             (pin.node, pin.version) = (known.node.clone(), known.version);
+            self.claims.remove(&key);
         }
     }
 
-    fn touched(&mut self, request: &TouchRequest, reply: &TouchReply) {
-        let mut changed = Vec::new();
+    /// What is known of a session is of before its end.
+    fn is_over(&self, key: SessionKey, known: &KnownPin) -> bool {
+        self.remembered.get(&key).is_some_and(|end| self.versions.given[&(key, known.version)] < *end)
+    }
+
+    /// Who knows an earlier pin of a session that was claimed since, and did not end, has it go back.
+    fn is_earlier(&self, key: SessionKey, known: &KnownPin) -> bool {
+        let is_claim = self.claims.contains(&key) && !self.is_over(key, known);
+        let is_other = |pin: &Known| known.version < pin.version && known.node != pin.node;
+        is_claim && self.pins.get(&key).is_some_and(is_other)
+    }
+
+    fn went_back(&mut self, key: SessionKey, version: u64, node: &NodeId) {
+        assert!(version > self.versions.highest(key));
+        self.versions.note(key, KnownPin { version, node: node.clone() });
+        self.claims.remove(&key);
+        let pin = self.pins.get_mut(&key).unwrap();
+        (pin.node, pin.version) = (node.clone(), version);
+    }
+
+    /// Returns those that went back to an earlier node.
+    fn touched(&mut self, request: &TouchRequest, reply: &TouchReply) -> Vec<SessionKey> {
+        let (mut changed, mut back) = (Vec::new(), Vec::new());
         for (key, said) in request.sessions() {
+            self.remake(key, said);
             self.recover(key, said);
+            back.extend(said.filter(|said| self.is_earlier(key, said)).map(|_| key));
             let known = self.pins.get(&key);
             assert_eq!(reply.missing.contains(&key), known.is_none());
             if let Some(known) = known {
@@ -484,6 +521,7 @@ impl Law {
         }
         changed.sort();
         assert_eq!(changed, reply.changed);
+        back
     }
 
     fn ended(&mut self, key: SessionKey, ago: Millis, ended: bool) {
@@ -505,6 +543,7 @@ impl Law {
         let mut next = Some(key);
         while let Some(key) = next {
             let before = self.pins.remove(&key);
+            self.claims.remove(&key);
             next = before.as_ref().and_then(|before| before.alias_of);
             self.remembered.insert(key, self.versions.ends);
         }

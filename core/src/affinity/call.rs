@@ -10,7 +10,7 @@ use crate::breaker::Permit;
 use crate::call::{CallFailure, Caller};
 use crate::coalescer::Batch;
 use crate::event::{CallResult, Counter};
-use crate::pins::{Kind as PinKind, NodeRef};
+use crate::pins::{Kind as PinKind, Pin};
 use crate::time::Millis;
 use crate::wire::{ApiRequest, KnownPin, ResolveRequest, SessionKey, StoreId, TouchRequest, TouchedPin};
 
@@ -160,6 +160,7 @@ impl Affinity {
     }
 
     fn next_touch(&mut self, now: Millis) -> Option<Call> {
+        let snapshot = self.snapshot.clone()?;
         if !std::mem::take(&mut self.due.touch) || !self.touches.gather(&mut self.pins, now) {
             return None;
         }
@@ -170,8 +171,10 @@ impl Affinity {
         for touched in &self.touches.batch {
             let key = SessionKey::from(touched.wire);
             // A call that failed is repeated: by then the number may be another node's.
-            let known = self.pins.is_still(*touched).then(|| self.known_pin(touched.version, touched.node));
-            match known.flatten() {
+            let pin = self.pins.still(*touched).filter(|pin| pin.is_believed(now));
+            // Of a node that is out here nothing is said: another proxy may have moved the session for that.
+            let pin = pin.filter(|pin| self.usable(pin, &snapshot).is_some());
+            match pin.and_then(|pin| self.known_pin(&pin)) {
                 Some(known) => pins.push(TouchedPin { key, known }),
                 None => keys.push(key),
             }
@@ -181,7 +184,8 @@ impl Affinity {
     }
 
     /// What is said of a pin to a service that compares it.
-    pub(super) fn known_pin(&self, version: u64, node: NodeRef) -> Option<KnownPin> {
+    pub(super) fn known_pin(&self, pin: &Pin) -> Option<KnownPin> {
+        let Pin { version, node, .. } = *pin;
         // Where only the ring has put a session is not known.
         if version == 0 || !self.stores.compares() {
             return None;

@@ -155,8 +155,8 @@ impl Affinity {
             return if is_same { Learned::StateAway } else { Learned::Elsewhere };
         }
         // The version that the claim will make of it: unlike a place that the ring gave, this one is sure.
-        let pin =
-            Pin { node, version: 1, expires: now + PROVISIONAL, kind: Kind::Provisional, session_version: 0 };
+        let (expires, kind) = (now + PROVISIONAL, Kind::Provisional);
+        let pin = Pin { node, version: 1, expires, is_doubted: false, kind, session_version: 0 };
         self.pins.insert(key, session.into(), pin);
         let sessions = &mut self.unclaimed.sessions;
         if sessions.len() < MAX_UNCLAIMED && sessions.iter().all(|(other, _)| other.key != key) {

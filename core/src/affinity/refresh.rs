@@ -84,7 +84,8 @@ impl Affinity {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(held.key, now) else { return None };
         self.usable(&pin, snapshot)?;
         let node = self.pins.name(pin.node)?.parse().ok()?;
-        let known = self.known_pin(pin.version, pin.node);
+        // It has been in use here since it was last heard of, however long ago.
+        let known = self.known_pin(&pin);
         Some(SessionAsk {
             renew: self.stores.compares(),
             known,
@@ -128,6 +129,7 @@ impl Affinity {
                 node,
                 version: pin.version,
                 expires,
+                is_doubted: false,
                 kind: if standing == Standing::Held { Kind::Away } else { Kind::Settled },
                 session_version: pin.session_version.unwrap_or(0),
             };

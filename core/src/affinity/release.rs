@@ -221,7 +221,7 @@ impl Affinity {
         } else if let Some(node) = placement.nodes(snapshot).next() {
             let (node, expires) = (node.name.as_str(), now + lasts.unwrap_or(PROVISIONAL));
             let kind = Kind::Provisional;
-            let pin = Pin { node, version, expires, kind, session_version };
+            let pin = Pin { node, version, expires, is_doubted: false, kind, session_version };
             self.pins.insert(own.key, own.ask.key.into(), pin);
         }
         (Ok(if is_strict { placement.strictly() } else { placement }), notice)

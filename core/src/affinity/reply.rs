@@ -84,26 +84,27 @@ impl Affinity {
         self.note_store(reply.store.as_ref(), now);
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
         // Of those whose part of the store is away: neither there nor gone, they are touched again.
-        let (mut changed, mut unanswered) = (reply.changed.clone(), reply.unanswered.clone());
-        changed.sort_unstable();
-        unanswered.sort_unstable();
+        let sorted = |keys: &[wire::SessionKey]| {
+            let mut keys = keys.to_vec();
+            keys.sort_unstable();
+            keys
+        };
+        let (changed, missing) = (sorted(&reply.changed), sorted(&reply.missing));
+        let unanswered = sorted(&reply.unanswered);
         for touched in std::mem::take(&mut self.touches.batch) {
             let key = wire::SessionKey::from(touched.wire);
             if unanswered.binary_search(&key).is_ok() {
                 self.touches.batch.push(touched);
                 continue;
             }
-            if changed.binary_search(&key).is_ok() {
+            // Another pin is there, or none since it has ended: the next request asks.
+            if changed.binary_search(&key).is_ok() || missing.binary_search(&key).is_ok() {
                 self.pins.doubt(touched);
                 continue;
             }
             let own = reply.ttls_ms.get(&key);
             let expires = own.map_or(expires, |ttl| believed_until(Millis(*ttl), now));
             self.pins.prolong(touched.wire, expires);
-        }
-        // Lost or expired there: the next request asks again, and says where they were.
-        for key in &reply.missing {
-            self.pins.prolong(WireKey::from(*key), Millis(0));
         }
         if !self.touches.batch.is_empty() {
             self.maintenance.set(now, PAUSE);
@@ -163,10 +164,10 @@ impl Affinity {
             // An answer from before a change, which may be its own, is a hint: better than none while there is no other.
             // So is the pin of an id that its client may never send: the first request that does asks again, which has the pin
             // live its full time.
-            let is_hint = lookup.epoch != self.epoch || lookup.ask.claim_ttl_ms.is_some();
-            let expires = if is_hint { Millis(0) } else { ends };
+            let is_doubted = lookup.epoch != self.epoch || lookup.ask.claim_ttl_ms.is_some();
+            let expires = ends;
             let kind = if standing == Standing::Held { Kind::Away } else { Kind::Settled };
-            let reported = Reported { node, version, expires, kind, session_version };
+            let reported = Reported { node, version, expires, is_doubted, kind, session_version };
             self.remember(lookup.key, lookup.ask.key.into(), reported);
         }
         let provisional = provisional_time(&pin.node, pin.owned_ms.map(Millis), snapshot);

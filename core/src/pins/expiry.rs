@@ -1,8 +1,11 @@
 //! For how long a pin holds: which ones are due to be prolonged, and what makes one a mere hint before its time.
 //!
 //! A session in use is touched in the store, and its pin is prolonged by the answer. Pins that may be wrong are
-//! expired; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
+//! doubted; a touch does not undo that. It keeps the session alive all the same: what is in doubt here is
 //! where it lives, not whether it is in use. A touch also says what is known of it, and learns if that is wrong.
+//!
+//! A store that lost its pins gets them back by touches. So after changes were missed each pin is touched that the store
+//! must have, whether or not its session was used lately.
 
 use super::{Kind, NodeRef, Pin, Pins, WireKey};
 use crate::time::Millis;
@@ -16,6 +19,12 @@ pub struct Touched {
     pub version: u64,
     /// The node of its pin; another may have its number once the pin is gone.
     pub node: NodeRef,
+}
+
+impl Touched {
+    fn is(self, pin: &Pin) -> bool {
+        (self.version, self.node) == (pin.version, pin.node)
+    }
 }
 
 impl Pins {
@@ -33,7 +42,7 @@ impl Pins {
             if entry.take_used() && pin.kind != Kind::Provisional {
                 if now >= pin.expires {
                     // Another proxy may have claimed it since: the answer must not make it certain again.
-                    entry.set_pin(Pin { expires: Millis(0), ..pin });
+                    entry.set_pin(Pin { is_doubted: true, ..pin });
                 }
                 due.push(Touched { wire: entry.wire(), version: pin.version, node: pin.node });
             }
@@ -46,62 +55,76 @@ impl Pins {
         self.hand.go_round_in(interval);
     }
 
-    /// A touch prolonged a pin. False if the state cluster knows no such pin, or the pin was expired since: a touch says
+    /// A touch prolonged a pin. False if no such pin is known here, or it was doubted since: a touch says
     /// that the session lives, not where.
     pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
         self.change(self.find_wire(wire), |pin| {
-            (pin.kind != Kind::Provisional && pin.expires > Millis(0)).then_some(Pin { expires, ..pin })
+            (pin.kind != Kind::Provisional && !pin.is_doubted).then_some(Pin { expires, ..pin })
         })
     }
 
-    /// Whether what was gathered is still what is known.
+    /// What was gathered, if it is still what is known.
     #[must_use]
-    pub fn is_still(&self, touched: Touched) -> bool {
+    pub fn still(&self, touched: Touched) -> Option<Pin> {
         let pin = self.find_wire(touched.wire).and_then(|slot| self.slab.get(slot)?.pin());
-        pin.is_some_and(|pin| (pin.version, pin.node) == (touched.version, touched.node))
+        pin.filter(|pin| touched.is(pin))
     }
 
-    /// The state cluster has another pin than was touched: if that is still what is known here, it is past its time.
+    /// The state cluster has another pin than was touched, or none: if that is still what is known here, it is in doubt.
     pub fn doubt(&mut self, touched: Touched) -> bool {
         self.change(self.find_wire(touched.wire), |pin| {
-            let is_same = (pin.version, pin.node) == (touched.version, touched.node);
-            is_same.then_some(Pin { expires: Millis(0), ..pin })
+            touched.is(&pin).then_some(Pin { is_doubted: true, ..pin })
         })
     }
 
-    /// Changes of unknown sessions were missed: all pins are past their time.
+    /// Changes of unknown sessions were missed: all pins are in doubt, and those that the store must have are to be touched
+    /// within the next interval.
+    pub fn doubt_all(&mut self, now: Millis) {
+        for slot in 0..self.slab.made() {
+            if let Some(entry) = self.slab.get_mut(slot)
+                && let Some(pin) = entry.pin()
+            {
+                entry.set_pin(Pin { is_doubted: true, ..pin });
+                if pin.is_believed(now) {
+                    entry.mark_used();
+                }
+            }
+        }
+    }
+
+    /// The clock is another: how long any pin lives is not known.
     pub fn expire_all(&mut self) {
-        self.expire(|_| true);
+        self.change_all(|pin| Some(Pin { expires: Millis(0), ..pin }));
     }
 
     /// A session's token was replaced by one of this version, `u32::MAX` if that is not known: if less is known, its pin is
-    /// past its time, and from now on older tokens are known to be old. True if so.
+    /// in doubt, and from now on older tokens are known to be old. True if so.
     pub fn supersede(&mut self, wire: WireKey, session_version: u32) -> bool {
         self.change(self.find_wire(wire), |pin| {
             let known = if session_version == u32::MAX { pin.session_version } else { session_version };
             (pin.session_version < session_version).then_some(Pin {
-                expires: Millis(0),
+                is_doubted: true,
                 session_version: known,
                 ..pin
             })
         })
     }
 
-    /// The node was restarted: its pins are past their time.
-    pub fn expire_node(&mut self, node: &str) {
+    /// The node was restarted: its pins are in doubt.
+    pub fn doubt_node(&mut self, node: &str) {
         if let Some(node) = self.nodes.find(node) {
-            self.expire(|pin| pin.node == node);
+            self.change_all(|pin| (pin.node == node).then_some(Pin { is_doubted: true, ..pin }));
         }
     }
 
-    /// There may be another state cluster to ask: what the ring said without one is past its time.
-    pub fn expire_provisional(&mut self) {
-        self.expire(|pin| pin.kind == Kind::Provisional);
+    /// There may be another state cluster to ask: what the ring said without one is in doubt.
+    pub fn doubt_provisional(&mut self) {
+        self.change_all(|pin| (pin.kind == Kind::Provisional).then_some(Pin { is_doubted: true, ..pin }));
     }
 
-    fn expire(&mut self, which: impl Fn(Pin) -> bool) {
+    fn change_all(&mut self, new: impl Fn(Pin) -> Option<Pin>) {
         for slot in 0..self.slab.made() {
-            self.change(Some(slot), |pin| which(pin).then_some(Pin { expires: Millis(0), ..pin }));
+            self.change(Some(slot), &new);
         }
     }
 }

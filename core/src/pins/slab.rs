@@ -32,25 +32,28 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 56);
 
-/// Node (16 bits), used since the last touch (1), kept (1), kind (2, none of them 0), expiry (44: until the year 2527).
+/// Node (16 bits), used since the last touch (1), kept (1), kind (2, none of them 0), doubted (1), expiry (43: until the year 2248).
 #[derive(Debug, Clone, Copy)]
 struct Word(u64);
 
 impl Word {
-    const EXPIRES: u64 = (1 << 44) - 1;
+    const EXPIRES: u64 = (1 << 43) - 1;
+    const DOUBTED: u64 = 1 << 43;
     const KIND_SHIFT: u32 = 44;
     const KEPT: u64 = 1 << 46;
     const USED: u64 = 1 << 47;
     const NODE_SHIFT: u32 = 48;
     const FREE: Self = Self(0);
 
-    fn new(node: NodeRef, kind: Kind, expires: Millis) -> Self {
-        let kind = match kind {
+    fn new(pin: Pin) -> Self {
+        let kind = match pin.kind {
             Kind::Settled => 1,
             Kind::Provisional => 2,
             Kind::Away => 3_u64,
         };
-        Self(u64::from(node.0) << Self::NODE_SHIFT | kind << Self::KIND_SHIFT | expires.0.min(Self::EXPIRES))
+        let doubted = if pin.is_doubted { Self::DOUBTED } else { 0 };
+        let expires = pin.expires.0.min(Self::EXPIRES);
+        Self(u64::from(pin.node.0) << Self::NODE_SHIFT | kind << Self::KIND_SHIFT | doubted | expires)
     }
 
     fn kind(self) -> Option<Kind> {
@@ -96,7 +99,15 @@ impl Entry {
         let kind = self.word.kind()?;
         let node = NodeRef((self.word.0 >> Word::NODE_SHIFT) as u16);
         let expires = Millis(self.word.0 & Word::EXPIRES);
-        Some(Pin { node, version: self.version, expires, kind, session_version: self.session_version })
+        let is_doubted = self.word.0 & Word::DOUBTED != 0;
+        Some(Pin {
+            node,
+            version: self.version,
+            expires,
+            is_doubted,
+            kind,
+            session_version: self.session_version,
+        })
     }
 
     /// Another pin for the same session: as good as touched.
@@ -104,7 +115,7 @@ impl Entry {
         self.version = pin.version;
         self.session_version = pin.session_version;
         let kept = self.word.0 & Word::KEPT;
-        self.word = Word(Word::new(pin.node, pin.kind, pin.expires).0 | kept);
+        self.word = Word(Word::new(pin).0 | kept);
     }
 
     fn is_kept(&self) -> bool {
@@ -308,7 +319,8 @@ mod tests {
 
     fn entry(number: u128) -> Entry {
         let (node, expires) = (NodeRef(1), Millis(1));
-        let pin = Pin { node, version: 1, expires, kind: Kind::Settled, session_version: 0 };
+        let pin =
+            Pin { node, version: 1, expires, is_doubted: false, kind: Kind::Settled, session_version: 0 };
         Entry::new(PinKey(number), WireKey([0; 16]), pin)
     }
 
@@ -376,8 +388,10 @@ mod tests {
     #[test]
     fn an_entry_gives_back_what_was_put_in() {
         let (key, wire) = (PinKey((1 << 96) - 5), WireKey([7; 16]));
-        for kind in [Kind::Settled, Kind::Provisional, Kind::Away] {
+        let kinds = [Kind::Settled, Kind::Provisional, Kind::Away];
+        for (kind, is_doubted) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
             let pin = Pin {
+                is_doubted,
                 node: NodeRef(u16::MAX),
                 version: (1 << 53) - 7,
                 expires: Millis(1_900_000_000_123),
@@ -397,7 +411,8 @@ mod tests {
     #[test]
     fn an_expiry_beyond_all_is_the_last_there_is() {
         let (node, kind) = (NodeRef(3), Kind::Provisional);
-        let pin = Pin { node, version: u64::MAX, expires: Millis(u64::MAX), kind, session_version: 7 };
+        let (version, expires, is_doubted) = (u64::MAX, Millis(u64::MAX), false);
+        let pin = Pin { node, version, expires, is_doubted, kind, session_version: 7 };
 
         let stored = Entry::new(PinKey(1), WireKey([0; 16]), pin).pin().unwrap();
 

@@ -15,7 +15,7 @@ fn wire(number: u8) -> WireKey {
 }
 
 fn pin(node: &str, version: u64) -> Pin<&str> {
-    Pin { node, version, expires: at(1_000), kind: Kind::Settled, session_version: 0 }
+    Pin { node, version, expires: at(1_000), is_doubted: false, kind: Kind::Settled, session_version: 0 }
 }
 
 /// Pins session `number` to `node`.
@@ -231,7 +231,7 @@ fn what_may_have_changed_unseen_is_a_hint_and_no_more() {
     });
     pins.remove(pins.key(&[2]));
 
-    pins.expire_all();
+    pins.doubt_all(at(0));
 
     let found = [1, 2, 3].map(|id| pins.get(pins.key(&[id]), at(0)));
     assert!(matches!(found, [Lookup::Stale(_), Lookup::Absent, Lookup::Stale(_)]), "{found:?}");
@@ -243,8 +243,8 @@ fn what_a_node_had_before_it_was_started_anew_is_a_hint_and_no_more() {
     put(&mut pins, 1, NODE);
     put(&mut pins, 2, "10.0.0.2:80");
 
-    pins.expire_node(NODE);
-    pins.expire_node("10.0.0.3:80");
+    pins.doubt_node(NODE);
+    pins.doubt_node("10.0.0.3:80");
 
     let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
     assert!(matches!(found, [Lookup::Stale(_), Lookup::Fresh(_)]), "{found:?}");
@@ -256,7 +256,7 @@ fn what_the_ring_said_can_be_doubted_apart_from_the_rest() {
     put(&mut pins, 1, NODE);
     pins.insert(pins.key(&[2]), wire(2), Pin { kind: Kind::Provisional, ..pin(NODE, 0) });
 
-    pins.expire_provisional();
+    pins.doubt_provisional();
 
     let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
     assert!(matches!(found, [Lookup::Fresh(_), Lookup::Stale(_)]), "{found:?}");
@@ -268,9 +268,9 @@ fn a_touch_under_way_does_not_make_certain_what_became_uncertain_meanwhile() {
     put(&mut pins, 1, NODE);
     put(&mut pins, 2, "10.0.0.2:80");
 
-    pins.expire_node(NODE);
+    pins.doubt_node(NODE);
     assert!(!pins.prolong(wire(1), at(2_000)) && pins.prolong(wire(2), at(2_000)));
-    pins.expire_all();
+    pins.doubt_all(at(0));
     assert!(!pins.prolong(wire(2), at(2_000)));
 
     let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));

@@ -5,12 +5,15 @@ use berth_core::wire::{NodeChange, NodeState};
 
 use super::{EPOCH, Next, Run};
 use crate::fleet::Host;
+use crate::invariants::{HEALED_BY, Lost, SEEN_BY};
 use crate::nodes::Nodes;
 use crate::schedule::{NODES, PROXIES, What};
 use crate::store::Write;
 
 /// An operator whose command failed repeats it.
 const REPEAT: u64 = 500;
+/// A proxy learns of a gap, and then touches all that it knows.
+const REPORTED_BY: u64 = SEEN_BY + 15_000 + 1_000;
 
 impl Run {
     pub(super) fn begin_fault(&mut self, index: usize) {
@@ -55,6 +58,7 @@ impl Run {
                 self.trouble_all(true);
             }
             What::StoreLoses(by) => {
+                self.note_known();
                 self.store.fail_over(EPOCH + now.saturating_sub(by));
                 self.checks.failed_over();
                 self.wake_polls();
@@ -127,6 +131,44 @@ impl Run {
             What::Reload(proxy) => self.proxies[proxy].host.close_oldest(),
             What::NodeMoves(_) | What::ProxyRestarts(_) => {}
         }
+    }
+
+    /// The store is about to lose what it wrote: which sessions proxies surely know, and will until they have reported them.
+    fn note_known(&mut self) {
+        let (now, time) = (self.now, self.time());
+        let mut known = Vec::new();
+        for session in &self.sessions {
+            let Some(owner) = self.store.session(session.key, time).map(|reply| reply.node.to_string())
+            else {
+                continue;
+            };
+            for proxy in 0..PROXIES {
+                let reported_by = self.local(proxy) + Millis(REPORTED_BY);
+                let envoy = &mut self.proxies[proxy];
+                if envoy.troubles == 0 && envoy.host.knows(session.id.as_bytes(), &owner, reported_by) {
+                    let lost = Lost { at: now, node: owner.clone(), proxy, life: envoy.life };
+                    known.push((session.key, lost));
+                }
+            }
+        }
+        if !self.forgets_pins {
+            self.checks.lost(known);
+        }
+        self.plan(now + HEALED_BY, Next::Kept(now));
+    }
+
+    /// What was lost at that time is to be back.
+    pub(super) fn kept(&mut self, lost_at: u64) {
+        let proxies = &self.proxies;
+        let had_no_trouble = |lost: &Lost| {
+            let envoy = &proxies[lost.proxy];
+            envoy.life == lost.life
+                && envoy.troubles == 0
+                && envoy.calm_since == lost.at
+                && !envoy.had_clock_off
+        };
+        let now = (self.now, Millis(EPOCH + self.now));
+        self.checks.kept(lost_at, had_no_trouble, (&self.store, &self.nodes), now);
     }
 
     /// A node says that it has started.

@@ -53,10 +53,22 @@ struct Pool {
     latest_version: u64,
 }
 
-enum Entry {
-    Live(Live),
-    /// When that was, as a version; until then.
-    Ended(u64, Millis),
+/// What is known of a session.
+#[derive(Default)]
+struct Entry {
+    live: Option<Live>,
+    /// When it was ended, as a version; until when that is remembered. It may have begun again since.
+    ended: Option<(u64, Millis)>,
+}
+
+impl Entry {
+    fn live(&self, now: Millis) -> Option<&Live> {
+        self.live.as_ref().filter(|pin| pin.expires > now)
+    }
+
+    fn ended(&self, now: Millis) -> Option<(u64, Millis)> {
+        self.ended.filter(|(_, until)| *until > now)
+    }
 }
 
 #[derive(Clone)]
@@ -88,10 +100,8 @@ impl Memory {
     /// Lets a pin expire now, for tests that cannot wait.
     #[doc(hidden)]
     pub fn expire(&self, pool: &PoolName, key: SessionKey) {
-        if let Some(pool) = self.pools().get_mut(pool)
-            && matches!(pool.pins.get(&key), Some(Entry::Live(_)))
-        {
-            pool.pins.remove(&key);
+        if let Some(entry) = self.pools().get_mut(pool).and_then(|pool| pool.pins.get_mut(&key)) {
+            entry.live = None;
         }
     }
 
@@ -143,17 +153,11 @@ fn cursor(life: u64, change: u64) -> Cursor {
 
 impl Pool {
     fn live(&self, key: SessionKey, now: Millis) -> Option<&Live> {
-        match self.pins.get(&key) {
-            Some(Entry::Live(pin)) if pin.expires > now => Some(pin),
-            _ => None,
-        }
+        self.pins.get(&key)?.live(now)
     }
 
     fn live_mut(&mut self, key: SessionKey, now: Millis) -> Option<&mut Live> {
-        match self.pins.get_mut(&key) {
-            Some(Entry::Live(pin)) if pin.expires > now => Some(pin),
-            _ => None,
-        }
+        self.pins.get_mut(&key)?.live.as_mut().filter(|pin| pin.expires > now)
     }
 
     fn boot_id(&self, node: &NodeId) -> Option<String> {
@@ -221,19 +225,17 @@ impl Pool {
         // Versions are times, so the end is later than all that the session had before, also those that were lost here.
         let latest = if ago == Millis(0) { self.latest_version } else { 0 };
         let mut ended = version.max(latest).max(now.since(ago).0.saturating_mul(1000));
-        let before = self.pins.get(&key).and_then(|entry| match entry {
-            Entry::Ended(version, until) if *until > now => Some((*version, *until)),
-            _ => None,
-        });
+        let before = self.pins.get(&key).and_then(|entry| entry.ended(now));
         if let Some(before) = before {
             (ended, until) = (ended.max(before.0), until.max(before.1));
         }
         if pin.is_none() {
             self.sweep(now);
         }
-        self.pins.insert(key, Entry::Ended(ended, until.max(now + keeping.ended)));
+        let ended_until = Some((ended, until.max(now + keeping.ended)));
+        self.pins.insert(key, Entry { live: None, ended: ended_until });
         // Without a pin too: it may have been lost. But one that is said again is no news.
-        if before.is_none() {
+        if pin.is_some() || before.is_none() {
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Ended;
                 event.key = Some(key);
@@ -255,10 +257,7 @@ impl Pool {
     }
 
     fn drop_expired(&mut self, now: Millis) {
-        self.pins.retain(|_, entry| match entry {
-            Entry::Live(pin) => pin.expires > now,
-            Entry::Ended(_, until) => *until > now,
-        });
+        self.pins.retain(|_, entry| entry.live(now).is_some() || entry.ended(now).is_some());
         if self.pins.len() < self.pins.capacity() / 4 {
             self.pins.shrink_to(self.pins.len() * 2);
         }
@@ -297,18 +296,14 @@ impl Store for Memory {
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
         let (now, ttl) = ((self.clock)(), self.keeping.ttl);
         let mut pools = self.pools();
-        let mut pool = pools.get_mut(&request.pool);
+        let pool = pools.entry(request.pool.clone()).or_insert_with(|| self.new_pool());
         let mut missing = Vec::new();
         let mut ttls_ms = BTreeMap::new();
         let mut changed = Vec::new();
         let mut touched = 0;
         for (key, known) in request.sessions() {
-            let Some(pool) = pool.as_mut() else {
-                missing.push(key);
-                continue;
-            };
+            pool.write_again(key, known, ttl, now);
             let Some(pin) = pool.live_mut(key, now) else {
-                pool.advance(known, now);
                 missing.push(key);
                 continue;
             };
@@ -316,7 +311,7 @@ impl Store for Memory {
             let life = pin.claims.life(ttl, now);
             pin.expires = now + life;
             ttls_ms.extend(other_than(ttl, life).map(|life| (key, life)));
-            if known.is_some_and(|known| !pool.compare(key, known, &self.keeping, now, self.life)) {
+            if known.is_some_and(|known| !pool.compare(key, known, |_| true, &self.keeping, now, self.life)) {
                 changed.push(key);
             }
         }

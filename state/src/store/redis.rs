@@ -161,9 +161,9 @@ impl Store for Redis {
         let ttl = self.keeping.ttl;
         let shards = by_shard(&request.pool, request.sessions().map(|session| (session.0, session)));
         let groups = shards.iter().map(|(shard, sessions)| {
-            let pins = sessions.iter().map(|(key, _)| shard.pin(*key));
-            let pins: Vec<String> = [shard.changes(), shard.clock()].into_iter().chain(pins).collect();
-            let mut step = Step::script(&scripts::TOUCH, &pins)
+            let pins = sessions.iter().flat_map(|(key, _)| [shard.pin(*key), shard.ended(*key)]);
+            let keys: Vec<String> = [shard.changes(), shard.clock()].into_iter().chain(pins).collect();
+            let mut step = Step::script(&scripts::TOUCH, &keys)
                 .arg(ttl.0.to_string())
                 .arg(self.keeping.changes.to_string());
             for (key, known) in sessions {

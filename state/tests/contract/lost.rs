@@ -1,4 +1,5 @@
-//! What becomes of writes that the store lost, and that a proxy still knows: of two versions the newer one stays.
+//! What becomes of writes that the store lost, and that a proxy still knows: of two versions the newer one stays, of two claims the
+//! earlier one.
 
 use berth_core::wire::{KnownPin, TouchedPin};
 
@@ -29,7 +30,6 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     // What is as new is the same, or has changed.
     assert_eq!(touch(store, "lost", "a", known(claimed, 1)).await.changed, []);
     assert_eq!(touch(store, "lost", "a", known(claimed, 2)).await.changed, [key("a")]);
-    assert_eq!(touch(store, "lost", "a", known(claimed - 1, 2)).await.changed, [key("a")]);
     assert_eq!(owner(store, "lost", "a").await, Some(known(claimed, 1)));
     assert_eq!(news(store, "lost", &start).await, []);
 
@@ -50,8 +50,20 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     let foreign = (now_ms() + 2 * 86_400_000) * 1000;
     assert_eq!(touch(store, "lost", "a", known(foreign, 1)).await.changed, [key("a")]);
     assert_eq!(owner(store, "lost", "a").await, Some(known(rehomed.version, 3)));
-    // A touch makes no pin: nothing is said of how long it lives.
-    assert_eq!(touch(store, "lost", "unknown", known(claimed, 1)).await.missing, [key("unknown")]);
+    // One that is not there is as it was known, for all others too; and as any that is there when it is said again.
+    for _ in 0..2 {
+        let reply = touch(store, "lost", "b", known(claimed, 1)).await;
+        assert_eq!((reply.touched, reply.missing, reply.changed), (1, vec![], vec![]));
+        assert_eq!(owner(store, "lost", "b").await, Some(known(claimed, 1)));
+    }
+    let found = resolve(store, "lost", "b", &[2], &[]).await;
+    assert_eq!(found, pin("b", Outcome::Found, 1, claimed));
+    // Of one that is from another clock nothing is known.
+    assert_eq!(touch(store, "lost", "c", known(foreign, 1)).await.missing, [key("c")]);
+    // One that has ended stays so.
+    store.end(&pool("lost"), key("b"), Millis(0), None).await.unwrap();
+    assert_eq!(touch(store, "lost", "b", known(claimed, 1)).await.missing, [key("b")]);
+    assert_eq!(owner(store, "lost", "b").await, None);
 }
 
 pub(crate) async fn a_question_brings_back_what_was_lost(store: &dyn Store) {
@@ -81,6 +93,52 @@ pub(crate) async fn a_question_brings_back_what_was_lost(store: &dyn Store) {
     resolve(store, "known", "old", &[3], &[]).await;
     let heir = knowing(rotated("f", "old", &[2], &[]), claimed, 1);
     assert_eq!(resolve_one(store, "known", heir).await, pin("f", Outcome::Found, 1, claimed));
+}
+
+/// A session's pin is lost, and a proxy that does not know the session claims it elsewhere. Another proxy knows the pin.
+pub(crate) async fn the_earlier_of_two_claims_stays(store: &dyn Store) {
+    let earlier = now_ms() * 1000 - 5_000_000;
+    for (id, touches) in [("a", true), ("b", false)] {
+        let claimed = resolve(store, "twice", id, &[2], &[]).await.version;
+        let start = store.head(&pool("twice")).await.unwrap();
+
+        if touches {
+            assert_eq!(touch(store, "twice", id, known(earlier, 1)).await.changed, [key(id)]);
+        } else {
+            let found = resolve_one(store, "twice", knowing(ask(id, &[3], &[]), earlier, 1)).await;
+            assert_eq!((found.outcome, found.node), (Outcome::Found, node(1)));
+        }
+        let back = owner(store, "twice", id).await.unwrap();
+        assert!(back.node == node(1) && back.version > claimed, "{back:?}");
+        let events = news(store, "twice", &start).await;
+        let said: Vec<_> =
+            events.iter().map(|event| (event.reason, event.node.clone(), event.version)).collect();
+        assert_eq!(said, [(Reason::Recovered, Some(node(1)), Some(back.version))]);
+
+        // It goes back once: that is no claim.
+        assert_eq!(touch(store, "twice", id, known(earlier - 7, 3)).await.changed, [key(id)]);
+        assert_eq!(owner(store, "twice", id).await, Some(back));
+    }
+    // Neither is what was rehomed since.
+    resolve(store, "twice", "c", &[2], &[]).await;
+    let rehomed = resolve(store, "twice", "c", &[3], &[2]).await.version;
+    assert_eq!(touch(store, "twice", "c", known(earlier, 1)).await.changed, [key("c")]);
+    assert_eq!(owner(store, "twice", "c").await, Some(known(rehomed, 3)));
+    // It does not go where it may not be.
+    let claimed = resolve(store, "twice", "d", &[2], &[]).await.version;
+    let found = resolve_one(store, "twice", knowing(ask("d", &[3], &[1]), earlier, 1)).await;
+    assert_eq!(found, pin("d", Outcome::Found, 2, claimed));
+    let down = NodeChange { cooldown_ms: Some(3_600_000), ..NodeChange::default() };
+    change(store, "twice", 4, down).await;
+    let found = resolve_one(store, "twice", knowing(ask("d", &[3], &[]), earlier, 4)).await;
+    assert_eq!(found, pin("d", Outcome::Found, 2, claimed));
+    // What began again after its end is not the session of before.
+    let first = resolve(store, "twice", "e", &[1], &[]).await.version;
+    store.end(&pool("twice"), key("e"), Millis(0), None).await.unwrap();
+    let again = resolve(store, "twice", "e", &[2], &[]).await.version;
+    assert_eq!(touch(store, "twice", "e", known(first, 1)).await.changed, [key("e")]);
+    let found = resolve_one(store, "twice", knowing(ask("e", &[3], &[]), first, 1)).await;
+    assert_eq!(found, pin("e", Outcome::Found, 2, again));
 }
 
 pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {

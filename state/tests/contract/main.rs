@@ -122,6 +122,7 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     lifetime::pins_expire(&*open(SHORT)).await;
     let store = &*whole(KEEPING);
     lost::a_touch_brings_back_what_was_lost(store).await;
+    lost::the_earlier_of_two_claims_stays(store).await;
     lost::a_question_brings_back_what_was_lost(store).await;
     lost::who_missed_an_end_begins_nothing_again(store).await;
     lost::a_shorter_life_is_news(store).await;

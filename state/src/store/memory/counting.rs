@@ -6,7 +6,7 @@
 use berth_core::time::Millis;
 use berth_core::wire::{CountReply, Cursor, SessionKey};
 
-use super::{Entry, Pool};
+use super::Pool;
 
 pub(super) fn count(pool: &Pool, after: Option<&Cursor>, limit: usize, now: Millis) -> CountReply {
     let after: Option<SessionKey> = after.and_then(|cursor| cursor.as_str().parse().ok());
@@ -24,9 +24,7 @@ pub(super) fn count(pool: &Pool, after: Option<&Cursor>, limit: usize, now: Mill
         ..CountReply::default()
     };
     for key in keys {
-        if let Some(Entry::Live(pin)) = pool.pins.get(&key)
-            && pin.expires > now
-        {
+        if let Some(pin) = pool.live(key, now) {
             reply.pins += 1;
             *reply.nodes.entry(pin.node.clone()).or_default() += 1;
         }

@@ -5,7 +5,7 @@ use berth_core::wire::{
     ChangeKind, Event, KnownPin, NodeId, Outcome, Pin, Reason, ResolveRequest, SessionAsk, SessionKey,
 };
 
-use super::{Entry, Live, Pool};
+use super::{Live, Pool};
 use crate::store::Keeping;
 use crate::store::claims::{Claims, Former, other_than};
 use crate::store::placing::{Placing, place};
@@ -37,7 +37,13 @@ impl Pool {
         let key = ask.key;
         let known = ask.known.as_ref().filter(|known| versions::is_plausible(known.version, now));
         if let Some(known) = known {
-            self.compare(key, known, keeping, now, life);
+            let cooling = |node: &NodeId, pool: &Self| {
+                pool.nodes.get(node).is_some_and(|record| record.is_in_cooldown(now.0))
+            };
+            let may_stay = |pool: &Self| {
+                request.panic || !ask.unusable.contains(&known.node) && !cooling(&known.node, pool)
+            };
+            self.compare(key, known, may_stay, keeping, now, life);
         }
         let there = self.live(key, now).cloned();
         let ended = self.ended(key, now);
@@ -55,16 +61,7 @@ impl Pool {
             former.filter(|former| there.is_some() || ended.is_none_or(|ended| former.version > ended));
         // The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
         let is_lost = there.is_none() && known.is_some();
-        let lost = |known: &KnownPin| Live {
-            node: known.node.clone(),
-            version: known.version,
-            claimed: now,
-            owned: versions::time_of(known.version, now),
-            boot_id: None,
-            claims: Claims::default(),
-            expires: now,
-        };
-        let there = there.or_else(|| known.map(lost));
+        let there = there.or_else(|| known.map(|known| lost(known, now)));
         self.advance(known, now);
         let owner = there.as_ref().map(|pin| pin.node.clone());
         let former_node = former.map(|former| &former.node);
@@ -114,6 +111,9 @@ impl Pool {
         }
         if let Some((from, reason)) = &moved {
             (pin.node, pin.owned) = (node.clone(), now);
+            if !is_new {
+                pin.claimed = claimed_before(now, pin.claimed);
+            }
             pin.boot_id.clone_from(&boot_id);
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Rehomed;
@@ -151,19 +151,16 @@ impl Pool {
             if is_new || is_lost {
                 self.sweep(now);
             }
-            self.pins.insert(key, Entry::Live(pin));
-        } else if !is_new {
-            self.pins.remove(&key);
+            self.pins.entry(key).or_default().live = Some(pin);
+        } else if let Some(entry) = self.pins.get_mut(&key) {
+            entry.live = None;
         }
         answer
     }
 
     /// The version that a session had when it was ended, if that is remembered.
     fn ended(&self, key: SessionKey, now: Millis) -> Option<u64> {
-        match self.pins.get(&key) {
-            Some(Entry::Ended(version, until)) if *until > now => Some(*version),
-            _ => None,
-        }
+        self.pins.get(&key)?.ended(now).map(|(version, _)| version)
     }
 
     /// What is given out from now on is newer than what a proxy knows.
@@ -173,38 +170,76 @@ impl Pool {
         }
     }
 
-    /// Compares a pin that is there with what a proxy knows. If that is newer, a write of it was lost, and it is written again.
-    /// False if the pin is another and stays.
+    /// Compares a pin that is there with what a proxy knows. If that is newer, a write of it was lost, and it is written again. If
+    /// both are claims and that is the earlier one, it was lost too, and the session goes back if `may_stay` there: the later
+    /// claim's node began without its state. Unless the session ended in between.
+    ///
+    /// False if the pin is another than is known.
     pub(super) fn compare(
         &mut self,
         key: SessionKey,
         known: &KnownPin,
+        may_stay: impl FnOnce(&Self) -> bool,
         keeping: &Keeping,
         now: Millis,
         life: u64,
     ) -> bool {
+        let Some(pin) = self.live(key, now) else { return true };
+        if (known.version, &known.node) == (pin.version, &pin.node) {
+            return true;
+        }
+        if !versions::is_plausible(known.version, now) {
+            return false;
+        }
+        let is_newer = known.version > pin.version;
+        let is_claim = pin.claimed == pin.owned;
+        let is_earlier = known.version < pin.version
+            && is_claim
+            && known.node != pin.node
+            && self.ended(key, now).is_none_or(|ended| known.version > ended)
+            && may_stay(self);
+        if !is_newer && !is_earlier {
+            return false;
+        }
+        // A version has one node: the one that it had is another by now if the claim was seen.
+        let known_versions = [pin.version, self.latest_version];
+        let version = if is_earlier { versions::next(known_versions, now) } else { known.version };
+        self.latest_version = self.latest_version.max(version);
         let Some(pin) = self.live_mut(key, now) else { return true };
-        if known.version <= pin.version || !versions::is_plausible(known.version, now) {
-            return (known.version, &known.node) == (pin.version, &pin.node);
-        }
         let from = std::mem::replace(&mut pin.node, known.node.clone());
-        (pin.version, pin.owned) = (known.version, versions::time_of(known.version, now));
-        let is_moved = from != pin.node;
-        if is_moved {
+        (pin.version, pin.owned) = (version, versions::time_of(known.version, now));
+        pin.claimed = claimed_before(pin.owned, pin.claimed);
+        if from != pin.node {
             pin.boot_id = None;
-        }
-        self.advance(Some(known), now);
-        if is_moved {
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Rehomed;
                 event.key = Some(key);
                 event.node = Some(known.node.clone());
                 event.from = Some(from);
-                event.version = Some(known.version);
+                event.version = Some(version);
                 event.reason = Reason::Recovered;
             });
         }
-        true
+        is_newer
+    }
+
+    /// Writes a pin again that a proxy knows and that was lost. Unless its session has ended.
+    pub(super) fn write_again(
+        &mut self,
+        key: SessionKey,
+        known: Option<&KnownPin>,
+        ttl: Millis,
+        now: Millis,
+    ) {
+        let Some(known) = known.filter(|known| versions::is_plausible(known.version, now)) else { return };
+        if self.live(key, now).is_some() {
+            return;
+        }
+        self.advance(Some(known), now);
+        if self.ended(key, now).is_none_or(|ended| known.version > ended) {
+            self.sweep(now);
+            self.pins.entry(key).or_default().live = Some(Live { expires: now + ttl, ..lost(known, now) });
+        }
     }
 
     /// A former key's pin learns a higher session version; that is no use of it.
@@ -247,6 +282,26 @@ impl Pool {
             fill(event);
         });
     }
+}
+
+/// A pin of which no more is known than a proxy says.
+fn lost(known: &KnownPin, now: Millis) -> Live {
+    let owned = versions::time_of(known.version, now);
+    Live {
+        node: known.node.clone(),
+        version: known.version,
+        claimed: claimed_before(owned, owned),
+        owned,
+        boot_id: None,
+        claims: Claims::default(),
+        expires: now,
+    }
+}
+
+/// When the session was claimed, of one that its node got later: by a rehome, or as far as a proxy knows. Only of a claim both are
+/// the same time.
+fn claimed_before(owned: Millis, claimed: Millis) -> Millis {
+    claimed.min(Millis(owned.0.saturating_sub(1)))
 }
 
 /// Nothing is stored of a session that may not begin now, or ended since it was known: its node, and the version that is known of it.

@@ -35,15 +35,27 @@ macro_rules! reads_and_logs {
     };
 }
 
+/// A script that compares versions as well.
+macro_rules! compares {
+    ($file:literal) => {
+        concat!(
+            include_str!("scripts/format.lua"),
+            include_str!("scripts/log.lua"),
+            include_str!("scripts/versions.lua"),
+            include_str!($file)
+        )
+    };
+}
+
 /// A script that is hashed once.
 pub(super) type Named = LazyLock<Script>;
 
 /// Finds, claims, inherits or rehomes one session.
-pub(super) static RESOLVE: Named = Named::new(|| Script::new(reads_and_logs!("scripts/resolve.lua")));
+pub(super) static RESOLVE: Named = Named::new(|| Script::new(compares!("scripts/resolve.lua")));
 /// Lets a former key's pin learn a higher session version.
 pub(super) static RAISE: Named = Named::new(|| Script::new(reads_and_logs!("scripts/raise.lua")));
 /// Gives pins their time again.
-pub(super) static TOUCH: Named = Named::new(|| Script::new(reads_and_logs!("scripts/touch.lua")));
+pub(super) static TOUCH: Named = Named::new(|| Script::new(compares!("scripts/touch.lua")));
 /// Ends one session.
 pub(super) static END: Named = Named::new(|| Script::new(reads_and_logs!("scripts/end.lua")));
 /// Writes a node's record.

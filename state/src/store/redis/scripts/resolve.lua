@@ -28,54 +28,7 @@ local said_ttl, said_ends, said_created, said_version, said_claim =
   string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)|(%d*)$')
 local former_key, former_version, former_seen, former_boot, former_node =
   string.match(ARGV[7], '^(%x+)|(%d+)|(%d*)|([^|]*)|(.+)$')
-local told_version, told_node = string.match(ARGV[8], '^(%d+)|(.+)$')
-
-local now, micros
-local function time()
-  if not now then
-    local t = redis.call('TIME')
-    now, micros = t[1] * 1000 + math.floor(t[2] / 1000), t[1] * 1000000 + t[2]
-  end
-  return now
-end
-
--- Versions, as versions.rs has them. Each is a time in microseconds; all are exact up to 2^53. What the clock says is kept until the
--- time has passed it, and for two hours more, by which servers may differ.
-local AHEAD, KEPT = 86400000000, 7200000
-local function keep_clock(version)
-  local ahead = math.max(0, math.floor((tonumber(version) - micros) / 1000))
-  redis.call('SET', KEYS[5], version, 'PX', string.format('%.0f', KEPT + ahead))
-end
-
--- The version that follows all that are known, each of which may be nil or false.
-local function next_version(one, two)
-  time()
-  local version = math.max(micros, (tonumber(redis.call('GET', KEYS[5])) or 0) + 1,
-    (tonumber(one) or 0) + 1, (tonumber(two) or 0) + 1)
-  local text = string.format('%.0f', version)
-  keep_clock(text)
-  return text
-end
-
--- What is given out from now on is newer than what a proxy knows.
-local function advance(version)
-  time()
-  if tonumber(version) > (tonumber(redis.call('GET', KEYS[5])) or 0) then
-    keep_clock(version)
-  end
-end
-
--- When the node got the session, by the version.
-local function time_of(version)
-  return string.format('%.0f', math.min(time(), math.floor(tonumber(version) / 1000)))
-end
-
-if told_version then
-  time()
-  if tonumber(told_version) >= micros + AHEAD then
-    told_version, told_node = nil, nil
-  end
-end
+local told_version, told_node = believed(ARGV[8])
 
 local function record(node)
   local text = redis.call('HGET', KEYS[3], node)
@@ -221,16 +174,19 @@ local function log_rehome(from, node, version, reason, correlation)
     'from', from, 'version', version, 'reason', reason, 'correlation_id', correlation)
 end
 
--- The newest version wins: the proxy knows a write that was lost here. A service of before counts versions from 1: of its pins the
--- later one stays.
-if pin and told_version and tonumber(told_version) > tonumber(version)
-  and (tonumber(version) > 1099511627776 or tonumber(owned) < tonumber(told_version) / 1000) then
-  if told_node ~= owner then
-    log_rehome(owner, told_node, told_version, 'recovered', '')
-    owner, known_boot = told_node, ''
+if pin and told_version then
+  local is_earlier = told_node ~= owner and is_earlier(told_version, version, claimed, owned, KEYS[2])
+  if is_newer(told_version, version, owned) or is_earlier and not out(told_node) then
+    -- A version has one node: the one that it had is another by now if the claim was seen.
+    local new = is_earlier and next_version(KEYS[5], version) or told_version
+    if told_node ~= owner then
+      log_rehome(owner, told_node, new, 'recovered', '')
+      owner, known_boot = told_node, ''
+    end
+    version, owned = new, time_of(told_version)
+    claimed = claimed_before(owned, claimed)
+    advance(KEYS[5], version)
   end
-  version, owned = told_version, time_of(told_version)
-  advance(version)
 end
 
 local ended
@@ -254,12 +210,10 @@ if not pin then
   if told_version then
     -- The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
     pin, version, owner, known_boot = '', told_version, told_node, ''
-    claimed, owned = string.format('%.0f', time()), time_of(told_version)
+    owned = time_of(told_version)
+    claimed = claimed_before(owned)
     known_seen, is_shorter = seen, false
-    advance(version)
-    if ended then
-      redis.call('DEL', KEYS[2])
-    end
+    advance(KEYS[5], version)
     begin_log(KEYS[4])
   end
 end
@@ -299,10 +253,7 @@ if not pin then
     end
   end
   local at = string.format('%.0f', time())
-  version = next_version(ended, former_version)
-  if ended and life ~= '0' then
-    redis.call('DEL', KEYS[2])
-  end
+  version = next_version(KEYS[5], ended, former_version)
   keep(version, at, at, boot, node)
   begin_log(KEYS[4])
   if outcome == 'r' then
@@ -318,9 +269,9 @@ if reason and not strict then
     if node == former_node then
       alias = former_key
     end
-    version = next_version(version)
+    version = next_version(KEYS[5], version)
     local at = string.format('%.0f', time())
-    keep(version, claimed, at, node_boot, node)
+    keep(version, claimed_before(at, claimed), at, node_boot, node)
     log_rehome(owner, node, version, reason, ARGV[5])
     return answer('r', version, '0', owner, at, node)
   end
