@@ -325,6 +325,17 @@ impl<R: Clone> Coalescer<R> {
         self.call(token).map(|call| call.number).map_or_else(Vec::new, |number| self.fail(number, now))
     }
 
+    /// A call was refused, and is to be made again in other words.
+    pub fn again(&mut self, token: u32, reword: impl Fn(&mut R)) {
+        let keys = self.call(token).map_or_else(Vec::new, |call| call.keys.clone());
+        for key in keys {
+            if let Some(lookup) = self.lookups.get_mut(&key) {
+                reword(&mut lookup.request);
+            }
+        }
+        self.requeue(|call| call.token == Some(token));
+    }
+
     /// A stream ended, whether it waited, called, both or neither.
     pub fn stream_gone(&mut self, stream: u32) {
         if let Some(key) = self.waiting.remove(&stream)

@@ -13,7 +13,7 @@ use crate::owners::{Standing, provisional_time};
 use crate::pins::{Kind, Lookup as Known, Pin, PinKey, WireKey};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
-use crate::wire::{self, ResolveReply, TouchReply};
+use crate::wire::{self, ResolveReply, SessionAsk, TouchReply};
 
 /// A pin as it is remembered from a reply.
 pub(super) type Reported<'t> = Pin<&'t str>;
@@ -29,6 +29,9 @@ impl Affinity {
                 reply.as_ref().is_some_and(of)
             };
             let is_good = self.lookups.asked(token).any(|lookup| answers(lookup.ask.key.into()));
+            // By an older service, which refuses what newer ones compare.
+            let is_refused = body.is_err_and(|failure| failure.is_refused)
+                && self.lookups.asked(token).any(|lookup| lookup.ask.known.is_some());
             self.note_answer(body, is_good, now);
             match reply.as_ref().filter(|_| is_good) {
                 Some(reply) => {
@@ -37,6 +40,10 @@ impl Affinity {
                     self.release_by_reply(answered, reply, now);
                     self.release_without_answer(failed);
                 }
+                None if is_refused => self.lookups.again(token, |lookup| {
+                    let ask = SessionAsk { known: None, ..lookup.ask.clone() };
+                    *lookup = Rc::new(Lookup { ask, ..Lookup::clone(lookup) });
+                }),
                 None => {
                     let released = self.lookups.failed(token, now);
                     self.release_without_answer(released);

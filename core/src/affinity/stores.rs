@@ -13,6 +13,8 @@ const SETTLED: Millis = Millis(10_000);
 const AGAIN: Millis = Millis(600_000);
 /// After a service has refused what newer ones compare, nothing is said to be compared for so long.
 const PAUSE: Millis = Millis(60_000);
+/// No call is under way for longer.
+const UNDER_WAY: Millis = Millis(10_000);
 
 /// The stores that answered.
 #[derive(Debug, Default, Clone)]
@@ -52,10 +54,12 @@ impl Stores {
     }
 
     /// A service refused a call: perhaps one of before, beside newer ones. For a while nothing is said that it would refuse. True
-    /// if something was.
+    /// if something was, in this call as well: it may have been under way when that began.
     pub(super) fn refused(&mut self, now: Millis) -> bool {
-        self.refused = Some(now);
-        std::mem::take(&mut self.compares)
+        if std::mem::take(&mut self.compares) {
+            self.refused = Some(now);
+        }
+        self.refused.is_some_and(|since| !UNDER_WAY.is_over(since, now))
     }
 
     /// True if what is known of pins may be said.
@@ -98,7 +102,8 @@ mod tests {
         assert!(stores.answered(Some(&StoreId::unknown()), Millis(1)).is_none() && stores.compares());
         assert!(stores.refused(Millis(2)) && !stores.compares());
         stores.answered(Some(&StoreId::unknown()), Millis(3));
-        assert!(!stores.compares() && !stores.refused(Millis(4)));
+        // A call that was under way by then may have said it too, a later one not.
+        assert!(!stores.compares() && stores.refused(Millis(4)) && !stores.refused(Millis(10_002)));
         stores.answered(Some(&StoreId::unknown()), Millis(60_005));
         assert!(stores.compares());
     }

@@ -26,5 +26,5 @@ pub fn is_plausible(version: u64, now: Millis) -> bool {
 /// When a node got a session, by the version that it got it with; one that is no time counts as long ago.
 #[must_use]
 pub fn time_of(version: u64, now: Millis) -> Millis {
-    Millis(version / 1000).min(now)
+    Millis(version / 1000).min(now).max(Millis(1))
 }

@@ -58,6 +58,13 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     }
     let found = resolve(store, "lost", "b", &[2], &[]).await;
     assert_eq!(found, pin("b", Outcome::Found, 1, claimed));
+    // Also one of a service that counted versions from 1.
+    assert_eq!(touch(store, "lost", "old", known(1, 1)).await.touched, 1);
+    assert_eq!(owner(store, "lost", "old").await, Some(known(1, 1)));
+    let old = vec![knowing(ask("older", &[2], &[]), 1, 1)];
+    let found = store.resolve(&request("lost", old)).await.unwrap().remove(0);
+    assert_eq!((found.outcome, found.node, found.version), (Outcome::Found, node(1), 1));
+    assert_eq!(owner(store, "lost", "older").await, Some(known(1, 1)));
     // Of one that is from another clock nothing is known.
     assert_eq!(touch(store, "lost", "c", known(foreign, 1)).await.missing, [key("c")]);
     // One that has ended stays so.

@@ -1,5 +1,5 @@
 //! Writes that Redis loses, as by a failover to a replica that lags, or by a backup: what proxies and the store believe of a
-//! session is compared whenever they speak, so it has one node again within one touch, and no live session leaves its node.
+//! session is compared whenever they speak, so it has one node again within one touch: the one that it had before the loss.
 
 use berth_core::wire::{Pin, ResolveReply, ResolveRequest, SessionAsk, SessionKey};
 use berth_harness::hyper::Method;
@@ -77,7 +77,8 @@ async fn a_lost_claim_leaves_no_second_owner() {
 
     assert!(claimed.version > lost, "versions never repeat");
     assert_eq!(ask(&world, 1, "ada").await.node(), other);
-    both_send_to(&world, "ada", &other).await;
+    // Where its state is.
+    both_send_to(&world, "ada", &home).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +142,32 @@ async fn a_store_that_was_emptied_moves_no_live_session() {
         pins == keys.len()
     };
     eventually(is_pinned_again, SOON).await;
+}
+
+/// Each session is known to one worker, and its next requests go to others, which do not know it and whose ring has it elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_emptied_has_sessions_back_from_the_only_worker_that_knew_them() {
+    let world = two_proxies().concurrency(2).start().await;
+    all_see(&world, &[("active", 3)]).await;
+    let keys = sessions(60);
+    let [one, other] = [world.envoy(0).client(), world.envoy(1).client()];
+    let before = one.nodes_of(&keys).await;
+    world.add_node().await;
+    world.add_node().await;
+    all_see(&world, &[("active", 5)]).await;
+    assert_eq!(one.nodes_of(&keys).await, before);
+
+    world.redis().cli(&["flushall"]);
+
+    let claimed = other.nodes_of(&keys).await;
+    assert!(
+        !moved(&keys, &before, &claimed).is_empty(),
+        "no session was claimed elsewhere: nothing is tried here"
+    );
+    // By touches: no request of theirs comes to the proxy that knew them.
+    let is_back = async || other.nodes_of(&keys).await == before;
+    eventually(is_back, SOON).await;
+    assert_eq!(agreed_nodes_of(&world, &keys).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

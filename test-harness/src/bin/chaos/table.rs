@@ -48,8 +48,7 @@ pub(crate) struct Row {
     pub(crate) failed: u64,
     /// Whether the sessions of node 0 may move; those of others never may.
     pub(crate) moves: bool,
-    /// Whether the store forgets pins: then all agree only after a touch interval. No session may move for that, and as long as a worker
-    /// that does not know one claims it by the ring, some do: such rows fail.
+    /// Whether the store forgets pins: then all agree only after a touch interval. No session may move for that.
     pub(crate) forgets: bool,
 }
 

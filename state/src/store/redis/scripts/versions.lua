@@ -34,9 +34,9 @@ local function advance(key, version)
   end
 end
 
--- When the node got the session, by the version.
+-- When the node got the session, by the version; one that is no time counts as long ago.
 local function time_of(version)
-  return string.format('%.0f', math.min(time(), math.floor(tonumber(version) / 1000)))
+  return string.format('%.0f', math.max(1, math.min(time(), math.floor(tonumber(version) / 1000))))
 end
 
 -- When the session was claimed, of one that its node got later: by a rehome, or as far as a proxy knows. Only of a claim both are the
