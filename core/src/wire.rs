@@ -109,8 +109,8 @@ pub struct SessionAsk {
     /// The key that this session had before its identifier was rotated: without a pin of its own it has that one's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias_of: Option<SessionKey>,
-    /// Where the asking proxy last knew it. If the store's pin is older it has lost a write, and this is it. Only for
-    /// services that name their store in replies: others refuse it.
+    /// The pin that the asking proxy was given, if it cannot have expired since. If the store's pin is older, or not there, or a claim
+    /// that came later, the store has lost this one. Only for services that name their store in replies: others refuse it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known: Option<KnownPin>,
     /// No request asks: it is in use where it is known. If it ended since it was known there, nothing is claimed, and the
@@ -265,10 +265,9 @@ pub struct TouchedPin {
 pub struct TouchReply {
     /// How many of them have a pin, which now lives its full time again.
     pub touched: usize,
-    /// Those that have none: expired, ended or lost. Forget them.
+    /// Those that have none: ended, or expired or lost and nothing was said of them.
     pub missing: Vec<SessionKey>,
-    /// Those that have another one than was said, newer or as new: ask where they are. One that is older than what was said is
-    /// replaced by that.
+    /// Those that have another one than was said: ask where they are. One that is older than what was said is replaced by that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<SessionKey>,
     /// How long the others live from now on, but for those in `ttls_ms`.

@@ -138,6 +138,7 @@ pub(crate) fn both(one: Option<bool>, other: Option<bool>) -> Option<bool> {
 /// - **Versions only grow**, with each change of the owner, and no version of a session is ever given to two nodes, also when
 ///   the store lost its latest writes or all of them: [`versions`] says how.
 /// - **The newest version wins**: who says a newer one than the store has knows a write that was lost, and it is written again.
+/// - **Of two claims the earlier one stays**: the later one was made since the store had lost it. Unless the session ended in between.
 /// - **A change and its event are one step**: who sees the new owner finds the event in the log.
 /// - **A session's version only grows** while its pin lives; where it does and the owner stays, an event says so.
 /// - **No pin outlives its session's end**, the earliest that was ever said. One that is resolved after it gets an answer,
@@ -164,7 +165,8 @@ pub trait Store: Send + Sync + 'static {
     /// Which store has this pool's pins, as far as is known without asking it.
     fn id(&self, pool: &PoolName) -> StoreId;
 
-    /// Gives each pin its full time again, but not beyond its session's end. What the request says of pins is compared.
+    /// Gives each pin its full time again, but not beyond its session's end. What the request says of pins is compared, and one that
+    /// is not there is written again, unless its session ended.
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError>;
 
     /// A pin with its owner's record and its latest changes. Does not count as use.

@@ -84,7 +84,7 @@ impl Affinity {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(held.key, now) else { return None };
         self.usable(&pin, snapshot)?;
         let node = self.pins.name(pin.node)?.parse().ok()?;
-        // It has been in use here since it was last heard of, however long ago.
+        // It has been in use here since, however long ago that was.
         let known = self.known_pin(&pin);
         Some(SessionAsk {
             renew: self.stores.compares(),

@@ -284,7 +284,7 @@ impl Pool {
     }
 }
 
-/// A pin of which no more is known than a proxy says.
+/// A pin of which all that is known is what a proxy says.
 fn lost(known: &KnownPin, now: Millis) -> Live {
     let owned = versions::time_of(known.version, now);
     Live {

@@ -12,7 +12,7 @@
 -- Not a transaction: how long a pin lives is read from it, and which of two versions stays depends on both.
 local lives, others = {}, {}
 
--- The pin, or what the proxy knows of it; how long that lives, none if there is none; true if it is another than was said.
+-- The pin, or what the proxy knows of it; how long it lives; true if it is another than was said.
 local function touch(pin_key, ended_key, session, said)
   local pin, format = redis.call('GET', pin_key), nil
   if not pin then
@@ -46,21 +46,21 @@ local function touch(pin_key, ended_key, session, said)
     return -1
   end
   local px = string.format('%.0f', life)
-  local told, told_node = believed(said)
-  local is_earlier = told and told_node ~= node and is_earlier(told, version, claimed, owned, ended_key)
-  if not is_earlier and not (told and is_newer(told, version, owned)) then
+  local known, known_node = believed(said)
+  local is_earlier = known and known_node ~= node and is_earlier(known, version, claimed, owned, ended_key)
+  if not is_earlier and not (known and is_newer(known, version, owned)) then
     redis.call('PEXPIRE', pin_key, px)
     return life, said ~= '' and said ~= version .. '|' .. node
   end
-  local new = is_earlier and next_version(KEYS[2], version) or told
-  if told_node ~= node then
+  local new = is_earlier and next_version(KEYS[2], version) or known
+  if known_node ~= node then
     boot = ''
     log_change(KEYS[1], ARGV[2], 'kind', 'rehomed', 'key', session,
-      'node', told_node, 'from', node, 'version', new, 'reason', 'recovered', 'correlation_id', '')
+      'node', known_node, 'from', node, 'version', new, 'reason', 'recovered', 'correlation_id', '')
   end
-  owned = time_of(told)
+  owned = time_of(known)
   claimed = claimed_before(owned, claimed)
-  redis.call('SET', pin_key, table.concat({ new, claimed, owned, boot, told_node }, '|') .. rest, 'PX', px)
+  redis.call('SET', pin_key, table.concat({ new, claimed, owned, boot, known_node }, '|') .. rest, 'PX', px)
   advance(KEYS[2], new)
   return life, is_earlier
 end

@@ -58,17 +58,17 @@ end
 
 -- Of two pins of a session the newer one stays: who knows it knows a write that was lost here. A service of before counts versions
 -- from 1: of its pins the later one stays.
-local function is_newer(told, version, owned)
-  return tonumber(told) > tonumber(version)
-    and (tonumber(version) > 1099511627776 or tonumber(owned) < tonumber(told) / 1000)
+local function is_newer(known, version, owned)
+  return tonumber(known) > tonumber(version)
+    and (tonumber(version) > 1099511627776 or tonumber(owned) < tonumber(known) / 1000)
 end
 
 -- But of two claims the earlier one stays: the later one was made since the store had lost the earlier one, and its node began
 -- without the session's state. Unless the session ended in between.
-local function is_earlier(told, version, claimed, owned, ended_key)
-  if tonumber(told) >= tonumber(version) or claimed ~= owned then
+local function is_earlier(known, version, claimed, owned, ended_key)
+  if tonumber(known) >= tonumber(version) or claimed ~= owned then
     return false
   end
   local ended = redis.call('GET', ended_key)
-  return not ended or tonumber(told) > tonumber(ended)
+  return not ended or tonumber(known) > tonumber(ended)
 end
