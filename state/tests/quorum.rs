@@ -9,6 +9,7 @@ use berth_core::time::Millis;
 use berth_core::wire::{NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SessionAsk, SessionKey};
 use berth_state::store::redis::{Options, Tls};
 use berth_state::store::{Keeping, Redis, Store};
+use futures_util::future::join_all;
 use serde_json::json;
 
 use http::{Reply, Service};
@@ -239,4 +240,41 @@ async fn a_replica_that_is_gone_is_missed_by_the_shards_of_its_primary_alone() {
     assert!(without == 100 && with > 90, "{without} of the one not confirmed, {with} of the other confirmed");
     let unconfirmed = store.readiness().await.unconfirmed.unwrap();
     assert!(unconfirmed.iter().any(|one| one.shard == shard), "{unconfirmed:?}");
+}
+
+/// Each pool has shards on each server, and each round of probes looks at all of them. Those that a server that hangs does not answer
+/// must keep no places from calls to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_of_a_server_that_hangs_keep_no_places_from_calls_to_the_others() {
+    let cluster = RedisCluster::start();
+    let store = on_cluster(&cluster, true);
+    eventually_async("the cluster", || async { store.ready().await.is_ok() }).await;
+    let pools: Vec<String> = (0..7).map(|number| format!("pool-{number}")).collect();
+    let home = |pool: &str, shard: usize| cluster.primary_of(&format!("{{{pool}/{shard:x}}}")).unwrap();
+    let hangs = home(&pools[0], 0);
+    let all = pools.iter().flat_map(|pool| (0..16).map(move |shard| (pool, shard)));
+    let well: Vec<(&String, usize)> = all.filter(|(pool, shard)| home(pool, *shard) != hangs).collect();
+    let confirmed = async |(pool, shard): (&String, usize)| {
+        let pins = store.resolve(&first_of(pool, shard)).await;
+        pins.is_ok_and(|pins| pins[0].durable == Some(true))
+    };
+    for place in &well {
+        eventually_async("a confirmation", || confirmed(*place)).await;
+    }
+
+    cluster.servers[hangs].pause();
+    let (mut asked, mut unconfirmed) = (0, 0);
+    // For less time than the Cluster takes to replace it.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(2_500) {
+        for group in well.chunks(8) {
+            let answers = join_all(group.iter().map(|place| confirmed(*place))).await;
+            asked += answers.len();
+            unconfirmed += answers.iter().filter(|is_confirmed| !**is_confirmed).count();
+        }
+    }
+    cluster.servers[hangs].resume();
+
+    // A busy machine may be late now and then.
+    assert!(asked > 500 && unconfirmed * 50 < asked, "{unconfirmed} of {asked} not confirmed");
 }
