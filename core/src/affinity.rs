@@ -27,6 +27,7 @@ mod release;
 mod reply;
 mod stores;
 mod touches;
+mod vain;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -63,6 +64,7 @@ use refresh::Refresh;
 use release::Releases;
 use stores::Stores;
 use touches::Touches;
+use vain::Vain;
 
 /// How long requests wait in all while a worker has just started, for the first members and for the first answer of the
 /// state service: ten times what either takes on a busy machine, and still below any client's timeout.
@@ -166,6 +168,7 @@ pub struct Affinity {
     pins: Pins,
     owners: Owners,
     in_use: InUse<Held>,
+    vain: Vain,
     lookups: Coalescer<Rc<Lookup>>,
     waiters: BTreeMap<u32, Waiter>,
     releases: Releases,
@@ -232,6 +235,7 @@ impl Affinity {
             pins: Pins::new(state.pins, seed),
             owners: Owners::default(),
             in_use: InUse::new(Millis(state.pins.touch_interval.0 / 2)),
+            vain: Vain::default(),
             lookups: Coalescer::new(limits),
             waiters: BTreeMap::new(),
             releases: Releases::default(),
@@ -340,14 +344,14 @@ impl Affinity {
     pub fn handle_snapshot(&mut self, snapshot: Rc<Snapshot>, now: Millis) {
         // Sessions that waited for their nodes' names are asked about at once.
         if std::mem::replace(&mut self.is_nameless, snapshot.nameless) && !snapshot.nameless {
-            self.pins.doubt_provisional();
+            self.ask_again_soon();
         }
         self.pins.adopt(snapshot.nodes.iter().map(|node| node.name.as_str()));
         let was_nameable = self.owners.unnamed().is_none();
         let started = self.owners.adopt(&snapshot, now);
         // Sessions of a node that was not known are elsewhere for a while. Now they are asked about at once.
         if self.owners.has_newcomers() {
-            self.pins.doubt_provisional();
+            self.ask_again_soon();
         }
         if let Some(index) = self.owners.unnamed().filter(|_| was_nameable)
             && let Some(node) = snapshot.nodes.get(index)
@@ -363,6 +367,12 @@ impl Affinity {
             }
         }
         self.snapshot = Some(snapshot);
+    }
+
+    /// What only the ring has placed, or was asked about in vain, may have another answer now.
+    fn ask_again_soon(&mut self) {
+        self.pins.doubt_provisional();
+        self.vain.clear();
     }
 
     /// What other proxies did.
@@ -484,7 +494,11 @@ impl Affinity {
         terms: &Terms,
         now: Millis,
     ) -> Option<(Result<Placement, NoPlacement>, Option<Notice>)> {
-        let Known::Fresh(pin) = self.pins.get(key, now) else { return None };
+        let pin = match self.pins.get(key, now) {
+            Known::Fresh(pin) => pin,
+            Known::Stale(pin) if self.vain.holds(key, now) => Pin { kind: Kind::Provisional, ..pin },
+            Known::Stale(_) | Known::Absent => return None,
+        };
         match terms.version.unwrap_or(0).cmp(&pin.session_version) {
             // The state service must learn the newer version.
             Ordering::Greater => return None,

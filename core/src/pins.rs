@@ -71,17 +71,11 @@ pub struct Pin<N = NodeRef> {
     pub session_version: u32,
 }
 
-/// A session that only the ring could place is believed to be where it was for so long after it was last used.
-const RECALLED: Millis = Millis(10 * 60_000);
-
 impl Pin {
     /// Whether the store must have this pin, or has lost it: it was there, and cannot have expired since.
     #[must_use]
     pub fn is_believed(&self, now: Millis) -> bool {
-        match self.kind {
-            Kind::Settled | Kind::Away => now < self.expires,
-            Kind::Provisional => self.version > 0 && now < self.expires + RECALLED,
-        }
+        self.kind != Kind::Provisional && now < self.expires
     }
 }
 

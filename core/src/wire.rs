@@ -244,9 +244,9 @@ pub struct TouchRequest {
 
 impl TouchRequest {
     /// All sessions, with what is known of them.
-    pub fn sessions(&self) -> impl Iterator<Item = (SessionKey, Option<&KnownPin>)> {
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionKey, Option<&TouchedPin>)> {
         let plain = self.keys.iter().map(|key| (*key, None));
-        plain.chain(self.pins.iter().map(|pin| (pin.key, Some(&pin.known))))
+        plain.chain(self.pins.iter().map(|pin| (pin.key, Some(pin))))
     }
 }
 
@@ -258,6 +258,10 @@ pub struct TouchedPin {
     /// Where it is known.
     #[serde(flatten)]
     pub known: KnownPin,
+    /// How long it lives at least, as the proxy knows: for a pin that the store has lost, with all else that was said of it. Absent is
+    /// the service's own time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lives_ms: Option<u64>,
 }
 
 /// The answer to [`TouchRequest`].
@@ -270,6 +274,9 @@ pub struct TouchReply {
     /// Those that have another one than was said: ask where they are. One that is older than what was said is replaced by that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<SessionKey>,
+    /// Those that were lost and have been written again, as was said: of what else was known of them the store has nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<SessionKey>,
     /// How long the others live from now on, but for those in `ttls_ms`.
     pub ttl_ms: u64,
     /// How long those live from now on whose idle time is another, or whose end comes first.

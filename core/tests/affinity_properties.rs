@@ -449,6 +449,7 @@ impl World {
                 touched: 0,
                 missing: Vec::new(),
                 changed: Vec::new(),
+                written: Vec::new(),
                 ttl_ms: 8_000,
                 ttls_ms: BTreeMap::new(),
                 store: None,

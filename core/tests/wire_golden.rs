@@ -179,7 +179,7 @@ fn touch() {
     assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
 
     let known = KnownPin { version: 1_795_834_567_123_456, node: node("10.0.0.1:8080") };
-    let pins = vec![TouchedPin { key: key("alice"), known }];
+    let pins = vec![TouchedPin { key: key("alice"), known, lives_ms: Some(1_200_000) }];
     let request = TouchRequest { pool: pool(), keys: vec![key("bob")], pins };
     let text = golden("touch-known-request.json", &request);
     assert_eq!(TouchRequest::parse(text.as_bytes()), Ok(request));
@@ -188,6 +188,7 @@ fn touch() {
         touched: 1,
         missing: vec![key("bob")],
         changed: Vec::new(),
+        written: Vec::new(),
         ttl_ms: 1_800_000,
         ttls_ms: BTreeMap::new(),
         store: None,
@@ -197,7 +198,8 @@ fn touch() {
     let ttls_ms = BTreeMap::from([(key("alice"), 900_000)]);
     reply("touch-ttls-reply.json", &TouchReply { ttls_ms, ..touched.clone() });
     let store = Some(StoreId::new("6f1d0c2b9a8e7d65"));
-    reply("touch-known-reply.json", &TouchReply { changed: vec![key("alice")], store, ..touched });
+    let (changed, written) = (vec![key("alice")], vec![key("carol")]);
+    reply("touch-known-reply.json", &TouchReply { changed, written, store, ..touched });
 }
 
 fn draining() -> NodeRecord {

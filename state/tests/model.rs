@@ -184,13 +184,17 @@ async fn play(
                 let mut request = TouchRequest { pool: pool.clone(), keys: vec![], pins: vec![] };
                 for (key, said) in sessions {
                     match law.versions.said(*key, said) {
-                        Some(known) => request.pins.push(TouchedPin { key: *key, known }),
+                        Some(known) => {
+                            let lives_ms = (*key == self::key(0)).then_some(7 * HOUR + HALF);
+                            request.pins.push(TouchedPin { key: *key, known, lives_ms });
+                        }
                         None => request.keys.push(*key),
                     }
                 }
                 let mut reply = store.touch(&request).await.unwrap();
                 reply.missing.sort();
                 reply.changed.sort();
+                reply.written.sort();
                 for key in law.touched(&request, &reply) {
                     let pin = store.session(pool, key).await.unwrap().unwrap();
                     law.went_back(key, pin.version, &pin.node);
@@ -423,7 +427,7 @@ impl Law {
             assert!(!pin.restore || pin.outcome == Outcome::Found);
             self.versions.note(ask.key, KnownPin { version: pin.version, node: pin.node.clone() });
             match (&before, pin.outcome) {
-                (None, _) => _ = self.claims.insert(ask.key),
+                (None, Outcome::Claimed) => _ = self.claims.insert(ask.key),
                 (Some(_), Outcome::Rehomed) => _ = self.claims.remove(&ask.key),
                 _ => {}
             }
@@ -505,22 +509,30 @@ impl Law {
 
     /// Returns those that went back to an earlier node.
     fn touched(&mut self, request: &TouchRequest, reply: &TouchReply) -> Vec<SessionKey> {
-        let (mut changed, mut back) = (Vec::new(), Vec::new());
-        for (key, said) in request.sessions() {
+        let (mut changed, mut written, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, pin) in request.sessions() {
+            let (said, was_there) = (pin.map(|pin| &pin.known), self.pins.contains_key(&key));
             self.remake(key, said);
             self.recover(key, said);
             back.extend(said.filter(|said| self.is_earlier(key, said)).map(|_| key));
             let known = self.pins.get(&key);
             assert_eq!(reply.missing.contains(&key), known.is_none());
             if let Some(known) = known {
-                known.lives(reply.ttls_ms.get(&key).copied().unwrap_or(reply.ttl_ms), self.now);
+                let life = reply.ttls_ms.get(&key).copied().unwrap_or(reply.ttl_ms);
+                if was_there {
+                    known.lives(life, self.now);
+                } else {
+                    written.push(key);
+                    assert_eq!(Some(life), pin.map(|pin| pin.lives_ms.unwrap_or(KEEPING.ttl.0)));
+                }
                 let is_other =
                     said.is_some_and(|said| (said.version, &said.node) != (known.version, &known.node));
                 changed.extend(is_other.then_some(key));
             }
         }
         changed.sort();
-        assert_eq!(changed, reply.changed);
+        written.sort();
+        assert_eq!((changed, written), (reply.changed.clone(), reply.written.clone()));
         back
     }
 

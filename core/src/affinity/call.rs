@@ -168,17 +168,24 @@ impl Affinity {
             return None;
         }
         let (mut keys, mut pins) = (Vec::new(), Vec::new());
-        for touched in &self.touches.batch {
+        let mut batch = std::mem::take(&mut self.touches.batch);
+        for touched in &mut batch {
             let key = SessionKey::from(touched.wire);
-            // A call that failed is repeated: by then the number may be another node's.
+            // A call that failed is repeated: by then the number may be another node's, and the store's pin another one.
             let pin = self.pins.still(*touched).filter(|pin| pin.is_believed(now));
+            if pin.is_none() {
+                self.pins.doubt(*touched);
+            }
             // Of a node that is out here nothing is said: another proxy may have moved the session for that.
             let pin = pin.filter(|pin| self.usable(pin, &snapshot).is_some());
-            match pin.and_then(|pin| self.known_pin(&pin)) {
-                Some(known) => pins.push(TouchedPin { key, known }),
+            let known = pin.and_then(|pin| Some((self.known_pin(&pin)?, pin.expires.since(now).0)));
+            touched.is_said = known.is_some();
+            match known {
+                Some((known, lives)) => pins.push(TouchedPin { key, known, lives_ms: Some(lives) }),
                 None => keys.push(key),
             }
         }
+        self.touches.batch = batch;
         let request = ApiRequest::touch(&TouchRequest { pool: self.config.pool.clone(), keys, pins });
         Some(Call { id: CallId(Kind::Touch), request, timeout: MAINTENANCE_TIMEOUT })
     }

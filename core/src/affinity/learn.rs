@@ -154,10 +154,11 @@ impl Affinity {
             let is_same = self.pins.name(before.node) == Some(node);
             return if is_same { Learned::StateAway } else { Learned::Elsewhere };
         }
-        // The version that the claim will make of it: unlike a place that the ring gave, this one is sure.
-        let (expires, kind) = (now + PROVISIONAL, Kind::Provisional);
-        let pin = Pin { node, version: 1, expires, is_doubted: false, kind, session_version: 0 };
+        // The first version that there is: unlike a place that the ring gave, this one is sure.
+        let (expires, kind) = (now + CLAIM_WITHIN, Kind::Settled);
+        let pin = Pin { node, version: 1, expires, is_doubted: true, kind, session_version: 0 };
         self.pins.insert(key, session.into(), pin);
+        self.vain.note(key, now + PROVISIONAL, now);
         let sessions = &mut self.unclaimed.sessions;
         if sessions.len() < MAX_UNCLAIMED && sessions.iter().all(|(other, _)| other.key != key) {
             sessions.push((held.clone(), now));

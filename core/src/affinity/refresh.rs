@@ -84,8 +84,7 @@ impl Affinity {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(held.key, now) else { return None };
         self.usable(&pin, snapshot)?;
         let node = self.pins.name(pin.node)?.parse().ok()?;
-        // It has been in use here since, however long ago that was.
-        let known = self.known_pin(&pin);
+        let known = Some(pin).filter(|pin| pin.is_believed(now)).and_then(|pin| self.known_pin(&pin));
         Some(SessionAsk {
             renew: self.stores.compares(),
             known,

@@ -213,8 +213,13 @@ impl Affinity {
         placement.reason = Reason::StateAway;
         let version = last.map_or(0, |(_, pin)| pin.version);
         let notice = last.and_then(|(_, pin)| self.notice_for(own.key, &pin, now));
-        let kept = own_pin.filter(|pin| lasts.is_none() && last.is_none() && pin.version > 0);
+        // It was the store's own, and the store did not say another.
+        let is_believed = |pin: &Pin| last.is_none() && pin.version > 0 || pin.is_believed(now);
+        let kept = own_pin.filter(|pin| lasts.is_none() && is_believed(pin));
         if let Some(pin) = kept {
+            if last.is_some() {
+                self.vain.note(own.key, now + PROVISIONAL, now);
+            }
             if session_version > pin.session_version {
                 self.pins.supersede(own.ask.key.into(), session_version);
             }

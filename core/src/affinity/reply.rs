@@ -97,15 +97,24 @@ impl Affinity {
             keys
         };
         let (changed, missing) = (sorted(&reply.changed), sorted(&reply.missing));
-        let unanswered = sorted(&reply.unanswered);
+        let (written, unanswered) = (sorted(&reply.written), sorted(&reply.unanswered));
         for touched in std::mem::take(&mut self.touches.batch) {
             let key = wire::SessionKey::from(touched.wire);
             if unanswered.binary_search(&key).is_ok() {
                 self.touches.batch.push(touched);
                 continue;
             }
-            // Another pin is there, or none since it has ended: the next request asks.
-            if changed.binary_search(&key).is_ok() || missing.binary_search(&key).is_ok() {
+            let is_missing = missing.binary_search(&key).is_ok();
+            if changed.binary_search(&key).is_ok() || is_missing && touched.is_said {
+                self.pins.refute(touched);
+                continue;
+            }
+            if is_missing {
+                self.pins.touch_again(touched, now);
+                continue;
+            }
+            // The store lacks what else was said of it: the next request says that again.
+            if written.binary_search(&key).is_ok() {
                 self.pins.doubt(touched);
                 continue;
             }
@@ -226,6 +235,7 @@ impl Affinity {
 
     /// Remembers what the state service reported.
     pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Reported<'_>) {
+        self.vain.forget(key);
         let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, Millis(0)) else {
             self.pins.insert(key, wire, pin);
             return;

@@ -19,6 +19,14 @@ pub struct Touched {
     pub version: u64,
     /// The node of its pin; another may have its number once the pin is gone.
     pub node: NodeRef,
+    /// The latest call said what is known of it, and not only that it is in use.
+    pub is_said: bool,
+}
+
+impl Pin {
+    fn refuted(self) -> Self {
+        Self { is_doubted: true, expires: Millis(0), ..self }
+    }
 }
 
 impl Touched {
@@ -44,7 +52,12 @@ impl Pins {
                     // Another proxy may have claimed it since: the answer must not make it certain again.
                     entry.set_pin(Pin { is_doubted: true, ..pin });
                 }
-                due.push(Touched { wire: entry.wire(), version: pin.version, node: pin.node });
+                due.push(Touched {
+                    wire: entry.wire(),
+                    version: pin.version,
+                    node: pin.node,
+                    is_said: false,
+                });
             }
         }
         due
@@ -70,11 +83,27 @@ impl Pins {
         pin.filter(|pin| touched.is(pin))
     }
 
-    /// The state cluster has another pin than was touched, or none: if that is still what is known here, it is in doubt.
+    /// If that is still what is known here, the next request asks.
     pub fn doubt(&mut self, touched: Touched) -> bool {
         self.change(self.find_wire(touched.wire), |pin| {
             touched.is(&pin).then_some(Pin { is_doubted: true, ..pin })
         })
+    }
+
+    /// The state cluster has another pin than was said, or none since the session has ended: if that is still what is known here, it
+    /// is believed no longer.
+    pub fn refute(&mut self, touched: Touched) -> bool {
+        self.change(self.find_wire(touched.wire), |pin| touched.is(&pin).then(|| pin.refuted()))
+    }
+
+    /// The state cluster has no such pin, and could not be told of it: the next touch tells, as long as it is believed.
+    pub fn touch_again(&mut self, touched: Touched, now: Millis) {
+        self.doubt(touched);
+        if let Some(entry) = self.find_wire(touched.wire).and_then(|slot| self.slab.get_mut(slot))
+            && entry.pin().is_some_and(|pin| pin.is_believed(now))
+        {
+            entry.mark_used();
+        }
     }
 
     /// Changes of unknown sessions were missed: all pins are in doubt, and those that the store must have are to be touched
@@ -94,17 +123,19 @@ impl Pins {
 
     /// The clock is another: how long any pin lives is not known.
     pub fn expire_all(&mut self) {
-        self.change_all(|pin| Some(Pin { expires: Millis(0), ..pin }));
+        self.change_all(|pin| Some(pin.refuted()));
     }
 
-    /// A session's token was replaced by one of this version, `u32::MAX` if that is not known: if less is known, its pin is
-    /// in doubt, and from now on older tokens are known to be old. True if so.
+    /// A session's token was replaced by one of this version: if less is known, its pin is in doubt, and from now on older tokens are
+    /// known to be old. True if so. `u32::MAX` is other news: how long the session lives is not known any longer.
     pub fn supersede(&mut self, wire: WireKey, session_version: u32) -> bool {
         self.change(self.find_wire(wire), |pin| {
-            let known = if session_version == u32::MAX { pin.session_version } else { session_version };
+            if session_version == u32::MAX {
+                return Some(pin.refuted());
+            }
             (pin.session_version < session_version).then_some(Pin {
                 is_doubted: true,
-                session_version: known,
+                session_version,
                 ..pin
             })
         })

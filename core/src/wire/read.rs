@@ -190,8 +190,9 @@ fn touched(value: &Value, path: &str, faults: &mut Faults) -> Option<TouchedPin>
     }
     let key = name(&mut fields, "key", true, faults);
     let known = known_of(&mut fields, faults);
+    let lives_ms = fields.number("lives_ms", 0..=MAX_TTL, faults);
     fields.finish(faults);
-    Some(TouchedPin { key: key?, known: known? })
+    Some(TouchedPin { key: key?, known: known?, lives_ms })
 }
 
 fn known_of(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<KnownPin> {

@@ -426,11 +426,13 @@ impl Worker {
                 .unwrap()
             }
             CallKind::Touch => {
-                let (mut missing, mut changed, mut ttls_ms) = (Vec::new(), Vec::new(), BTreeMap::new());
+                let (mut missing, mut changed, mut written) = (Vec::new(), Vec::new(), Vec::new());
+                let mut ttls_ms = BTreeMap::new();
                 for part in parts() {
                     match part.split_once(' ').ok_or("say a session and a time, or missing and a session")? {
                         ("missing", name) => missing.push(key(name)),
                         ("changed", name) => changed.push(key(name)),
+                        ("written", name) => written.push(key(name)),
                         (name, ttl) => {
                             ttls_ms.insert(key(name), duration(ttl)?.0);
                         }
@@ -438,7 +440,8 @@ impl Worker {
                 }
                 let touched = made.keys.len() - missing.len();
                 let (ttl_ms, store, unanswered) = (self.life.0, self.store.clone(), vec![]);
-                let reply = TouchReply { touched, missing, changed, ttl_ms, ttls_ms, store, unanswered };
+                let reply =
+                    TouchReply { touched, missing, changed, written, ttl_ms, ttls_ms, store, unanswered };
                 serde_json::to_vec(&reply).unwrap()
             }
             CallKind::End => br#"{"ended":true}"#.to_vec(),

@@ -159,6 +159,7 @@ fn nothing_touched() -> TouchReply {
         touched: 0,
         missing: Vec::new(),
         changed: Vec::new(),
+        written: Vec::new(),
         ttl_ms: TTL.0,
         ttls_ms: Default::default(),
         store: None,

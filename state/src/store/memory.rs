@@ -59,6 +59,7 @@ struct Entry {
     live: Option<Live>,
     /// When it was ended, as a version; until when that is remembered. It may have begun again since.
     ended: Option<(u64, Millis)>,
+    has_begun_again: bool,
 }
 
 impl Entry {
@@ -233,9 +234,9 @@ impl Pool {
             self.sweep(now);
         }
         let ended_until = Some((ended, until.max(now + keeping.ended)));
-        self.pins.insert(key, Entry { live: None, ended: ended_until });
-        // Without a pin too: it may have been lost. But one that is said again is no news.
-        if pin.is_some() || before.is_none() {
+        let former = self.pins.insert(key, Entry { ended: ended_until, ..Entry::default() });
+        // Without a pin too: it may have been lost. But one that is said again is no news, unless the session began again in between.
+        if pin.is_some() || before.is_none() || former.is_some_and(|former| former.has_begun_again) {
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Ended;
                 event.key = Some(key);
@@ -296,13 +297,20 @@ impl Store for Memory {
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
         let (now, ttl) = ((self.clock)(), self.keeping.ttl);
         let mut pools = self.pools();
+        self.give_back(&mut pools, now);
         let pool = pools.entry(request.pool.clone()).or_insert_with(|| self.new_pool());
-        let mut missing = Vec::new();
+        let (mut missing, mut written) = (Vec::new(), Vec::new());
         let mut ttls_ms = BTreeMap::new();
         let mut changed = Vec::new();
         let mut touched = 0;
-        for (key, known) in request.sessions() {
-            pool.write_again(key, known, ttl, now);
+        for (key, said) in request.sessions() {
+            if let Some(life) = said.and_then(|said| pool.write_again(said, ttl, now)) {
+                touched += 1;
+                written.push(key);
+                ttls_ms.extend(other_than(ttl, life).map(|life| (key, life)));
+                continue;
+            }
+            let known = said.map(|said| &said.known);
             let Some(pin) = pool.live_mut(key, now) else {
                 missing.push(key);
                 continue;
@@ -316,7 +324,8 @@ impl Store for Memory {
             }
         }
         let unanswered = Vec::new();
-        Ok(TouchReply { touched, missing, changed, ttl_ms: ttl.0, ttls_ms, store: None, unanswered })
+        let (ttl_ms, store) = (ttl.0, None);
+        Ok(TouchReply { touched, missing, changed, written, ttl_ms, ttls_ms, store, unanswered })
     }
 
     async fn session(&self, name: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {

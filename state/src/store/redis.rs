@@ -166,8 +166,12 @@ impl Store for Redis {
             let mut step = Step::script(&scripts::TOUCH, &keys)
                 .arg(ttl.0.to_string())
                 .arg(self.keeping.changes.to_string());
-            for (key, known) in sessions {
-                step = step.arg(key.to_string()).arg(known_text(*known));
+            for (key, pin) in sessions {
+                let lives = pin.and_then(|pin| pin.lives_ms).map(|lives| lives.to_string());
+                step = step
+                    .arg(key.to_string())
+                    .arg(known_text(pin.map(|pin| &pin.known)))
+                    .arg(lives.unwrap_or_default());
             }
             Group { shard: shard.clone(), steps: vec![step] }
         });
@@ -176,6 +180,7 @@ impl Store for Redis {
             touched: 0,
             missing: Vec::new(),
             changed: Vec::new(),
+            written: Vec::new(),
             ttl_ms: ttl.0,
             ttls_ms: BTreeMap::new(),
             store: None,

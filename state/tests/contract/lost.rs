@@ -14,7 +14,7 @@ pub(crate) fn knowing(ask: SessionAsk, version: u64, number: u16) -> SessionAsk 
 }
 
 async fn touch(store: &dyn Store, name: &str, id: &str, known: KnownPin) -> TouchReply {
-    let pins = vec![TouchedPin { key: key(id), known }];
+    let pins = vec![TouchedPin { key: key(id), known, lives_ms: Some(600_000) }];
     store.touch(&TouchRequest { pool: pool(name), keys: vec![], pins }).await.unwrap()
 }
 
@@ -51,11 +51,18 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     assert_eq!(touch(store, "lost", "a", known(foreign, 1)).await.changed, [key("a")]);
     assert_eq!(owner(store, "lost", "a").await, Some(known(rehomed.version, 3)));
     // One that is not there is as it was known, for all others too; and as any that is there when it is said again.
-    for _ in 0..2 {
+    for written in [vec![key("b")], vec![]] {
         let reply = touch(store, "lost", "b", known(claimed, 1)).await;
-        assert_eq!((reply.touched, reply.missing, reply.changed), (1, vec![], vec![]));
+        assert_eq!(
+            (reply.touched, reply.missing, reply.changed, reply.written),
+            (1, vec![], vec![], written)
+        );
         assert_eq!(owner(store, "lost", "b").await, Some(known(claimed, 1)));
     }
+    // For as long as is said, and not for the service's own time: how long the session lives was lost as well.
+    assert_eq!(touch(store, "lost", "brief", known(claimed, 1)).await.written, [key("brief")]);
+    let brief = store.session(&pool("lost"), key("brief")).await.unwrap().unwrap();
+    assert!((590_000..=600_000).contains(&brief.ttl_ms), "{brief:?}");
     let found = resolve(store, "lost", "b", &[2], &[]).await;
     assert_eq!(found, pin("b", Outcome::Found, 1, claimed));
     // Also one of a service that counted versions from 1.
@@ -139,6 +146,11 @@ pub(crate) async fn the_earlier_of_two_claims_stays(store: &dyn Store) {
     change(store, "twice", 4, down).await;
     let found = resolve_one(store, "twice", knowing(ask("d", &[3], &[]), earlier, 4)).await;
     assert_eq!(found, pin("d", Outcome::Found, 2, claimed));
+    // Nor is one that inherited its node: its former key was known.
+    resolve(store, "twice", "former", &[2], &[]).await;
+    let heir = resolve_one(store, "twice", rotated("heir", "former", &[3], &[])).await;
+    assert_eq!(touch(store, "twice", "heir", known(earlier, 1)).await.changed, [key("heir")]);
+    assert_eq!(owner(store, "twice", "heir").await, Some(known(heir.version, 2)));
     // What began again after its end is not the session of before.
     let first = resolve(store, "twice", "e", &[1], &[]).await.version;
     store.end(&pool("twice"), key("e"), Millis(0), None).await.unwrap();
@@ -171,6 +183,17 @@ pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
     store.end(&pool("over-again"), key("c"), Millis(0), None).await.unwrap();
     let lost = SessionAsk { renew: true, ..knowing(ask("c", &[1], &[]), last + 1_000, 2) };
     assert_eq!(resolve_one(store, "over-again", lost).await.ttl_ms, Some(0));
+    // It is said again when the session has begun again since, also if that pin was lost.
+    let store_lost = knowing(ask("g", &[1], &[]), claimed, 1);
+    store.end(&pool("over-again"), key("g"), Millis(0), None).await.unwrap();
+    let ends = SessionAsk { ends_ms: Some(now_ms() + 30), ..store_lost };
+    resolve_one(store, "over-again", ends).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let start = store.head(&pool("over-again")).await.unwrap();
+    for _ in 0..2 {
+        store.end(&pool("over-again"), key("g"), Millis(0), None).await.unwrap();
+    }
+    assert_eq!(news(store, "over-again", &start).await.len(), 1);
     // Also that of a session whose pin was lost, or has never been there. It is said once.
     let start = store.head(&pool("over-again")).await.unwrap();
     for _ in 0..2 {

@@ -3,6 +3,7 @@
 use berth_core::time::Millis;
 use berth_core::wire::{
     ChangeKind, Event, KnownPin, NodeId, Outcome, Pin, Reason, ResolveRequest, SessionAsk, SessionKey,
+    TouchedPin,
 };
 
 use super::{Live, Pool};
@@ -111,9 +112,6 @@ impl Pool {
         }
         if let Some((from, reason)) = &moved {
             (pin.node, pin.owned) = (node.clone(), now);
-            if !is_new {
-                pin.claimed = claimed_before(now, pin.claimed);
-            }
             pin.boot_id.clone_from(&boot_id);
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Rehomed;
@@ -133,6 +131,9 @@ impl Pool {
             });
         }
 
+        if outcome == Outcome::Rehomed || is_new && outcome == Outcome::Found {
+            pin.claimed = claimed_before(pin.owned, pin.claimed);
+        }
         let restore = matches!((&pin.boot_id, &boot_id), (Some(then), Some(now)) if then != now);
         pin.boot_id = boot_id.or(pin.boot_id);
         let answer = Pin {
@@ -151,7 +152,9 @@ impl Pool {
             if is_new || is_lost {
                 self.sweep(now);
             }
-            self.pins.entry(key).or_default().live = Some(pin);
+            let entry = self.pins.entry(key).or_default();
+            entry.live = Some(pin);
+            entry.has_begun_again |= is_new;
         } else if let Some(entry) = self.pins.get_mut(&key) {
             entry.live = None;
         }
@@ -223,23 +226,21 @@ impl Pool {
         is_newer
     }
 
-    /// Writes a pin again that a proxy knows and that was lost. Unless its session has ended.
-    pub(super) fn write_again(
-        &mut self,
-        key: SessionKey,
-        known: Option<&KnownPin>,
-        ttl: Millis,
-        now: Millis,
-    ) {
-        let Some(known) = known.filter(|known| versions::is_plausible(known.version, now)) else { return };
-        if self.live(key, now).is_some() {
-            return;
+    /// Writes a pin again that a proxy knows and that was lost, unless its session has ended. For how long, if so.
+    pub(super) fn write_again(&mut self, said: &TouchedPin, ttl: Millis, now: Millis) -> Option<Millis> {
+        let TouchedPin { key, known, lives_ms } = said;
+        if !versions::is_plausible(known.version, now) || self.live(*key, now).is_some() {
+            return None;
         }
         self.advance(Some(known), now);
-        if self.ended(key, now).is_none_or(|ended| known.version > ended) {
-            self.sweep(now);
-            self.pins.entry(key).or_default().live = Some(Live { expires: now + ttl, ..lost(known, now) });
+        let life = lives_ms.map_or(ttl, Millis);
+        let is_over = self.ended(*key, now).is_some_and(|ended| known.version <= ended);
+        if is_over || life == Millis(0) {
+            return None;
         }
+        self.sweep(now);
+        self.pins.entry(*key).or_default().live = Some(Live { expires: now + life, ..lost(known, now) });
+        Some(life)
     }
 
     /// A former key's pin learns a higher session version; that is no use of it.

@@ -180,7 +180,7 @@ pub(super) fn touched(
     value: &Value,
     reply: &mut TouchReply,
 ) -> Result<Option<StoreError>, StoreError> {
-    let [lives, others] = list(value)? else { return Err(misread("touched pins")) };
+    let [lives, others, written] = list(value)? else { return Err(misread("touched pins")) };
     let lives = list(lives)?;
     if lives.len() != keys.len() {
         return Err(misread("touched pins"));
@@ -200,9 +200,11 @@ pub(super) fn touched(
             }
         }
     }
-    for place in list(others)? {
-        let place = usize::try_from(integer(place)?).ok();
-        reply.changed.extend(place.and_then(|place| keys.get(place)));
+    for (places, named) in [(others, &mut reply.changed), (written, &mut reply.written)] {
+        for place in list(places)? {
+            let place = usize::try_from(integer(place)?).ok();
+            named.extend(place.and_then(|place| keys.get(place)));
+        }
     }
     Ok(failure)
 }
@@ -343,12 +345,14 @@ mod tests {
                 touched: 0,
                 missing: Vec::new(),
                 changed: Vec::new(),
+                written: Vec::new(),
                 ttl_ms: 5,
                 ttls_ms: BTreeMap::new(),
                 store: None,
                 unanswered: Vec::new(),
             };
-            let answer = Value::Array(vec![Value::Array(lives), Value::Array(Vec::new())]);
+            let none = || Value::Array(Vec::new());
+            let answer = Value::Array(vec![Value::Array(lives), none(), none()]);
             super::touched(&Shard::of(&pool, key), &[key, key], &answer, &mut reply).map(|_| reply.touched)
         };
 

@@ -22,10 +22,10 @@ local function remember(version, lived)
 end
 
 if not pin then
-  local before = tonumber(redis.call('GET', KEYS[2]))
-  local ended = remember(before or 0, 0)
-  -- One that is said again is no news.
-  if not before then
+  local before = redis.call('GET', KEYS[2])
+  local ended = remember(before and tonumber(before) or 0, 0)
+  -- One that is said again is no news, unless the session began again in between.
+  if not before or string.find(before, ' ') then
     log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'version', ended, 'reason', 'deleted',
       'correlation_id', ARGV[4])
   end

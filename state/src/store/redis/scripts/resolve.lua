@@ -192,17 +192,17 @@ end
 local ended
 if not pin then
   ended = redis.call('GET', KEYS[2])
-  if ended and string.find(ARGV[9], 'r') and (not told_version or tonumber(told_version) <= tonumber(ended)) then
+  if ended and string.find(ARGV[9], 'r') and (not told_version or is_over(told_version, ended)) then
     -- It is over: nothing is begun. Where only the ring has put it, no version is known.
     local over = told_version or '0'
     local owned = string.format('%.0f', math.max(0, time() - tonumber(time_of(over))))
     return table.concat({ 'f', over, '0', '', '0', said_version, owned, told_node or ARGV[11] }, '|')
   end
-  if ended and told_version and tonumber(told_version) <= tonumber(ended) then
+  if told_version and is_over(told_version, ended) then
     -- What is known is of its former life.
     told_version, told_node = nil, nil
   end
-  if ended and former_version and tonumber(former_version) <= tonumber(ended) then
+  if former_version and is_over(former_version, ended) then
     -- So is the pin of its former key: that it had one was lost with its own pin, or it would have ended too.
     former_key, former_version, former_seen, former_boot, former_node = nil, nil, nil, nil, nil
     seen = higher(known_seen, said_version)
@@ -254,7 +254,10 @@ if not pin then
   end
   local at = string.format('%.0f', time())
   version = next_version(KEYS[5], ended, former_version)
-  keep(version, at, at, boot, node)
+  keep(version, outcome == 'c' and at or claimed_before(at), at, boot, node)
+  if ended and life ~= '0' then
+    redis.call('SET', KEYS[2], string.format('%.0f ', tonumber(ended) or 0), 'KEEPTTL')
+  end
   begin_log(KEYS[4])
   if outcome == 'r' then
     log_rehome(from, node, version, reason, ARGV[5])

@@ -4,16 +4,16 @@
 -- KEYS 1 the shard's changes   2 the latest version that a session of the shard was given
 --      then for each session its pin and its ended version, as in resolve.lua
 -- ARGV 1 the life in ms of a pin that has none of its own   2 changes to keep
---      then for each session its key, and the pin as the proxy knows it: "version|node", or ""
+--      then for each session its key, the pin as the proxy knows it: "version|node", or "", and how long that lives at least, or ""
 -- Returns for each how long it lives from now on in ms, -1 if it is not there, or minus its
 -- format if that is newer; and the places, from 0 on, of those that are
--- others than was said.
+-- others than was said, and of those that were lost and are written again.
 --
 -- Not a transaction: how long a pin lives is read from it, and which of two versions stays depends on both.
-local lives, others = {}, {}
+local lives, others, written = {}, {}, {}
 
--- The pin, or what the proxy knows of it; how long it lives; true if it is another than was said.
-local function touch(pin_key, ended_key, session, said)
+-- How long the pin lives; and the list that the session goes to.
+local function touch(pin_key, ended_key, session, said, least)
   local pin, format = redis.call('GET', pin_key), nil
   if not pin then
     local version, node = believed(said)
@@ -21,14 +21,14 @@ local function touch(pin_key, ended_key, session, said)
       return -1
     end
     advance(KEYS[2], version)
-    local ended = redis.call('GET', ended_key)
-    if ended and tonumber(version) <= tonumber(ended) then
+    local life = least ~= '' and least or ARGV[1]
+    if is_over(version, redis.call('GET', ended_key)) or life == '0' then
       return -1
     end
     local owned = time_of(version)
-    redis.call('SET', pin_key, table.concat({ version, claimed_before(owned), owned, '', node }, '|'), 'PX', ARGV[1])
+    redis.call('SET', pin_key, table.concat({ version, claimed_before(owned), owned, '', node }, '|'), 'PX', life)
     begin_log(KEYS[1])
-    return tonumber(ARGV[1])
+    return tonumber(life), written
   end
   pin, format = plain(pin)
   if format then
@@ -50,7 +50,7 @@ local function touch(pin_key, ended_key, session, said)
   local is_earlier = known and known_node ~= node and is_earlier(known, version, claimed, owned, ended_key)
   if not is_earlier and not (known and is_newer(known, version, owned)) then
     redis.call('PEXPIRE', pin_key, px)
-    return life, said ~= '' and said ~= version .. '|' .. node
+    return life, said ~= '' and said ~= version .. '|' .. node and others
   end
   local new = is_earlier and next_version(KEYS[2], version) or known
   if known_node ~= node then
@@ -62,14 +62,14 @@ local function touch(pin_key, ended_key, session, said)
   claimed = claimed_before(owned, claimed)
   redis.call('SET', pin_key, table.concat({ new, claimed, owned, boot, known_node }, '|') .. rest, 'PX', px)
   advance(KEYS[2], new)
-  return life, is_earlier
+  return life, is_earlier and others
 end
 
 for i = 1, #KEYS / 2 - 1 do
-  local life, is_other = touch(KEYS[2 * i + 1], KEYS[2 * i + 2], ARGV[2 * i + 1], ARGV[2 * i + 2])
+  local life, list = touch(KEYS[2 * i + 1], KEYS[2 * i + 2], ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2])
   lives[i] = life
-  if is_other then
-    others[#others + 1] = i - 1
+  if list then
+    list[#list + 1] = i - 1
   end
 end
-return { lives, others }
+return { lives, others, written }

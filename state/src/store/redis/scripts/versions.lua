@@ -56,6 +56,11 @@ local function believed(text)
   end
 end
 
+-- Whether a pin is of before the session's end, if that is remembered: a version, and behind it a blank if the session has begun again.
+local function is_over(version, ended)
+  return ended and tonumber(version) <= (tonumber(ended) or 0)
+end
+
 -- Of two pins of a session the newer one stays: who knows it knows a write that was lost here. A service of before counts versions
 -- from 1: of its pins the later one stays.
 local function is_newer(known, version, owned)
@@ -69,6 +74,5 @@ local function is_earlier(known, version, claimed, owned, ended_key)
   if tonumber(known) >= tonumber(version) or claimed ~= owned then
     return false
   end
-  local ended = redis.call('GET', ended_key)
-  return not ended or tonumber(known) > tonumber(ended)
+  return not is_over(known, redis.call('GET', ended_key))
 end
