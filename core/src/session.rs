@@ -155,6 +155,7 @@ pub fn find<'s>(
     while let Some((source, later)) = rest.split_first() {
         let id = match source.kind() {
             Kind::Single(_) | Kind::Composite(_) if doubt.is_some() => None,
+            Kind::Single(part) if source.is_signed() => headers.signed(source, part, later),
             Kind::Single(part) => headers.single(part, later),
             Kind::Composite(parts) => headers.composite(parts),
             Kind::Claims(claims) => match token(claims.provider.0) {
@@ -182,7 +183,7 @@ pub fn find<'s>(
                 }
             },
         };
-        if let Some(id) = id.filter(|id| source.accepts(id)) {
+        if let Some(id) = id {
             return Found::Session(id, source, None);
         }
         rest = later;
@@ -217,6 +218,11 @@ struct Headers<'f, 's> {
     whole: Vec<&'s str>,
 }
 
+/// Digits of a signed id: as many of the signature as of randomness.
+const SIGNED_DIGITS: usize = 2 * RANDOM_DIGITS;
+/// Signatures that are looked at in one request.
+const MAX_TRIED: usize = 16;
+
 impl<'s> Headers<'_, 's> {
     fn single(&mut self, part: &'s Part, later: &[Source]) -> Option<SessionId> {
         let name = part.header();
@@ -229,6 +235,29 @@ impl<'s> Headers<'_, 's> {
         let (id, left) = self.search(part, value);
         if id.is_none() && is_read_again {
             self.kept.push((name, left));
+        }
+        id
+    }
+
+    /// The first of all cookies of that name that is signed: one of another domain or path may stand before it, which Berth cannot
+    /// take back.
+    fn signed(&mut self, source: &Source, part: &'s Part, later: &[Source]) -> Option<SessionId> {
+        let name = part.header();
+        let mut value = self.take(name)?;
+        let signed = |value: &[u8]| {
+            let found = value.split(|byte| *byte == b';').filter_map(|pair| find_part(part, pair));
+            found.filter(|id| id.0.len() == SIGNED_DIGITS).take(MAX_TRIED).find(|id| source.accepts(id))
+        };
+        let mut id = signed(&value);
+        if id.is_none()
+            && !self.whole.contains(&name)
+            && let Some(all) = (self.fetch_all)(name)
+        {
+            self.whole.push(name);
+            (id, value) = (signed(&all), all);
+        }
+        if id.is_none() && later.iter().any(|source| source.reads(name)) {
+            self.kept.push((name, Some(value)));
         }
         id
     }

@@ -15,7 +15,7 @@ mod read;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use self::call::ApiRequest;
 pub use self::change::{ChangeKind, ChangesReply, Cursor, Event, Reason, StoreId};
@@ -251,17 +251,30 @@ impl TouchRequest {
 }
 
 /// A session in use, and what the proxy believes of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TouchedPin {
     /// Which session.
     pub key: SessionKey,
     /// Where it is known.
-    #[serde(flatten)]
     pub known: KnownPin,
     /// How long it lives at least, as the proxy knows: for a pin that the store has lost, with all else that was said of it. Absent is
     /// the service's own time.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub lives_ms: Option<u64>,
+}
+
+impl Serialize for TouchedPin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat<'p> {
+            key: SessionKey,
+            version: u64,
+            node: &'p NodeId,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            lives_ms: Option<u64>,
+        }
+        let Self { key, known: KnownPin { version, node }, lives_ms } = self;
+        Flat { key: *key, version: *version, node, lives_ms: *lives_ms }.serialize(serializer)
+    }
 }
 
 /// The answer to [`TouchRequest`].

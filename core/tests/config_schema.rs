@@ -25,6 +25,7 @@ const ONLY_THE_PARSER: &[(&str, &str)] = &[
     ("more-points-than-a-ring-may-have", "multiplies weights and virtual_nodes"),
     ("rules-of-unknown-pools", "compares names of rules with those of pools"),
     ("sessions-that-need-a-state-cluster", "compares a session's fields with another part of the document"),
+    ("signed-cookies-taken-unsigned", "compares the sessions of all rules of a pool"),
     ("two-pools-of-one-name-only", "compares elements of an array by one field"),
     ("until-that-cuts-issued-ids", "compares a source with the cookie that is issued"),
 ];

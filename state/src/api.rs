@@ -214,7 +214,7 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     let mut request = ResolveRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
     request.correlation_id = request.correlation_id.or(from_header);
 
-    service.pools.take_in(&request.pool, Instant::now())?;
+    take_in(&service, &request.pool).await?;
     if let Some(admission) = &service.admission {
         admission.take(&mut request, Instant::now());
     }
@@ -243,9 +243,19 @@ async fn resolve(State(service): State<Arc<Service>>, request: Request) -> Answe
     json(&ResolveReply { pins, cursor, ttl_ms: service.store.ttl().0, store })
 }
 
+/// Takes note of what proxies write to a pool. One that the store has already is no other pool, whichever instance took it in.
+async fn take_in(service: &Service, pool: &PoolName) -> Result<(), Failure> {
+    let Err(refusal) = service.pools.take_in(pool, Instant::now()) else { return Ok(()) };
+    match service.store.knows(pool).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(refusal),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn touch(State(service): State<Arc<Service>>, request: Request) -> Answer {
     let request = TouchRequest::parse(&body(request).await?).map_err(Failure::Invalid)?;
-    service.pools.take_in(&request.pool, Instant::now())?;
+    take_in(&service, &request.pool).await?;
     let reply = service.store.touch(&request).await?;
     service.metrics.unanswered(reply.unanswered.len());
     json(&TouchReply { store: Some(service.store.id(&request.pool)), ..reply })
@@ -323,7 +333,10 @@ async fn change_node(
     }
 
     let pool = pool?;
-    service.pools.take_in(&pool, Instant::now())?;
+    // An operator's word is heeded in any case.
+    if change.state.is_none() {
+        take_in(&service, &pool).await?;
+    }
     let changed = service.store.change_node(&pool, node.clone(), &change).await?;
     let (record, durable) = (changed.outcome, service.metrics.written(changed.durable));
     tracing::info!(
@@ -386,7 +399,7 @@ async fn end(
     let pool = query.only_pool();
     let key: SessionKey = name_in_path("key", &key)?;
     let (pool, correlation_id) = (pool?, correlation_id(&headers));
-    service.pools.take_in(&pool, Instant::now())?;
+    take_in(&service, &pool).await?;
     let ended = service.store.end(&pool, key, ago, correlation_id.as_deref()).await?;
     let durable = service.metrics.written(ended.durable);
     if !ended.outcome {

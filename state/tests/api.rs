@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use berth_core::wire::{NodeId, ResolveReply, SessionKey};
 use berth_state::store::redis::{Options, Tls};
-use berth_state::store::{Keeping, Memory};
+use berth_state::store::{Keeping, Memory, Redis, Store};
 use berth_state::{Access, Limits};
 use serde_json::{Value, json};
 
@@ -516,14 +516,39 @@ fn pools_beyond_the_limit_are_refused_and_those_in_use_go_on() {
     assert_eq!(service.ask("POST", "/v1/touch", &touch).status, 429);
     let path = format!("/v1/sessions/{}?pool=three", key("alice"));
     assert_eq!(service.ask("DELETE", &path, "").status, 429);
-    assert_eq!(
-        service.ask("PUT", "/v1/nodes/10.0.0.1:80?pool=three", r#"{"state": "draining"}"#).status,
-        429
-    );
+    let change = |body: &str| service.ask("PUT", "/v1/nodes/10.0.0.1:80?pool=three", body).status;
+    assert_eq!(change(r#"{"cooldown_ms": 1000}"#), 429);
     assert_eq!(service.ask("GET", "/v1/nodes?pool=three", "").json()["nodes"], json!([]));
     for pool in ["one", "two"] {
         assert_eq!(claim(pool).json()["pins"][0]["outcome"], "found");
     }
+    // An operator is not refused, and what there is of a pool makes it one of those in use.
+    assert_eq!(change(r#"{"state": "draining"}"#), 200);
+    assert_eq!(claim("three").status, 200);
+}
+
+/// Whatever came first to an instance: a restart, or another instance, makes no pool a stranger.
+#[test]
+fn a_pool_that_the_store_has_is_taken_in_by_an_instance_that_is_full() {
+    let server = RedisServer::start(&[]);
+    let full = || {
+        let options = on(&server);
+        let store = move || Arc::new(Redis::open(&options).unwrap()) as Arc<dyn Store>;
+        Service::start(Limits { pools: 2, ..Limits::default() }, store)
+    };
+    let claim = |service: &Service, pool: &str| {
+        let session = json!({"key": key("alice"), "candidates": [A], "unusable": []});
+        service.ask("POST", "/v1/resolve", &json!({"pool": pool, "sessions": [session]}).to_string()).status
+    };
+    let (first, other) = (full(), full());
+    eventually("the first instance", || claim(&first, "mine") == 200);
+    eventually("the store's name", || server.cli(&["exists", "berth:{mine/0}:store"]).trim() == "1");
+    for pool in ["invented-1", "invented-2"] {
+        eventually("the other instance", || claim(&other, pool) == 200);
+    }
+
+    assert_eq!((claim(&other, "mine"), claim(&other, "invented-3")), (200, 429));
+    assert_eq!(claim(&full(), "mine"), 200);
 }
 
 #[test]

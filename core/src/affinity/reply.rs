@@ -91,31 +91,24 @@ impl Affinity {
         self.note_store(reply.store.as_ref(), now);
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
         // Of those whose part of the store is away: neither there nor gone, they are touched again.
-        let sorted = |keys: &[wire::SessionKey]| {
-            let mut keys = keys.to_vec();
-            keys.sort_unstable();
-            keys
-        };
-        let (changed, missing) = (sorted(&reply.changed), sorted(&reply.missing));
-        let (written, unanswered) = (sorted(&reply.written), sorted(&reply.unanswered));
+        let named = Named::in_reply(reply);
         for touched in std::mem::take(&mut self.touches.batch) {
             let key = wire::SessionKey::from(touched.wire);
-            if unanswered.binary_search(&key).is_ok() {
+            let named = named.of(key);
+            if named == Some(Said::Unanswered) {
                 self.touches.batch.push(touched);
                 continue;
             }
-            let is_missing = missing.binary_search(&key).is_ok();
-            if changed.binary_search(&key).is_ok() || is_missing && touched.is_said {
-                self.pins.refute(touched);
-                continue;
+            match named {
+                // It has another pin there, or has ended.
+                Some(Said::Changed) => _ = self.pins.refute(touched),
+                Some(Said::Missing) if touched.is_said => _ = self.pins.refute(touched),
+                Some(Said::Missing) => self.pins.touch_again(touched, now),
+                // The store lacks what else was said of it: the next request says that again.
+                Some(Said::Written) => _ = self.pins.doubt(touched),
+                Some(Said::Unanswered) | None => {}
             }
-            if is_missing {
-                self.pins.touch_again(touched, now);
-                continue;
-            }
-            // The store lacks what else was said of it: the next request says that again.
-            if written.binary_search(&key).is_ok() {
-                self.pins.doubt(touched);
+            if named.is_some() {
                 continue;
             }
             let own = reply.ttls_ms.get(&key);
@@ -245,5 +238,34 @@ impl Affinity {
         let kind = if is_away { Kind::Away } else { pin.kind };
         let session_version = pin.session_version.max(before.session_version);
         self.pins.insert(key, wire, Pin { session_version, kind, ..pin });
+    }
+}
+
+/// What the reply to a touch says of single sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Unanswered,
+    Changed,
+    Missing,
+    Written,
+}
+
+/// The sessions that it names, each list in order.
+struct Named([(Vec<wire::SessionKey>, Said); 4]);
+
+impl Named {
+    fn in_reply(reply: &TouchReply) -> Self {
+        let mut lists = [
+            (reply.unanswered.clone(), Said::Unanswered),
+            (reply.changed.clone(), Said::Changed),
+            (reply.missing.clone(), Said::Missing),
+            (reply.written.clone(), Said::Written),
+        ];
+        lists.iter_mut().for_each(|(keys, _)| keys.sort_unstable());
+        Self(lists)
+    }
+
+    fn of(&self, key: wire::SessionKey) -> Option<Said> {
+        self.0.iter().find(|(keys, _)| keys.binary_search(&key).is_ok()).map(|(_, said)| *said)
     }
 }

@@ -2,41 +2,39 @@
 //!
 //! Their pins stay as they are. What the store once answered is still what it must have, and is said to it as soon as it answers.
 
-use std::collections::BTreeMap;
-
+use crate::owners::PROVISIONAL;
 use crate::pins::PinKey;
 use crate::time::Millis;
 
-/// Beyond that each request asks.
-const MAX: usize = 10_000;
+/// The latest count. Of more each request asks, as far as the breaker lets it.
+const MAX: usize = 1_000;
 
-/// Until when.
+/// The latest of them, and when each was asked about.
 #[derive(Debug, Default)]
 pub(super) struct Vain {
-    until: BTreeMap<PinKey, Millis>,
+    sessions: Vec<(PinKey, Millis)>,
 }
 
 impl Vain {
-    pub(super) fn note(&mut self, key: PinKey, until: Millis, now: Millis) {
-        if self.until.len() >= MAX {
-            self.until.retain(|_, until| now < *until);
-        }
-        if self.until.len() < MAX {
-            self.until.insert(key, until);
+    pub(super) fn note(&mut self, key: PinKey, now: Millis) {
+        self.forget(key);
+        self.sessions.retain(|(_, at)| !PROVISIONAL.is_over(*at, now));
+        if self.sessions.len() < MAX {
+            self.sessions.push((key, now));
         }
     }
 
     pub(super) fn holds(&self, key: PinKey, now: Millis) -> bool {
-        self.until.get(&key).is_some_and(|until| now < *until)
+        self.sessions.iter().any(|(other, at)| *other == key && !PROVISIONAL.is_over(*at, now))
     }
 
     /// The state cluster has answered.
     pub(super) fn forget(&mut self, key: PinKey) {
-        self.until.remove(&key);
+        self.sessions.retain(|(other, _)| *other != key);
     }
 
     /// There may be another answer now.
     pub(super) fn clear(&mut self) {
-        self.until.clear();
+        self.sessions.clear();
     }
 }

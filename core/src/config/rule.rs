@@ -72,6 +72,7 @@ impl Rule {
         let names: Vec<&str> = pools.iter().map(|(_, value)| name_of(value)).collect();
         let (mut taken, mut used) = (BTreeSet::new(), BTreeSet::new());
         let mut rules = Vec::new();
+        let mut paths = Vec::new();
         for (index, (path, value)) in elements.iter().enumerate() {
             let name = name_of(value);
             if !name.is_empty() && !taken.insert(name) {
@@ -86,7 +87,13 @@ impl Rule {
                 );
             }
             used.extend(value.get("pool").and_then(Value::as_str));
-            rules.extend(Self::read(value, path, &names, read, has_state, book, faults));
+            if let Some(rule) = Self::read(value, path, &names, read, has_state, book, faults) {
+                rules.push(rule);
+                paths.push(path);
+            }
+        }
+        for (rule, path) in rules.iter().zip(paths) {
+            check_signed_cookies(rule, path, &rules, faults);
         }
         for ((path, _), name) in pools.iter().zip(&names).filter(|(_, name)| !used.contains(*name)) {
             if !name.is_empty() && !elements.is_empty() {
@@ -168,6 +175,25 @@ impl Rule {
         check_cookie_domain(&session, &matches, path, faults);
         let name = name?.to_owned();
         Some(Self { name, is_named: true, matches, pool: index, session, affinity, rollout })
+    }
+}
+
+/// What one rule of a pool signs, no other one may take unsigned: invented ids would come in by that one.
+fn check_signed_cookies(rule: &Rule, path: &str, rules: &[Rule], faults: &mut Faults) {
+    for other in rules.iter().filter(|other| other.pool == rule.pool) {
+        if let Missing::IssueCookie(template) = &other.session.missing
+            && let Some(signer) = template.signer()
+            && rule.session.sources.iter().any(|source| source.takes_unsigned(template.name(), signer))
+        {
+            let cookie = quoted(template.name());
+            let message = format!(
+                "takes any id from cookie {cookie}, whose ids rule {} of the same pool signs: give it the same \
+                 missing.issue_cookie, or another cookie",
+                quoted(&other.name)
+            );
+            faults.add(&format!("{path}.session"), message);
+            return;
+        }
     }
 }
 

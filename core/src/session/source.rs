@@ -230,6 +230,22 @@ impl Source {
         if is_it { Self { signer: Some(signer.clone()), ..self } } else { self }
     }
 
+    /// Whether only signed ids count there.
+    pub(super) fn is_signed(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// Whether it takes ids from this cookie that this signer has not signed.
+    pub(crate) fn takes_unsigned(&self, cookie: &str, signer: &Signer) -> bool {
+        let is_it = |part: &Part| matches!(&part.place, Place::Cookie(read) if read == cookie);
+        let reads = match &self.kind {
+            Kind::Single(part) => is_it(part),
+            Kind::Composite(parts) => parts.iter().any(is_it),
+            Kind::Claims(_) => false,
+        };
+        reads && self.signer.as_ref() != Some(signer)
+    }
+
     /// Whether what was found there may be an id.
     pub(super) fn accepts(&self, id: &SessionId) -> bool {
         self.signer.as_ref().is_none_or(|signer| signer.has_signed(id))

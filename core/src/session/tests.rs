@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::signer::Signer;
 use super::*;
 
 /// A request as a list of headers, which counts how often each one is fetched.
@@ -493,4 +494,39 @@ fn sources_are_described_in_words() {
         describe(&[composite([header("x-tenant"), cookie("sid")]), header(":authority")]),
         "header x-tenant + cookie sid or header :authority"
     );
+}
+
+/// A cookie of another domain or path may stand before ours, and no one but its own server can take it back.
+#[test]
+fn of_several_cookies_of_one_name_the_signed_one_counts() {
+    let signer = Signer::new("sid", &[vec![7; 32]]).unwrap();
+    let mine = String::from_utf8(signer.sign([1; 16]).as_bytes().to_vec()).unwrap();
+    let sources = [Source::cookie("sid").unwrap().signed_by("sid", &signer), Source::cookie("room").unwrap()];
+    let forged = "0".repeat(64);
+    let found = |lines: &[&str]| {
+        let one =
+            |name: &str| (name == "cookie").then(|| lines.first().map(|line| line.as_bytes().to_vec()))?;
+        let all = |name: &str| (name == "cookie" && lines.len() > 1).then(|| lines.join("; ").into_bytes());
+        match find(&sources[..1], &mut { one }, &mut { all }, &mut |_| Token::Absent) {
+            Found::Session(id, ..) => Some(String::from_utf8(id.as_bytes().to_vec()).unwrap()),
+            _ => None,
+        }
+    };
+
+    for lines in [
+        &[&*format!("sid={mine}")][..],
+        &[&format!("sid=junk; sid={mine}")],
+        &[&format!("sid={forged}; a=b; sid=\"{mine}\"; sid={forged}")],
+        &["sid=junk", &format!("sid={mine}")],
+        &["a=b", &format!("sid={forged}; sid={mine}")],
+    ] {
+        assert_eq!(found(lines).as_ref(), Some(&mine), "{lines:?}");
+    }
+    assert_eq!(found(&[&format!("sid={forged}; sid=junk")]), None);
+    // What is tried is bounded.
+    let many = format!("{}sid={mine}", format!("sid={forged}; ").repeat(16));
+    assert_eq!(found(&[&many]), None);
+    // A later source gets the header all the same.
+    let mut header = |name: &str| (name == "cookie").then(|| b"sid=junk; room=7".to_vec());
+    assert_eq!(identify(&sources, &mut header).unwrap().as_bytes(), b"7");
 }

@@ -294,6 +294,10 @@ impl Store for Memory {
         StoreId::new(&format!("m{:016x}", self.life))
     }
 
+    async fn knows(&self, pool: &PoolName) -> Result<bool, StoreError> {
+        Ok(self.pools().contains_key(pool))
+    }
+
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
         let (now, ttl) = ((self.clock)(), self.keeping.ttl);
         let mut pools = self.pools();

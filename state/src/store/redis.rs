@@ -157,6 +157,12 @@ impl Store for Redis {
         self.identity.get(&self.link, pool)
     }
 
+    async fn knows(&self, pool: &PoolName) -> Result<bool, StoreError> {
+        let home = Shard::home(pool);
+        let answer = self.link.one(&home, Step::command("EXISTS").arg(home.store())).await?;
+        Ok(answer == redis::Value::Int(1))
+    }
+
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
         let ttl = self.keeping.ttl;
         let shards = by_shard(&request.pool, request.sessions().map(|session| (session.0, session)));

@@ -49,6 +49,10 @@ impl Store for Ordinal {
         Ok(pins)
     }
 
+    async fn knows(&self, pool: &PoolName) -> Result<bool, StoreError> {
+        self.store.knows(pool).await
+    }
+
     async fn session(&self, pool: &PoolName, key: SessionKey) -> Result<Option<SessionReply>, StoreError> {
         let mut session = self.store.session(pool, key).await?;
         if let Some(session) = &mut session {

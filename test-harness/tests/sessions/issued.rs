@@ -133,4 +133,9 @@ async fn invented_cookies_name_no_session_where_ids_are_signed() {
         assert_ne!(cookie_of(&next), cookie, "another session begins");
         assert_ne!(cookie_of(&next), invented);
     }
+    // One of another path or domain stands before it, and browsers send it for as long as it lives.
+    for both in [format!("sid=junk; {cookie}"), format!("{cookie}; sid=junk")] {
+        let next = browser(&world).get("/").header("cookie", &both).send().await;
+        assert_eq!((next.node(), next.header("set-cookie")), (first.node(), None));
+    }
 }

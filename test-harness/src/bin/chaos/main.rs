@@ -61,7 +61,10 @@ async fn play(rows: &[&Row]) -> ExitCode {
                 broken.extend(seen.broken.iter().map(|what| format!("{part}: {fault}: {what}")));
                 line(part, &fault, &seen)
             }
-            Err(reason) => format!("| {part} | {fault} | NOT RUN: {reason} | | | | | | | |\n"),
+            Err(reason) => {
+                broken.push(format!("{part}: {fault}: was not run: {reason}"));
+                format!("| {part} | {fault} | NOT RUN: {reason} | | | | | | | |\n")
+            }
         };
         print!("{line}");
         report += &line;
