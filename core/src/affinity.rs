@@ -27,7 +27,7 @@ mod release;
 mod reply;
 mod stores;
 mod touches;
-mod vain;
+mod unanswered;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -64,7 +64,7 @@ use refresh::Refresh;
 use release::Releases;
 use stores::Stores;
 use touches::Touches;
-use vain::Vain;
+use unanswered::Unanswered;
 
 /// How long requests wait in all while a worker has just started, for the first members and for the first answer of the
 /// state service: ten times what either takes on a busy machine, and still below any client's timeout.
@@ -168,7 +168,7 @@ pub struct Affinity {
     pins: Pins,
     owners: Owners,
     in_use: InUse<Held>,
-    vain: Vain,
+    unanswered: Unanswered,
     lookups: Coalescer<Rc<Lookup>>,
     waiters: BTreeMap<u32, Waiter>,
     releases: Releases,
@@ -235,7 +235,7 @@ impl Affinity {
             pins: Pins::new(state.pins, seed),
             owners: Owners::default(),
             in_use: InUse::new(Millis(state.pins.touch_interval.0 / 2)),
-            vain: Vain::default(),
+            unanswered: Unanswered::default(),
             lookups: Coalescer::new(limits),
             waiters: BTreeMap::new(),
             releases: Releases::default(),
@@ -369,10 +369,10 @@ impl Affinity {
         self.snapshot = Some(snapshot);
     }
 
-    /// What only the ring has placed, or was asked about in vain, may have another answer now.
+    /// What only the ring has placed, or was asked about without an answer, may have another answer now.
     fn ask_again_soon(&mut self) {
         self.pins.doubt_provisional();
-        self.vain.clear();
+        self.unanswered.clear();
     }
 
     /// What other proxies did.
@@ -496,7 +496,7 @@ impl Affinity {
     ) -> Option<(Result<Placement, NoPlacement>, Option<Notice>)> {
         let pin = match self.pins.get(key, now) {
             Known::Fresh(pin) => pin,
-            Known::Stale(pin) if self.vain.holds(key, now) => Pin { kind: Kind::Provisional, ..pin },
+            Known::Stale(pin) if self.unanswered.holds(key, now) => Pin { kind: Kind::Provisional, ..pin },
             Known::Stale(_) | Known::Absent => return None,
         };
         match terms.version.unwrap_or(0).cmp(&pin.session_version) {

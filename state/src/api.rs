@@ -333,7 +333,7 @@ async fn change_node(
     }
 
     let pool = pool?;
-    // An operator's word is heeded in any case.
+    // An operator is never refused.
     if change.state.is_none() {
         take_in(&service, &pool).await?;
     }

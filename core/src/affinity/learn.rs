@@ -157,7 +157,7 @@ impl Affinity {
         let (expires, kind) = (now + CLAIM_WITHIN, Kind::Settled);
         let pin = Pin { node, version: 1, expires, is_doubted: true, kind, session_version: 0 };
         self.pins.insert(key, session.into(), pin);
-        self.vain.note(key, now);
+        self.unanswered.note(key, now);
         let sessions = &mut self.unclaimed.sessions;
         if sessions.len() < MAX_UNCLAIMED && sessions.iter().all(|(other, _)| other.key != key) {
             sessions.push((held.clone(), now));

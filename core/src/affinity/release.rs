@@ -218,7 +218,7 @@ impl Affinity {
         let kept = own_pin.filter(|pin| lasts.is_none() && is_believed(pin));
         if let Some(pin) = kept {
             if last.is_some() {
-                self.vain.note(own.key, now);
+                self.unanswered.note(own.key, now);
             }
             if session_version > pin.session_version {
                 self.pins.supersede(own.ask.key.into(), session_version);

@@ -228,7 +228,7 @@ impl Affinity {
 
     /// Remembers what the state service reported.
     pub(super) fn remember(&mut self, key: PinKey, wire: WireKey, pin: Reported<'_>) {
-        self.vain.forget(key);
+        self.unanswered.forget(key);
         let (Known::Fresh(before) | Known::Stale(before)) = self.pins.get(key, Millis(0)) else {
             self.pins.insert(key, wire, pin);
             return;

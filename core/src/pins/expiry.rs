@@ -96,7 +96,7 @@ impl Pins {
         self.change(self.find_wire(touched.wire), |pin| touched.is(&pin).then(|| pin.refuted()))
     }
 
-    /// The state cluster has no such pin, and could not be told of it: the next touch tells, as long as it is believed.
+    /// The state cluster has no such pin, and nothing was said of it: the next touch says it, as long as it is believed.
     pub fn touch_again(&mut self, touched: Touched, now: Millis) {
         self.doubt(touched);
         if let Some(entry) = self.find_wire(touched.wire).and_then(|slot| self.slab.get_mut(slot))

@@ -1,4 +1,4 @@
-//! Sessions that were asked about in vain: for a while they go where they were last, and no request asks again.
+//! Sessions that were asked about without an answer: for a while they go where they were last, and no request asks again.
 //!
 //! Their pins stay as they are. What the store once answered is still what it must have, and is said to it as soon as it answers.
 
@@ -11,11 +11,11 @@ const MAX: usize = 1_000;
 
 /// The latest of them, and when each was asked about.
 #[derive(Debug, Default)]
-pub(super) struct Vain {
+pub(super) struct Unanswered {
     sessions: Vec<(PinKey, Millis)>,
 }
 
-impl Vain {
+impl Unanswered {
     pub(super) fn note(&mut self, key: PinKey, now: Millis) {
         self.forget(key);
         self.sessions.retain(|(_, at)| !PROVISIONAL.is_over(*at, now));
