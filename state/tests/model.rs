@@ -309,6 +309,10 @@ struct Law {
     pins: BTreeMap<SessionKey, Known>,
     /// Those whose pin no one had known before.
     claims: BTreeSet<SessionKey>,
+    /// Those whose end found no pin.
+    ended_without: BTreeSet<SessionKey>,
+    /// Those that have begun again since their end.
+    begun: BTreeSet<SessionKey>,
     /// Those that ended, with the number of that end.
     remembered: BTreeMap<SessionKey, usize>,
     /// Those of which the end is remembered, though it is older than all that is known of them.
@@ -378,6 +382,7 @@ impl Law {
             let is_over = |former: &Known| {
                 let former_key = ask.alias_of.unwrap();
                 end.is_some_and(|end| self.versions.given[&(former_key, former.version)] < *end)
+                    && self.ended_without.contains(&ask.key)
             };
             let former = former.as_ref().filter(|former| !is_over(former));
             // Of a pin that was not there.
@@ -439,7 +444,7 @@ impl Law {
                 version: pin.version,
                 session_version: seen.chain(ask.session_version).max().unwrap_or(0),
                 ttl: ask.ttl_ms.or(before.as_ref().map(|before| before.ttl)).unwrap_or(KEEPING.ttl.0),
-                ends: before.and_then(|before| before.ends).into_iter().chain(ask.ends_ms).min(),
+                ends: before.as_ref().and_then(|before| before.ends).into_iter().chain(ask.ends_ms).min(),
                 alias_of,
             };
             assert_eq!(pin.session_version.unwrap_or(0), known.session_version);
@@ -450,6 +455,9 @@ impl Law {
                 self.pins.remove(&ask.key);
                 self.claims.remove(&ask.key);
             } else {
+                if before.is_none() {
+                    self.begun.insert(ask.key);
+                }
                 self.pins.insert(ask.key, known);
             }
         }
@@ -507,6 +515,14 @@ impl Law {
         (pin.node, pin.version) = (node.clone(), version);
     }
 
+    /// An end found no pin: an earlier one may have, unless the session began again in between.
+    fn found_none(&mut self, key: SessionKey) {
+        let was_ended = self.remembered.contains_key(&key) || self.remembered_late.contains(&key);
+        if !was_ended || self.begun.remove(&key) {
+            self.ended_without.insert(key);
+        }
+    }
+
     /// Returns those that went back to an earlier node.
     fn touched(&mut self, request: &TouchRequest, reply: &TouchReply) -> Vec<SessionKey> {
         let (mut changed, mut written, mut back) = (Vec::new(), Vec::new(), Vec::new());
@@ -546,7 +562,11 @@ impl Law {
                 names.push(former);
                 last = former;
             }
-            self.remembered_late.extend(names.into_iter().filter(|key| !self.pins.contains_key(key)));
+            names.retain(|key| !self.pins.contains_key(key));
+            for key in names {
+                self.found_none(key);
+                self.remembered_late.insert(key);
+            }
             return;
         }
         assert_eq!(ended, self.pins.contains_key(&key));
@@ -556,6 +576,11 @@ impl Law {
         while let Some(key) = next {
             let before = self.pins.remove(&key);
             self.claims.remove(&key);
+            match before {
+                Some(_) => _ = self.ended_without.remove(&key),
+                None => self.found_none(key),
+            }
+            self.begun.remove(&key);
             next = before.as_ref().and_then(|before| before.alias_of);
             self.remembered.insert(key, self.versions.ends);
         }

@@ -59,6 +59,8 @@ struct Entry {
     live: Option<Live>,
     /// When it was ended, as a version; until when that is remembered. It may have begun again since.
     ended: Option<(u64, Millis)>,
+    /// The end found no pin: it was lost, or has never been there.
+    ended_without: bool,
     has_begun_again: bool,
 }
 
@@ -234,9 +236,12 @@ impl Pool {
             self.sweep(now);
         }
         let ended_until = Some((ended, until.max(now + keeping.ended)));
-        let former = self.pins.insert(key, Entry { ended: ended_until, ..Entry::default() });
+        let former = self.pins.get(&key).filter(|_| before.is_some());
         // Without a pin too: it may have been lost. But one that is said again is no news, unless the session began again in between.
-        if pin.is_some() || before.is_none() || former.is_some_and(|former| former.has_begun_again) {
+        let is_first = former.is_none_or(|former| former.has_begun_again);
+        let ended_without = pin.is_none() && (is_first || former.is_some_and(|former| former.ended_without));
+        self.pins.insert(key, Entry { ended: ended_until, ended_without, ..Entry::default() });
+        if pin.is_some() || is_first {
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Ended;
                 event.key = Some(key);

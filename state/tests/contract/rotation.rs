@@ -64,6 +64,16 @@ pub(crate) async fn an_end_without_a_pin_is_also_that_of_the_former_key(store: &
     let begun = resolve_one(store, "lost-heir", rotated("new", "old", &[2], &[])).await;
     assert_eq!(begun, pin("new", Outcome::Claimed, 2, 1));
 
+    // One that had a pin says nothing of another key: the next session under this name inherits.
+    resolve(store, "lost-heir", "user", &[5], &[]).await;
+    resolve(store, "lost-heir", "anonymous", &[6], &[]).await;
+    for had_pin in [true, false] {
+        let ended = store.end(&pool("lost-heir"), key("user"), Millis(0), None).await.unwrap();
+        assert_eq!(ended.outcome, had_pin);
+    }
+    let inherited = resolve_one(store, "lost-heir", rotated("user", "anonymous", &[7], &[])).await;
+    assert_eq!((inherited.outcome, inherited.node), (Outcome::Found, node(6)));
+
     // What the former key got since is newer.
     assert!(store.end(&pool("lost-heir"), key("new"), Millis(0), None).await.unwrap().outcome);
     assert!(store.end(&pool("lost-heir"), key("old"), Millis(0), None).await.unwrap().outcome);

@@ -58,8 +58,10 @@ impl Pool {
         // Else that is of its former life.
         let known = known.filter(|known| !is_over(known));
         // So is the pin of its former key: that it had one was lost with its own pin, or it would have ended too.
-        let former =
-            former.filter(|former| there.is_some() || ended.is_none_or(|ended| former.version > ended));
+        let ended_without = self.pins.get(&key).is_some_and(|entry| entry.ended_without);
+        let is_over_too =
+            |former: &&Former| ended.is_some_and(|ended| former.version <= ended) && ended_without;
+        let former = former.filter(|former| there.is_some() || !is_over_too(former));
         // The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
         let is_lost = there.is_none() && known.is_some();
         let there = there.or_else(|| known.map(|known| lost(known, now)));

@@ -3,7 +3,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `berth:{pool/s}:pin:KEY` | string | a pin (`resolve.lua` has its form); s is the first hex digit of KEY |
-//! | `berth:{pool/s}:ended:KEY` | string | the version of a session that was ended a short while ago; a blank behind it if it has begun again |
+//! | `berth:{pool/s}:ended:KEY` | string | the version of a session that was ended a short while ago; a blank before it if it had no pin, and behind it if it has begun again |
 //! | `berth:{pool/s}:clock` | string | the latest version that a session of the shard was given |
 //! | `berth:{pool/s}:nodes` | hash | of each node what resolving needs, and when that was changed; a copy in each shard |
 //! | `berth:{pool/s}:changes` | stream | the changes of the shard's sessions; those of nodes in shard 0 |

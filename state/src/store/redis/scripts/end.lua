@@ -12,20 +12,23 @@ local ago, t = tonumber(ARGV[5]), redis.call('TIME')
 local micros = t[1] * 1000000 + t[2]
 
 -- Versions are times, so the end is later than all that the session had before, also those that were lost here.
-local function remember(version, lived)
+local function remember(version, lived, mark)
   local latest = ago == 0 and tonumber(redis.call('GET', KEYS[4])) or 0
   local ended = math.max(version, latest, micros - ago * 1000)
   local kept = math.max(tonumber(ARGV[1]), lived, redis.call('PTTL', KEYS[2]))
   local text = string.format('%.0f', ended)
-  redis.call('SET', KEYS[2], text, 'PX', string.format('%.0f', kept))
+  redis.call('SET', KEYS[2], mark .. text, 'PX', string.format('%.0f', kept))
   return text
 end
 
 if not pin then
   local before = redis.call('GET', KEYS[2])
-  local ended = remember(before and tonumber(before) or 0, 0)
+  local is_first = not before or string.find(before, ' $')
+  -- A blank before it: there was no pin.
+  local mark = (is_first or string.find(before, '^ ')) and ' ' or ''
+  local ended = remember(before and tonumber(before) or 0, 0, mark)
   -- One that is said again is no news, unless the session began again in between.
-  if not before or string.find(before, ' ') then
+  if is_first then
     log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'version', ended, 'reason', 'deleted',
       'correlation_id', ARGV[4])
   end
@@ -35,7 +38,7 @@ local version, owned, node = string.match(readable(pin, KEYS[1]), '^(%d+)|%d+|(%
 if ago > 0 and math.floor(micros / 1000) - tonumber(owned) < ago then
   return 0
 end
-remember(tonumber(version), redis.call('PTTL', KEYS[1]))
+remember(tonumber(version), redis.call('PTTL', KEYS[1]), '')
 redis.call('DEL', KEYS[1])
 log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'node', node,
   'version', version, 'reason', 'deleted', 'correlation_id', ARGV[4])

@@ -202,7 +202,7 @@ if not pin then
     -- What is known is of its former life.
     told_version, told_node = nil, nil
   end
-  if former_version and is_over(former_version, ended) then
+  if former_version and is_over(former_version, ended) and string.find(ended, '^ ') then
     -- So is the pin of its former key: that it had one was lost with its own pin, or it would have ended too.
     former_key, former_version, former_seen, former_boot, former_node = nil, nil, nil, nil, nil
     seen = higher(known_seen, said_version)

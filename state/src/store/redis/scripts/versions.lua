@@ -56,7 +56,8 @@ local function believed(text)
   end
 end
 
--- Whether a pin is of before the session's end, if that is remembered: a version, and behind it a blank if the session has begun again.
+-- Whether a pin is of before the session's end, if that is remembered: a version, before it a blank if there was no pin, and behind it
+-- one if the session has begun again.
 local function is_over(version, ended)
   return ended and tonumber(version) <= (tonumber(ended) or 0)
 end
