@@ -182,10 +182,11 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                 let known = model
                     .known
                     .iter_mut()
-                    .filter(|known| !known.doubted)
                     .find(|known| known.session == *session && known.kind != Kind::Provisional);
-                prop_assert_eq!(pins.prolong(wire(*session), expires), known.is_some());
+                let is_certain = known.as_ref().is_some_and(|known| !known.doubted);
+                prop_assert_eq!(pins.prolong(wire(*session), expires), is_certain);
                 if let Some(known) = known {
+                    let expires = if known.doubted { expires.min(known.expires) } else { expires };
                     (known.expires, known.used) = (expires, false);
                 }
             }
@@ -202,16 +203,14 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
             Step::DoubtNode(node) => {
                 pins.doubt_node(NODES[*node]);
                 for known in model.known.iter_mut().filter(|known| known.node == *node) {
-                    (known.doubted, known.used) = (true, false);
+                    known.doubted = true;
                 }
             }
             Step::DoubtAll => {
                 pins.doubt_all(now);
                 for known in &mut model.known {
-                    let recalled = if known.kind == Kind::Provisional { 600_000 } else { 0 };
-                    let is_named = known.kind != Kind::Provisional || known.version > 0;
                     known.doubted = true;
-                    known.used = is_named && now < known.expires + Millis(recalled);
+                    known.used |= known.kind != Kind::Provisional && now < known.expires;
                 }
             }
             Step::Adopt(members) => {

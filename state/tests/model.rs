@@ -200,12 +200,15 @@ async fn play(
                     law.went_back(key, pin.version, &pin.node);
                 }
                 reply.ttls_ms.values_mut().for_each(|life| *life /= HOUR);
+                // Of one whose life is not known what is left of it is said, a moment less than all.
+                reply.ttls_ms.retain(|_, hours| *hours != KEEPING.ttl.0 / HOUR);
                 format!("{reply:?}")
             }
             Step::Expire(key) => {
                 expire(*key);
                 law.pins.remove(key);
                 law.claims.remove(key);
+                law.rewritten.remove(key);
                 String::new()
             }
             Step::End(key, ago) => {
@@ -309,6 +312,8 @@ struct Law {
     pins: BTreeMap<SessionKey, Known>,
     /// Those whose pin no one had known before.
     claims: BTreeSet<SessionKey>,
+    /// Those that a touch has written again, and how long they live: no request has said the rest since.
+    rewritten: BTreeMap<SessionKey, u64>,
     /// Those whose end found no pin.
     ended_without: BTreeSet<SessionKey>,
     /// Those that have begun again since their end.
@@ -371,7 +376,9 @@ impl Law {
             }
             let before = self.pins.get(&ask.key).cloned();
             let ended = self.remembered.contains_key(&ask.key) || self.remembered_late.contains(&ask.key);
-            if before.is_none() && ask.renew && ended {
+            let is_over = ended && (ask.known.is_some() || !self.begun.contains(&ask.key));
+            self.rewritten.remove(&ask.key);
+            if before.is_none() && ask.renew && is_over {
                 let known =
                     ask.known.as_ref().map_or((&ask.candidates[0], 0), |known| (&known.node, known.version));
                 assert_eq!(((&pin.node, pin.version), pin.ttl_ms), (known, Some(0)));
@@ -518,7 +525,7 @@ impl Law {
     /// An end found no pin: an earlier one may have, unless the session began again in between.
     fn found_none(&mut self, key: SessionKey) {
         let was_ended = self.remembered.contains_key(&key) || self.remembered_late.contains(&key);
-        if !was_ended || self.begun.remove(&key) {
+        if self.begun.remove(&key) || !was_ended {
             self.ended_without.insert(key);
         }
     }
@@ -535,14 +542,22 @@ impl Law {
             assert_eq!(reply.missing.contains(&key), known.is_none());
             if let Some(known) = known {
                 let life = reply.ttls_ms.get(&key).copied().unwrap_or(reply.ttl_ms);
-                if was_there {
-                    known.lives(life, self.now);
-                } else {
-                    written.push(key);
-                    assert_eq!(Some(life), pin.map(|pin| pin.lives_ms.unwrap_or(KEEPING.ttl.0)));
-                }
                 let is_other =
                     said.is_some_and(|said| (said.version, &said.node) != (known.version, &known.node));
+                let least = pin.and_then(|pin| pin.lives_ms);
+                let rewritten = self.rewritten.get(&key).copied();
+                let rewritten = if was_there {
+                    rewritten.map(|life| life.max(least.unwrap_or(0)))
+                } else {
+                    Some(least.unwrap_or(KEEPING.ttl.0))
+                };
+                if let Some(most) = rewritten {
+                    self.rewritten.insert(key, most);
+                    assert!(life <= most && most - life <= HALF, "{life} of {most}");
+                    written.extend((!is_other).then_some(key));
+                } else {
+                    known.lives(life, self.now);
+                }
                 changed.extend(is_other.then_some(key));
             }
         }
@@ -562,9 +577,12 @@ impl Law {
                 names.push(former);
                 last = former;
             }
-            names.retain(|key| !self.pins.contains_key(key));
             for key in names {
-                self.found_none(key);
+                if self.pins.contains_key(&key) {
+                    self.begun.insert(key);
+                } else {
+                    self.found_none(key);
+                }
                 self.remembered_late.insert(key);
             }
             return;
@@ -576,6 +594,7 @@ impl Law {
         while let Some(key) = next {
             let before = self.pins.remove(&key);
             self.claims.remove(&key);
+            self.rewritten.remove(&key);
             match before {
                 Some(_) => _ = self.ended_without.remove(&key),
                 None => self.found_none(key),

@@ -154,7 +154,7 @@ impl Affinity {
             return if is_same { Learned::StateAway } else { Learned::Elsewhere };
         }
         // The first version that there is: unlike a place that the ring gave, this one is sure.
-        let (expires, kind) = (now + CLAIM_WITHIN, Kind::Settled);
+        let (expires, kind) = (now + held.ttl.unwrap_or(CLAIM_WITHIN).min(CLAIM_WITHIN), Kind::Settled);
         let pin = Pin { node, version: 1, expires, is_doubted: true, kind, session_version: 0 };
         self.pins.insert(key, session.into(), pin);
         self.unanswered.note(key, now);

@@ -90,15 +90,10 @@ impl Affinity {
     fn touched(&mut self, reply: &TouchReply, now: Millis) {
         self.note_store(reply.store.as_ref(), now);
         let expires = self.pin_expires(Millis(reply.ttl_ms), now);
-        // Of those whose part of the store is away: neither there nor gone, they are touched again.
         let named = Named::in_reply(reply);
         for touched in std::mem::take(&mut self.touches.batch) {
             let key = wire::SessionKey::from(touched.wire);
             let named = named.of(key);
-            if named == Some(Said::Unanswered) {
-                self.touches.batch.push(touched);
-                continue;
-            }
             match named {
                 // It has another pin there, or has ended.
                 Some(Said::Changed) => _ = self.pins.refute(touched),
@@ -106,17 +101,16 @@ impl Affinity {
                 Some(Said::Missing) => self.pins.touch_again(touched, now),
                 // The store lacks what else was said of it: the next request says that again.
                 Some(Said::Written) => _ = self.pins.doubt(touched),
-                Some(Said::Unanswered) | None => {}
+                Some(Said::Unanswered) => self.pins.touch_later(touched),
+                None => {}
             }
-            if named.is_some() {
+            // Of which nothing was said, the state cluster may have another one.
+            if named.is_some() || !touched.is_said && self.stores.compares() {
                 continue;
             }
             let own = reply.ttls_ms.get(&key);
             let expires = own.map_or(expires, |ttl| believed_until(Millis(*ttl), now));
             self.pins.prolong(touched.wire, expires);
-        }
-        if !self.touches.batch.is_empty() {
-            self.maintenance.set(now, PAUSE);
         }
     }
 

@@ -19,9 +19,10 @@ impl Unanswered {
     pub(super) fn note(&mut self, key: PinKey, now: Millis) {
         self.forget(key);
         self.sessions.retain(|(_, at)| !PROVISIONAL.is_over(*at, now));
-        if self.sessions.len() < MAX {
-            self.sessions.push((key, now));
+        if self.sessions.len() >= MAX {
+            self.sessions.remove(0);
         }
+        self.sessions.push((key, now));
     }
 
     pub(super) fn holds(&self, key: PinKey, now: Millis) -> bool {

@@ -7,6 +7,7 @@
 //! A store that lost its pins gets them back by touches. So after changes were missed each pin is touched that the store
 //! must have, whether or not its session was used lately.
 
+use super::slab::Entry;
 use super::{Kind, NodeRef, Pin, Pins, WireKey};
 use crate::time::Millis;
 
@@ -71,9 +72,14 @@ impl Pins {
     /// A touch prolonged a pin. False if no such pin is known here, or it was doubted since: a touch says
     /// that the session lives, not where.
     pub fn prolong(&mut self, wire: WireKey, expires: Millis) -> bool {
+        let mut is_certain = false;
         self.change(self.find_wire(wire), |pin| {
-            (pin.kind != Kind::Provisional && !pin.is_doubted).then_some(Pin { expires, ..pin })
-        })
+            is_certain = pin.kind != Kind::Provisional && !pin.is_doubted;
+            // One in doubt stays so, and is not believed for longer than the state cluster has it.
+            let expires = if pin.is_doubted { expires.min(pin.expires) } else { expires };
+            (pin.kind != Kind::Provisional).then_some(Pin { expires, ..pin })
+        });
+        is_certain
     }
 
     /// What was gathered, if it is still what is known.
@@ -85,15 +91,22 @@ impl Pins {
 
     /// If that is still what is known here, the next request asks.
     pub fn doubt(&mut self, touched: Touched) -> bool {
-        self.change(self.find_wire(touched.wire), |pin| {
-            touched.is(&pin).then_some(Pin { is_doubted: true, ..pin })
-        })
+        let entry = self.find_wire(touched.wire).and_then(|slot| self.slab.get_mut(slot));
+        let entry = entry.filter(|entry| entry.pin().is_some_and(|pin| touched.is(&pin)));
+        entry.map(Entry::doubt).is_some()
     }
 
     /// The state cluster has another pin than was said, or none since the session has ended: if that is still what is known here, it
     /// is believed no longer.
     pub fn refute(&mut self, touched: Touched) -> bool {
         self.change(self.find_wire(touched.wire), |pin| touched.is(&pin).then(|| pin.refuted()))
+    }
+
+    /// It could not be touched now: it is touched in the next round.
+    pub fn touch_later(&mut self, touched: Touched) {
+        if let Some(entry) = self.find_wire(touched.wire).and_then(|slot| self.slab.get_mut(slot)) {
+            entry.mark_used();
+        }
     }
 
     /// The state cluster has no such pin, and nothing was said of it: the next touch says it, as long as it is believed.
@@ -113,7 +126,7 @@ impl Pins {
             if let Some(entry) = self.slab.get_mut(slot)
                 && let Some(pin) = entry.pin()
             {
-                entry.set_pin(Pin { is_doubted: true, ..pin });
+                entry.doubt();
                 if pin.is_believed(now) {
                     entry.mark_used();
                 }
@@ -144,13 +157,24 @@ impl Pins {
     /// The node was restarted: its pins are in doubt.
     pub fn doubt_node(&mut self, node: &str) {
         if let Some(node) = self.nodes.find(node) {
-            self.change_all(|pin| (pin.node == node).then_some(Pin { is_doubted: true, ..pin }));
+            self.doubt_those(|pin| pin.node == node);
         }
     }
 
     /// There may be another state cluster to ask: what the ring said without one is in doubt.
     pub fn doubt_provisional(&mut self) {
-        self.change_all(|pin| (pin.kind == Kind::Provisional).then_some(Pin { is_doubted: true, ..pin }));
+        self.doubt_those(|pin| pin.kind == Kind::Provisional);
+    }
+
+    /// They are touched all the same, if that is due.
+    fn doubt_those(&mut self, which: impl Fn(Pin) -> bool) {
+        for slot in 0..self.slab.made() {
+            if let Some(entry) = self.slab.get_mut(slot)
+                && entry.pin().is_some_and(&which)
+            {
+                entry.doubt();
+            }
+        }
     }
 
     fn change_all(&mut self, new: impl Fn(Pin) -> Option<Pin>) {

@@ -122,6 +122,11 @@ impl Entry {
         self.word.0 & Word::KEPT != 0
     }
 
+    /// It is only a hint from now on. That is no touch.
+    pub(super) fn doubt(&mut self) {
+        self.word.0 |= Word::DOUBTED;
+    }
+
     pub(super) fn mark_used(&mut self) {
         self.word.0 |= Word::USED;
     }

@@ -221,6 +221,13 @@ impl Pool {
     ) -> bool {
         let pin = self.live(key, now).map(|pin| (pin.node.clone(), pin.version, pin.expires, pin.owned));
         if pin.as_ref().is_some_and(|(.., owned)| now.since(*owned) < ago) {
+            // The pin is a newer session's. What is known of the former one is over.
+            if let Some(entry) = self.pins.get_mut(&key) {
+                let (ended, until) = entry.ended(now).unwrap_or((0, now));
+                let ended = ended.max(now.since(ago).0.saturating_mul(1000));
+                entry.ended = Some((ended, until.max(now + keeping.ended).max(now + keeping.ttl)));
+                entry.has_begun_again = true;
+            }
             return false;
         }
         let (version, mut until) =
@@ -233,6 +240,8 @@ impl Pool {
             (ended, until) = (ended.max(before.0), until.max(before.1));
         }
         if pin.is_none() {
+            // For as long as proxies may believe the pin that was lost.
+            until = until.max(now + keeping.ttl);
             self.sweep(now);
         }
         let ended_until = Some((ended, until.max(now + keeping.ended)));
@@ -325,11 +334,19 @@ impl Store for Memory {
                 continue;
             };
             touched += 1;
-            let life = pin.claims.life(ttl, now);
+            let is_partly_known = pin.claimed == Millis(0);
+            let life = if is_partly_known {
+                let least = said.and_then(|said| said.lives_ms).unwrap_or(0);
+                pin.expires.since(now).max(Millis(least))
+            } else {
+                pin.claims.life(ttl, now)
+            };
             pin.expires = now + life;
             ttls_ms.extend(other_than(ttl, life).map(|life| (key, life)));
             if known.is_some_and(|known| !pool.compare(key, known, |_| true, &self.keeping, now, self.life)) {
                 changed.push(key);
+            } else if is_partly_known {
+                written.push(key);
             }
         }
         let unanswered = Vec::new();

@@ -46,10 +46,16 @@ impl Pool {
             };
             self.compare(key, known, may_stay, keeping, now, life);
         }
-        let there = self.live(key, now).cloned();
+        let mut there = self.live(key, now).cloned();
+        if let Some(pin) = there.as_mut().filter(|pin| pin.claimed == Millis(0)) {
+            // Written again by a touch: now the rest is said.
+            pin.claimed = claimed_before(pin.owned, pin.owned);
+        }
         let ended = self.ended(key, now);
         let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
-        if ask.renew && there.is_none() && ended.is_some() && known.as_ref().is_none_or(is_over) {
+        let has_begun_again = self.pins.get(&key).is_some_and(|entry| entry.has_begun_again);
+        let is_over_here = known.as_ref().map_or(ended.is_some() && !has_begun_again, is_over);
+        if ask.renew && there.is_none() && is_over_here {
             let version = known.map_or(0, |known| known.version);
             let node = known.map(|known| &known.node).or(ask.candidates.first());
             let node = node.unwrap_or_else(|| unreachable!("a request has candidates")).clone();
@@ -241,7 +247,9 @@ impl Pool {
             return None;
         }
         self.sweep(now);
-        self.pins.entry(*key).or_default().live = Some(Live { expires: now + life, ..lost(known, now) });
+        // Claimed at 0: how long the session lives is not known until a request says so.
+        let pin = Live { claimed: Millis(0), expires: now + life, ..lost(known, now) };
+        self.pins.entry(*key).or_default().live = Some(pin);
         Some(life)
     }
 

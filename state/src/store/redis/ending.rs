@@ -50,7 +50,8 @@ impl Redis {
                 .arg(self.keeping.changes.to_string())
                 .arg(key.to_string())
                 .arg(correlation_id.unwrap_or_default())
-                .arg(ago.0.to_string());
+                .arg(ago.0.to_string())
+                .arg(self.keeping.ttl.0.to_string());
         let (value, durable) = self.link.one_durably(&shard, step).await?;
         Ok(Written { outcome: integer(&value)? == 1, durable })
     }

@@ -137,6 +137,8 @@ pub(crate) struct Home {
     pub(crate) seen: Instant,
     /// Whether its pin, not the ring alone, had it there.
     pub(crate) settled: bool,
+    /// It began in an outage and was placed for good since. From then on it is a session like any other.
+    pub(crate) is_placed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -210,7 +212,7 @@ impl Ledger {
             By::Retry => Some(Event::Retried),
         };
         let Some(known) = home else {
-            *home = Some(Home { node: found, began: now, seen: now, settled });
+            *home = Some(Home { node: found, began: now, seen: now, settled, is_placed: false });
             return for_now;
         };
         if known.node == found {
@@ -227,7 +229,7 @@ impl Ledger {
             Event::Moved
         } else if for_now.is_some() {
             return for_now;
-        } else if !known.settled || self.began_in_an_outage(known.began) {
+        } else if !known.settled || !known.is_placed && self.began_in_an_outage(known.began) {
             Event::Settled
         } else if self.any(|outage| {
             outage.part == Part::Envoy(envoy)
@@ -239,7 +241,8 @@ impl Ledger {
         } else {
             Event::WrongNode
         };
-        *home = Some(Home { node: found, began: known.began, seen: now, settled });
+        let is_placed = known.is_placed || event == Event::Settled;
+        *home = Some(Home { node: found, began: known.began, seen: now, settled, is_placed });
         Some(event)
     }
 
@@ -269,7 +272,7 @@ mod tests {
     /// A session that its pin had at node 1 long ago.
     fn at_home() -> Option<Home> {
         let long_ago = Instant::now().checked_sub(Duration::from_mins(2)).unwrap();
-        Some(Home { node: 1, began: long_ago, seen: long_ago, settled: true })
+        Some(Home { node: 1, began: long_ago, seen: long_ago, settled: true, is_placed: false })
     }
 
     #[test]
@@ -297,6 +300,17 @@ mod tests {
 
         assert_eq!(ledger.judge(&mut home, 2, 0, By::Pin), Some(Event::Moved));
         assert_eq!(home.unwrap().node, 2);
+    }
+
+    #[test]
+    fn one_that_began_in_an_outage_is_placed_for_good_once() {
+        let ledger = Ledger::default();
+        ledger.breaks(Part::Service);
+        let mut home = None;
+        assert_eq!(ledger.judge(&mut home, 1, 0, By::Pin), None);
+
+        assert_eq!(ledger.judge(&mut home, 2, 0, By::Pin), Some(Event::Settled));
+        assert_eq!(ledger.judge(&mut home, 1, 0, By::Pin), Some(Event::WrongNode));
     }
 
     #[test]

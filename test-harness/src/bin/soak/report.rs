@@ -8,6 +8,9 @@ use crate::memory::Trend;
 use crate::schedule::Schedule;
 use crate::seat::Load;
 
+/// One answer in so many may be for now only, while parts are away.
+const MOST_FOR_NOW: u64 = 10;
+
 pub(crate) struct Report<'r, 'w> {
     pub(crate) wanted: usize,
     pub(crate) sessions: usize,
@@ -37,6 +40,21 @@ impl Report<'_, '_> {
                 ));
             }
         }
+        let (for_now, served) = (
+            ledger.counted(Event::Provisional) + ledger.counted(Event::Retried),
+            ledger.counted(Event::Request) + ledger.counted(Event::Socket),
+        );
+        if for_now * MOST_FOR_NOW > served {
+            faults.push(format!("{for_now} of {served} answers were only for now"));
+        }
+        for (name, times) in self.outages() {
+            if !self.stopped && times == 0 {
+                faults.push(format!("no {name}"));
+            }
+        }
+        if !self.stopped && ledger.counted(Event::Message) == 0 {
+            faults.push("no message was echoed".to_owned());
+        }
         if !self.stopped && self.most_sockets() * 10 < self.sessions as i64 * 9 {
             faults.push(format!(
                 "only {} of {} WebSockets were live at once",
@@ -45,6 +63,17 @@ impl Report<'_, '_> {
             ));
         }
         faults
+    }
+
+    /// How often each kind of part was killed.
+    fn outages(&self) -> [(&'static str, usize); 4] {
+        let ledger = &self.load().ledger;
+        [
+            ("nodes killed", ledger.outages(|part| matches!(part, Part::Node(_)))),
+            ("Envoys killed", ledger.outages(|part| matches!(part, Part::Envoy(_)))),
+            ("services killed", ledger.outages(|part| part == Part::Service)),
+            ("primaries of Redis killed", ledger.outages(|part| part == Part::Redis)),
+        ]
     }
 
     pub(crate) fn text(&self) -> String {
@@ -60,12 +89,7 @@ impl Report<'_, '_> {
             if self.stopped { " Stopped before its time." } else { "" },
         );
         text += "| done, and met | times |\n|---|---|\n";
-        for (name, times) in [
-            ("nodes killed", ledger.outages(|part| matches!(part, Part::Node(_)))),
-            ("Envoys killed", ledger.outages(|part| matches!(part, Part::Envoy(_)))),
-            ("services killed", ledger.outages(|part| part == Part::Service)),
-            ("primaries of Redis killed", ledger.outages(|part| part == Part::Redis)),
-        ] {
+        for (name, times) in self.outages() {
             let _ = writeln!(text, "| {name} | {times} |");
         }
         for event in Event::ALL {

@@ -114,6 +114,10 @@ if pin then
   version, claimed, owned, known_boot, owner, rest =
     string.match(pin, '^(%d+)|(%d+)|(%d+)|([^|]*)|([^|]+)(.*)$')
   ttl, ends, created, known_seen, alias = string.match(rest, '^|(%d*)|(%d*)|(%d*)|(%d*)|(%x*)$')
+  if claimed == '0' then
+    -- Written again by a touch: now the rest is said.
+    claimed = claimed_before(owned)
+  end
 end
 if not ttl then
   ttl, ends, created, known_seen, alias = '', '', '', '', ''
@@ -192,7 +196,9 @@ end
 local ended
 if not pin then
   ended = redis.call('GET', KEYS[2])
-  if ended and string.find(ARGV[9], 'r') and (not told_version or is_over(told_version, ended)) then
+  local is_over_here = told_version and is_over(told_version, ended)
+    or not told_version and ended and not string.find(ended, ' $')
+  if is_over_here and string.find(ARGV[9], 'r') then
     -- It is over: nothing is begun. Where only the ring has put it, no version is known.
     local over = told_version or '0'
     local owned = string.format('%.0f', math.max(0, time() - tonumber(time_of(over))))
@@ -256,7 +262,7 @@ if not pin then
   version = next_version(KEYS[5], ended, former_version)
   keep(version, outcome == 'c' and at or claimed_before(at), at, boot, node)
   if ended and life ~= '0' then
-    redis.call('SET', KEYS[2], string.format('%.0f ', tonumber(ended) or 0), 'KEEPTTL')
+    redis.call('SET', KEYS[2], string.match(ended, '^ ?') .. string.format('%.0f ', tonumber(ended) or 0), 'KEEPTTL')
   end
   begin_log(KEYS[4])
   if outcome == 'r' then

@@ -7,7 +7,7 @@
 --      then for each session its key, the pin as the proxy knows it: "version|node", or "", and how long that lives at least, or ""
 -- Returns for each how long it lives from now on in ms, -1 if it is not there, or minus its
 -- format if that is newer; and the places, from 0 on, of those that are
--- others than was said, and of those that were lost and are written again.
+-- others than was said, and of those that were lost and are written again, until a request has said the rest of them.
 --
 -- Not a transaction: how long a pin lives is read from it, and which of two versions stays depends on both.
 local lives, others, written = {}, {}, {}
@@ -26,7 +26,8 @@ local function touch(pin_key, ended_key, session, said, least)
       return -1
     end
     local owned = time_of(version)
-    redis.call('SET', pin_key, table.concat({ version, claimed_before(owned), owned, '', node }, '|'), 'PX', life)
+    -- Claimed at 0: how long the session lives is not known until a request says so.
+    redis.call('SET', pin_key, table.concat({ version, '0', owned, '', node }, '|'), 'PX', life)
     begin_log(KEYS[1])
     return tonumber(life), written
   end
@@ -41,6 +42,9 @@ local function touch(pin_key, ended_key, session, said, least)
   if ends and ends ~= '' then
     life = math.min(life, tonumber(ends) - time())
   end
+  if claimed == '0' then
+    life = math.max(redis.call('PTTL', pin_key), tonumber(least) or 0)
+  end
   if life <= 0 then
     redis.call('DEL', pin_key)
     return -1
@@ -50,7 +54,7 @@ local function touch(pin_key, ended_key, session, said, least)
   local is_earlier = known and known_node ~= node and is_earlier(known, version, claimed, owned, ended_key)
   if not is_earlier and not (known and is_newer(known, version, owned)) then
     redis.call('PEXPIRE', pin_key, px)
-    return life, said ~= '' and said ~= version .. '|' .. node and others
+    return life, said ~= '' and said ~= version .. '|' .. node and others or claimed == '0' and written
   end
   local new = is_earlier and next_version(KEYS[2], version) or known
   if known_node ~= node then
@@ -62,7 +66,7 @@ local function touch(pin_key, ended_key, session, said, least)
   claimed = claimed_before(owned, claimed)
   redis.call('SET', pin_key, table.concat({ new, claimed, owned, boot, known_node }, '|') .. rest, 'PX', px)
   advance(KEYS[2], new)
-  return life, is_earlier and others
+  return life, is_earlier and others or claimed == '0' and written
 end
 
 for i = 1, #KEYS / 2 - 1 do
