@@ -240,8 +240,11 @@ async fn ends(world: &World) {
 async fn services_change(world: &World, keys: &[String], homes: &[String]) {
     for service in world.states() {
         service.change_version().await;
-        let after = agreed_nodes_of(world, keys).await;
-        assert_eq!(moved(keys, homes, &after), Vec::<&String>::new(), "a service has the other version");
+        // Where it was the only one, the ring decided meanwhile for sessions that a worker did not know, for two seconds.
+        let are_home = async || {
+            nodes_if_agreed(world, keys).await.is_some_and(|after| moved(keys, homes, &after).is_empty())
+        };
+        eventually(are_home, SOON).await;
         // It reads what the other one wrote, whatever proxies remember.
         for (key, home) in keys.iter().zip(homes).step_by(10) {
             let pin = service.pin_of(POOL, key).await.expect("it is pinned");
