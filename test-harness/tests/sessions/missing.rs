@@ -38,7 +38,7 @@ async fn pass_balances_over_all_nodes_by_their_load() {
     assert!(even.len() == 3 && even.values().all(|share| *share > 50), "{even:?}");
 
     // A busy node gets less: it is always the worse of two choices. It is busy for longer than all of this takes.
-    world.node(0).slow(2_000);
+    world.node(0).slow(6_000);
     let answers = send_many(&world, 300).await;
     let uneven = shares(&answers);
     let busy = uneven.get(world.node(0).name()).copied().unwrap_or(0);
