@@ -366,7 +366,8 @@ impl Store for Memory {
             key,
             node: pin.node.clone(),
             version: pin.version,
-            age_ms: now.since(pin.claimed).0,
+            // Of one that was written again by a touch it is not known when it was claimed: at the latest when its node got it.
+            age_ms: now.since(if pin.claimed == Millis(0) { pin.owned } else { pin.claimed }).0,
             owned_ms: now.since(pin.owned).0,
             ttl_ms: pin.expires.since(now).0,
             idle_ttl_ms: Some(pin.claims.ttl.unwrap_or(self.keeping.ttl).0),

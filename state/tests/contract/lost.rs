@@ -64,6 +64,7 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     assert_eq!(touch(store, "lost", "brief", known(claimed, 1)).await.written, [key("brief")]);
     let brief = store.session(&pool("lost"), key("brief")).await.unwrap().unwrap();
     assert!((590_000..=600_000).contains(&brief.ttl_ms), "{brief:?}");
+    assert!(brief.age_ms < 60_000 && brief.age_ms >= brief.owned_ms, "{brief:?}");
     let found = resolve(store, "lost", "b", &[2], &[]).await;
     assert_eq!(found, pin("b", Outcome::Found, 1, claimed));
     assert_eq!(touch(store, "lost", "b", known(claimed, 1)).await.written, []);

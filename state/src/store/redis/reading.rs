@@ -138,7 +138,8 @@ impl Stored {
             key,
             node: self.node.clone(),
             version: self.version,
-            age_ms: now_ms.saturating_sub(self.claimed),
+            // Of one that was written again by a touch it is not known when it was claimed: at the latest when its node got it.
+            age_ms: now_ms.saturating_sub(if self.claimed == 0 { self.owned } else { self.claimed }),
             owned_ms: now_ms.saturating_sub(self.owned),
             ttl_ms: u64::try_from(left).unwrap_or(0),
             idle_ttl_ms: Some(self.claims.ttl.unwrap_or(ttl).0),

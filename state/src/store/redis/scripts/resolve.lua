@@ -2,8 +2,9 @@
 -- its change event.
 --
 -- KEYS 1 the session's pin   string "version|claimed|owned|boot id|node", times in ms; if anything is known of them, then also
---                            "|idle time|end|creation|session version|former key", each of which may be empty
---      2 its ended version   string, there only for a while after a session was ended
+--                            "|idle time|end|creation|session version|former key", each of which may be empty. Of a claim claimed
+--                            and owned are the same; claimed is 0 if a touch wrote a lost pin again and no request has come since
+--      2 its ended version   string, there only for a while after a session was ended; versions.lua has its marks
 --      3 the shard's nodes   hash, node -> "version|state|cooldown until|boot id"
 --      4 the shard's changes  stream; begun by the first claim, so that a position in it tells of each pin's log
 --      5 the latest version that a session of the shard was given
