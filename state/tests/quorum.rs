@@ -262,19 +262,24 @@ async fn probes_of_a_server_that_hangs_keep_no_places_from_calls_to_the_others()
         eventually_async("a confirmation", || confirmed(*place)).await;
     }
 
+    // The Cluster does not replace it, and does not stop for the slots that are away.
+    for server in &cluster.servers {
+        server.cli(&["CONFIG", "SET", "cluster-node-timeout", "60000"]);
+    }
     cluster.servers[hangs].pause();
     let (mut asked, mut unconfirmed) = (0, 0);
-    // For less time than the Cluster takes to replace it.
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(2_500) {
+    while begin.elapsed() < Duration::from_secs(4) {
         for group in well.chunks(8) {
             let answers = join_all(group.iter().map(|place| confirmed(*place))).await;
             asked += answers.len();
+            // So that there are times when all places are free for probes.
+            tokio::time::sleep(Duration::from_millis(20)).await;
             unconfirmed += answers.iter().filter(|is_confirmed| !**is_confirmed).count();
         }
     }
     cluster.servers[hangs].resume();
 
     // A busy machine may be late now and then.
-    assert!(asked > 500 && unconfirmed * 50 < asked, "{unconfirmed} of {asked} not confirmed");
+    assert!(asked > 200 && unconfirmed * 50 < asked, "{unconfirmed} of {asked} not confirmed");
 }
