@@ -19,6 +19,7 @@
 mod call;
 mod ends;
 mod held;
+mod hit;
 mod learn;
 mod lookup;
 mod notices;
@@ -26,10 +27,10 @@ mod refresh;
 mod release;
 mod reply;
 mod stores;
+mod terms;
 mod touches;
 mod unanswered;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -37,23 +38,22 @@ use crate::attributes::Attributes;
 use crate::breaker::{Breaker, BreakerPolicy, Permit};
 use crate::changelog::{Change, News};
 use crate::coalescer::{Coalescer, CoalescerLimits, Join, Released};
-use crate::config::{OnPanic, OnVanish, Session, StateCluster, Superseded};
+use crate::config::OnPanic;
 use crate::counters::Counters;
-use crate::decision::{Decision, Notice, PoolPolicy};
-use crate::event::{CallResult, Counter, Dropped, Outcome, Reason};
-use crate::health::State;
+use crate::decision::{Decision, Notice};
+use crate::event::{CallResult, Counter, Dropped};
 use crate::owners::Owners;
-use crate::pins::{InUse, InUseHandle, Kind, Lookup as Known, Pin, PinKey, Pins, WireKey};
-use crate::placement::{self, NoPlacement, Placement};
+use crate::pins::{InUse, InUseHandle, Lookup as Known, Pin, PinKey, Pins, WireKey};
+use crate::placement::{NoPlacement, Placement};
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
 use crate::time::{Millis, Timer};
-use crate::wire::{PoolName, StoreId};
 
 pub use crate::call::{CallFailure, Caller};
 pub use call::{Call, CallId};
 pub use learn::Minted;
 pub use release::Release;
+pub use terms::{Admission, AffinityConfig, Event, Request, Terms};
 
 use ends::Ends;
 use held::Held;
@@ -83,82 +83,6 @@ const BATCH: usize = 64;
 
 /// What is counted of one pool.
 pub type PoolCounters = Counters<{ Counter::ALL.len() }>;
-
-/// The settings of one pool's engine, fixed when it is created.
-#[derive(Debug, Clone)]
-pub struct AffinityConfig {
-    /// The pool's name.
-    pub pool: PoolName,
-    /// The state service.
-    pub state: Rc<StateCluster>,
-    /// What becomes of requests that cannot be placed as usual.
-    pub policy: PoolPolicy,
-    /// Lookups under way at once: this pool's share of the worker's.
-    pub max_calls: usize,
-    /// The shortest time that any rule lets a session live unused.
-    pub shortest_ttl: Option<Millis>,
-}
-
-/// On what terms a request wants its session placed.
-#[derive(Debug, Clone)]
-pub struct Terms {
-    /// What its rule says of sessions.
-    pub session: Rc<Session>,
-    /// Only the session's node may serve it.
-    pub is_strict: bool,
-    /// When it ends at the latest.
-    pub ends: Option<Millis>,
-    /// When it began.
-    pub created: Option<Millis>,
-    /// The version of its token.
-    pub version: Option<u32>,
-    /// What it was called before.
-    pub previous: Option<SessionId>,
-    /// Berth has just made its id: its client may never send it.
-    pub is_issued: bool,
-}
-
-impl Terms {
-    /// A token of a lower version than was seen is refused.
-    fn is_latest_only(&self) -> bool {
-        self.session.superseded == Superseded::Reject
-    }
-}
-
-/// A request that wants its session placed.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'r> {
-    /// The stream that is released if it has to wait.
-    pub stream: u32,
-    /// Its session.
-    pub id: &'r SessionId,
-    /// On what terms.
-    pub terms: &'r Terms,
-    /// It waited already, for the first members or for keys: during a start its time has begun.
-    pub has_waited: bool,
-}
-
-/// What becomes of a request that was handed in.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It was decided at once.
-    Decided(Decision),
-    /// It waits for a [`Release`], which may be there already.
-    Wait,
-}
-
-/// What the log is to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The state service does not answer; the detail says how it fails.
-    StateAway(String),
-    /// The state service answers again.
-    StateBack,
-    /// The name of this node cannot be the name of a pin's owner.
-    Unnameable(String),
-    /// Answers come from these two stores in turn, and each has pins of its own.
-    TwoStores(StoreId, StoreId),
-}
 
 /// One pool's sessions.
 #[derive(Debug)]
@@ -363,7 +287,7 @@ impl Affinity {
             // under way may be from before the restart.
             self.epoch = self.epoch.wrapping_add(1);
             if let Some(node) = snapshot.nodes.get(index) {
-                self.pins.doubt_node(&node.name);
+                self.pins.refute_node(&node.name);
             }
         }
         self.snapshot = Some(snapshot);
@@ -485,73 +409,6 @@ impl Affinity {
         self.config.policy.decide(placement, notice)
     }
 
-    /// The pins know a node that may serve, or that the only one that might does not.
-    fn hit(
-        &mut self,
-        snapshot: &Snapshot,
-        id: &SessionId,
-        key: PinKey,
-        terms: &Terms,
-        now: Millis,
-    ) -> Option<(Result<Placement, NoPlacement>, Option<Notice>)> {
-        let pin = match self.pins.get(key, now) {
-            Known::Fresh(pin) => pin,
-            Known::Stale(pin) if self.unanswered.holds(key, now) => Pin { kind: Kind::Provisional, ..pin },
-            Known::Stale(_) | Known::Absent => return None,
-        };
-        match terms.version.unwrap_or(0).cmp(&pin.session_version) {
-            // The state service must learn the newer version.
-            Ordering::Greater => return None,
-            Ordering::Less if terms.is_latest_only() => return Some((Err(NoPlacement::Superseded), None)),
-            _ => {}
-        }
-        if terms.is_strict && is_only_the_rings(&pin) {
-            return None;
-        }
-        let Some(index) = self.usable(&pin, snapshot) else {
-            if self.is_held(&pin, snapshot) {
-                self.pins.send_away(key);
-                return Some((self.stand_in_for_vanished(snapshot, id, terms.is_strict), None));
-            }
-            // An operator may have ended or moved the session of a node that left: that is worth a question. So is that of
-            // one that is not known here yet, since another proxy has seen it well.
-            let state = self.pins.member(pin.node).and_then(|index| Some(snapshot.nodes.get(index)?.state));
-            let is_out = state.is_some_and(|state| state != State::Pending);
-            let withheld = Err(NoPlacement::Withheld(Reason::PinUnavailable));
-            return (terms.is_strict && is_out).then_some((withheld, None));
-        };
-        let outcome = as_seen(snapshot, index, Outcome::Hit);
-        // One that is turned away tells the node nothing.
-        let is_served = outcome != Outcome::Panic || self.config.policy.on_panic != OnPanic::Reject;
-        let notice = self.notice_for(key, &pin, now).filter(|_| is_served);
-        if let Some(notice) = &notice {
-            self.notified(key, notice);
-        }
-        if is_served && pin.kind == Kind::Away && self.pins.return_home(key) {
-            self.count(Counter::Returned);
-        }
-        let mut placement = placement::pinned(snapshot, id.hash(), index, outcome);
-        if pin.kind == Kind::Provisional {
-            placement.outcome = as_seen(snapshot, index, Outcome::Ring);
-            placement.reason = Reason::StateAway;
-        }
-        Some((Ok(if terms.is_strict { placement.strictly() } else { placement }), notice))
-    }
-
-    /// What the node of this pin has yet to be notified of.
-    fn notice_for(&self, key: PinKey, pin: &Pin, now: Millis) -> Option<Notice> {
-        let name = self.pins.name(pin.node)?;
-        self.notices.get(key, name, pin.version, now)
-    }
-
-    /// A request carries a session's notice to its node.
-    fn notified(&mut self, key: PinKey, notice: &Notice) {
-        self.notices.carry(key);
-        if matches!(notice, Notice::Restore { .. }) {
-            self.count(Counter::Restored);
-        }
-    }
-
     /// Has the state service asked, or lets what waits go on without it.
     fn miss(&mut self, stream: u32, has_waited: bool, lookup: Rc<Lookup>, now: Millis) {
         let key = WireKey::from(lookup.ask.key);
@@ -569,35 +426,11 @@ impl Affinity {
         }
     }
 
-    /// The index of a pin's node, if it is a member that may serve.
-    fn usable(&self, pin: &Pin, snapshot: &Snapshot) -> Option<usize> {
-        self.pins.member(pin.node).filter(|index| snapshot.may_serve(*index))
-    }
-
     /// Where the session was last, as far as this worker knows, however long ago.
     fn any_pin(&mut self, key: PinKey, now: Millis) -> Option<Pin> {
         match self.pins.get(key, now) {
             Known::Fresh(pin) | Known::Stale(pin) => Some(pin),
             Known::Absent => None,
-        }
-    }
-
-    /// True if the pin's node vanished together with many others and may be back soon.
-    fn is_held(&self, pin: &Pin, snapshot: &Snapshot) -> bool {
-        !snapshot.held.is_empty() && self.pins.name(pin.node).is_some_and(|name| snapshot.is_held(name))
-    }
-
-    /// Where a request goes whose session's node has vanished and may be back soon. Its pin stays as it is.
-    fn stand_in_for_vanished(
-        &self,
-        snapshot: &Snapshot,
-        id: &SessionId,
-        is_strict: bool,
-    ) -> Result<Placement, NoPlacement> {
-        match self.config.policy.on_vanish {
-            _ if is_strict => Err(NoPlacement::Withheld(Reason::PinUnavailable)),
-            OnVanish::Reroute => placement::standing_in(snapshot, id.hash()),
-            OnVanish::Reject => Err(NoPlacement::Withheld(Reason::Vanished)),
         }
     }
 
@@ -624,16 +457,6 @@ impl Affinity {
         let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         bits ^ (bits >> 31)
     }
-}
-
-/// Strict affinity must not rely on where only the ring once put a session.
-fn is_only_the_rings(pin: &Pin) -> bool {
-    pin.kind == Kind::Provisional && pin.version == 0
-}
-
-/// The outcome, or panic if the health of the node at this index is ignored: that is what an operator has to see.
-fn as_seen(snapshot: &Snapshot, index: usize, outcome: Outcome) -> Outcome {
-    if snapshot.is_panic_at(index) { Outcome::Panic } else { outcome }
 }
 
 /// When a pin that lives for `ttl` from now on is no longer to be relied on: well before the store forgets it, since

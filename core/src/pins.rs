@@ -43,7 +43,7 @@ use std::cmp::Ordering;
 use crate::changelog::digest;
 use crate::time::Millis;
 
-pub use expiry::Touched;
+pub use expiry::{Saying, Touched};
 pub use in_use::{InUse, InUseHandle};
 pub use key::{PinKey, WireKey};
 pub use nodes::NodeRef;
@@ -70,6 +70,10 @@ pub struct Pin<N = NodeRef> {
     /// The highest version of its token that is known; 0 if it has none.
     pub session_version: u32,
 }
+
+/// The version of a pin that no store has given: the session's node named it while the state cluster was away. Services of before gave it
+/// too.
+pub const MINTED: u64 = 1;
 
 impl Pin {
     /// Whether the store must have this pin, or has lost it: it was there, and cannot have expired since.

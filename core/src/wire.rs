@@ -368,4 +368,8 @@ pub struct ErrorBody {
     /// Each fault of an invalid request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
+    /// Whether replicas confirmed what was written all the same: that a session without a pin is over. `None` if nothing was, or if
+    /// they were not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
 }

@@ -82,7 +82,7 @@ fn neither_a_hit_nor_a_full_caches_insert_allocates() {
             assert_eq!(pins.get(key(session + 5_000), Millis(1)), Lookup::Absent);
         }
         fill(&mut pins, &names, 5_000);
-        pins.doubt_node(&names[3]);
+        pins.refute_node(&names[3]);
     });
 
     assert_eq!(work.count_total, 0);

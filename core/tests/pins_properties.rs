@@ -17,7 +17,7 @@ enum Step {
     Outdate(u8, u64, usize),
     Prolong(u8, u64),
     ReturnHome(u8),
-    DoubtNode(usize),
+    RefuteNode(usize),
     DoubtAll,
     Adopt(Vec<usize>),
     Pass(u64),
@@ -41,7 +41,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, version, node)| Step::Outdate(session, version, node)),
         1 => (session.clone(), seconds).prop_map(|(session, life)| Step::Prolong(session, life)),
         1 => session.prop_map(Step::ReturnHome),
-        1 => node.clone().prop_map(Step::DoubtNode),
+        1 => node.clone().prop_map(Step::RefuteNode),
         1 => Just(Step::DoubtAll),
         1 => prop::collection::vec(node, 0..6).prop_map(Step::Adopt),
         3 => (0..40_u64).prop_map(Step::Pass),
@@ -200,10 +200,10 @@ fn check(seed: u64, steps: &[Step]) -> Result<(), TestCaseError> {
                     (known.kind, known.used) = (Kind::Settled, false);
                 }
             }
-            Step::DoubtNode(node) => {
-                pins.doubt_node(NODES[*node]);
+            Step::RefuteNode(node) => {
+                pins.refute_node(NODES[*node]);
                 for known in model.known.iter_mut().filter(|known| known.node == *node) {
-                    known.doubted = true;
+                    (known.doubted, known.expires) = (true, Millis(0));
                 }
             }
             Step::DoubtAll => {

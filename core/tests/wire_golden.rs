@@ -365,7 +365,12 @@ fn sessions() {
 #[test]
 fn errors() {
     let fault = Fault { path: "sessions[0].key".into(), message: "is missing".into() };
-    let error = ErrorBody { code: "invalid_request".into(), message: "1 fault".into(), faults: vec![fault] };
+    let error = ErrorBody {
+        code: "invalid_request".into(),
+        message: "1 fault".into(),
+        faults: vec![fault],
+        durable: None,
+    };
     reply("error-reply.json", &ErrorReply { error });
 }
 

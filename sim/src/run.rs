@@ -250,7 +250,9 @@ impl Run {
         for (key, node) in std::mem::take(&mut self.proxies[proxy].host.shared.outdated) {
             // What was learned may be a write that the store lost.
             if !self.store.lost.contains(&key) {
-                let what = format!("proxy {proxy} sends to {node}, and has learned that another node has it");
+                let what = format!(
+                    "proxy {proxy} sends to {node}, and has learned that another node has it, or that it ended"
+                );
                 self.checks.note(Kind::Stale, self.now, Some(key), what);
             }
         }

@@ -375,16 +375,16 @@ async fn session(
     let key: SessionKey = name_in_path("key", &key)?;
     let pool = pool?;
     let session = service.store.session(&pool, key).await?;
-    json(&session.ok_or_else(|| no_pin(&pool))?)
+    json(&session.ok_or_else(|| Failure::NotFound(no_pin(&pool)))?)
 }
 
 /// The pool is part of the key: with another one even the right id finds nothing.
-fn no_pin(pool: &PoolName) -> Failure {
-    Failure::NotFound(format!("this session has no pin in pool {pool}"))
+fn no_pin(pool: &PoolName) -> String {
+    format!("this session has no pin in pool {pool}")
 }
 
-fn no_older_pin(pool: &PoolName) -> Failure {
-    Failure::NotFound(format!("this session has no pin in pool {pool} from before its end"))
+fn no_older_pin(pool: &PoolName) -> String {
+    format!("this session has no pin in pool {pool} from before its end")
 }
 
 async fn end(
@@ -403,7 +403,8 @@ async fn end(
     let ended = service.store.end(&pool, key, ago, correlation_id.as_deref()).await?;
     let durable = service.metrics.written(ended.durable);
     if !ended.outcome {
-        return Err(if ago == Millis(0) { no_pin(&pool) } else { no_older_pin(&pool) });
+        let what = if ago == Millis(0) { no_pin(&pool) } else { no_older_pin(&pool) };
+        return Err(Failure::NothingToEnd { what, durable });
     }
     let subject = caller.subject;
     tracing::info!(

@@ -165,7 +165,7 @@ pub trait Store: Send + Sync + 'static {
     /// Which store has this pool's pins, as far as is known without asking it.
     fn id(&self, pool: &PoolName) -> StoreId;
 
-    /// Whether anything of this pool was written lately.
+    /// Whether a service answered for this pool lately.
     async fn knows(&self, pool: &PoolName) -> Result<bool, StoreError>;
 
     /// Gives each pin its full time again, but not beyond its session's end. What the request says of pins is compared, and one that

@@ -10,7 +10,7 @@ use crate::breaker::Permit;
 use crate::call::{CallFailure, Caller};
 use crate::coalescer::Batch;
 use crate::event::{CallResult, Counter};
-use crate::pins::{Kind as PinKind, Pin};
+use crate::pins::{Kind as PinKind, MINTED, Pin, PinKey, Saying};
 use crate::time::Millis;
 use crate::wire::{ApiRequest, KnownPin, ResolveRequest, SessionKey, StoreId, TouchRequest, TouchedPin};
 
@@ -177,11 +177,17 @@ impl Affinity {
                 self.pins.doubt(*touched);
             }
             // Of a node that is out here nothing is said: another proxy may have moved the session for that.
-            let pin = pin.filter(|pin| self.usable(pin, &snapshot).is_some());
-            let known = pin.and_then(|pin| Some((self.known_pin(&pin)?, pin.expires.since(now).0)));
-            touched.is_said = known.is_some();
-            match known {
-                Some((known, lives)) => pins.push(TouchedPin { key, known, lives_ms: Some(lives) }),
+            let is_out = |pin: &Pin| self.usable(pin, &snapshot).is_none();
+            touched.saying = match pin {
+                Some(pin) if is_out(&pin) => Saying::Withheld,
+                _ => Saying::Use,
+            };
+            let pin = pin.filter(|pin| !is_out(pin));
+            match pin.and_then(|pin| Some((self.known_pin(&pin)?, pin.expires.since(now).0))) {
+                Some((known, lives)) => {
+                    touched.saying = Saying::Pin;
+                    pins.push(TouchedPin { key, known, lives_ms: Some(lives) });
+                }
                 None => keys.push(key),
             }
         }
@@ -190,11 +196,17 @@ impl Affinity {
         Some(Call { id: CallId(Kind::Touch), request, timeout: MAINTENANCE_TIMEOUT })
     }
 
+    /// What is known of a session that the state cluster must have, for a service that compares it.
+    pub(super) fn believed(&mut self, key: PinKey, now: Millis) -> Option<KnownPin> {
+        let pin = self.any_pin(key, now).filter(|pin| pin.is_believed(now))?;
+        self.known_pin(&pin)
+    }
+
     /// What is said of a pin to a service that compares it.
-    pub(super) fn known_pin(&self, pin: &Pin) -> Option<KnownPin> {
+    fn known_pin(&self, pin: &Pin) -> Option<KnownPin> {
         let Pin { version, node, .. } = *pin;
-        // Where only the ring has put a session is not known.
-        if version == 0 || !self.stores.compares() {
+        // Of where only the ring has put a session, or its node, the store may know better.
+        if version <= MINTED || !self.stores.compares() {
             return None;
         }
         Some(KnownPin { version, node: self.pins.name(node)?.parse().ok()? })

@@ -12,7 +12,7 @@ use super::refresh::is_uncertain;
 use super::release::Settled;
 use super::{Affinity, PAUSE, Terms};
 use crate::event::{Counter, Learned, Outcome};
-use crate::pins::{InUseHandle, Kind, Lookup as Known, Pin, PinKey};
+use crate::pins::{InUseHandle, Kind, Lookup as Known, MINTED, Pin, PinKey};
 use crate::session::SessionId;
 use crate::snapshot::Snapshot;
 use crate::time::{Millis, Timer};
@@ -96,6 +96,7 @@ impl Affinity {
             ttl_ms: terms.session.ttl.map(|ttl| ttl.0),
             ends_ms: terms.ends.map(|ends| ends.0),
             created_ms: terms.created.map(|created| created.0),
+            known: self.believed(key, now),
             ..SessionAsk::new(session, candidates, Vec::new())
         };
         let lookup = Lookup {
@@ -153,9 +154,9 @@ impl Affinity {
             let is_same = self.pins.name(before.node) == Some(node);
             return if is_same { Learned::StateAway } else { Learned::Elsewhere };
         }
-        // The first version that there is: unlike a place that the ring gave, this one is sure.
+        // Unlike a place that the ring gave, this one is sure.
         let (expires, kind) = (now + held.ttl.unwrap_or(CLAIM_WITHIN).min(CLAIM_WITHIN), Kind::Settled);
-        let pin = Pin { node, version: 1, expires, is_doubted: true, kind, session_version: 0 };
+        let pin = Pin { node, version: MINTED, expires, is_doubted: true, kind, session_version: 0 };
         self.pins.insert(key, session.into(), pin);
         self.unanswered.note(key, now);
         let sessions = &mut self.unclaimed.sessions;

@@ -85,9 +85,6 @@ impl Affinity {
         // Where it was, if that is known: a session of a node that is gone is moved with its first question.
         let names = known.iter().flatten().filter_map(|pin| self.pins.name(pin.node)?.parse().ok());
         let last: Vec<NodeId> = names.collect();
-        let [own, _] = known;
-        let believed = own.filter(|pin| pin.is_believed(now));
-        let known_pin = believed.and_then(|pin| self.known_pin(&pin));
         let pool = self.config.pool.as_str();
         let ask = SessionAsk::new(
             SessionKey::new(pool, id.as_bytes()),
@@ -104,7 +101,7 @@ impl Affinity {
             // The highest of all that are known: a store that lost it must not take an old token's for the latest.
             session_version: version,
             alias_of: previous.as_ref().map(|previous| SessionKey::new(pool, previous.as_bytes())),
-            known: known_pin,
+            known: self.believed(key, now),
             ..ask
         };
         let correlation = attributes

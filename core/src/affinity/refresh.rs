@@ -84,10 +84,9 @@ impl Affinity {
         let (Known::Fresh(pin) | Known::Stale(pin)) = self.pins.get(held.key, now) else { return None };
         self.usable(&pin, snapshot)?;
         let node = self.pins.name(pin.node)?.parse().ok()?;
-        let known = Some(pin).filter(|pin| pin.is_believed(now)).and_then(|pin| self.known_pin(&pin));
         Some(SessionAsk {
             renew: self.stores.compares(),
-            known,
+            known: self.believed(held.key, now),
             // If another proxy has reassigned the session, the new node keeps it regardless of its health.
             strict: true,
             ttl_ms: held.ttl.map(|ttl| ttl.0),

@@ -8,8 +8,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::Affinity;
+use super::hit::{as_seen, is_only_the_rings};
 use super::lookup::Lookup;
-use super::{Affinity, as_seen, is_only_the_rings};
 use crate::coalescer::{Join, Released};
 use crate::decision::{Decision, Notice};
 use crate::event::{Counter, Outcome, Reason};
@@ -214,8 +215,8 @@ impl Affinity {
         let version = last.map_or(0, |(_, pin)| pin.version);
         let notice = last.and_then(|(_, pin)| self.notice_for(own.key, &pin, now));
         // It was the store's own, and the store did not say another.
-        let is_believed = |pin: &Pin| last.is_none() && pin.version > 0 || pin.is_believed(now);
-        let kept = own_pin.filter(|pin| lasts.is_none() && is_believed(pin));
+        let is_kept = |pin: &Pin| last.is_none() && pin.version > 0 || pin.is_believed(now);
+        let kept = own_pin.filter(|pin| lasts.is_none() && is_kept(pin));
         if let Some(pin) = kept {
             if last.is_some() {
                 self.unanswered.note(own.key, now);

@@ -10,7 +10,7 @@ use crate::coalescer::Released;
 use crate::decision::Notice;
 use crate::event::{Counter, Dropped, Outcome};
 use crate::owners::{Standing, provisional_time};
-use crate::pins::{Kind, Lookup as Known, Pin, PinKey, WireKey};
+use crate::pins::{Kind, Lookup as Known, Pin, PinKey, Saying, WireKey};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
 use crate::wire::{self, ResolveReply, SessionAsk, TouchReply};
@@ -97,15 +97,17 @@ impl Affinity {
             match named {
                 // It has another pin there, or has ended.
                 Some(Said::Changed) => _ = self.pins.refute(touched),
-                Some(Said::Missing) if touched.is_said => _ = self.pins.refute(touched),
+                Some(Said::Missing) if touched.saying == Saying::Pin => _ = self.pins.refute(touched),
                 Some(Said::Missing) => self.pins.touch_again(touched, now),
                 // The store lacks what else was said of it: the next request says that again.
                 Some(Said::Written) => _ = self.pins.doubt(touched),
                 Some(Said::Unanswered) => self.pins.touch_later(touched),
+                // Another proxy may have moved the session or begun it again since: this word is too old to be said later on.
+                None if touched.saying == Saying::Withheld => _ = self.pins.refute(touched),
                 None => {}
             }
             // Of which nothing was said, the state cluster may have another one.
-            if named.is_some() || !touched.is_said && self.stores.compares() {
+            if named.is_some() || touched.saying != Saying::Pin && self.stores.compares() {
                 continue;
             }
             let own = reply.ttls_ms.get(&key);

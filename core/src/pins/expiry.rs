@@ -20,8 +20,19 @@ pub struct Touched {
     pub version: u64,
     /// The node of its pin; another may have its number once the pin is gone.
     pub node: NodeRef,
-    /// The latest call said what is known of it, and not only that it is in use.
-    pub is_said: bool,
+    /// What the latest call said of it.
+    pub saying: Saying,
+}
+
+/// What a touch says of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saying {
+    /// That it is in use.
+    Use,
+    /// And which pin it has.
+    Pin,
+    /// That it is in use. Its pin is believed, and not said since its node is out here.
+    Withheld,
 }
 
 impl Pin {
@@ -57,7 +68,7 @@ impl Pins {
                     wire: entry.wire(),
                     version: pin.version,
                     node: pin.node,
-                    is_said: false,
+                    saying: Saying::Use,
                 });
             }
         }
@@ -154,23 +165,29 @@ impl Pins {
         })
     }
 
-    /// The node was restarted: its pins are in doubt.
-    pub fn doubt_node(&mut self, node: &str) {
-        if let Some(node) = self.nodes.find(node) {
-            self.doubt_those(|pin| pin.node == node);
+    /// The node was restarted: its pins are in doubt. It has lost the sessions' state, so none of them is worth more than a pin that
+    /// the state cluster has by now.
+    pub fn refute_node(&mut self, node: &str) {
+        let Some(node) = self.nodes.find(node) else { return };
+        for slot in 0..self.slab.made() {
+            if let Some(entry) = self.slab.get_mut(slot)
+                && let Some(pin) = entry.pin().filter(|pin| pin.node == node)
+            {
+                // It is touched all the same, if that is due.
+                let is_used = entry.take_used();
+                entry.set_pin(pin.refuted());
+                if is_used {
+                    entry.mark_used();
+                }
+            }
         }
     }
 
     /// There may be another state cluster to ask: what the ring said without one is in doubt.
     pub fn doubt_provisional(&mut self) {
-        self.doubt_those(|pin| pin.kind == Kind::Provisional);
-    }
-
-    /// They are touched all the same, if that is due.
-    fn doubt_those(&mut self, which: impl Fn(Pin) -> bool) {
         for slot in 0..self.slab.made() {
             if let Some(entry) = self.slab.get_mut(slot)
-                && entry.pin().is_some_and(&which)
+                && entry.pin().is_some_and(|pin| pin.kind == Kind::Provisional)
             {
                 entry.doubt();
             }

@@ -243,8 +243,8 @@ fn what_a_node_had_before_it_was_started_anew_is_a_hint_and_no_more() {
     put(&mut pins, 1, NODE);
     put(&mut pins, 2, "10.0.0.2:80");
 
-    pins.doubt_node(NODE);
-    pins.doubt_node("10.0.0.3:80");
+    pins.refute_node(NODE);
+    pins.refute_node("10.0.0.3:80");
 
     let found = [1, 2].map(|id| pins.get(pins.key(&[id]), at(0)));
     assert!(matches!(found, [Lookup::Stale(_), Lookup::Fresh(_)]), "{found:?}");
@@ -268,7 +268,7 @@ fn a_touch_under_way_does_not_make_certain_what_became_uncertain_meanwhile() {
     put(&mut pins, 1, NODE);
     put(&mut pins, 2, "10.0.0.2:80");
 
-    pins.doubt_node(NODE);
+    pins.refute_node(NODE);
     assert!(!pins.prolong(wire(1), at(2_000)) && pins.prolong(wire(2), at(2_000)));
     pins.doubt_all(at(0));
     assert!(!pins.prolong(wire(2), at(2_000)));

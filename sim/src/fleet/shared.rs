@@ -57,7 +57,7 @@ pub struct Shared {
     pub out: Vec<Out>,
     /// Requests that were decided just now.
     pub decided: Vec<u32>,
-    /// Hits that went to a node though it was learned that another has the session.
+    /// Hits that went to a node though it was learned that the session ended, or that another has it.
     pub outdated: Vec<(SessionKey, String)>,
     /// What must never be, and was.
     pub wrong: Vec<String>,

@@ -343,6 +343,7 @@ impl Worker {
 
     fn send(&mut self, shared: &mut Shared, owner: Owner, request: ApiRequest, timeout: Millis) -> u32 {
         let states = self.is_in_panic().then(|| self.states());
+        self.learned.asked(&request);
         let asked =
             ResolveRequest::parse(&request.body).ok().filter(|_| shared.mutant == Some(Mutant::StaleAnswer));
         let token = shared.send(request, timeout, states.as_ref());

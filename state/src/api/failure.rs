@@ -17,6 +17,11 @@ pub(super) enum Failure {
     /// Known who asks, and they may not do this.
     Forbidden(Action),
     NotFound(String),
+    /// There is no pin to end. That the session is over is remembered, by replicas too if they were asked and confirm.
+    NothingToEnd {
+        what: String,
+        durable: Option<bool>,
+    },
     Method,
     SlowBody,
     BrokenBody,
@@ -45,7 +50,9 @@ impl Failure {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "The caller is not identified")
             }
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "The caller may not do this"),
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::NotFound(_) | Self::NothingToEnd { .. } => {
+                (StatusCode::NOT_FOUND, "not_found", "Not found")
+            }
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
             Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "slow_body", "The body took too long"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
@@ -86,7 +93,7 @@ impl Failure {
                 ),
                 (_, Some(scope)) => format!("this needs a token with the scope {scope}"),
             },
-            Self::NotFound(what) => what.clone(),
+            Self::NotFound(what) | Self::NothingToEnd { what, .. } => what.clone(),
             Self::Method => "this path has no such method".to_owned(),
             Self::SlowBody => "the body took too long".to_owned(),
             Self::TooLarge => format!("the body may have {MAX_BODY} bytes"),
@@ -132,12 +139,16 @@ impl From<Failure> for Response {
             Failure::Store(error) => Some(error.kind()),
             _ => None,
         };
+        let durable = match failure {
+            Failure::NothingToEnd { durable, .. } => durable,
+            _ => None,
+        };
         let faults = match failure {
             Failure::Invalid(faults) => faults,
             _ => Vec::new(),
         };
         let mut response = Self::new(Body::empty());
-        response.extensions_mut().insert(Failed { code, title, message, faults });
+        response.extensions_mut().insert(Failed { code, title, message, faults, durable });
         *response.status_mut() = status;
         let headers = response.headers_mut();
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {

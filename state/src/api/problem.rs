@@ -22,6 +22,8 @@ pub(super) struct Failed {
     pub(super) title: &'static str,
     pub(super) message: String,
     pub(super) faults: Vec<Fault>,
+    /// Whether replicas confirmed what was written all the same, if they were asked.
+    pub(super) durable: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -34,6 +36,8 @@ struct Problem<'f> {
     code: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Detail<'f>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durable: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -55,11 +59,12 @@ pub(super) async fn represent(request: Request, next: Next) -> Response {
             detail: &failed.message,
             code: failed.code,
             errors: failed.faults.iter().map(|f| Detail { path: &f.path, detail: &f.message }).collect(),
+            durable: failed.durable,
         };
         (PROBLEM, serde_json::to_vec(&problem))
     } else {
-        let Failed { code, message, faults, .. } = failed;
-        let reply = ErrorReply { error: ErrorBody { code: code.to_owned(), message, faults } };
+        let Failed { code, message, faults, durable, .. } = failed;
+        let reply = ErrorReply { error: ErrorBody { code: code.to_owned(), message, faults, durable } };
         (JSON, serde_json::to_vec(&reply))
     };
     *response.body_mut() = Body::from(body.unwrap_or_default());

@@ -1,6 +1,6 @@
 //! What was said of a session beside where it should live: how long it lives, when it ends, its version, its former key.
 //!
-//! The memory store runs this; `redis/scripts/resolve.lua` is the same in Lua. `state/tests/model.rs` holds the two together.
+//! The memory store runs this; `redis/scripts/resolve.lua` is the same in Lua. `state/tests/model` holds the two together.
 
 use berth_core::time::Millis;
 use berth_core::wire::{NodeId, SessionAsk, SessionKey};

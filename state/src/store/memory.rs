@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangeKind, ChangesReply, CountReply, Cursor, Event, NodeChange, NodeId, NodeRecord, Pin, PoolName,
-    Reason, ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
+    ChangeKind, ChangesReply, CountReply, Cursor, Event, KnownPin, NodeChange, NodeId, NodeRecord, Pin,
+    PoolName, Reason, ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 
 use super::claims::{Claims, other_than};
@@ -219,19 +219,23 @@ impl Pool {
         now: Millis,
         life: u64,
     ) -> bool {
-        let pin = self.live(key, now).map(|pin| (pin.node.clone(), pin.version, pin.expires, pin.owned));
-        if pin.as_ref().is_some_and(|(.., owned)| now.since(*owned) < ago) {
+        let pin = self.live(key, now).cloned();
+        // For as long as proxies may believe a pin, also one that was lost.
+        let mut until = (now + keeping.ended).max(now + keeping.ttl);
+        until = pin.as_ref().map_or(until, |pin| until.max(pin.expires));
+        if pin.as_ref().is_some_and(|pin| now.since(pin.owned) < ago) {
             // The pin is a newer session's. What is known of the former one is over.
             if let Some(entry) = self.pins.get_mut(&key) {
-                let (ended, until) = entry.ended(now).unwrap_or((0, now));
+                let before = entry.ended(now);
+                entry.ended_without &= before.is_some();
+                let (ended, before) = before.unwrap_or((0, now));
                 let ended = ended.max(now.since(ago).0.saturating_mul(1000));
-                entry.ended = Some((ended, until.max(now + keeping.ended).max(now + keeping.ttl)));
+                entry.ended = Some((ended, until.max(before)));
                 entry.has_begun_again = true;
             }
             return false;
         }
-        let (version, mut until) =
-            pin.as_ref().map_or((0, now), |(_, version, expires, _)| (*version, *expires));
+        let version = pin.as_ref().map_or(0, |pin| pin.version);
         // Versions are times, so the end is later than all that the session had before, also those that were lost here.
         let latest = if ago == Millis(0) { self.latest_version } else { 0 };
         let mut ended = version.max(latest).max(now.since(ago).0.saturating_mul(1000));
@@ -240,22 +244,24 @@ impl Pool {
             (ended, until) = (ended.max(before.0), until.max(before.1));
         }
         if pin.is_none() {
-            // For as long as proxies may believe the pin that was lost.
-            until = until.max(now + keeping.ttl);
             self.sweep(now);
         }
-        let ended_until = Some((ended, until.max(now + keeping.ended)));
+        let ended_until = Some((ended, until));
         let former = self.pins.get(&key).filter(|_| before.is_some());
         // Without a pin too: it may have been lost. But one that is said again is no news, unless the session began again in between.
         let is_first = former.is_none_or(|former| former.has_begun_again);
-        let ended_without = pin.is_none() && (is_first || former.is_some_and(|former| former.ended_without));
+        let ended_without = match &pin {
+            None => is_first || former.is_some_and(|former| former.ended_without),
+            // Written again by a touch since it was lost: its former key is not known.
+            Some(pin) => pin.claimed == Millis(0),
+        };
         self.pins.insert(key, Entry { ended: ended_until, ended_without, ..Entry::default() });
         if pin.is_some() || is_first {
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Ended;
                 event.key = Some(key);
-                event.node = pin.as_ref().map(|(node, ..)| node.clone());
-                event.version = Some(pin.as_ref().map_or(ended, |(_, version, ..)| *version));
+                event.node = pin.as_ref().map(|pin| pin.node.clone());
+                event.version = Some(pin.as_ref().map_or(ended, |pin| pin.version));
                 event.reason = Reason::Deleted;
                 event.correlation_id = correlation_id.map(str::to_owned);
             });
@@ -343,7 +349,11 @@ impl Store for Memory {
             };
             pin.expires = now + life;
             ttls_ms.extend(other_than(ttl, life).map(|life| (key, life)));
-            if known.is_some_and(|known| !pool.compare(key, known, |_| true, &self.keeping, now, self.life)) {
+            let mut agrees = |known: &KnownPin| {
+                let may_stay = |pool: &Pool| !pool.is_cooling(&known.node, now);
+                pool.compare(key, known, may_stay, &self.keeping, now, self.life)
+            };
+            if known.is_some_and(|known| !agrees(known)) {
                 changed.push(key);
             } else if is_partly_known {
                 written.push(key);

@@ -1,7 +1,7 @@
 //! The rule of resolve, as a pure function.
 //!
 //! The memory store runs it; `redis/scripts/resolve.lua` is the same rule in Lua, because there it has to run inside the
-//! server to be atomic. The model check in `state/tests/model.rs` holds the two together.
+//! server to be atomic. The model check in `state/tests/model` holds the two together.
 //!
 //! - No pin, but one under the session's former key: as if that pin were its own. It stays on that node, which may be
 //!   draining, as this is an old session, or it is rehomed from there.

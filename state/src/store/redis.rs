@@ -158,9 +158,7 @@ impl Store for Redis {
     }
 
     async fn knows(&self, pool: &PoolName) -> Result<bool, StoreError> {
-        let home = Shard::home(pool);
-        let answer = self.link.one(&home, Step::command("EXISTS").arg(home.store())).await?;
-        Ok(answer == redis::Value::Int(1))
+        identity::was_used(&self.link, pool).await
     }
 
     async fn touch(&self, request: &TouchRequest) -> Result<TouchReply, StoreError> {
@@ -168,7 +166,8 @@ impl Store for Redis {
         let shards = by_shard(&request.pool, request.sessions().map(|session| (session.0, session)));
         let groups = shards.iter().map(|(shard, sessions)| {
             let pins = sessions.iter().flat_map(|(key, _)| [shard.pin(*key), shard.ended(*key)]);
-            let keys: Vec<String> = [shard.changes(), shard.clock()].into_iter().chain(pins).collect();
+            let keys: Vec<String> =
+                [shard.changes(), shard.clock(), shard.nodes()].into_iter().chain(pins).collect();
             let mut step = Step::script(&scripts::TOUCH, &keys)
                 .arg(ttl.0.to_string())
                 .arg(self.keeping.changes.to_string());

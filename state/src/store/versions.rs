@@ -23,8 +23,16 @@ pub fn is_plausible(version: u64, now: Millis) -> bool {
     version < now.0.saturating_mul(1000).saturating_add(AHEAD)
 }
 
-/// When a node got a session, by the version that it got it with; one that is no time counts as long ago.
+/// When a node got a session, by the version that it got it with; one that is no time counts as long ago. What was before it is not 0,
+/// which has a meaning of its own.
 #[must_use]
 pub fn time_of(version: u64, now: Millis) -> Millis {
-    Millis(version / 1000).min(now).max(Millis(1))
+    Millis(version / 1000).min(now).max(Millis(2))
+}
+
+/// Whether an earlier claim may still be heard against one of this time. A proxy that knows the earlier one says so within a touch
+/// interval, a quarter of a pin's life at most. By then the later one's node has the session's state.
+#[must_use]
+pub fn is_contested(claimed: Millis, ttl: Millis, now: Millis) -> bool {
+    now.since(claimed).0 <= ttl.0 / 4
 }

@@ -1,14 +1,18 @@
 //! What a configuration at work has learned of pins: the newest that an answer or the feed said. A hit may be of nothing older.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_core::changelog::{Change, News, digest};
+use berth_core::wire::{ApiRequest, ResolveReply, ResolveRequest, SessionKey};
 
-use berth_core::wire::{ResolveReply, SessionKey};
-
-/// The newest version that was said of each session, and the digest of its owner.
+/// What was learned.
 #[derive(Debug, Default)]
-pub(super) struct Learned(BTreeMap<SessionKey, (u64, u64)>);
+pub(super) struct Learned {
+    /// The newest version that was said of each session, and the digest of its owner.
+    pins: BTreeMap<SessionKey, (u64, u64)>,
+    /// Sessions that ended and were not asked about since.
+    ended: BTreeSet<SessionKey>,
+}
 
 impl Learned {
     /// An answer arrives.
@@ -26,7 +30,8 @@ impl Learned {
             match *change {
                 Change::Pinned { version, node } => self.note(*key, version, node),
                 Change::Ended => {
-                    self.0.remove(key);
+                    self.pins.remove(key);
+                    self.ended.insert(*key);
                 }
                 Change::Superseded(_) => {}
             }
@@ -34,14 +39,25 @@ impl Learned {
     }
 
     fn note(&mut self, key: SessionKey, version: u64, node: u64) {
-        let newest = self.0.entry(key).or_insert((version, node));
+        let newest = self.pins.entry(key).or_insert((version, node));
         if newest.0 <= version {
             *newest = (version, node);
         }
     }
 
-    /// True if the newest that was learned of this session is that another node has it.
+    /// A question is sent.
+    pub(super) fn asked(&mut self, request: &ApiRequest) {
+        if !self.ended.is_empty()
+            && let Ok(request) = ResolveRequest::parse(&request.body)
+        {
+            for ask in &request.sessions {
+                self.ended.remove(&ask.key);
+            }
+        }
+    }
+
+    /// True if the newest that was learned of this session is that it ended, or that another node has it.
     pub(super) fn contradicts(&self, key: SessionKey, node: &str) -> bool {
-        self.0.get(&key).is_some_and(|(_, owner)| *owner != digest(node))
+        self.ended.contains(&key) || self.pins.get(&key).is_some_and(|(_, owner)| *owner != digest(node))
     }
 }

@@ -38,17 +38,17 @@ impl Pool {
         let key = ask.key;
         let known = ask.known.as_ref().filter(|known| versions::is_plausible(known.version, now));
         if let Some(known) = known {
-            let cooling = |node: &NodeId, pool: &Self| {
-                pool.nodes.get(node).is_some_and(|record| record.is_in_cooldown(now.0))
-            };
             let may_stay = |pool: &Self| {
-                request.panic || !ask.unusable.contains(&known.node) && !cooling(&known.node, pool)
+                request.panic || !ask.unusable.contains(&known.node) && !pool.is_cooling(&known.node, now)
             };
             self.compare(key, known, may_stay, keeping, now, life);
         }
         let mut there = self.live(key, now).cloned();
+        // Written again since it was lost, or now: of what was said of the session beside its node nothing is known.
+        let mut is_partly_known = false;
         if let Some(pin) = there.as_mut().filter(|pin| pin.claimed == Millis(0)) {
             // Written again by a touch: now the rest is said.
+            is_partly_known = true;
             pin.claimed = claimed_before(pin.owned, pin.owned);
         }
         let ended = self.ended(key, now);
@@ -70,9 +70,13 @@ impl Pool {
         let former = former.filter(|former| there.is_some() || !is_over_too(former));
         // The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
         let is_lost = there.is_none() && known.is_some();
+        is_partly_known |= is_lost;
         let there = there.or_else(|| known.map(|known| lost(known, now)));
         self.advance(known, now);
         let owner = there.as_ref().map(|pin| pin.node.clone());
+        // So it was inherited.
+        let is_inherited = |former: &&Former| is_partly_known && owner.as_ref() == Some(&former.node);
+        let inherited_before = former.filter(is_inherited).map(|former| former.key);
         let former_node = former.map(|former| &former.node);
         let placing =
             place(owner.as_ref(), former_node, ask, request.panic, now.0, |node| self.nodes.get(node));
@@ -106,7 +110,8 @@ impl Pool {
         });
         let before = pin.claims;
         pin.claims = before.with(ask, former);
-        pin.claims.alias_of = inherited.map(|former| former.key).or(before.alias_of);
+        let alias_before = before.alias_of.or(inherited_before);
+        pin.claims.alias_of = inherited.map(|former| former.key).or(alias_before);
         let lives = match outcome {
             Outcome::Claimed => pin.claims.life_of_claim(ask, keeping.ttl, now),
             Outcome::Found | Outcome::Rehomed => pin.claims.life(keeping.ttl, now),
@@ -132,7 +137,7 @@ impl Pool {
                 event.session_version = Some(pin.claims.session_version);
                 event.reason = Reason::Raised;
             });
-        } else if !is_new && !is_lost && lives < before.life(keeping.ttl, now) {
+        } else if !is_new && !is_partly_known && lives < before.life(keeping.ttl, now) {
             self.log_of(life, keeping, now, (key, &pin), request, |event| {
                 event.kind = ChangeKind::Superseded;
                 event.reason = Reason::Shortened;
@@ -181,9 +186,14 @@ impl Pool {
         }
     }
 
+    /// Whether a node is in cooldown.
+    pub(super) fn is_cooling(&self, node: &NodeId, now: Millis) -> bool {
+        self.nodes.get(node).is_some_and(|record| record.is_in_cooldown(now.0))
+    }
+
     /// Compares a pin that is there with what a proxy knows. If that is newer, a write of it was lost, and it is written again. If
     /// both are claims and that is the earlier one, it was lost too, and the session goes back if `may_stay` there: the later
-    /// claim's node began without its state. Unless the session ended in between.
+    /// claim's node began without its state. Unless the session ended in between, or the later claim is long ago.
     ///
     /// False if the pin is another than is known.
     pub(super) fn compare(
@@ -207,6 +217,7 @@ impl Pool {
         let is_earlier = known.version < pin.version
             && is_claim
             && known.node != pin.node
+            && versions::is_contested(pin.owned, keeping.ttl, now)
             && self.ended(key, now).is_none_or(|ended| known.version > ended)
             && may_stay(self);
         if !is_newer && !is_earlier {

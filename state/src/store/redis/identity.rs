@@ -11,13 +11,16 @@ use redis::Value;
 use super::call::{Group, Step};
 use super::layout::Shard;
 use super::link::Link;
-use super::reading::text;
+use super::reading::{integer, text};
 use crate::lock::lock;
+use crate::store::StoreError;
 
 /// A store that was emptied, or exchanged for another, is seen after this time.
 const BELIEVED: Duration = Duration::from_secs(2);
 /// Longer than any pin lives, in milliseconds: 31 days.
 const KEPT: u64 = 31 * 24 * 3_600_000;
+/// What was used within so many milliseconds, an hour, is used.
+const LATELY: u64 = 3_600_000;
 /// Beyond so many pools each look is a call.
 const MAX_POOLS: usize = 1024;
 
@@ -55,6 +58,13 @@ impl Identity {
             seen.insert(pool.clone(), (Instant::now(), name));
         }
     }
+}
+
+/// Whether an instance answered for this pool lately: that has the name live its full time again.
+pub(super) async fn was_used(link: &Link, pool: &PoolName) -> Result<bool, StoreError> {
+    let home = Shard::home(pool);
+    let left = integer(&link.one(&home, Step::command("PTTL").arg(home.store())).await?)?;
+    Ok(u64::try_from(left).is_ok_and(|left| left + LATELY > KEPT))
 }
 
 async fn read(link: &Link, pool: &PoolName) -> Option<StoreId> {

@@ -70,7 +70,7 @@ impl Link {
             waiting: options.quorum.then(|| Waiting::new(waiting)),
             timeout: options.timeout,
             replicas: Replicas::new(),
-            probing: Semaphore::new(1),
+            probing: Semaphore::new(WAITING / 2),
         })
     }
 
@@ -163,7 +163,7 @@ impl Link {
     /// Lets a replica confirm if asked to. A probe finds out whether one does, unless all places are taken: then that is known.
     async fn send(&self, kind: Kind, shard: Shard, steps: Vec<Step>) -> Result<Answers, StoreError> {
         let (late, is_probe) = (self.timeout / 2, kind == Kind::Probe);
-        // One at a time: that of a server that hangs must not keep places from the others' calls.
+        // Of half of the places: those of servers that hang must not keep all from the others' calls.
         let is_written = is_probe && steps.iter().any(Step::is_script);
         let turn = if is_written { self.probing.try_acquire().ok() } else { None };
         let call = |wait| {

@@ -177,7 +177,10 @@ impl Prober {
 
     /// True if there is a server on which nothing could be written, for a reason that may be that shard's alone.
     async fn look(&self, link: &Link, turn: usize) -> bool {
-        let looked_at = self.servers(link);
+        let mut looked_at = self.servers(link);
+        // No server is always the last to find a place.
+        let first = turn % looked_at.len().max(1);
+        looked_at.rotate_left(first);
         let found = join_all(looked_at.iter().map(|server| probe(link, server, turn))).await;
         let mut changes = Changes::default();
         let mut again = false;

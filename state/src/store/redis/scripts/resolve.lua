@@ -110,6 +110,8 @@ end
 local pin = redis.call('GET', KEYS[1])
 local version, claimed, owned, known_boot, owner, rest
 local ttl, ends, created, known_seen, alias
+-- Written again since it was lost, or now: of what was said of the session beside its node nothing is known.
+local is_partly_known = false
 if pin then
   pin = readable(pin, KEYS[1])
   version, claimed, owned, known_boot, owner, rest =
@@ -117,7 +119,7 @@ if pin then
   ttl, ends, created, known_seen, alias = string.match(rest, '^|(%d*)|(%d*)|(%d*)|(%d*)|(%x*)$')
   if claimed == '0' then
     -- Written again by a touch: now the rest is said.
-    claimed = claimed_before(owned)
+    is_partly_known, claimed = true, claimed_before(owned)
   end
 end
 if not ttl then
@@ -143,7 +145,7 @@ local function life_of(ttl, ends)
   return life
 end
 local life = life_of(ttl, ends)
-local is_shorter = pin and (ttl ~= ttl_before or ends ~= ends_before)
+local is_shorter = pin and not is_partly_known and (ttl ~= ttl_before or ends ~= ends_before)
   and tonumber(life) < tonumber(life_of(ttl_before, ends_before))
 
 -- Stores the pin, but not beyond its session's end.
@@ -180,7 +182,7 @@ local function log_rehome(from, node, version, reason, correlation)
 end
 
 if pin and told_version then
-  local is_earlier = told_node ~= owner and is_earlier(told_version, version, claimed, owned, KEYS[2])
+  local is_earlier = told_node ~= owner and is_earlier(told_version, version, claimed, owned, KEYS[2], ARGV[1])
   if is_newer(told_version, version, owned) or is_earlier and not out(told_node) then
     -- A version has one node: the one that it had is another by now if the claim was seen.
     local new = is_earlier and next_version(KEYS[5], version) or told_version
@@ -219,10 +221,15 @@ if not pin then
     pin, version, owner, known_boot = '', told_version, told_node, ''
     owned = time_of(told_version)
     claimed = claimed_before(owned)
-    known_seen, is_shorter = seen, false
+    is_partly_known, known_seen = true, seen
     advance(KEYS[5], version)
     begin_log(KEYS[4])
   end
+end
+
+if is_partly_known and alias == '' and former_node == owner then
+  -- So it was inherited.
+  alias = former_key
 end
 
 if not pin and not former_node and string.find(ARGV[9], 'f') then

@@ -1,7 +1,7 @@
 -- Gives pins of one shard their full time again, but not beyond their sessions' ends, and compares what is said of them. One that was
 -- lost is written again.
 --
--- KEYS 1 the shard's changes   2 the latest version that a session of the shard was given
+-- KEYS 1 the shard's changes   2 the latest version that a session of the shard was given   3 the shard's nodes, as in resolve.lua
 --      then for each session its pin and its ended version, as in resolve.lua
 -- ARGV 1 the life in ms of a pin that has none of its own   2 changes to keep
 --      then for each session its key, the pin as the proxy knows it: "version|node", or "", and how long that lives at least, or ""
@@ -11,6 +11,13 @@
 --
 -- Not a transaction: how long a pin lives is read from it, and which of two versions stays depends on both.
 local lives, others, written = {}, {}, {}
+
+-- Whether a node is in cooldown. Of what cannot be read nothing is known.
+local function is_cooling(node)
+  local text = redis.call('HGET', KEYS[3], node)
+  local cooldown = text and string.match(plain(text) or '', '^%d+|%a+|(%d+)|')
+  return cooldown and tonumber(cooldown) > time()
+end
 
 -- How long the pin lives; and the list that the session goes to.
 local function touch(pin_key, ended_key, session, said, least)
@@ -51,7 +58,8 @@ local function touch(pin_key, ended_key, session, said, least)
   end
   local px = string.format('%.0f', life)
   local known, known_node = believed(said)
-  local is_earlier = known and known_node ~= node and is_earlier(known, version, claimed, owned, ended_key)
+  local is_earlier = known and known_node ~= node
+    and is_earlier(known, version, claimed, owned, ended_key, ARGV[1]) and not is_cooling(known_node)
   if not is_earlier and not (known and is_newer(known, version, owned)) then
     redis.call('PEXPIRE', pin_key, px)
     return life, said ~= '' and said ~= version .. '|' .. node and others or claimed == '0' and written
@@ -69,8 +77,8 @@ local function touch(pin_key, ended_key, session, said, least)
   return life, is_earlier and others or claimed == '0' and written
 end
 
-for i = 1, #KEYS / 2 - 1 do
-  local life, list = touch(KEYS[2 * i + 1], KEYS[2 * i + 2], ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2])
+for i = 1, (#KEYS - 3) / 2 do
+  local life, list = touch(KEYS[2 * i + 2], KEYS[2 * i + 3], ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2])
   lives[i] = life
   if list then
     list[#list + 1] = i - 1
