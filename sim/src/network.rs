@@ -8,6 +8,7 @@ use crate::schedule::{PROXIES, SERVICES};
 struct Way {
     cuts: u32,
     slower_by: u64,
+    answers_later_by: u64,
     loss_percent: u64,
     twice: u32,
 }
@@ -48,6 +49,11 @@ impl Network {
         self.ways[proxy].slower_by = if begins { by } else { 0 };
     }
 
+    /// Answers about sessions take longer, or no longer.
+    pub fn answer_late(&mut self, proxy: usize, by: u64, begins: bool) {
+        self.ways[proxy].answers_later_by = if begins { by } else { 0 };
+    }
+
     /// Some calls are lost, or no longer.
     pub fn lose(&mut self, proxy: usize, percent: u64, begins: bool) {
         self.ways[proxy].loss_percent = if begins { percent } else { 0 };
@@ -75,8 +81,8 @@ impl Network {
         self.ways[proxy].cuts > 0
     }
 
-    /// What becomes of a call that a proxy makes now.
-    pub fn passage(&mut self, proxy: usize) -> Passage {
+    /// What becomes of a call that a proxy makes now, about sessions or not.
+    pub fn passage(&mut self, proxy: usize, is_about_sessions: bool) -> Passage {
         let service = self.random.index(SERVICES);
         let way = self.ways[proxy].clone();
         let delay = |random: &mut Random| {
@@ -86,7 +92,8 @@ impl Network {
         let is_lost = way.cuts > 0 || self.random.percent(way.loss_percent);
         let first = delay(&mut self.random);
         let second = first + self.random.between(1, 40);
-        let returns = delay(&mut self.random);
+        let late = if is_about_sessions { way.answers_later_by } else { 0 };
+        let returns = delay(&mut self.random) + late;
         let is_answer_lost = self.random.percent(way.loss_percent);
         Passage {
             service,

@@ -40,6 +40,8 @@ pub enum What {
     Cut(usize),
     /// Calls of a proxy take so much longer.
     Slow(usize, u64),
+    /// What a proxy asks of sessions is answered so much later: news overtakes the answers.
+    Late(usize, u64),
     /// So many percent of a proxy's calls or answers are lost.
     Loss(usize, u64),
     /// A proxy's calls arrive twice.
@@ -96,7 +98,7 @@ pub fn of_seed(seed: u64) -> Vec<Fault> {
 
 fn draw(random: &mut Random) -> What {
     let (node, proxy) = (random.index(NODES), random.index(PROXIES));
-    match random.between(0, 25) {
+    match random.between(0, 26) {
         0 | 1 => What::NodeDown(node),
         2 | 22 | 23 => What::NodeRestarts(node),
         3 | 4 => What::NodesDown(node, NODES / 2 + 1),
@@ -106,6 +108,7 @@ fn draw(random: &mut Random) -> What {
         8 => What::Drain(node),
         9 | 10 => What::Cut(proxy),
         11 => What::Slow(proxy, random.between(20, 300)),
+        26 => What::Late(proxy, random.between(100, 400)),
         12 => What::Loss(proxy, random.between(5, 60)),
         13 => What::Twice(proxy),
         14 => What::ServiceDown(random.index(SERVICES)),
@@ -138,6 +141,7 @@ impl fmt::Display for Fault {
             What::Drain(n) => format!("an operator drains {}", node(n)),
             What::Cut(p) => format!("proxy {p} reaches no state service"),
             What::Slow(p, by) => format!("calls of proxy {p} take {by} ms longer"),
+            What::Late(p, by) => format!("answers about sessions reach proxy {p} {by} ms later"),
             What::Loss(p, percent) => format!("{percent} % of the calls of proxy {p} are lost"),
             What::Twice(p) => format!("calls of proxy {p} arrive twice"),
             What::ServiceDown(s) => format!("state service {s} does not answer"),

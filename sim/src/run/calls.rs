@@ -50,7 +50,7 @@ impl Run {
             self.checks.note(Kind::Owner, self.now, None, what);
             return;
         };
-        let passage = self.network.passage(proxy);
+        let passage = self.network.passage(proxy, matches!(asked, Asked::Write(_)));
         for delay in passage.arrives.into_iter().flatten() {
             self.plan(self.now + delay, Next::Arrives(token));
         }

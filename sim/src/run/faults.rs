@@ -44,6 +44,10 @@ impl Run {
                 self.network.slow(proxy, by, true);
                 self.trouble(proxy, true);
             }
+            What::Late(proxy, by) => {
+                self.network.answer_late(proxy, by, true);
+                self.trouble(proxy, true);
+            }
             What::Loss(proxy, percent) => {
                 self.network.lose(proxy, percent, true);
                 self.trouble(proxy, true);
@@ -106,6 +110,10 @@ impl Run {
             }
             What::Slow(proxy, by) => {
                 self.network.slow(proxy, by, false);
+                self.trouble(proxy, false);
+            }
+            What::Late(proxy, by) => {
+                self.network.answer_late(proxy, by, false);
                 self.trouble(proxy, false);
             }
             What::Loss(proxy, percent) => {

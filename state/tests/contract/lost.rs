@@ -75,6 +75,14 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     let found = store.resolve(&request("lost", old)).await.unwrap().remove(0);
     assert_eq!((found.outcome, found.node, found.version), (Outcome::Found, node(1), 1));
     assert_eq!(owner(store, "lost", "older").await, Some(known(1, 1)));
+    // A request has said the rest of it.
+    assert_eq!(touch(store, "lost", "older", known(1, 1)).await.written, []);
+    // Nobody knew how long it lives: that it is short is no news.
+    touch(store, "lost", "short", known(claimed, 1)).await;
+    let start = store.head(&pool("lost")).await.unwrap();
+    let lives = SessionAsk { ttl_ms: Some(20_000), ..ask("short", &[1], &[]) };
+    assert_eq!(resolve_one(store, "lost", lives).await.version, claimed);
+    assert_eq!(news(store, "lost", &start).await, []);
     // Of one that is from another clock nothing is known.
     assert_eq!(touch(store, "lost", "c", known(foreign, 1)).await.missing, [key("c")]);
     // One that has ended stays so.
@@ -149,6 +157,8 @@ pub(crate) async fn the_earlier_of_two_claims_stays(store: &dyn Store) {
     change(store, "twice", 4, down).await;
     let found = resolve_one(store, "twice", knowing(ask("d", &[3], &[]), earlier, 4)).await;
     assert_eq!(found, pin("d", Outcome::Found, 2, claimed));
+    assert_eq!(touch(store, "twice", "d", known(earlier, 4)).await.changed, [key("d")]);
+    assert_eq!(owner(store, "twice", "d").await, Some(known(claimed, 2)));
     // Nor is one that inherited its node: its former key was known.
     resolve(store, "twice", "former", &[2], &[]).await;
     let heir = resolve_one(store, "twice", rotated("heir", "former", &[3], &[])).await;
@@ -161,6 +171,23 @@ pub(crate) async fn the_earlier_of_two_claims_stays(store: &dyn Store) {
     assert_eq!(touch(store, "twice", "e", known(first, 1)).await.changed, [key("e")]);
     let found = resolve_one(store, "twice", knowing(ask("e", &[3], &[]), first, 1)).await;
     assert_eq!(found, pin("e", Outcome::Found, 2, again));
+}
+
+/// By then the session's state is where it was claimed last.
+pub(crate) async fn an_earlier_claim_comes_too_late_after_a_quarter_of_a_pins_life(store: &dyn Store) {
+    let earlier = now_ms() * 1000 - 5_000_000;
+    for (id, touches) in [("a", true), ("b", false)] {
+        let claimed = resolve(store, "late", id, &[2], &[]).await.version;
+        tokio::time::sleep(Duration::from_millis(SHORT.ttl.0 / 3)).await;
+
+        if touches {
+            assert_eq!(touch(store, "late", id, known(earlier, 1)).await.changed, [key(id)]);
+        } else {
+            resolve_one(store, "late", knowing(ask(id, &[3], &[]), earlier, 1)).await;
+        }
+
+        assert_eq!(owner(store, "late", id).await, Some(known(claimed, 2)));
+    }
 }
 
 pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {

@@ -1,5 +1,7 @@
 //! Sessions under a new key, and the versions of their tokens.
 
+use berth_core::wire::{KnownPin, TouchedPin};
+
 use super::*;
 
 pub(crate) async fn new_keys_inherit_from_former_ones(store: &dyn Store) {
@@ -80,6 +82,36 @@ pub(crate) async fn an_end_without_a_pin_is_also_that_of_the_former_key(store: &
     resolve(store, "lost-heir", "old", &[3], &[]).await;
     let inherited = resolve_one(store, "lost-heir", rotated("new", "old", &[4], &[])).await;
     assert_eq!(inherited, pin("new", Outcome::Found, 3, 2));
+}
+
+/// A touch, or a question, has written its pin again, and what it had inherited was lost with it.
+pub(crate) async fn an_heir_whose_pin_was_lost_ends_with_its_former_key(store: &dyn Store) {
+    let name = "lost-alias";
+    let version = resolve(store, name, "old", &[1], &[]).await.version;
+    let known = KnownPin { version, node: node(1) };
+    let written = async |id: &str| {
+        let pins = vec![TouchedPin { key: key(id), known: known.clone(), lives_ms: Some(30_000) }];
+        store.touch(&TouchRequest { pool: pool(name), keys: vec![], pins }).await.unwrap()
+    };
+
+    // Its next request says what it was called before.
+    assert_eq!(written("a").await.written, [key("a")]);
+    resolve_one(store, name, rotated("a", "old", &[2], &[])).await;
+    let asked = SessionAsk { known: Some(known.clone()), ..rotated("b", "old", &[2], &[]) };
+    resolve_one(store, name, asked).await;
+    for id in ["a", "b"] {
+        let session = store.session(&pool(name), key(id)).await.unwrap().unwrap();
+        assert_eq!((session.node, session.alias_of), (node(1), Some(key("old"))), "{id}");
+    }
+
+    // Ended before that, it does not begin again where the former key is.
+    written("c").await;
+    assert!(store.end(&pool(name), key("c"), Millis(0), None).await.unwrap().outcome);
+    let begun = resolve_one(store, name, rotated("c", "old", &[2], &[])).await;
+    assert_eq!((begun.outcome, begun.node), (Outcome::Claimed, node(2)));
+
+    assert!(store.end(&pool(name), key("b"), Millis(0), None).await.unwrap().outcome);
+    assert!(store.session(&pool(name), key("old")).await.unwrap().is_none());
 }
 
 pub(crate) async fn heirs_of_a_node_that_is_out_are_rehomed_from_it(store: &dyn Store) {
