@@ -30,7 +30,7 @@ pub fn time_of(version: u64, now: Millis) -> Millis {
     Millis(version / 1000).min(now).max(Millis(2))
 }
 
-/// Whether an earlier claim may still be heard against one of this time. A proxy that knows the earlier one says so within a touch
+/// Whether an earlier claim may still win against one of this time. A proxy that knows the earlier one says so within a touch
 /// interval, a quarter of a pin's life at most. By then the later one's node has the session's state.
 #[must_use]
 pub fn is_contested(claimed: Millis, ttl: Millis, now: Millis) -> bool {

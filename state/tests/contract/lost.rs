@@ -77,7 +77,7 @@ pub(crate) async fn a_touch_brings_back_what_was_lost(store: &dyn Store) {
     assert_eq!(owner(store, "lost", "older").await, Some(known(1, 1)));
     // A request has said the rest of it.
     assert_eq!(touch(store, "lost", "older", known(1, 1)).await.written, []);
-    // Nobody knew how long it lives: that it is short is no news.
+    // How long it lives was lost: that it is short is no news.
     touch(store, "lost", "short", known(claimed, 1)).await;
     let start = store.head(&pool("lost")).await.unwrap();
     let lives = SessionAsk { ttl_ms: Some(20_000), ..ask("short", &[1], &[]) };

@@ -38,7 +38,7 @@ struct Weighed {
 impl Weighed {
     fn requests(&self, count: usize) -> Vec<Request> {
         let sessions = self.sessions.iter().cycle().take(count);
-        sessions.map(|(name, value)| self.arm.world.get("/").header(*name, value.as_str())).collect()
+        sessions.map(|(name, value)| self.arm.world.get("/").header(name, value.as_str())).collect()
     }
 }
 
