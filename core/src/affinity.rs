@@ -42,7 +42,7 @@ use crate::config::OnPanic;
 use crate::counters::Counters;
 use crate::decision::{Decision, Notice};
 use crate::event::{CallResult, Counter, Dropped};
-use crate::owners::Owners;
+use crate::owners::{Owners, Start};
 use crate::pins::{InUse, InUseHandle, Lookup as Known, Pin, PinKey, Pins, WireKey};
 use crate::placement::{NoPlacement, Placement};
 use crate::session::SessionId;
@@ -282,12 +282,14 @@ impl Affinity {
         {
             self.events.push_back(Event::Unnameable(node.name.clone()));
         }
-        for index in started {
+        for (index, start) in started {
             // Only the state service knows which of the node's sessions were not announced to it. An answer that is
             // under way may be from before the restart.
             self.epoch = self.epoch.wrapping_add(1);
-            if let Some(node) = snapshot.nodes.get(index) {
-                self.pins.refute_node(&node.name);
+            match (snapshot.nodes.get(index), start) {
+                (Some(node), Start::First) => self.pins.doubt_node(&node.name),
+                (Some(node), Start::Next) => self.pins.refute_node(&node.name),
+                (None, _) => {}
             }
         }
         self.snapshot = Some(snapshot);

@@ -60,10 +60,19 @@ pub struct Owners {
     boots: BTreeMap<NodeId, u64>,
 }
 
+/// What a node says of its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The first that is known here.
+    First,
+    /// Another one than before.
+    Next,
+}
+
 impl Owners {
-    /// Takes over the members of a new snapshot. Returns the places of those that were restarted, also if they say so for
-    /// the first time: the state cluster does not know yet with which start their sessions began.
-    pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) -> Vec<usize> {
+    /// Takes over the members of a new snapshot. Returns the places of those that were restarted, also if they say for the first time
+    /// with which start they run: the state cluster does not know yet with which one their sessions began.
+    pub fn adopt(&mut self, snapshot: &Snapshot, now: Millis) -> Vec<(usize, Start)> {
         // A clock that was set back must not prolong anything.
         let earlier = |since: Option<&Millis>| since.map_or(now, |since| now.min(*since));
         // A proxy may start before there is any member.
@@ -103,14 +112,16 @@ impl Owners {
         self.started(snapshot)
     }
 
-    fn started(&mut self, snapshot: &Snapshot) -> Vec<usize> {
+    fn started(&mut self, snapshot: &Snapshot) -> Vec<(usize, Start)> {
         let boots = &mut self.boots;
         let nodes = snapshot.nodes.iter().zip(&self.ids).enumerate();
         // One that has just come back is not on record yet, and is no other than before until it is.
         let said = nodes.filter_map(|(place, (node, id))| Some((place, id.as_ref()?, node.boot?)));
-        said.filter(|(_, id, boot)| boots.insert(NodeId::clone(id), *boot) != Some(*boot))
-            .map(|(place, ..)| place)
-            .collect()
+        said.filter_map(|(place, id, boot)| match boots.insert(NodeId::clone(id), boot) {
+            Some(before) => (before != boot).then_some((place, Start::Next)),
+            None => Some((place, Start::First)),
+        })
+        .collect()
     }
 
     /// True if the latest snapshot has members that pins can name and that the one before it had not.
@@ -400,7 +411,7 @@ mod tests {
             boot_id: Some(boot_id.into()),
             ..NodeRecord::unknown(node(2))
         };
-        let none: [usize; 0] = [];
+        let none: [(usize, Start); 0] = [];
         look(&mut roster, &[(1, GOOD), (2, GOOD)], at(0));
         let mut started = |roster: &mut Roster, records: &[NodeRecord], members: &[(usize, HostFlags)]| {
             roster.record(records, &policy, at(1));
@@ -408,12 +419,14 @@ mod tests {
         };
 
         assert_eq!(started(&mut roster, &[], &[(1, GOOD), (2, GOOD)]), none);
-        assert_eq!(started(&mut roster, &[says(1, "a")], &[(1, GOOD), (2, GOOD)]), [1]);
+        let first = [(1, Start::First)];
+        assert_eq!(started(&mut roster, &[says(1, "a")], &[(1, GOOD), (2, GOOD)]), first);
         assert_eq!(started(&mut roster, &[says(2, "a")], &[(1, GOOD), (2, GOOD)]), none);
         assert_eq!(started(&mut roster, &[], &[(1, GOOD)]), none);
         assert_eq!(started(&mut roster, &[], &[(1, GOOD), (2, GOOD)]), none);
         assert_eq!(started(&mut roster, &[says(2, "a")], &[(1, GOOD), (2, GOOD)]), none);
-        assert_eq!(started(&mut roster, &[says(3, "b")], &[(1, GOOD), (2, GOOD)]), [1]);
+        let next = [(1, Start::Next)];
+        assert_eq!(started(&mut roster, &[says(3, "b")], &[(1, GOOD), (2, GOOD)]), next);
     }
 
     /// What a VM does with a session: it asks, believes the answer, asks a second time if that names a node that is out,

@@ -42,6 +42,7 @@ use std::cmp::Ordering;
 
 use crate::changelog::digest;
 use crate::time::Millis;
+use crate::wire::TOUCH_INTERVAL;
 
 pub use expiry::{Saying, Touched};
 pub use in_use::{InUse, InUseHandle};
@@ -119,7 +120,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 100,000 sessions in 8 MB; a touch a minute is 30 within the store's default time to live.
     fn default() -> Self {
-        Self { entries: 100_000, bytes: 8_000_000, touch_interval: Millis(60_000) }
+        Self { entries: 100_000, bytes: 8_000_000, touch_interval: Millis(TOUCH_INTERVAL) }
     }
 }
 

@@ -36,6 +36,8 @@ pub const MAX_CANDIDATES: usize = 8;
 pub const MAX_UNUSABLE: usize = 64;
 /// Keys of one touch request. They cost a tenth of a resolve each.
 pub const MAX_TOUCHED: usize = 1024;
+/// A proxy touches a session in use once in this time, in milliseconds; more often if it lives for less than four times as long.
+pub const TOUCH_INTERVAL: u64 = 60_000;
 /// The longest a change poll may wait, in milliseconds; below the idle timeouts of common proxies.
 pub const MAX_WAIT: u64 = 30_000;
 /// The longest correlation id. Room for a UUID and for the ids of tracing systems.

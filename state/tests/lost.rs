@@ -3,14 +3,17 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
+use berth_core::time::Millis;
 use berth_core::wire::{
-    ChangesReply, Cursor, NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SessionAsk, SessionKey,
+    ChangesReply, Cursor, KnownPin, NodeChange, NodeId, NodeState, PoolName, ResolveRequest, SessionAsk,
+    SessionKey,
 };
 use berth_state::changes::Changes;
 use berth_state::store::redis::{Options, Tls};
-use berth_state::store::{Keeping, Redis, Store};
+use berth_state::store::{Keeping, Memory, Redis, Store};
 use tokio::sync::watch;
 
 use support::{RedisCluster, RedisServer, eventually_async};
@@ -20,6 +23,45 @@ fn store(urls: Vec<String>, cluster: bool) -> Arc<dyn Store> {
     let keeping = Keeping::default();
     let options = Options { urls, cluster, quorum: false, tls: Tls::default(), timeout, keeping };
     Arc::new(Redis::open(&options).unwrap())
+}
+
+/// By then the session's state is where it was claimed last.
+#[tokio::test]
+async fn an_earlier_claim_comes_too_late_against_one_that_is_older_than_a_touch_interval() {
+    let server = RedisServer::start(&[]);
+    let redis = store(vec![server.url()], false);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let clock = Arc::new(AtomicU64::new(now));
+    let seen = Arc::clone(&clock);
+    let memory = Memory::new(Keeping::default(), Arc::new(move || Millis(seen.load(Ordering::Relaxed))));
+    let pool = pool("late");
+    let key = SessionKey::new("late", b"alice");
+    let known = KnownPin { version: (now - 600_000) * 1000, node: node(1) };
+    for (age, is_moved) in [(70_000, true), (90_000, false)] {
+        // As it is after that time.
+        let claimed = now - age;
+        let pin = format!("{}|{claimed}|{claimed}||{}", claimed * 1000, node(2));
+        server.cli(&["SET", &Redis::pin_key(&pool, key), &pin]);
+        memory.expire(&pool, key);
+        clock.store(claimed, Ordering::Relaxed);
+        let ask = |to: usize| SessionAsk::new(key, vec![node(to)], Vec::new());
+        let asks = |sessions| ResolveRequest {
+            pool: pool.clone(),
+            region: None,
+            panic: false,
+            correlation_id: None,
+            sessions,
+        };
+        memory.resolve(&asks(vec![ask(2)])).await.unwrap();
+        clock.store(now, Ordering::Relaxed);
+
+        for store in [&*redis, &memory as &dyn Store] {
+            let asked = SessionAsk { known: Some(known.clone()), ..ask(3) };
+            let found = store.resolve(&asks(vec![asked])).await.unwrap().remove(0);
+
+            assert_eq!(found.node, node(if is_moved { 1 } else { 2 }), "{age}");
+        }
+    }
 }
 
 fn pool(name: &str) -> PoolName {

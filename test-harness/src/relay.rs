@@ -4,6 +4,8 @@
 //! before parts that live. A cut that loses all packets would let no connection be made; here the kernel makes it, and no byte follows.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -31,6 +33,7 @@ type Cuts = Vec<(Option<IpAddr>, Cut)>;
 pub struct Relay {
     address: SocketAddr,
     cuts: watch::Sender<Cuts>,
+    hindered: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
@@ -40,6 +43,8 @@ impl Relay {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let (cuts, seen) = watch::channel(Cuts::new());
+        let hindered = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&hindered);
         let accept = async move {
             let mut connections = JoinSet::new();
             loop {
@@ -47,12 +52,13 @@ impl Relay {
                     Some(_) = connections.join_next() => {}
                     accepted = listener.accept() => {
                         let (near, peer) = accepted.expect("a connection");
-                        connections.spawn(pass(near, to, Way { from: peer.ip(), cuts: seen.clone() }));
+                        let way = Way { from: peer.ip(), cuts: seen.clone(), hindered: Arc::clone(&count) };
+                        connections.spawn(pass(near, to, way));
                     }
                 }
             }
         };
-        Self { address, cuts, task: tokio::spawn(accept).abort_handle() }
+        Self { address, cuts, hindered, task: tokio::spawn(accept).abort_handle() }
     }
 
     /// Where it listens.
@@ -63,6 +69,11 @@ impl Relay {
     /// Cuts the way of those who come from this address, or of all.
     pub fn cut(&self, from: Option<IpAddr>, cut: Cut) {
         self.cuts.send_modify(|cuts| cuts.push((from, cut)));
+    }
+
+    /// How often a cut was in something's way: bytes were held or late, a connection was reset.
+    pub fn hindered(&self) -> usize {
+        self.hindered.load(Ordering::Relaxed)
     }
 
     /// Mends it for all.
@@ -82,15 +93,27 @@ impl Drop for Relay {
 struct Way {
     from: IpAddr,
     cuts: watch::Receiver<Cuts>,
+    hindered: Arc<AtomicUsize>,
 }
 
 impl Way {
+    fn count(&self) {
+        self.hindered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The cut that holds for it now.
+    fn cut(&self) -> Option<Cut> {
+        Self::of(&self.cuts.borrow(), self.from)
+    }
+
+    fn of(cuts: &Cuts, from: IpAddr) -> Option<Cut> {
+        cuts.iter().find(|(source, _)| source.is_none_or(|source| source == from)).map(|(_, cut)| *cut)
+    }
+
     /// Waits until its cut is as wanted. Never returns once the relay is gone.
     async fn until(&mut self, wanted: impl Fn(Option<Cut>) -> bool) -> Option<Cut> {
         let from = self.from;
-        let of = |cuts: &Cuts| {
-            cuts.iter().find(|(source, _)| source.is_none_or(|source| source == from)).map(|(_, cut)| *cut)
-        };
+        let of = |cuts: &Cuts| Self::of(cuts, from);
         let found = self.cuts.wait_for(|cuts| wanted(of(cuts))).await.map(|cuts| of(&cuts));
         match found {
             Ok(cut) => cut,
@@ -119,6 +142,7 @@ async fn pass(mut near: TcpStream, to: SocketAddr, mut way: Way) {
         _ = way.until(|cut| cut == Some(Cut::Reset)) => true,
     };
     if is_reset {
+        way.count();
         // It has gone already, or is reset now.
         let _ = near.set_zero_linger();
     }
@@ -127,6 +151,9 @@ async fn pass(mut near: TcpStream, to: SocketAddr, mut way: Way) {
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, way: &mut Way) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if way.cut().is_some() {
+            way.count();
+        }
         if let Some(Cut::Late(time)) = way.until(|cut| cut != Some(Cut::Silent)).await {
             sleep(time).await;
             way.until(|cut| cut != Some(Cut::Silent)).await;
@@ -184,7 +211,9 @@ mod tests {
 
         relay.cut(Some(one.into()), Cut::Silent);
 
+        assert_eq!(relay.hindered(), 0);
         assert!(comes_back(&mut cut, BRIEFLY).await.is_none());
+        assert!(relay.hindered() > 0);
         let mut new = connect(&relay, one).await;
         assert!(comes_back(&mut new, BRIEFLY).await.is_none());
         assert_eq!(comes_back(&mut well, SOON).await.unwrap().unwrap(), b'x');

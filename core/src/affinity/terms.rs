@@ -67,7 +67,7 @@ pub struct Request<'r> {
 pub enum Admission {
     /// It was decided at once.
     Decided(Decision),
-    /// It waits for a [`Release`], which may be there already.
+    /// It waits for a [`Release`](super::Release), which may be there already.
     Wait,
 }
 

@@ -183,11 +183,23 @@ impl Pins {
         }
     }
 
+    /// The node says for the first time with which start it runs: its pins are in doubt.
+    pub fn doubt_node(&mut self, node: &str) {
+        if let Some(node) = self.nodes.find(node) {
+            self.doubt_those(|pin| pin.node == node);
+        }
+    }
+
     /// There may be another state cluster to ask: what the ring said without one is in doubt.
     pub fn doubt_provisional(&mut self) {
+        self.doubt_those(|pin| pin.kind == Kind::Provisional);
+    }
+
+    /// They are touched all the same, if that is due.
+    fn doubt_those(&mut self, which: impl Fn(Pin) -> bool) {
         for slot in 0..self.slab.made() {
             if let Some(entry) = self.slab.get_mut(slot)
-                && entry.pin().is_some_and(|pin| pin.kind == Kind::Provisional)
+                && entry.pin().is_some_and(&which)
             {
                 entry.doubt();
             }

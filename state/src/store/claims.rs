@@ -5,6 +5,11 @@
 use berth_core::time::Millis;
 use berth_core::wire::{NodeId, SessionAsk, SessionKey};
 
+/// In the place of the time of a claim: a touch wrote the lost pin again, and no request has said anything since.
+pub const UNSAID: Millis = Millis(0);
+/// The same: the pin was lost and written again, and no request has said yet what the session was called before.
+pub const FORMER_UNKNOWN: Millis = Millis(1);
+
 /// What is remembered of a session with its pin.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Claims {

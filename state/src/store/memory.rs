@@ -16,7 +16,7 @@ use berth_core::wire::{
     PoolName, Reason, ResolveRequest, SessionKey, SessionReply, StoreId, TouchReply, TouchRequest,
 };
 
-use super::claims::{Claims, other_than};
+use super::claims::{Claims, FORMER_UNKNOWN, UNSAID, other_than};
 use super::readiness::Readiness;
 use super::{Keeping, MAX_FORMERS, Store, StoreError, Written};
 
@@ -220,7 +220,7 @@ impl Pool {
         life: u64,
     ) -> bool {
         let pin = self.live(key, now).cloned();
-        // For as long as proxies may believe a pin, also one that was lost.
+        // For as long as proxies may believe a pin, also one that was lost, if it has no life of its own.
         let mut until = (now + keeping.ended).max(now + keeping.ttl);
         until = pin.as_ref().map_or(until, |pin| until.max(pin.expires));
         if pin.as_ref().is_some_and(|pin| now.since(pin.owned) < ago) {
@@ -252,8 +252,8 @@ impl Pool {
         let is_first = former.is_none_or(|former| former.has_begun_again);
         let ended_without = match &pin {
             None => is_first || former.is_some_and(|former| former.ended_without),
-            // Written again by a touch since it was lost: its former key is not known.
-            Some(pin) => pin.claimed == Millis(0),
+            // Written again since it was lost: its former key may not be known.
+            Some(pin) => pin.claimed <= FORMER_UNKNOWN,
         };
         self.pins.insert(key, Entry { ended: ended_until, ended_without, ..Entry::default() });
         if pin.is_some() || is_first {
@@ -340,7 +340,7 @@ impl Store for Memory {
                 continue;
             };
             touched += 1;
-            let is_partly_known = pin.claimed == Millis(0);
+            let is_partly_known = pin.claimed == UNSAID;
             let life = if is_partly_known {
                 let least = said.and_then(|said| said.lives_ms).unwrap_or(0);
                 pin.expires.since(now).max(Millis(least))
@@ -376,8 +376,8 @@ impl Store for Memory {
             key,
             node: pin.node.clone(),
             version: pin.version,
-            // Of one that was written again by a touch it is not known when it was claimed: at the latest when its node got it.
-            age_ms: now.since(if pin.claimed == Millis(0) { pin.owned } else { pin.claimed }).0,
+            // Of one that was lost and written again it is not known when it was claimed: at the latest when its node got it.
+            age_ms: now.since(if pin.claimed <= FORMER_UNKNOWN { pin.owned } else { pin.claimed }).0,
             owned_ms: now.since(pin.owned).0,
             ttl_ms: pin.expires.since(now).0,
             idle_ttl_ms: Some(pin.claims.ttl.unwrap_or(self.keeping.ttl).0),

@@ -6,6 +6,7 @@
 //! 2^53 microseconds, the last that is exact in JSON and Lua, end in the year 2255.
 
 use berth_core::time::Millis;
+use berth_core::wire::TOUCH_INTERVAL;
 
 /// A proxy's word that is so far ahead of the store's clock is not of this store. A day, in microseconds.
 const AHEAD: u64 = 86_400_000_000;
@@ -23,16 +24,20 @@ pub fn is_plausible(version: u64, now: Millis) -> bool {
     version < now.0.saturating_mul(1000).saturating_add(AHEAD)
 }
 
-/// When a node got a session, by the version that it got it with; one that is no time counts as long ago. What was before it is not 0,
-/// which has a meaning of its own.
+/// When a node got a session, by the version that it got it with; one that is no time counts as long ago. What was before it is none of
+/// the marks of `claims`.
 #[must_use]
 pub fn time_of(version: u64, now: Millis) -> Millis {
-    Millis(version / 1000).min(now).max(Millis(2))
+    Millis(version / 1000).min(now).max(Millis(3))
 }
 
-/// Whether an earlier claim may still win against one of this time. A proxy that knows the earlier one says so within a touch
-/// interval, a quarter of a pin's life at most. By then the later one's node has the session's state.
+/// A touch may come so much later than its interval, in milliseconds: a gap in the changes is found within 8 s, a breaker asks again
+/// within 5 s, and calls fail.
+const LATE: u64 = 20_000;
+
+/// Whether an earlier claim may still win against one of this time. A proxy that knows the earlier one says so within a touch interval.
+/// By then the later one's node has the session's state.
 #[must_use]
 pub fn is_contested(claimed: Millis, ttl: Millis, now: Millis) -> bool {
-    now.since(claimed).0 <= ttl.0 / 4
+    now.since(claimed).0 <= TOUCH_INTERVAL.min(ttl.0 / 4) + LATE
 }

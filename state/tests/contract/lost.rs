@@ -173,23 +173,6 @@ pub(crate) async fn the_earlier_of_two_claims_stays(store: &dyn Store) {
     assert_eq!(found, pin("e", Outcome::Found, 2, again));
 }
 
-/// By then the session's state is where it was claimed last.
-pub(crate) async fn an_earlier_claim_comes_too_late_after_a_quarter_of_a_pins_life(store: &dyn Store) {
-    let earlier = now_ms() * 1000 - 5_000_000;
-    for (id, touches) in [("a", true), ("b", false)] {
-        let claimed = resolve(store, "late", id, &[2], &[]).await.version;
-        tokio::time::sleep(Duration::from_millis(SHORT.ttl.0 / 3)).await;
-
-        if touches {
-            assert_eq!(touch(store, "late", id, known(earlier, 1)).await.changed, [key(id)]);
-        } else {
-            resolve_one(store, "late", knowing(ask(id, &[3], &[]), earlier, 1)).await;
-        }
-
-        assert_eq!(owner(store, "late", id).await, Some(known(claimed, 2)));
-    }
-}
-
 pub(crate) async fn who_missed_an_end_begins_nothing_again(store: &dyn Store) {
     let claimed = resolve(store, "over-again", "a", &[1], &[]).await.version;
     store.end(&pool("over-again"), key("a"), Millis(0), None).await.unwrap();

@@ -127,7 +127,6 @@ async fn contract(open: &dyn Fn(Keeping) -> Arc<dyn Store>, services: usize) {
     lost::who_missed_an_end_begins_nothing_again(store).await;
     lost::a_shorter_life_is_news(store).await;
     rotation::an_heir_whose_pin_was_lost_ends_with_its_former_key(store).await;
-    lost::an_earlier_claim_comes_too_late_after_a_quarter_of_a_pins_life(&*whole(SHORT)).await;
     store.ready().await.unwrap();
 }
 

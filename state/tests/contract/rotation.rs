@@ -94,8 +94,9 @@ pub(crate) async fn an_heir_whose_pin_was_lost_ends_with_its_former_key(store: &
         store.touch(&TouchRequest { pool: pool(name), keys: vec![], pins }).await.unwrap()
     };
 
-    // Its next request says what it was called before.
+    // A later request says what it was called before; not the lease's renewal.
     assert_eq!(written("a").await.written, [key("a")]);
+    resolve_one(store, name, SessionAsk { renew: true, strict: true, ..ask("a", &[1], &[]) }).await;
     resolve_one(store, name, rotated("a", "old", &[2], &[])).await;
     let asked = SessionAsk { known: Some(known.clone()), ..rotated("b", "old", &[2], &[]) };
     resolve_one(store, name, asked).await;
@@ -105,10 +106,21 @@ pub(crate) async fn an_heir_whose_pin_was_lost_ends_with_its_former_key(store: &
     }
 
     // Ended before that, it does not begin again where the former key is.
-    written("c").await;
-    assert!(store.end(&pool(name), key("c"), Millis(0), None).await.unwrap().outcome);
-    let begun = resolve_one(store, name, rotated("c", "old", &[2], &[])).await;
-    assert_eq!((begun.outcome, begun.node), (Outcome::Claimed, node(2)));
+    for (id, is_renewed) in [("c", false), ("d", true)] {
+        written(id).await;
+        if is_renewed {
+            resolve_one(store, name, SessionAsk { renew: true, strict: true, ..ask(id, &[1], &[]) }).await;
+        }
+        assert!(store.end(&pool(name), key(id), Millis(0), None).await.unwrap().outcome);
+        let begun = resolve_one(store, name, rotated(id, "old", &[2], &[])).await;
+        assert_eq!((begun.outcome, begun.node), (Outcome::Claimed, node(2)), "{id}");
+    }
+    // Also if the former key's pin was lost as well, and comes back later.
+    let asked = SessionAsk { known: Some(known.clone()), ..rotated("e", "older", &[2], &[]) };
+    resolve_one(store, name, asked).await;
+    written("older").await;
+    assert!(store.end(&pool(name), key("e"), Millis(0), None).await.unwrap().outcome);
+    assert!(store.session(&pool(name), key("older")).await.unwrap().is_none());
 
     assert!(store.end(&pool(name), key("b"), Millis(0), None).await.unwrap().outcome);
     assert!(store.session(&pool(name), key("old")).await.unwrap().is_none());

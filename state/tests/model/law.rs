@@ -74,6 +74,8 @@ pub(super) struct Law {
     pub(super) claims: BTreeSet<SessionKey>,
     /// Those that a touch has written again, and how long they live: no request has said the rest since.
     pub(super) rewritten: BTreeMap<SessionKey, u64>,
+    /// Those that were lost and written again, and whose former key no request has said since.
+    pub(super) orphans: BTreeSet<SessionKey>,
     /// Those whose end found no pin.
     pub(super) ended_without: BTreeSet<SessionKey>,
     /// Those that have begun again since their end.
@@ -137,7 +139,7 @@ impl Law {
             let before = self.pins.get(&ask.key).cloned();
             let ended = self.remembered.contains_key(&ask.key) || self.remembered_late.contains(&ask.key);
             let is_over = ended && (ask.known.is_some() || !self.begun.contains(&ask.key));
-            let is_partly_known = self.rewritten.remove(&ask.key).is_some() || !was_there && before.is_some();
+            self.rewritten.remove(&ask.key);
             if before.is_none() && ask.renew && is_over {
                 let known =
                     ask.known.as_ref().map_or((&ask.candidates[0], 0), |known| (&known.node, known.version));
@@ -155,11 +157,7 @@ impl Law {
             // Of a pin that was not there.
             let is_next = |pin: &Pin| pin.version > highest;
             let mut alias_of = before.as_ref().and_then(|before| before.alias_of);
-            if let (Some(before), Some(former)) = (&before, former)
-                && is_partly_known
-                && alias_of.is_none()
-                && former.node == before.node
-            {
+            if before.is_some() && ask.alias_of.is_some() && self.orphans.remove(&ask.key) {
                 alias_of = ask.alias_of;
             }
             match (&before, pin.outcome) {
@@ -228,6 +226,7 @@ impl Law {
                 self.versions.not_stored.insert((ask.key, pin.version));
                 self.pins.remove(&ask.key);
                 self.claims.remove(&ask.key);
+                self.orphans.remove(&ask.key);
             } else {
                 if before.is_none() {
                     self.begun.insert(ask.key);
@@ -248,6 +247,9 @@ impl Law {
     /// Who knows a pin that was lost has it written again, unless it ended.
     pub(super) fn remake(&mut self, key: SessionKey, known: Option<&KnownPin>) {
         if let Some(known) = known.filter(|known| !self.is_over(key, known)) {
+            if !self.pins.contains_key(&key) {
+                self.orphans.insert(key);
+            }
             self.pins.entry(key).or_insert_with(|| Known {
                 node: known.node.clone(),
                 version: known.version,
@@ -361,10 +363,10 @@ impl Law {
         while let Some(key) = next {
             let before = self.pins.remove(&key);
             self.claims.remove(&key);
-            let is_partly_known = self.rewritten.remove(&key).is_some();
+            self.rewritten.remove(&key);
             match before {
                 // What it was called before was lost with it.
-                Some(_) if is_partly_known => _ = self.ended_without.insert(key),
+                Some(_) if self.orphans.remove(&key) => _ = self.ended_without.insert(key),
                 Some(_) => _ = self.ended_without.remove(&key),
                 None => self.found_none(key),
             }

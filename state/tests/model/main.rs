@@ -92,6 +92,7 @@ async fn play(
                 law.pins.remove(key);
                 law.claims.remove(key);
                 law.rewritten.remove(key);
+                law.orphans.remove(key);
                 String::new()
             }
             Step::End(key, ago) => {

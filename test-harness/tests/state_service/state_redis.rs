@@ -67,6 +67,31 @@ async fn all_agree_on_what_redis_knew_once_it_no_longer_hangs() {
     breakers_close(&world).await;
 }
 
+/// The service names each way not to take writes (state/tests/readiness.rs). These are two in which Redis still answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_go_on_while_redis_is_full_or_fenced_and_known_sessions_stay() {
+    let world = placing(five().state(patient_redis())).await;
+    let keys = sessions(40);
+    let clients = connections(world.envoy(0));
+    let nodes = pinned_by(&clients, &keys).await;
+    grow(&world, 2).await;
+    assert!(moved_by_ring(&world, &keys, &nodes) > 3);
+    for setting in ["maxmemory", "min-replicas-to-write"] {
+        let set =
+            |value: &str| assert_eq!(world.redis().cli(&["CONFIG", "SET", setting, value]).trim(), "OK");
+        set("1");
+
+        strangers_go_by_the_ring(&world, setting).await;
+        assert_eq!(nodes_by(&clients, &keys).await, only(&nodes), "{setting}");
+
+        set("0");
+        breakers_close(&world).await;
+        all_agree(&world, &keys).await;
+        assert_eq!(nodes_by(&clients, &keys).await, only(&nodes), "{setting}");
+    }
+    assert_eq!(world.envoy(0).wasm_failures().await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_go_on_while_a_primary_of_a_redis_cluster_is_replaced() {
     let world = placing(patient(five()).envoys(2).state(cluster())).await;

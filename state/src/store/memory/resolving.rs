@@ -8,7 +8,7 @@ use berth_core::wire::{
 
 use super::{Live, Pool};
 use crate::store::Keeping;
-use crate::store::claims::{Claims, Former, other_than};
+use crate::store::claims::{Claims, FORMER_UNKNOWN, Former, UNSAID, other_than};
 use crate::store::placing::{Placing, place};
 use crate::store::versions;
 
@@ -37,20 +37,19 @@ impl Pool {
     ) -> Pin {
         let key = ask.key;
         let known = ask.known.as_ref().filter(|known| versions::is_plausible(known.version, now));
+        // Written again since it was lost, or now: of what was said of the session beside its node nothing is known.
+        let mut is_partly_known = false;
+        if let Some(pin) = self.live_mut(key, now).filter(|pin| pin.claimed == UNSAID) {
+            // Now the rest is said.
+            (is_partly_known, pin.claimed) = (true, FORMER_UNKNOWN);
+        }
         if let Some(known) = known {
             let may_stay = |pool: &Self| {
                 request.panic || !ask.unusable.contains(&known.node) && !pool.is_cooling(&known.node, now)
             };
             self.compare(key, known, may_stay, keeping, now, life);
         }
-        let mut there = self.live(key, now).cloned();
-        // Written again since it was lost, or now: of what was said of the session beside its node nothing is known.
-        let mut is_partly_known = false;
-        if let Some(pin) = there.as_mut().filter(|pin| pin.claimed == Millis(0)) {
-            // Written again by a touch: now the rest is said.
-            is_partly_known = true;
-            pin.claimed = claimed_before(pin.owned, pin.owned);
-        }
+        let there = self.live(key, now).cloned();
         let ended = self.ended(key, now);
         let is_over = |known: &&KnownPin| ended.is_some_and(|ended| known.version <= ended);
         let has_begun_again = self.pins.get(&key).is_some_and(|entry| entry.has_begun_again);
@@ -71,12 +70,16 @@ impl Pool {
         // The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
         let is_lost = there.is_none() && known.is_some();
         is_partly_known |= is_lost;
-        let there = there.or_else(|| known.map(|known| lost(known, now)));
+        let mut there = there.or_else(|| known.map(|known| lost(known, now)));
+        if let (Some(pin), Some(former)) = (&mut there, ask.alias_of)
+            && pin.claimed == FORMER_UNKNOWN
+        {
+            // What it had inherited was lost with it.
+            pin.claims.alias_of = Some(former);
+            pin.claimed = claimed_before(pin.owned, pin.owned);
+        }
         self.advance(known, now);
         let owner = there.as_ref().map(|pin| pin.node.clone());
-        // So it was inherited.
-        let is_inherited = |former: &&Former| is_partly_known && owner.as_ref() == Some(&former.node);
-        let inherited_before = former.filter(is_inherited).map(|former| former.key);
         let former_node = former.map(|former| &former.node);
         let placing =
             place(owner.as_ref(), former_node, ask, request.panic, now.0, |node| self.nodes.get(node));
@@ -110,8 +113,7 @@ impl Pool {
         });
         let before = pin.claims;
         pin.claims = before.with(ask, former);
-        let alias_before = before.alias_of.or(inherited_before);
-        pin.claims.alias_of = inherited.map(|former| former.key).or(alias_before);
+        pin.claims.alias_of = inherited.map(|former| former.key).or(before.alias_of);
         let lives = match outcome {
             Outcome::Claimed => pin.claims.life_of_claim(ask, keeping.ttl, now),
             Outcome::Found | Outcome::Rehomed => pin.claims.life(keeping.ttl, now),
@@ -258,8 +260,9 @@ impl Pool {
             return None;
         }
         self.sweep(now);
-        // Claimed at 0: how long the session lives is not known until a request says so.
-        let pin = Live { claimed: Millis(0), expires: now + life, ..lost(known, now) };
+        // How long the session lives is not known until a request says so.
+        let boot_id = self.boot_id(&known.node);
+        let pin = Live { claimed: UNSAID, boot_id, expires: now + life, ..lost(known, now) };
         self.pins.entry(*key).or_default().live = Some(pin);
         Some(life)
     }
@@ -312,7 +315,7 @@ fn lost(known: &KnownPin, now: Millis) -> Live {
     Live {
         node: known.node.clone(),
         version: known.version,
-        claimed: claimed_before(owned, owned),
+        claimed: FORMER_UNKNOWN,
         owned,
         boot_id: None,
         claims: Claims::default(),

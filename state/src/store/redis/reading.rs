@@ -15,7 +15,7 @@ use super::format;
 use super::layout::{Position, Shard};
 use super::recording::read as read_record;
 use crate::store::StoreError;
-use crate::store::claims::{Claims, other_than};
+use crate::store::claims::{Claims, FORMER_UNKNOWN, other_than};
 
 pub(super) fn misread(what: &str) -> StoreError {
     StoreError::Refused(format!("{what} cannot be read: is another program using the keys berth:*?"))
@@ -138,8 +138,12 @@ impl Stored {
             key,
             node: self.node.clone(),
             version: self.version,
-            // Of one that was written again by a touch it is not known when it was claimed: at the latest when its node got it.
-            age_ms: now_ms.saturating_sub(if self.claimed == 0 { self.owned } else { self.claimed }),
+            // Of one that was lost and written again it is not known when it was claimed: at the latest when its node got it.
+            age_ms: now_ms.saturating_sub(if self.claimed <= FORMER_UNKNOWN.0 {
+                self.owned
+            } else {
+                self.claimed
+            }),
             owned_ms: now_ms.saturating_sub(self.owned),
             ttl_ms: u64::try_from(left).unwrap_or(0),
             idle_ttl_ms: Some(self.claims.ttl.unwrap_or(ttl).0),

@@ -200,11 +200,13 @@ fn former(shard: &Shard, key: SessionKey, pin: &Value) -> Known {
     }))
 }
 
-/// `idle time|end|creation|session version|life of a claim`, each of which may be empty.
+/// `idle time|end|creation|session version|life of a claim|former key`, each of which may be empty.
 fn said(ask: &SessionAsk) -> String {
     let version = ask.session_version.filter(|version| *version > 0).map(u64::from);
     let parts = [ask.ttl_ms, ask.ends_ms, ask.created_ms, version, ask.claim_ttl_ms];
-    parts.map(|part| part.map(|part| part.to_string()).unwrap_or_default()).join("|")
+    let former = ask.alias_of.map(|key| key.to_string()).unwrap_or_default();
+    let parts = parts.map(|part| part.map(|part| part.to_string()).unwrap_or_default());
+    format!("{}|{former}", parts.join("|"))
 }
 
 /// `key|version|session version|boot id|node`

@@ -3,14 +3,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use berth_core::wire::{SessionKey, SessionReply};
 use berth_harness::hyper::Method;
 use berth_harness::{
     Builder, Cut, Endpoint, NodeProcess, RedisServer, Relay, State, StateService, World, eventually,
 };
+use futures_util::future::join_all;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::load::Load;
 use crate::table::{Fault, Part, Row};
@@ -24,6 +28,8 @@ const NODES: usize = 3 + LATER_NODES;
 const DAY: i64 = 86_400;
 /// The pool of envoy/envoy-state.yaml.
 const POOL: &str = "nodes";
+/// What lives answers in this time, also on a busy machine.
+const BRIEFLY: Duration = Duration::from_secs(1);
 /// Of questions after a row.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Pins are touched each quarter of it.
@@ -156,10 +162,42 @@ impl Stage {
         }
     }
 
-    /// Whether the part sees that its clock has jumped: a fault that is not there shows nothing.
-    pub(crate) async fn sees_its_clock(&self, row: &Row) -> bool {
-        let (Fault::Clock(seconds), Ok(now)) = (row.fault, UNIX_EPOCH.elapsed()) else { return true };
-        let seen = match row.part {
+    /// Whether a fault that has begun is there, by the part's own word or silence: one that is not shows nothing.
+    pub(crate) async fn is_there(&self, row: &Row) -> bool {
+        match (row.fault, row.part) {
+            (Fault::Pause | Fault::Kill, part) => {
+                let parts: Vec<SocketAddr> = match part {
+                    Part::Node => vec![self.nodes[0].address()],
+                    Part::Envoy => vec![self.world.envoy(0).address()],
+                    Part::Redis | Part::PersistentRedis => vec![self.redis_address()],
+                    _ => self.services(row).iter().map(StateService::address).collect(),
+                };
+                !join_all(parts.into_iter().map(answers)).await.contains(&true)
+            }
+            (Fault::Network(_), _) => {
+                let cut = self.ways.all().chain(self.world.service_relays());
+                cut.map(Relay::hindered).sum::<usize>() > 0
+            }
+            (Fault::SlowDisk(time), _) => {
+                let start = Instant::now();
+                self.redis.cli(&["SET", "chaos", "slow", "PX", "1000"]);
+                start.elapsed() >= time
+            }
+            (Fault::FullDisk, _) => {
+                self.redis.cli(&["INFO", "persistence"]).contains("aof_last_write_status:err")
+            }
+            (Fault::Clock(seconds), part) => self.sees_its_clock(part, seconds).await,
+        }
+    }
+
+    fn redis_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.redis.port))
+    }
+
+    /// Whether the part sees that its clock has jumped.
+    async fn sees_its_clock(&self, part: Part, seconds: i32) -> bool {
+        let Ok(now) = UNIX_EPOCH.elapsed() else { return true };
+        let seen = match part {
             Part::Redis => self.redis.cli(&["TIME"]).lines().next().and_then(|line| line.parse().ok()),
             // It keeps the text of a date until that is over.
             Part::Service if seconds < 0 => return true,
@@ -228,6 +266,16 @@ impl Stage {
             other => panic!("{}: no way", other.text()),
         }
     }
+}
+
+/// Whether a server sends anything back. What it is asked no protocol here understands, and each answers that.
+async fn answers(address: SocketAddr) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(b"?\r\n\r\n").await.ok()?;
+        stream.read_u8().await.ok()
+    };
+    timeout(BRIEFLY, ask).await.ok().flatten().is_some()
 }
 
 /// Of the time of day in a header `date`: enough to see a jump of an hour, in seconds of this day.

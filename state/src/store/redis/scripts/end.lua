@@ -2,7 +2,7 @@
 -- may have been lost, or not been claimed yet by proxies that served the session while the store was away.
 --
 -- KEYS 1 the session's pin   2 its ended version   3 the shard's changes   4 the latest version that a session of the shard was given
--- ARGV 1 how long the end is remembered at least, in ms; else as long as the pin would have lived, or any that a proxy may believe
+-- ARGV 1 how long the end is remembered at least, in ms; else as long as the pin would have lived, or any without a life of its own
 --      2 changes to keep   3 session key   4 correlation id or ""
 --      5 how long ago the session ended, in ms   6 the life in ms of a pin that has none of its own
 -- Returns 1, or 0 if there was no pin, or its node has had it for less time than that.
@@ -42,8 +42,8 @@ if ago > 0 and math.floor(micros / 1000) - tonumber(owned) < ago then
   remember(tonumber(before) or 0, string.match(before, '^ ?'), ' ')
   return 0
 end
--- Of one that a touch has written again since it was lost, the former key is not known, as without a pin.
-remember(tonumber(version), claimed == '0' and ' ' or '', '')
+-- Of one that was written again since it was lost, the former key may not be known, as without a pin.
+remember(tonumber(version), tonumber(claimed) < 2 and ' ' or '', '')
 redis.call('DEL', KEYS[1])
 log_change(KEYS[3], ARGV[2], 'kind', 'ended', 'key', ARGV[3], 'node', node,
   'version', version, 'reason', 'deleted', 'correlation_id', ARGV[4])

@@ -3,14 +3,15 @@
 --
 -- KEYS 1 the session's pin   string "version|claimed|owned|boot id|node", times in ms; if anything is known of them, then also
 --                            "|idle time|end|creation|session version|former key", each of which may be empty. Of a claim claimed
---                            and owned are the same; claimed is 0 if a touch wrote a lost pin again and no request has come since
+--                            and owned are the same. Of a lost pin that was written again claimed is 0 until a request has come,
+--                            and then 1 until one has said a former key
 --      2 its ended version   string, there only for a while after a session was ended; versions.lua has its marks
 --      3 the shard's nodes   hash, node -> "version|state|cooldown until|boot id"
 --      4 the shard's changes  stream; begun by the first claim, so that a position in it tells of each pin's log
 --      5 the latest version that a session of the shard was given
 -- ARGV 1 the pin's life in ms, unless it has one of its own   2 "panic", "strict" or ""   3 changes to keep
 --      4 session key for the event     5 correlation id or ""
---      6 what is said: "idle time|end|creation|session version|life of a claim", each of which may be empty
+--      6 what is said: "idle time|end|creation|session version|life of a claim|former key", each of which may be empty
 --      7 the pin of the former key: "key|version|session version|boot id|node", or ""
 --      8 the pin as the asking proxy knows it: "version|node", or ""     9 of "r" if the question only renews it, "f" if nothing may begin
 --      10 number of candidates n       11 .. 10+n candidates     then the unusable nodes
@@ -25,8 +26,8 @@
 -- names is checked here like any other.
 local panic, strict = ARGV[2] == 'panic', ARGV[2] == 'strict'
 local last_candidate = 10 + tonumber(ARGV[10])
-local said_ttl, said_ends, said_created, said_version, said_claim =
-  string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)|(%d*)$')
+local said_ttl, said_ends, said_created, said_version, said_claim, said_former =
+  string.match(ARGV[6], '^(%d*)|(%d*)|(%d*)|(%d*)|(%d*)|(%x*)$')
 local former_key, former_version, former_seen, former_boot, former_node =
   string.match(ARGV[7], '^(%x+)|(%d+)|(%d*)|([^|]*)|(.+)$')
 local told_version, told_node = believed(ARGV[8])
@@ -119,7 +120,7 @@ if pin then
   ttl, ends, created, known_seen, alias = string.match(rest, '^|(%d*)|(%d*)|(%d*)|(%d*)|(%x*)$')
   if claimed == '0' then
     -- Written again by a touch: now the rest is said.
-    is_partly_known, claimed = true, claimed_before(owned)
+    is_partly_known, claimed = true, '1'
   end
 end
 if not ttl then
@@ -220,16 +221,15 @@ if not pin then
     -- The whole pin was lost. It is as if it were there: who knows it has nothing to learn.
     pin, version, owner, known_boot = '', told_version, told_node, ''
     owned = time_of(told_version)
-    claimed = claimed_before(owned)
-    is_partly_known, known_seen = true, seen
+    claimed, is_partly_known, known_seen = '1', true, seen
     advance(KEYS[5], version)
     begin_log(KEYS[4])
   end
 end
 
-if is_partly_known and alias == '' and former_node == owner then
-  -- So it was inherited.
-  alias = former_key
+if pin and claimed == '1' and said_former ~= '' then
+  -- What it had inherited was lost with it.
+  alias, claimed = said_former, claimed_before(owned)
 end
 
 if not pin and not former_node and string.find(ARGV[9], 'f') then

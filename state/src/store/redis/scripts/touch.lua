@@ -12,11 +12,11 @@
 -- Not a transaction: how long a pin lives is read from it, and which of two versions stays depends on both.
 local lives, others, written = {}, {}, {}
 
--- Whether a node is in cooldown. Of what cannot be read nothing is known.
-local function is_cooling(node)
+-- Whether a node is in cooldown, and its boot id. Of what cannot be read nothing is known.
+local function record(node)
   local text = redis.call('HGET', KEYS[3], node)
-  local cooldown = text and string.match(plain(text) or '', '^%d+|%a+|(%d+)|')
-  return cooldown and tonumber(cooldown) > time()
+  local cooldown, boot = string.match(text and plain(text) or '', '^%d+|%a+|(%d+)|(.*)$')
+  return cooldown and tonumber(cooldown) > time(), boot or ''
 end
 
 -- How long the pin lives; and the list that the session goes to.
@@ -33,8 +33,9 @@ local function touch(pin_key, ended_key, session, said, least)
       return -1
     end
     local owned = time_of(version)
+    local _, boot = record(node)
     -- Claimed at 0: how long the session lives is not known until a request says so.
-    redis.call('SET', pin_key, table.concat({ version, '0', owned, '', node }, '|'), 'PX', life)
+    redis.call('SET', pin_key, table.concat({ version, '0', owned, boot, node }, '|'), 'PX', life)
     begin_log(KEYS[1])
     return tonumber(life), written
   end
@@ -59,7 +60,7 @@ local function touch(pin_key, ended_key, session, said, least)
   local px = string.format('%.0f', life)
   local known, known_node = believed(said)
   local is_earlier = known and known_node ~= node
-    and is_earlier(known, version, claimed, owned, ended_key, ARGV[1]) and not is_cooling(known_node)
+    and is_earlier(known, version, claimed, owned, ended_key, ARGV[1]) and not record(known_node)
   if not is_earlier and not (known and is_newer(known, version, owned)) then
     redis.call('PEXPIRE', pin_key, px)
     return life, said ~= '' and said ~= version .. '|' .. node and others or claimed == '0' and written

@@ -34,10 +34,10 @@ local function advance(key, version)
   end
 end
 
--- When the node got the session, by the version; one that is no time counts as long ago. What was before it is not 0, which has a
--- meaning of its own.
+-- When the node got the session, by the version; one that is no time counts as long ago. What was before it is none of the marks
+-- that resolve.lua has.
 local function time_of(version)
-  return string.format('%.0f', math.max(2, math.min(time(), math.floor(tonumber(version) / 1000))))
+  return string.format('%.0f', math.max(3, math.min(time(), math.floor(tonumber(version) / 1000))))
 end
 
 -- When the session was claimed, of one that its node got later: by a rehome, or as far as a proxy knows. Only of a claim both are the
@@ -71,10 +71,11 @@ local function is_newer(known, version, owned)
 end
 
 -- But of two claims the earlier one stays: the later one was made since the store had lost the earlier one, and its node began
--- without the session's state. Unless the session ended in between, or the later claim is older than what a touch interval may be at
--- most: a quarter of a pin's life.
+-- without the session's state. Unless the session ended in between, or the later claim is older than a touch interval, and what a touch
+-- may be late.
 local function is_earlier(known, version, claimed, owned, ended_key, ttl)
-  if tonumber(known) >= tonumber(version) or claimed ~= owned or time() - tonumber(owned) > tonumber(ttl) / 4 then
+  local contested = math.min(60000, tonumber(ttl) / 4) + 20000
+  if tonumber(known) >= tonumber(version) or claimed ~= owned or time() - tonumber(owned) > contested then
     return false
   end
   return not is_over(known, redis.call('GET', ended_key))
