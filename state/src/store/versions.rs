@@ -24,7 +24,7 @@ pub fn is_plausible(version: u64, now: Millis) -> bool {
     version < now.0.saturating_mul(1000).saturating_add(AHEAD)
 }
 
-/// When a node got a session, by the version that it got it with; one that is no time counts as long ago. What was before it is none of
+/// When a node got a session, by the version that it got it with; one that is no time counts as long ago. What was before it is not one of
 /// the marks of `claims`.
 #[must_use]
 pub fn time_of(version: u64, now: Millis) -> Millis {

@@ -34,7 +34,7 @@ local function advance(key, version)
   end
 end
 
--- When the node got the session, by the version; one that is no time counts as long ago. What was before it is none of the marks
+-- When the node got the session, by the version; one that is no time counts as long ago. What was before it is not one of the marks
 -- that resolve.lua has.
 local function time_of(version)
   return string.format('%.0f', math.max(3, math.min(time(), math.floor(tonumber(version) / 1000))))
