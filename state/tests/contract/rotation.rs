@@ -115,6 +115,18 @@ pub(crate) async fn an_heir_whose_pin_was_lost_ends_with_its_former_key(store: &
         let begun = resolve_one(store, name, rotated(id, "old", &[2], &[])).await;
         assert_eq!((begun.outcome, begun.node), (Outcome::Claimed, node(2)), "{id}");
     }
+    // Nor if another proxy had claimed it in between.
+    for id in ["f", "g"] {
+        let later = resolve_one(store, name, rotated(id, "nothing", &[2], &[])).await;
+        assert_eq!(later.outcome, Outcome::Claimed);
+        assert_eq!(written(id).await.changed, [key(id)]);
+    }
+    resolve_one(store, name, rotated("f", "old", &[2], &[])).await;
+    let session = store.session(&pool(name), key("f")).await.unwrap().unwrap();
+    assert_eq!((session.node, session.alias_of), (node(1), Some(key("old"))));
+    assert!(store.end(&pool(name), key("g"), Millis(0), None).await.unwrap().outcome);
+    let begun = resolve_one(store, name, rotated("g", "old", &[2], &[])).await;
+    assert_eq!((begun.outcome, begun.node), (Outcome::Claimed, node(2)));
     // Also if the former key's pin was lost as well, and comes back later.
     let asked = SessionAsk { known: Some(known.clone()), ..rotated("e", "older", &[2], &[]) };
     resolve_one(store, name, asked).await;

@@ -268,6 +268,9 @@ impl Law {
         {
             (pin.node, pin.version) = (known.node.clone(), known.version);
             self.claims.remove(&key);
+            if pin.alias_of.is_none() {
+                self.orphans.insert(key);
+            }
         }
     }
 
@@ -289,6 +292,9 @@ impl Law {
         self.claims.remove(&key);
         let pin = self.pins.get_mut(&key).unwrap();
         (pin.node, pin.version) = (node.clone(), version);
+        if pin.alias_of.is_none() {
+            self.orphans.insert(key);
+        }
     }
 
     /// An end found no pin: an earlier one may have, unless the session began again in between.

@@ -229,12 +229,17 @@ impl Pool {
         let known_versions = [pin.version, self.latest_version];
         let version = if is_earlier { versions::next(known_versions, now) } else { known.version };
         self.latest_version = self.latest_version.max(version);
+        let boot_id = self.boot_id(&known.node);
         let Some(pin) = self.live_mut(key, now) else { return true };
         let from = std::mem::replace(&mut pin.node, known.node.clone());
         (pin.version, pin.owned) = (version, versions::time_of(known.version, now));
         pin.claimed = claimed_before(pin.owned, pin.claimed);
+        if pin.claims.alias_of.is_none() && pin.claimed != UNSAID {
+            // What it had inherited was lost with it.
+            pin.claimed = FORMER_UNKNOWN;
+        }
         if from != pin.node {
-            pin.boot_id = None;
+            pin.boot_id = boot_id;
             self.log(life, keeping, now, |event| {
                 event.kind = ChangeKind::Rehomed;
                 event.key = Some(key);

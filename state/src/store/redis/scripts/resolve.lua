@@ -192,7 +192,7 @@ if pin and told_version then
       owner, known_boot = told_node, ''
     end
     version, owned = new, time_of(told_version)
-    claimed = claimed_before(owned, claimed)
+    claimed = recovered(owned, claimed, alias)
     advance(KEYS[5], version)
   end
 end

@@ -67,12 +67,13 @@ local function touch(pin_key, ended_key, session, said, least)
   end
   local new = is_earlier and next_version(KEYS[2], version) or known
   if known_node ~= node then
-    boot = ''
+    local _
+    _, boot = record(known_node)
     log_change(KEYS[1], ARGV[2], 'kind', 'rehomed', 'key', session,
       'node', known_node, 'from', node, 'version', new, 'reason', 'recovered', 'correlation_id', '')
   end
   owned = time_of(known)
-  claimed = claimed_before(owned, claimed)
+  claimed = recovered(owned, claimed, string.match(rest, '(%x*)$'))
   redis.call('SET', pin_key, table.concat({ new, claimed, owned, boot, known_node }, '|') .. rest, 'PX', px)
   advance(KEYS[2], new)
   return life, is_earlier and others or claimed == '0' and written

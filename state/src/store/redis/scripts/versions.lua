@@ -46,6 +46,14 @@ local function claimed_before(owned, claimed)
   return string.format('%.0f', math.min(tonumber(claimed or owned), tonumber(owned) - 1))
 end
 
+-- The same of a pin that was lost behind another one: what it had inherited was lost with it, unless that is known.
+local function recovered(owned, claimed, alias)
+  if alias == '' and claimed ~= '0' then
+    return '1'
+  end
+  return claimed_before(owned, claimed)
+end
+
 -- The pin as a proxy knows it, "version|node", unless that is from another clock.
 local function believed(text)
   local version, node = string.match(text, '^(%d+)|(.+)$')
