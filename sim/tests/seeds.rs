@@ -51,7 +51,7 @@ fn a_clock_that_is_off_prolongs_no_cooldown_of_others() {
     }
 }
 
-/// The faults of a seed, while answers come so late that news overtake them: else they do so in one seed of a thousand.
+/// The faults of a seed, while answers come so late that news overtakes them, which is rare otherwise.
 fn late(seed: u64) -> Vec<Fault> {
     let late = (0..PROXIES).map(|proxy| Fault { at: CALM, until: CHAOS_END, what: What::Late(proxy, 200) });
     let others = of_seed(seed).into_iter().filter(|fault| !matches!(fault.what, What::Late(..)));

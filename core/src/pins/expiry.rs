@@ -168,40 +168,30 @@ impl Pins {
     /// The node was restarted: its pins are in doubt. It has lost the sessions' state, so none of them is worth more than a pin that
     /// the state cluster has by now.
     pub fn refute_node(&mut self, node: &str) {
-        let Some(node) = self.nodes.find(node) else { return };
-        for slot in 0..self.slab.made() {
-            if let Some(entry) = self.slab.get_mut(slot)
-                && let Some(pin) = entry.pin().filter(|pin| pin.node == node)
-            {
-                // It is touched all the same, if that is due.
-                let is_used = entry.take_used();
-                entry.set_pin(pin.refuted());
-                if is_used {
-                    entry.mark_used();
-                }
-            }
+        if let Some(node) = self.nodes.find(node) {
+            self.mark_those(Entry::refute, |pin| pin.node == node);
         }
     }
 
     /// The node says for the first time with which start it runs: its pins are in doubt.
     pub fn doubt_node(&mut self, node: &str) {
         if let Some(node) = self.nodes.find(node) {
-            self.doubt_those(|pin| pin.node == node);
+            self.mark_those(Entry::doubt, |pin| pin.node == node);
         }
     }
 
     /// There may be another state cluster to ask: what the ring said without one is in doubt.
     pub fn doubt_provisional(&mut self) {
-        self.doubt_those(|pin| pin.kind == Kind::Provisional);
+        self.mark_those(Entry::doubt, |pin| pin.kind == Kind::Provisional);
     }
 
     /// They are touched all the same, if that is due.
-    fn doubt_those(&mut self, which: impl Fn(Pin) -> bool) {
+    fn mark_those(&mut self, mark: fn(&mut Entry), which: impl Fn(Pin) -> bool) {
         for slot in 0..self.slab.made() {
             if let Some(entry) = self.slab.get_mut(slot)
                 && entry.pin().is_some_and(&which)
             {
-                entry.doubt();
+                mark(entry);
             }
         }
     }

@@ -127,6 +127,11 @@ impl Entry {
         self.word.0 |= Word::DOUBTED;
     }
 
+    /// It is not even believed from now on. That is no touch either.
+    pub(super) fn refute(&mut self) {
+        self.word.0 = self.word.0 & !Word::EXPIRES | Word::DOUBTED;
+    }
+
     pub(super) fn mark_used(&mut self) {
         self.word.0 |= Word::USED;
     }
